@@ -1,0 +1,1 @@
+"""Keypoint-guided deformable sampling of a feature map, and the attention over its samples."""

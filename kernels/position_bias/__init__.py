@@ -1,0 +1,1 @@
+"""Continuous position bias between every joint and every sampled position."""

@@ -1,0 +1,1 @@
+"""Convolution over time on packed frames, stopping at clip boundaries."""

@@ -1,0 +1,32 @@
+"""Temporal convolution on packed frames in plain PyTorch: the truth that every faster version is held against."""
+
+import torch
+from torch import Tensor
+
+
+def temporal_conv(x_FVC: Tensor, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor) -> Tensor:
+    """y[t] = sum over taps d of W_d x[t + d - T // 2] + b within each clip, zero beyond its ends (paper, Table 11).
+
+    The clips are laid into a buffer with T // 2 frames of zeros between them, so that each tap is one shifted view and
+    one matrix product, and no frame ever sees a neighbouring clip.
+
+    Args:
+        x_FVC: packed frames, joints, channels.
+        offsets: [B + 1] int64, first frame of each clip and F.
+        weight_TOC, bias_O: one matrix a tap; T odd.
+    Returns:
+        y_FVO.
+    """
+    frames, joints, channels = x_FVC.shape
+    taps = weight_TOC.shape[0]
+    if frames == 0:
+        return x_FVC @ weight_TOC.sum(0).T + bias_O
+    gap = taps // 2
+    clips = offsets.numel() - 1
+    frame = torch.arange(frames, device=x_FVC.device)
+    clip = torch.searchsorted(offsets, frame, right=True) - 1
+    slot = frame + gap * (clip + 1)
+    spaced = x_FVC.new_zeros(frames + gap * (clips + 1), joints, channels).index_copy(0, slot, x_FVC)
+    rows = spaced.shape[0] - 2 * gap
+    y = sum(spaced[tap : tap + rows] @ weight_TOC[tap].T for tap in range(taps))
+    return y[slot - gap] + bias_O

@@ -1,0 +1,40 @@
+"""What the data path hands to the model: the clips of a batch end to end, without padding in the sign encoder.
+
+Shape legend, used all over the project:
+    B clips   F packed frames of all clips   T frames of one clip   J 69 joints (four parts)   V joints of a part
+    C channels   K graph subsets   N hand crops of all clips   S crop side   L target tokens   P prompt tokens
+    D model width   W vocabulary
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One micro-batch. Lists are on the host for good; tensors move with `to`.
+
+    An empty batch (B = 0) is legal: a rank whose clips were all bad still takes its step.
+    """
+
+    clip_ids: list[str]  # B
+    texts: list[str]  # B, the target as text, for scoring
+    lengths: list[int]  # B, frames of each clip; sum = F
+    poses: Tensor  # [F, 69, 3] float32: x, y, confidence after part normalisation, parts in the order of skeleton.PARTS
+    crops: Tensor  # [N, 3, S, S] uint8: sampled hands, all left ones first, each side by ascending crop_frame
+    crops_per_hand: tuple[int, int]  # (left, right) crops; sum = N
+    crop_frame: Tensor  # [N] int64, index into F; a (frame, hand) pair appears at most once
+    crop_points: Tensor  # [N, 21, 2] float32: the hand's keypoints in the crop, x and y in [0, 1]
+    prompt_ids: Tensor  # [B, P] int64, padded right with 0
+    label_ids: Tensor  # [B, L] int64, target tokens with end token, padded right with -100
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        """The same batch with every tensor on `device`."""
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
