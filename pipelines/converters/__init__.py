@@ -1,0 +1,1 @@
+"""From other projects' files to a keypoint store: one module per format."""

@@ -1,0 +1,19 @@
+"""What all tests share. Without a GPU, Triton kernels run in the interpreter, which must be chosen before its import."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Folder of real samples beside the checkout; a test that asks for it is skipped where there is none."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real samples are not in {folder}")
+    return folder
