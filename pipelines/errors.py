@@ -1,7 +1,7 @@
 """What a user reads when an input is wrong: one line naming file, field and remedy."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """A mistake in what the user gave us, never in our own code (that is an assertion).
 
     `str(error)` is one line: `WHERE: PROBLEM; REMEDY`. Commands print it and exit with status 2.

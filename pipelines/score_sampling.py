@@ -1,0 +1,42 @@
+"""Score-aware sampling: for which frames of a hand the picture is looked at, because its keypoints are in doubt.
+
+`paper` is Algorithm 1 of Uni-Sign, `published` what the released code does. Both look at one hand of one clip, after
+the choice of frames.
+"""
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+
+Rule = Literal["paper", "published"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+FINGERTIPS = [4, 8, 12, 16, 20]
+MIN_MEAN_CONFIDENCE = 0.3  # published: hands below it are not looked at
+MIN_WEIGHT = 1e-5  # published: so that the surest frame can still be drawn
+
+
+def sample_frames(confidence: np.ndarray, p_samp: float, rule: Rule, rng: np.random.Generator) -> np.ndarray:
+    """Ascending int64 indices of the frames whose hand picture is used, each once; confidence [T, 21] is raw.
+
+    paper: floor(T p) draws with replacement, weights 1 - mean confidence; a frame drawn twice is computed once.
+    published: ceil(n p) of the n frames with mean confidence above 0.3, without replacement, weighted by how far the
+    confidence of the least sure fingertip lies below the highest such confidence.
+    """
+    assert rule in RULES and 0 <= p_samp <= 1, (rule, p_samp)
+    confidence = confidence.astype(np.float64)
+    if rule == "paper":
+        draws = int(len(confidence) * p_samp)
+        if draws == 0:
+            return np.zeros(0, np.int64)
+        weights = 1 - confidence.clip(0, 1).mean(axis=1)
+        if not weights.any():
+            weights = np.ones_like(weights)
+        return np.unique(rng.choice(len(weights), draws, p=weights / weights.sum()))
+    candidates = np.flatnonzero(confidence.mean(axis=1) > MIN_MEAN_CONFIDENCE)
+    if len(candidates) == 0:
+        return candidates
+    surety = confidence[candidates][:, FINGERTIPS].min(axis=1)
+    weights = surety.max() - surety + MIN_WEIGHT
+    draws = math.ceil(p_samp * len(candidates))
+    return np.sort(rng.choice(candidates, draws, replace=False, p=weights / weights.sum()))

@@ -1,0 +1,381 @@
+"""From a real store with real videos to packed batches: what is read, what is refused, and in which order."""
+
+import json
+import threading
+import zlib
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from video_files import write_video
+
+from pipelines.clip_reader import ClipReader, ClipRef, DataSettings
+from pipelines.errors import InputError
+from pipelines.keypoint_store import KeypointStore, KeypointStoreWriter
+from pipelines.loader import BatchLoader, collate
+from pipelines.packed_batch import PackedBatch
+from pipelines.part_normalize import choose_frames, normalize_parts
+
+SIDE = 64  # of the pictures; picture i is grey with value 4 i
+SOURCE = {"estimator": "test", "version": "1", "coordinates": "fractions"}
+LENGTHS = [9, 12, 20, 7, 30, 16, 11, 25, 8, 14, 10]
+RGB = DataSettings(p_samp=0.5, crop_size=16)
+
+
+class Codec:
+    """One token per character."""
+
+    def prompt_ids(self, language: str) -> list[int]:
+        return [len(language), 1]
+
+    def target_ids(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text] + [1]
+
+
+def pose(frames: int, seed: int = 0) -> np.ndarray:
+    """Body all over the picture, unsure hands of 20 pixels inside it."""
+    rng = np.random.default_rng(seed)
+    keypoints = rng.uniform(0.2, 0.8, (frames, 133, 3))
+    keypoints[:, 91:, :2] = 0.5 + rng.uniform(-0.15, 0.15, (frames, 42, 2))
+    return keypoints
+
+
+def video_of(path: Path, frames: int) -> str:
+    pictures = [np.full((SIDE, SIDE, 3), 4 * i, np.uint8) for i in range(frames)]
+    return str(write_video(path, pictures))
+
+
+def write_store(folder: Path, clips: list[dict]) -> KeypointStore:
+    """A store of clips that are what `clips` says and else have a text, 10 frames and no video."""
+    with KeypointStoreWriter(folder, SOURCE) as writer:
+        for i, clip in enumerate(clips):
+            usual = dict(id=f"clip{i}", split="train", language="en", text=f"t{i}", fps=25.0, width=SIDE, height=SIDE)
+            writer.add(**{"keypoints": pose(10, i)} | usual | clip)
+    return KeypointStore.open(folder)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> KeypointStore:
+    """Clips of many lengths, each with its video."""
+    folder = tmp_path_factory.mktemp("data")
+    clips = [
+        dict(keypoints=pose(frames, i), source=video_of(folder / f"{i}.mp4", frames))
+        for i, frames in enumerate(LENGTHS)
+    ]
+    return write_store(folder / "store", clips)
+
+
+def reader(store: KeypointStore, settings: DataSettings = RGB) -> ClipReader:
+    return ClipReader([store], settings, Codec())
+
+
+def read_one(folder: Path, clip: dict, settings: DataSettings = RGB):
+    one = reader(write_store(folder / "store", [clip]), settings)
+    return one.read(one.clips("train")[0], epoch=0, training=True)
+
+
+def test_a_sample_holds_poses_texts_and_the_crops_of_its_frames(store):
+    settings = replace(RGB, max_frames=20)
+    r = reader(store, settings)
+    ref = r.clips("train")[4]
+    sample = r.read(ref, epoch=0, training=False)
+    frames = choose_frames(30, 20, None)
+    np.testing.assert_array_equal(sample.poses, normalize_parts(store.keypoints(ref.clip)[frames]))
+    assert (sample.clip_id, sample.text, sample.prompt_ids, sample.label_ids) == ("clip4", "t4", [2, 1], [116, 52, 1])
+    left, right = sample.crops_per_hand
+    assert 0 < left <= 10 and 0 < right <= 10 and sample.crops.shape == (left + right, 3, 16, 16)
+    assert sample.crop_points.shape == (left + right, 21, 2) and sample.crop_points.dtype == np.float32
+    for rows in (sample.rows(0), sample.rows(1)):
+        assert (np.diff(sample.crop_frame[rows]) > 0).all()
+    grey = sample.crops.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(grey, 4 * frames[sample.crop_frame], atol=2)  # crop_frame counts chosen frames
+
+
+def test_crop_points_tell_where_the_keypoints_are(store):
+    r = reader(store)
+    ref = r.clips("train")[0]
+    sample = r.read(ref, epoch=0, training=False)
+    left = sample.rows(0)
+    hands = store.keypoints(ref.clip)[sample.crop_frame[left], 91:112, :2] * SIDE
+    points = sample.crop_points[left]
+    scale = np.ptp(hands, axis=1) / np.ptp(points, axis=1)
+    assert np.ptp(scale) < 0.01 and abs(scale[0, 0] % 2) < 0.01  # one even box size for all hands of the clip
+    centres = (points.min(axis=1) + points.max(axis=1)) / 2
+    np.testing.assert_allclose(centres, 0.5, atol=1.01 / scale[0, 0])
+
+
+@pytest.mark.parametrize("start", [0, 20])
+def test_a_clip_may_be_a_part_of_its_video(tmp_path, start):
+    source = video_of(tmp_path / "a.mp4", 40)
+    sample = read_one(tmp_path / "part", dict(source=source, video_start=start, video_frames=40))
+    np.testing.assert_allclose(sample.crops.mean(axis=(1, 2, 3)), 4 * (start + sample.crop_frame), atol=2)
+    with pytest.raises(InputError, match="a.mp4: has 40 frames, the pose of clip clip0 is for 35"):
+        read_one(tmp_path / "other", dict(source=source, video_start=start, video_frames=35))
+
+
+def test_pose_only_opens_no_video(tmp_path):
+    missing = dict(source="missing.mp4")
+    sample = read_one(tmp_path, missing, DataSettings(p_samp=0))
+    assert sample.crops.shape == (0, 3, 112, 112) and sample.crop_points.shape == (0, 21, 2)
+    assert sample.crops_per_hand == (0, 0) and sample.crop_frame.dtype == np.int64
+    with pytest.raises(InputError, match=r"missing\.mp4: there is no such video"):
+        read_one(tmp_path / "rgb", missing)
+
+
+def test_choices_change_with_the_epoch_in_training_alone(store):
+    r = reader(store, replace(RGB, max_frames=20))
+    ref = r.clips("train")[4]
+    evaluated = [r.read(ref, epoch, training=False) for epoch in (0, 1)]
+    trained = [r.read(ref, epoch, training=True) for epoch in (0, 0, 1)]
+    for same in (evaluated, trained[:2]):
+        np.testing.assert_array_equal(same[0].crops, same[1].crops)
+        np.testing.assert_array_equal(same[0].poses, same[1].poses)
+    assert not np.array_equal(trained[0].poses, trained[2].poses)
+    assert not np.array_equal(trained[0].crop_frame, trained[2].crop_frame)
+
+
+def test_tasks_and_languages(tmp_path):
+    clip = dict(gloss="A B", translations={"zh": "你"})
+    assert read_one(tmp_path / "1", clip, DataSettings(p_samp=0, task="cslr")).text == "A B"
+    chinese = read_one(tmp_path / "2", clip, DataSettings(p_samp=0, language="zh"))
+    assert chinese.text == "你" and chinese.label_ids == [ord("你"), 1]
+
+
+def nan_store(folder: Path) -> KeypointStore:
+    """A store whose checksum covers a keypoint that is not a number."""
+    write_store(folder, [{}])
+    array = zarr.open_array(folder / "keypoints.zarr", mode="r+")
+    keypoints = array[:]
+    keypoints[3, 5, 0] = np.nan
+    array[:] = keypoints
+    row = json.loads((folder / "manifest.jsonl").read_text())
+    row["crc32"] = zlib.crc32(keypoints.tobytes())
+    (folder / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    return KeypointStore.open(folder)
+
+
+def test_keypoints_that_are_not_finite(tmp_path):
+    r = reader(nan_store(tmp_path))
+    with pytest.raises(InputError, match="clip clip0: keypoints: are not all finite"):
+        r.read(r.clips("train")[0], epoch=0, training=True)
+
+
+def test_text_that_is_missing(tmp_path):
+    with pytest.raises(InputError, match="clip clip0: text: is empty"):
+        read_one(tmp_path, dict(text=" "))
+
+
+@pytest.mark.parametrize(("frames", "good"), [(10, True), (7, False), (13, True), (14, False), (6, False)])
+def test_pose_and_video_of_different_length(tmp_path, frames, good):
+    """Three frames more or less are within what files declare wrongly, if only every sampled frame decodes."""
+    clip = dict(source=video_of(tmp_path / "a.mp4", frames))
+    if good:
+        read_one(tmp_path, clip, replace(RGB, p_samp=1.0))
+    else:
+        with pytest.raises(InputError, match=f"a.mp4: has {frames} frames"):
+            read_one(tmp_path, clip, replace(RGB, p_samp=1.0))
+
+
+def test_a_short_video_is_good_when_its_lost_frames_are_not_sampled(tmp_path):
+    keypoints = pose(10)
+    keypoints[7:, :, 2] = 1  # sure hands are never sampled
+    sample = read_one(tmp_path, dict(keypoints=keypoints, source=video_of(tmp_path / "a.mp4", 7)))
+    assert len(sample.crops) and sample.crop_frame.max() < 7
+
+
+def test_keypoints_in_pixels_instead_of_fractions(tmp_path):
+    keypoints = pose(10)
+    keypoints[:, :, :2] *= SIDE
+    with pytest.raises(InputError, match="clip clip0: keypoints: a hand would be .* give x and y as fractions"):
+        read_one(tmp_path, dict(keypoints=keypoints, source=video_of(tmp_path / "a.mp4", 10)))
+
+
+def test_a_split_without_clips(store):
+    with pytest.raises(InputError, match="manifest.jsonl: split: no clip is 'dev'"):
+        reader(store).clips("dev")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "option"),
+    [
+        ("p_samp", 1.1, "--p-samp"),
+        ("p_samp", -0.1, "--p-samp"),
+        ("p_samp", float("nan"), "--p-samp"),
+        ("task", "asr", "--task"),
+        ("language", "xx", "--language"),
+        ("sampling", "best", "--sampling"),
+        ("max_frames", 0, "--max-frames"),
+        ("crop_size", 0, "--crop-size"),
+    ],
+)
+def test_settings_that_are_not_possible(setting, value, option):
+    with pytest.raises(InputError, match=f"^{option}: .* is not possible; "):
+        DataSettings(**{setting: value})
+
+
+def test_a_batch_holds_all_left_hands_before_all_right_ones(store):
+    r = reader(store)
+    samples = [r.read(ref, epoch=0, training=True) for ref in r.clips("train")[:3]]
+    batch = collate(samples, RGB.crop_size)
+    assert batch.clip_ids == ["clip0", "clip1", "clip2"] and batch.texts == ["t0", "t1", "t2"]
+    assert batch.lengths == LENGTHS[:3] and batch.poses.shape == (41, 69, 3)
+    left, right = batch.crops_per_hand
+    assert (left, right) == tuple(sum(sample.crops_per_hand[hand] for sample in samples) for hand in range(2))
+    assert batch.crops.shape == (left + right, 3, 16, 16) and batch.crop_points.shape == (left + right, 21, 2)
+    frame_of_row = np.concatenate([np.arange(length) for length in batch.lengths])  # each video starts at grey 0
+    grey = batch.crops.double().mean(dim=(1, 2, 3)).numpy()
+    np.testing.assert_allclose(grey, 4 * frame_of_row[batch.crop_frame.numpy()], atol=2)
+    for rows in (slice(left), slice(left, None)):
+        assert (batch.crop_frame[rows].diff() > 0).all()
+    middle = samples[1]
+    mine = slice(samples[0].crops_per_hand[0], samples[0].crops_per_hand[0] + middle.crops_per_hand[0])
+    np.testing.assert_array_equal(batch.crop_frame[mine], LENGTHS[0] + middle.crop_frame[middle.rows(0)])
+    np.testing.assert_array_equal(batch.crop_points[mine], middle.crop_points[middle.rows(0)])
+
+
+def test_tokens_are_padded_right(store):
+    r = reader(store, DataSettings(p_samp=0))
+    first, second = (r.read(ref, epoch=0, training=True) for ref in r.clips("train")[:2])
+    batch = collate([replace(first, label_ids=[7, 1], prompt_ids=[5, 6, 1]), replace(second, label_ids=[8, 9, 1])])
+    assert batch.label_ids.tolist() == [[7, 1, -100], [8, 9, 1]]
+    assert batch.prompt_ids.tolist() == [[5, 6, 1], [2, 1, 0]]
+
+
+def test_an_empty_batch_has_the_types_of_a_full_one(store):
+    r = reader(store)
+    full, empty = collate([r.read(r.clips("train")[0], 0, True)], 16), collate([], 16)
+    assert empty.lengths == [] and empty.crops_per_hand == (0, 0)
+    for field in fields(PackedBatch):
+        mine, other = getattr(empty, field.name), getattr(full, field.name)
+        if isinstance(mine, torch.Tensor):
+            assert mine.dtype == other.dtype and mine.ndim == other.ndim and len(mine) == 0
+    assert empty.crops.shape == (0, 3, 16, 16)
+
+
+def batch_loader(r: ClipReader, refs: list[ClipRef] | None = None, **more) -> BatchLoader:
+    usual = dict(clips_per_step=4, clips_per_device=2, training=True, on_bad_clip=lambda clip_id, error: None)
+    return BatchLoader(r, refs or r.clips("train"), **usual | more)
+
+
+def assert_same_steps(steps, others):
+    assert len(steps) == len(others)
+    for step, other in zip(steps, others):
+        assert (step.epoch, step.step, len(step.batches)) == (other.epoch, other.step, len(other.batches))
+        for batch, twin in zip(step.batches, other.batches):
+            for field in fields(PackedBatch):
+                mine, its = getattr(batch, field.name), getattr(twin, field.name)
+                assert torch.equal(mine, its) if isinstance(mine, torch.Tensor) else mine == its, field.name
+
+
+def test_steps_come_in_order_and_hold_the_planned_clips(store):
+    loader = batch_loader(reader(store))
+    steps = list(loader.steps(epochs=2))
+    assert [(step.epoch, step.step) for step in steps] == [(e, s) for e in range(2) for s in range(3)]
+    for epoch, step, batches in steps:
+        planned = loader.plan(epoch).micro_batches(step, rank=0)
+        assert [batch.clip_ids for batch in batches] == [[f"clip{i}" for i in clips] for clips in planned]
+    for epoch in range(2):
+        seen = [name for step in steps if step.epoch == epoch for batch in step.batches for name in batch.clip_ids]
+        assert sorted(seen) == sorted(f"clip{i}" for i in range(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("start", [(0, 2), (1, 0), (1, 1)])
+def test_resuming_gives_what_an_uninterrupted_run_would_have(store, start):
+    whole = list(batch_loader(reader(store)).steps(epochs=3))
+    resumed = list(batch_loader(reader(store), workers=3).steps(3, *start))
+    assert_same_steps(resumed, [step for step in whole if (step.epoch, step.step) >= start])
+
+
+def test_ranks_share_each_step(store):
+    one = list(batch_loader(reader(store)).steps(epochs=1))
+    ranks = [list(batch_loader(reader(store), rank=rank, ranks=3).steps(epochs=1)) for rank in range(3)]
+    for step, parts in zip(one, zip(*ranks, strict=True), strict=True):
+        assert len({len(part.batches) for part in parts}) == 1
+        names = [name for part in parts for batch in part.batches for name in batch.clip_ids]
+        assert sorted(names) == sorted(name for batch in step.batches for name in batch.clip_ids)
+
+
+def test_evaluation_keeps_the_order_of_the_clips_over_epochs(store):
+    first, second = list(batch_loader(reader(store), training=False, clips_per_step=20).steps(epochs=2))
+    assert_same_steps([first], [first._replace(batches=second.batches)])
+
+
+def with_bad_clips(folder: Path, good: int, bad: int) -> ClipReader:
+    clips = [dict(text="x") for _ in range(good)] + [dict(text="") for _ in range(bad)]
+    return reader(write_store(folder / "store", clips), DataSettings(p_samp=0))
+
+
+def test_a_bad_clip_is_left_out_and_named(tmp_path):
+    told = []
+    loader = batch_loader(
+        with_bad_clips(tmp_path, good=5, bad=1), on_bad_clip=lambda *what: told.append(what), max_bad_share=0.2
+    )
+    batches = [batch for step in loader.steps(epochs=2) for batch in step.batches]
+    assert sum(len(batch.lengths) for batch in batches) == 10
+    assert [clip_id for clip_id, _ in told] == ["clip5"] * 2 and all(isinstance(e, InputError) for _, e in told)
+    assert (loader.clips_seen, loader.bad_clips) == (12, 2)
+
+
+def test_too_many_bad_clips_stop_the_run_at_the_end_of_an_epoch(tmp_path):
+    steps = batch_loader(with_bad_clips(tmp_path, good=5, bad=1)).steps(epochs=2)
+    assert next(steps).step == 0
+    with pytest.raises(InputError, match=r"store: 1 of 6 clips are bad, more than 5.0%; "):
+        next(steps)
+
+
+def test_too_many_bad_clips_stop_the_run_after_twenty(tmp_path):
+    steps = batch_loader(with_bad_clips(tmp_path, good=0, bad=60), clips_per_step=6).steps(epochs=1)
+    assert [len(next(steps).batches) for _ in range(3)] == [3, 3, 3]
+    with pytest.raises(InputError, match="20 of 20 clips are bad"):
+        next(steps)
+
+
+def loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+class BrokenCodec(Codec):
+    def target_ids(self, text: str) -> list[int]:
+        raise ZeroDivisionError(text)
+
+
+def test_what_goes_wrong_in_a_thread_reaches_the_consumer(store):
+    with pytest.raises(ZeroDivisionError):
+        list(batch_loader(ClipReader([store], RGB, BrokenCodec())).steps(epochs=1))
+    assert not loader_threads()
+
+
+def test_no_thread_is_left_behind(store):
+    for _ in batch_loader(reader(store)).steps(epochs=100):
+        assert loader_threads()
+        break
+    assert not loader_threads()
+    assert len(list(batch_loader(reader(store)).steps(epochs=1))) == 3
+    assert not loader_threads()
+
+
+class CountingCodec(Codec):
+    """Counts the clips that were read."""
+
+    def __init__(self):
+        self.read = threading.Semaphore(0)
+
+    def target_ids(self, text: str) -> list[int]:
+        self.read.release()
+        return super().target_ids(text)
+
+
+def test_threads_stay_a_bounded_way_ahead(store):
+    codec = CountingCodec()
+    steps = batch_loader(ClipReader([store], DataSettings(p_samp=0), codec), workers=2).steps(epochs=100)
+    next(steps)  # two micro-batches taken, four more of at most two clips ahead
+    for _ in range(8):
+        assert codec.read.acquire(timeout=30)
+    read = 8
+    while codec.read.acquire(timeout=0.3):
+        read += 1
+    steps.close()
+    assert read <= 12
