@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import tyro
 from tyro.extras import subcommand_cli_from_dict
@@ -19,18 +20,26 @@ def run_command(
     `arguments` are the command line's by default; the --local_rank that DeepSpeed's launcher adds is dropped, since
     ranks come from the environment.
     """
-    arguments = _without_local_rank(sys.argv[1:] if arguments is None else arguments)
-    try:
+    arguments = without_local_rank(sys.argv[1:] if arguments is None else arguments)
+    with one_line_errors():
         if isinstance(command, dict):
             subcommand_cli_from_dict(command, args=arguments)
         else:
             tyro.cli(command, args=arguments)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """An InputError inside ends the process with one line on stderr and status 2."""
+    try:
+        yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _without_local_rank(arguments: Sequence[str]) -> list[str]:
+def without_local_rank(arguments: Sequence[str]) -> list[str]:
+    """The arguments without the --local_rank of DeepSpeed's launcher."""
     kept, waiting = [], iter(arguments)
     for argument in waiting:
         if re.fullmatch(r"--local[_-]rank", argument):

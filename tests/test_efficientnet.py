@@ -1,0 +1,116 @@
+"""EfficientNet-B0: torchvision's names, sizes and numbers."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipelines.errors import InputError
+from unisign_fast.efficientnet import EfficientNet, StochasticDepth
+
+
+def waves(shape: tuple[int, ...], start: int) -> Tensor:
+    """Values in [-1, 1] that need no random generator, the same on every machine."""
+    steps = torch.arange(start, start + torch.Size(shape).numel(), dtype=torch.float64)
+    return torch.sin(steps * 1.7).float().view(shape)
+
+
+def fill(model: nn.Module) -> nn.Module:
+    """Generic weights by formula: convolutions at Kaiming's scale, normalisations near identity."""
+    for number, value in enumerate(model.state_dict().values()):
+        if value.dim() == 4:
+            value.copy_(waves(value.shape, number) * (4 / value[0].numel()) ** 0.5)
+        elif value.dim() == 1:
+            value.copy_(1 + 0.2 * waves(value.shape, number))
+    return model
+
+
+@pytest.fixture
+def b0() -> EfficientNet:
+    return fill(EfficientNet())
+
+
+def test_has_the_names_and_size_of_torchvisions_features(b0):
+    state = b0.state_dict()
+    assert len(state) == 358
+    assert sum(p.numel() for p in b0.parameters()) == 4_007_548
+    assert state["0.0.weight"].shape == (32, 3, 3, 3)
+    assert state["1.0.block.1.fc1.bias"].shape == (8,)
+    assert state["6.3.block.1.0.weight"].shape == (1152, 1, 5, 5)
+    assert state["7.0.block.3.1.running_var"].shape == (320,)
+    assert state["8.1.num_batches_tracked"].shape == ()
+
+
+# Four cells of the first crop's map and the mean square of both maps, computed with torchvision 0.28 in float64.
+EXPECTED = {
+    False: [1.29111, 0.33833, -0.26361, -0.15724, 1.04864],
+    True: [1.59358, 0.07116, 1.28752, -0.27846, 1.51062],
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_equals_torchvision(b0, training):
+    b0.train(training)
+    for module in b0.modules():
+        if isinstance(module, StochasticDepth):
+            module.eval()
+    with torch.no_grad():
+        map_NCHW = b0(waves((2, 3, 112, 112), 5) + waves((2, 3, 1, 1), 9))
+    assert map_NCHW.shape == (2, 1280, 4, 4)
+    measured = [*map_NCHW[0, [0, 400, 800, 1279], [0, 1, 2, 3], [3, 2, 1, 0]].tolist(), map_NCHW.square().mean().item()]
+    assert measured == pytest.approx(EXPECTED[training], rel=2e-3, abs=1e-4)
+
+
+def test_thin_network_keeps_the_layout_with_channels_in_multiples_of_eight():
+    thin = EfficientNet(width=0.25, depth=0.3)
+    assert thin.channels == 320
+    assert thin(torch.zeros(2, 3, 112, 112)).shape == (2, 320, 4, 4)
+    assert all(p.shape[0] % 8 == 0 for name, p in thin.named_parameters() if p.dim() == 4 and ".fc1." not in name)
+
+
+def test_no_crops_give_an_empty_map_and_zero_gradients():
+    thin = EfficientNet(width=0.25, depth=0.3)
+    map_NCHW = thin(torch.zeros(0, 3, 112, 112))
+    assert map_NCHW.shape == (0, 320, 4, 4)
+    map_NCHW.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in thin.parameters())
+
+
+def test_stochastic_depth_drops_whole_crops_in_training_only():
+    layer, x_NCHW = StochasticDepth(0.25), torch.ones(4000, 2, 1, 1)
+    torch.manual_seed(0)
+    y_NCHW = layer(x_NCHW)
+    assert torch.equal(y_NCHW[:, 0], y_NCHW[:, 1])
+    assert y_NCHW.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert y_NCHW.mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(layer.eval()(x_NCHW), x_NCHW)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_imagenet_weights_load_without_their_classifier(tmp_path, suffix):
+    source, target = fill(EfficientNet(width=0.25, depth=0.3)), EfficientNet(width=0.25, depth=0.3)
+    weights = {f"features.{k}": v for k, v in source.state_dict().items()}
+    weights |= {"classifier.1.weight": torch.zeros(10, 320), "classifier.1.bias": torch.zeros(10)}
+    path = tmp_path / f"weights{suffix}"
+    save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
+    target.load_imagenet_weights(path)
+    assert all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items())
+
+
+def test_wrong_weights_are_named_in_one_line(tmp_path):
+    path = tmp_path / "weights.pth"
+    thin = EfficientNet(width=0.25, depth=0.3)
+    with pytest.raises(InputError, match="not there"):
+        thin.load_imagenet_weights(path)
+    path.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(InputError, match="cut short"):
+        thin.load_imagenet_weights(path)
+    weights = {f"features.{k}": v for k, v in thin.state_dict().items()}
+    weights["features.0.0.weight"] = torch.zeros(5)
+    weights["features.9.weight"] = weights.pop("features.8.1.bias")
+    torch.save(weights, path)
+    with pytest.raises(InputError) as error:
+        thin.load_imagenet_weights(path)
+    assert "\n" not in str(error.value)
+    for problem in ("0.0.weight is (5,) instead of (8, 3, 3, 3)", "9.weight is unknown", "8.1.bias is missing"):
+        assert problem in str(error.value)

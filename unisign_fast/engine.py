@@ -1,0 +1,226 @@
+"""DeepSpeed, set up once for every way to start: `deepspeed`, `torchrun` or plain `python`; CPU or GPU; ZeRO 0 to 3.
+
+DeepSpeed averages gradients over ranks and knows nothing of tokens; the trainer scales losses, and the boundary of
+gradient accumulation is set by hand (`backward_step`), since the last step of an epoch has fewer micro-batches.
+"""
+
+import io
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipelines.packed_batch import PackedBatch
+from unisign_fast.train_settings import TrainSettings
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone talks, logs and writes weights."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum of `values` over ranks, in place, on the device."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's `value` (a small plain object) on every rank."""
+        box = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The `value` of every rank (small plain objects), in the order of ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+
+def start_ranks() -> Ranks:
+    """Join the other processes (nccl on GPUs, gloo on CPU), whoever launched this one. Call it once, first."""
+    on_gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, value)
+    rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    if world_size == 1:  # nobody to meet: any free port, so that two runs on a machine do not collide
+        os.environ["MASTER_PORT"] = str(free_port())
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    _import_deepspeed().init_distributed("nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False)
+    return Ranks(rank, world_size, device)
+
+
+def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) -> "DeepSpeedEngine":
+    """Wrap `model` for training over `total_steps` optimiser steps. `model` is changed in place (device, bf16).
+
+    A parameter may take part on one rank and not on another (no hand crops there), but must then have a zero gradient,
+    not none: ZeRO 1 to 3 count on equal gradients everywhere. The model adds `0 * parameter.sum()` for those unused.
+    """
+    deepspeed = _import_deepspeed()
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=True,
+    )
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=0, num_training_steps=total_steps)
+    config = engine_config(settings)
+    with redirect_stdout(io.StringIO()):  # it prints its memory use whatever its log level
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    if hasattr(engine.optimizer, "fp32_groups"):
+        _undo_first_step(engine)
+    return engine
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """The trained parameters in two groups: biases and 1-D parameters are not decayed, the others are."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_plain = parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
+            (plain if is_plain else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def engine_config(settings: TrainSettings) -> dict:
+    """The DeepSpeed configuration of a run."""
+    config = {
+        "train_micro_batch_size_per_gpu": settings.clips_per_device,
+        "gradient_accumulation_steps": 1,  # the loss must not be divided again: it is weighted by tokens already
+        "gradient_clipping": settings.clip_norm,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_allow_untested_optimizer": True,  # torch's fused AdamW; DeepSpeed's own is compiled for minutes
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "steps_per_print": None,
+    }
+    if settings.precision == "bf16" and settings.zero_stage > 0:  # stage 0 can only accumulate in bf16
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def backward_step(engine: "DeepSpeedEngine", micro_batches: Sequence[PackedBatch], scale: Tensor) -> Tensor:
+    """Accumulate the gradients of sum of losses * `scale`, averaged over ranks, and take the optimiser step.
+
+    `scale` is ranks / target tokens of the whole step, so that the average over ranks is the gradient of (sum of
+    losses / sum of tokens), however clips fall to ranks and micro-batches. Every rank gives as many micro-batches.
+    Returns this rank's sum of losses, a scalar on the device; nothing here waits for the device.
+    """
+    assert micro_batches, "a step needs at least one micro-batch, if an empty one"
+    device = engine.device
+    loss_sum = torch.zeros((), device=device)
+    for index, batch in enumerate(micro_batches):
+        engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
+        loss = engine(batch.to(device, non_blocking=True))[0]
+        engine.backward(loss.float() * scale)
+        loss_sum += loss.detach()
+    engine.step()
+    return loss_sum
+
+
+def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | None:
+    """The model's whole state on the CPU on rank 0, None elsewhere; every rank must call it.
+
+    Parameters are the float32 master weights the optimiser works on (in bf16 they hold more than the module's own),
+    buffers the module's. Names that share a parameter share a tensor.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    masters = {}  # stage 0 in bf16 keeps them as lists beside the parameters, out of DeepSpeed's common accessor
+    if hasattr(engine.optimizer, "fp32_groups"):
+        for shorts, longs in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups):
+            masters.update({id(short): long for short, long in zip(shorts, longs)})
+    state, gathered = {}, {}
+    for name, value in engine.module.state_dict(keep_vars=True).items():
+        if id(value) not in gathered:
+            whole = value
+            if isinstance(value, nn.Parameter):
+                whole = masters.get(id(value))
+                if whole is None:
+                    whole = safe_get_full_fp32_param(value)
+                if whole is None:  # full precision without ZeRO
+                    whole = value
+            gathered[id(value)] = whole.detach().to("cpu", copy=True) if engine.global_rank == 0 else None
+        state[name] = gathered[id(value)]
+    return state if engine.global_rank == 0 else None
+
+
+@contextmanager
+def evaluation_mode(engine: "DeepSpeedEngine") -> Iterator[None]:
+    """The module in eval mode without gradients; under ZeRO-3 with all weights in place, so that ranks need not agree
+    in how many forward passes they do (shares and generated lengths differ)."""
+    was_training = engine.module.training
+    engine.module.eval()
+    try:
+        with torch.no_grad():
+            if engine.zero_optimization_stage() == 3:
+                from deepspeed.runtime.zero import unwrap_model_for_generation
+
+                with unwrap_model_for_generation(engine):
+                    yield
+            else:
+                yield
+    finally:
+        engine.module.train(was_training)
+
+
+def _import_deepspeed():
+    """DeepSpeed, quiet. Imported late: it settles on an accelerator while it is imported."""
+    import deepspeed
+    import deepspeed.ops
+
+    # Marked first, or initialisation compiles an operation for minutes that gloo does without.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`torch.distributed.*deprecated", FutureWarning)  # names that DeepSpeed uses
+    return deepspeed
+
+
+def _undo_first_step(engine: "DeepSpeedEngine") -> None:
+    """Stage 0 in bf16 takes a step without gradients while it is built, which decays the masters and, worse, counts in
+    AdamW's bias correction: the first real update would be a quarter too small."""
+    engine.optimizer.optimizer.state.clear()
+    with torch.no_grad():
+        for shorts, longs in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups):
+            for short, long in zip(shorts, longs):
+                long.copy_(short)
+
+
+def free_port() -> int:
+    """A TCP port that nobody on this machine listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,143 @@
+"""Uni-Sign (ICLR 2025): keypoints and sampled hand crops to text. The whole way of a batch is on this page.
+
+Shapes as in pipelines/packed_batch.py; S positions of mT5's encoder, a clip's prompt and frames together.
+"""
+
+from dataclasses import replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.packed_batch import PackedBatch
+from pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_SLICES, adjacency
+from unisign_fast.config import ModelConfig
+from unisign_fast.language_model import IGNORED, LanguageModel
+from unisign_fast.pose_encoder import PoseEncoder
+from unisign_fast.rgb_branch import RGBBranch
+from unisign_fast.task_heads import build_head
+from unisign_fast.temporal_encoder import TemporalEncoder
+from unisign_fast.text_codec import END, PAD
+
+
+def encoder_name(part: str) -> str:
+    """Both hands share one encoder (published code; the paper counts three)."""
+    return "hand" if part in HANDS else part
+
+
+class UniSign(nn.Module):
+    """The model of the paper's Figure 5, from `ModelConfig`. Every weight starts random; see weights.py to load some."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        width = config.pose_channels[-1]
+        parts = config.part_names
+        graphs = {encoder_name(part): torch.from_numpy(adjacency(part)) for part in parts}
+        self.pose_encoders = nn.ModuleDict({n: PoseEncoder(graph, config.pose_channels) for n, graph in graphs.items()})
+        self.temporal_encoders = nn.ModuleDict({n: TemporalEncoder(graph, width) for n, graph in graphs.items()})
+        self.rgb = RGBBranch(config) if config.rgb else None
+        self.part_bias = nn.Parameter(torch.zeros(width * len(parts))) if config.part_bias else None
+        self.projection = nn.Linear(width * len(parts), config.mt5.d_model)
+        nn.init.trunc_normal_(self.projection.weight, std=config.projection_std)
+        nn.init.zeros_(self.projection.bias)
+        needs_mt5 = config.head == "language_model" or config.head_features == "encoder"
+        self.language_model = LanguageModel(config.mt5, config.label_smoothing) if needs_mt5 else None
+        self.head = build_head(config) if config.head != "language_model" else None
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """[2] float32: the sum of the target tokens' losses, and the number of target tokens.
+
+        Sums instead of a mean, so that ranks and micro-batches can be weighted by their tokens. Every parameter in use
+        gets a gradient even from a batch without clips or crops, which ZeRO demands of every rank.
+        """
+        features_FD, batch, weight = self._never_empty(self.sign_features(batch), batch)
+        if self.head is not None:
+            loss, count = self.head.loss(*self._head_input(features_FD, batch), batch.texts)
+            return weight * torch.stack([loss, loss.new_tensor(count)])
+        hidden_BSD, mask_BS = self._encode(features_FD, batch)
+        loss = self.language_model.token_loss(hidden_BSD, mask_BS, batch.label_ids)
+        return weight * torch.stack([loss, (batch.label_ids != IGNORED).sum().float()])
+
+    @torch.no_grad()
+    def generate(
+        self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100, synced_ranks: bool = False
+    ) -> list[list[int]] | list[str]:
+        """Beam search: the tokens of each clip, to be decoded by TextCodec; a task head gives its text at once."""
+        features_FD, filled, _ = self._never_empty(self.sign_features(batch), batch)
+        if self.head is not None:
+            found = self.head.predict(*self._head_input(features_FD, filled))
+        else:
+            encoded = self._encode(features_FD, filled)
+            found = self.language_model.generate(*encoded, beams, max_new_tokens, synced_ranks).tolist()
+        return found[: len(batch.lengths)]
+
+    def sign_features(self, batch: PackedBatch) -> Tensor:
+        """[F, D]: one feature a frame, all parts together, projected to the language model's width."""
+        offsets = torch.tensor([0, *accumulate(batch.lengths)], device=batch.poses.device)
+        poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
+        crops = self._crops(batch) if self.rgb is not None else {}
+        pooled, body_FVC = [], None
+        for part in self.config.part_names:
+            x_FVC = self.pose_encoders[encoder_name(part)](poses_FJ3[:, PART_SLICES[part]], offsets)
+            if part in crops:
+                x_FVC = self.rgb.fuse(x_FVC, *crops[part])
+            if part == "body":
+                body_FVC = x_FVC
+            elif body_FVC is not None and self.config.body_anchors:
+                x_FVC = x_FVC + body_FVC[:, ANCHOR_JOINT[part], None].detach()
+            pooled.append(self.temporal_encoders[encoder_name(part)](x_FVC, offsets))
+        features = torch.cat(pooled, -1)
+        return self.projection(features if self.part_bias is None else features + self.part_bias)
+
+    def embed(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Each clip's prompt and then its frames, padded behind: embeddings [B, S, D] and mask [B, S].
+
+        The frames follow their own prompt without a gap, since mT5 knows distances between positions only.
+        """
+        prompt_BPD = self.language_model.embed(batch.prompt_ids)
+        clips, prompts, width = prompt_BPD.shape
+        positions = prompts + max(batch.lengths, default=0)
+        device = features_FD.device
+        clip_B = torch.arange(clips, device=device)
+        length_B = torch.tensor(batch.lengths, dtype=torch.long, device=device)
+        prompt_B = (batch.prompt_ids != PAD).sum(1)
+        # Padded prompt tokens land where frames overwrite them, or behind the clip's end, where the mask is false.
+        prompt_slot = (clip_B[:, None] * positions + torch.arange(prompts, device=device)).flatten()
+        clip_F = clip_B.repeat_interleave(length_B, output_size=features_FD.shape[0])
+        first_F = (length_B.cumsum(0) - length_B)[clip_F]
+        frame_slot = clip_F * positions + prompt_B[clip_F] + torch.arange(features_FD.shape[0], device=device) - first_F
+        flat = features_FD.new_zeros(clips * positions, width)
+        flat = flat.index_copy(0, prompt_slot, prompt_BPD.flatten(0, 1)).index_copy(0, frame_slot, features_FD)
+        mask_BS = torch.arange(positions, device=device) < (prompt_B + length_B)[:, None]
+        return flat.view(clips, positions, width), mask_BS
+
+    def _never_empty(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, PackedBatch, int]:
+        """mT5 refuses a batch without clips: one frame of zeros runs in its place, with a weight of 0."""
+        if batch.lengths:
+            return features_FD, batch, 1
+        one = batch.prompt_ids.new_full((1, 1), END)
+        stand_in = replace(batch, clip_ids=[""], texts=[""], lengths=[1], prompt_ids=one, label_ids=one)
+        return features_FD.new_zeros(1, features_FD.shape[1]) + features_FD.sum(), stand_in, 0
+
+    def _encode(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        embeddings_BSD, mask_BS = self.embed(features_FD, batch)
+        return self.language_model.encode(embeddings_BSD, mask_BS), mask_BS
+
+    def _crops(self, batch: PackedBatch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """For each hand: feature maps, the packed frame each belongs to, the keypoints in the crop."""
+        maps = self.rgb.maps(batch.crops, batch.crops_per_hand)
+        frames, points = (x.split(batch.crops_per_hand) for x in (batch.crop_frame, batch.crop_points))
+        return dict(zip(HANDS, zip(maps, frames, points)))
+
+    def _head_input(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """What a task head sees, padded [B, T, D] with mask: the sign features, or mT5's encoding of them."""
+        if self.config.head_features == "encoder":
+            hidden_BSD, _ = self._encode(features_FD, batch)
+            prompt_B = (batch.prompt_ids != PAD).sum(1).tolist()
+            rows = [h[p : p + t] for h, p, t in zip(hidden_BSD, prompt_B, batch.lengths)]
+        else:
+            rows = list(features_FD.split(batch.lengths))
+        padded_BTD = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        length_B = torch.tensor(batch.lengths, device=padded_BTD.device)
+        return padded_BTD, torch.arange(padded_BTD.shape[1], device=padded_BTD.device) < length_B[:, None]

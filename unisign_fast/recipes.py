@@ -1,0 +1,158 @@
+"""Named recipes: the demo's, and `base`, the paper's Table 2. Settings of a run are a recipe plus what the user changed."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pipelines.clip_reader import DataSettings
+from pipelines.errors import InputError
+from unisign_fast.config import ModelConfig, MT5Shape, published_settings
+from unisign_fast.train_settings import TrainSettings
+
+DEMO_CORPUS = Path("data/demo")
+RUNS = Path("runs")
+
+RecipeName = Literal["demo", "base"]
+Source = Literal["paper", "published"]
+
+
+@dataclass(frozen=True)
+class ModelChoices:
+    """Where Uni-Sign comes in variants; see ModelConfig."""
+
+    parts: Literal["hands", "hands,body", "hands,body,face"] = "hands,body,face"
+    fusion: Literal["deformable", "cross"] = "deformable"  # of RGB into pose; cross is the alternative of Table 10
+    gate: Literal["live", "published"] = "live"
+    gate_input: Literal["pose,fused", "fused,pose"] = "pose,fused"
+    label_smoothing: float = 0.0
+    body_anchors: bool = True
+    part_bias: bool = True
+    head: Literal["language_model", "classifier", "ctc"] = "language_model"  # the others: Table 7's task heads
+    head_features: Literal["sign", "encoder"] = "sign"  # what a task head sees
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One training run, whole: what --help shows, and what the run's settings.json records."""
+
+    recipe: RecipeName = "demo"
+    settings: Source = "paper"  # published: the published code's gate, smoothing and sampling, where it differs
+    stage: Literal[1, 2, 3] = 1  # pose-only pre-training, RGB-pose pre-training, fine-tuning
+    stores: tuple[Path, ...] = ()  # keypoint stores to train on
+    out: Path | None = None  # folder of the run; by default runs/RECIPE/STAGE
+    start_from: Path | None = None  # model folder to start from; by default the run before this one
+    mt5: str = "random"  # first weights of the language model: random, a folder, or a name on the hub
+    efficientnet: str = "random"  # first weights of the RGB encoder: random, imagenet, or a file
+    tokenizer: Path | None = None  # spiece.model of a random mT5; by default made from the corpus
+    data_fraction: float = 1.0  # share of the training clips used; 0 skips pre-training (Table 8)
+    data: DataSettings = field(default_factory=DataSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    model: ModelChoices = field(default_factory=ModelChoices)
+
+    def __post_init__(self):
+        if not 0 <= self.data_fraction <= 1:
+            raise InputError("--data-fraction", f"{self.data_fraction} is not possible", "give a share in [0, 1]")
+        if self.stage == 1 and self.rgb:
+            raise InputError("--p-samp", "stage 1 is pose-only", "leave it out, or train --stage 2")
+        if self.stage == 2 and not self.rgb:
+            raise InputError("--p-samp", "stage 2 trains the RGB branch", "give a share above 0, or train --stage 1")
+
+    @property
+    def rgb(self) -> bool:
+        """Whether the model has an RGB branch: p_samp 0 is the pose-only path."""
+        return self.data.p_samp > 0
+
+    @property
+    def name(self) -> str:
+        """The run's name within its recipe."""
+        if self.stage < 3:
+            return f"stage{self.stage}"
+        head = "" if self.model.head == "language_model" else f"-{self.model.head}-{self.model.head_features}"
+        return f"{self.data.task}-{'rgb' if self.rgb else 'pose'}{head}"
+
+    @property
+    def folder(self) -> Path:
+        return self.out or RUNS / self.recipe / self.name
+
+    @property
+    def source(self) -> Path | None:
+        """The model folder this run starts from; stage 1 starts from `mt5` unless told otherwise."""
+        if self.start_from is not None or self.stage == 1:
+            return self.start_from
+        before = 2 if self.stage == 3 and self.rgb else 1
+        return RUNS / self.recipe / f"stage{before}" / "last"
+
+    def model_config(self, mt5: MT5Shape, head_classes: tuple[str, ...]) -> ModelConfig:
+        """The model of this run, around a language model of this shape."""
+        choices = {name: getattr(self.model, name) for name in ModelChoices.__dataclass_fields__}
+        return replace(RECIPES[self.recipe].model, mt5=mt5, rgb=self.rgb, head_classes=head_classes, **choices)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and lengths that belong together. `stages`: settings of stages 1, 2 and 3."""
+
+    model: ModelConfig
+    stages: dict[int, TrainSettings]
+    mt5: str
+    efficientnet: str
+
+
+# Table 2, on the four GPUs of the published code: 16 x 8, 4 x 8 and 8 x 1 clips a GPU and optimiser step.
+BASE = Recipe(
+    model=ModelConfig(),
+    stages={
+        1: TrainSettings(epochs=20, clips_per_step=512, clips_per_device=16),
+        2: TrainSettings(epochs=5, clips_per_step=128, clips_per_device=4),
+        3: TrainSettings(epochs=20, clips_per_step=32, clips_per_device=8),
+    },
+    mt5="google/mt5-base",
+    efficientnet="imagenet",
+)
+
+# Small enough to learn the demo corpus from nothing on two CPU cores within minutes.
+DEMO_TRAIN = TrainSettings(
+    clips_per_step=8, clips_per_device=8, learning_rate=1e-3, precision="fp32", checkpoint_every_steps=200,
+    evaluate_every_epochs=5,
+)
+DEMO = Recipe(
+    model=ModelConfig(
+        mt5=MT5Shape(
+            vocab_size=0, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_decoder_layers=2, num_heads=4,
+            dropout_rate=0.1,
+        ),
+        pose_channels=(16, 16, 32, 32),
+        projection_std=0.3,  # a random mT5 has embeddings of standard deviation 1
+        backbone_width=0.25,
+        backbone_depth=0.35,
+    ),
+    stages={
+        1: replace(DEMO_TRAIN, epochs=20),
+        2: replace(DEMO_TRAIN, epochs=5),
+        3: replace(DEMO_TRAIN, epochs=10),
+    },
+    mt5="random",
+    efficientnet="random",
+)
+
+RECIPES: dict[str, Recipe] = {"demo": DEMO, "base": BASE}
+DEMO_CLIPS = 1200
+
+
+def default_settings(recipe: RecipeName, source: Source, stage: int, task: str = "slt") -> RunSettings:
+    """The settings of a run before the user changes any."""
+    chosen = RECIPES[recipe]
+    data = DataSettings(task=task, p_samp=0.0 if stage == 1 else 0.1)
+    model = ModelChoices()
+    if source == "published":
+        data = replace(data, sampling="published")
+        config = published_settings(ModelConfig())
+        model = ModelChoices(gate=config.gate, gate_input=config.gate_input, label_smoothing=config.label_smoothing)
+    stores = ()
+    if recipe == "demo":
+        names = ("sentences", "words") if stage < 3 else ("words",) if task == "islr" else ("sentences",)
+        stores = tuple(DEMO_CORPUS / name for name in names)
+    return RunSettings(
+        recipe=recipe, settings=source, stage=stage, stores=stores, mt5=chosen.mt5, efficientnet=chosen.efficientnet,
+        data=data, train=chosen.stages[stage], model=model,
+    )

@@ -1,0 +1,37 @@
+"""From sampled hand crops to feature maps, and into the pose features of the frames they were sampled from."""
+
+import torch
+from torch import Tensor, nn
+
+from unisign_fast.config import ModelConfig
+from unisign_fast.efficientnet import EfficientNet
+from unisign_fast.float32_buffers import Float32Buffers
+from unisign_fast.prior_guided_fusion import PriorGuidedFusion
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
+
+
+class RGBBranch(Float32Buffers):
+    """EfficientNet-B0, the projection of its map to the pose width, and prior-guided fusion (paper, section 3.3)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        channels = config.pose_channels[-1]
+        self.backbone = EfficientNet(config.backbone_width, config.backbone_depth)
+        self.projection = nn.Conv2d(self.backbone.channels, channels, 1)
+        self.fusion = PriorGuidedFusion(channels, config.fusion, config.gate, config.gate_input)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def maps(self, crops_N3SS: Tensor, per_hand: tuple[int, int]) -> list[Tensor]:
+        """Feature maps [n, C, 4, 4] of the left and of the right hand, each with BatchNorm statistics of its own."""
+        return [self.projection(self.backbone(hand)) for hand in self.pixels(crops_N3SS).split(per_hand)]
+
+    def pixels(self, crops_N3SS: Tensor) -> Tensor:
+        """Bytes to what the backbone expects, in the published arithmetic: an ulp here is 1e-5 in the map."""
+        return ((crops_N3SS.float() / 255 - self.mean) / self.std).to(self.projection.weight.dtype)
+
+    def fuse(self, pose_FVC: Tensor, map_NCHW: Tensor, frame_N: Tensor, points_NV2: Tensor) -> Tensor:
+        """Replace the sampled frames' features by the gated mixture; the other frames stay as they are."""
+        fused_NVC = self.fusion(pose_FVC[frame_N], map_NCHW, points_NV2)
+        return pose_FVC.index_copy(0, frame_N, fused_NVC)

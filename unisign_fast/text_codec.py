@@ -1,0 +1,82 @@
+"""Text to tokens and back, with mT5's own SentencePiece model: one file, `spiece.model`, travels with every model.
+
+The library is used directly: the transformers wrappers lose mT5's Unicode normalisation or its vocabulary when they
+are built from that file alone.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+from sentencepiece import SentencePieceProcessor
+
+from pipelines.errors import InputError
+
+PAD, END, UNKNOWN = 0, 1, 2  # mT5's special ids; its decoder starts with PAD
+MAX_TARGET_TOKENS = 50  # with the end token, as published
+LANGUAGE_NAMES = {
+    "zh": "Chinese", "en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian",
+    "pt": "Portuguese", "nl": "Dutch", "ru": "Russian", "uk": "Ukrainian", "pl": "Polish", "tr": "Turkish",
+    "ar": "Arabic", "fa": "Persian", "hi": "Hindi", "ja": "Japanese", "ko": "Korean", "vi": "Vietnamese",
+}
+
+
+class TextCodec:
+    """Tokens of prompts and targets. `path`: a spiece.model, or a folder that holds one."""
+
+    def __init__(self, path: Path):
+        self.path = path / "spiece.model" if path.is_dir() else path
+        if not self.path.is_file():
+            raise InputError(self.path, "no tokenizer there", "put mT5's spiece.model into that folder")
+        try:
+            self._pieces = SentencePieceProcessor(model_file=str(self.path))
+        except (OSError, RuntimeError):
+            raise InputError(self.path, "not a SentencePiece model", "copy mT5's spiece.model again") from None
+
+    def __len__(self) -> int:
+        """The number of pieces; mT5's embedding may have a few more rows."""
+        return self._pieces.get_piece_size()
+
+    def prompt_ids(self, language: str) -> list[int]:
+        """Tokens of the prompt that names the target language (an ISO 639-1 code), with the end token."""
+        if language not in LANGUAGE_NAMES:
+            raise InputError("language", f"{language!r} is not known", f"use one of {' '.join(LANGUAGE_NAMES)}")
+        return self._pieces.encode(f"Translate sign language video to {LANGUAGE_NAMES[language]}: ") + [END]
+
+    def target_ids(self, text: str) -> list[int]:
+        """Tokens of a target, cut to MAX_TARGET_TOKENS with the end token."""
+        return self._pieces.encode(text)[: MAX_TARGET_TOKENS - 1] + [END]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of generated tokens, up to the first end token; padding and ids beyond the vocabulary are left out."""
+        kept = []
+        for token in ids:
+            if token == END:
+                break
+            if UNKNOWN < token < len(self):
+                kept.append(int(token))
+        return self._pieces.decode(kept)
+
+    def save(self, folder: Path) -> None:
+        """Copy the model into `folder`."""
+        if self.path.resolve() != (folder / "spiece.model").resolve():
+            shutil.copyfile(self.path, folder / "spiece.model")
+
+    def __reduce__(self):
+        return TextCodec, (self.path,)
+
+
+def train_codec(texts: Iterable[str], folder: Path) -> TextCodec:
+    """A small codec for a small corpus (the demo's), mT5's special ids and normalisation; the same texts, the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prompts = [f"Translate sign language video to {LANGUAGE_NAMES[language]}: " for language in ("zh", "en")]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*prompts, *texts]), model_prefix=str(folder / "new"), model_type="unigram",
+        vocab_size=1000, hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="nmt_nfkc",
+        pad_id=PAD, eos_id=END, unk_id=UNKNOWN, bos_id=-1, num_threads=1, minloglevel=2,
+    )
+    (folder / "new.vocab").unlink()
+    os.replace(folder / "new.model", folder / "spiece.model")
+    return TextCodec(folder)

@@ -1,0 +1,45 @@
+"""How a training run goes: lengths, sizes, optimiser, precision, and when to save and to evaluate."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of a run; the optimiser's are the published ones (AdamW, cosine to zero without warm-up)."""
+
+    epochs: int = 20
+    clips_per_step: int = 512  # clips of one optimiser step, all ranks and micro-batches together
+    clips_per_device: int = 16  # clips of one micro-batch; a matter of memory, it does not change the result
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4  # none on biases and 1-D parameters
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-9
+    clip_norm: float = 1.0  # of the gradient of the whole step
+    precision: Literal["fp32", "bf16"] = "bf16"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    seed: int = 0
+    checkpoint_every_steps: int = 500
+    evaluate_every_epochs: int = 1
+    log_every_steps: int = 10
+    resume: Literal["auto", "never"] = "auto"  # never: the run folder must be empty
+    max_bad_share: float = 0.05  # a run stops when more of its clips than this are bad
+
+    def __post_init__(self):
+        counts = "epochs", "clips_per_step", "clips_per_device", "checkpoint_every_steps"
+        for name in (*counts, "evaluate_every_epochs", "log_every_steps"):
+            self._check(name, getattr(self, name) >= 1, "give 1 or more")
+        for name in ("learning_rate", "eps", "clip_norm"):
+            self._check(name, getattr(self, name) > 0, "give a number above 0")
+        self._check("weight_decay", self.weight_decay >= 0, "give 0 or more")
+        self._check("betas", all(0 <= beta < 1 for beta in self.betas), "give two numbers in [0, 1)")
+        self._check("max_bad_share", 0 <= self.max_bad_share <= 1, "give a share in [0, 1]")
+        self._check("precision", self.precision in ("fp32", "bf16"), "choose fp32 or bf16")
+        self._check("zero_stage", self.zero_stage in (0, 1, 2, 3), "choose 0, 1, 2 or 3")
+        self._check("resume", self.resume in ("auto", "never"), "choose auto or never")
+
+    def _check(self, name: str, good: bool, remedy: str) -> None:
+        if not good:
+            raise InputError(f"--{name.replace('_', '-')}", f"{getattr(self, name)!r} is not possible", remedy)

@@ -1,0 +1,199 @@
+"""A training run from its settings: stores, tokenizer, model with its first weights, trainer, scores on the test split."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pipelines.clip_reader import ClipReader, ClipRef
+from pipelines.demo_corpus import write_demo_corpus
+from pipelines.errors import InputError
+from pipelines.keypoint_store import KeypointStore
+from pipelines.loader import BatchLoader
+from pipelines.random_streams import stream
+from unisign_fast.config import ModelConfig, MT5Shape
+from unisign_fast.engine import Ranks, start_ranks
+from unisign_fast.evaluation import MAIN_METRIC, evaluate_split, write_evaluation
+from unisign_fast.model import UniSign
+from unisign_fast.model_folder import load_model, require_model_folder, save_model, start_from
+from unisign_fast.predictions import write_json
+from unisign_fast.pretrained import (
+    load_pretrained_efficientnet, load_pretrained_mt5, pretrained_codec, pretrained_shape,
+)
+from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
+from unisign_fast.text_codec import TextCodec, train_codec
+from unisign_fast.trainer import Trainer, Validation
+
+LOADER_THREADS = 2
+
+
+def train(settings: RunSettings) -> None:
+    """Train as the settings say, in `settings.folder`; a run that was interrupted goes on, a finished one is left alone.
+
+    Fine-tuning ends with the scores of its best weights on the test split, where the stores have one.
+    """
+    ranks = start_ranks()
+    _announce(settings, ranks)
+    stores = _open_stores(settings, ranks)
+    source = _source(settings)
+    codec, shape = _language(settings, source, stores, ranks)
+    reader = ClipReader(stores, settings.data, codec, settings.train.seed)
+    refs = _fraction(reader.clips("train"), settings)
+    config = settings.model_config(shape, _head_classes(settings, refs))
+    torch.manual_seed(settings.train.seed)
+    model = _first_weights(UniSign(config), settings, source)
+    if settings.data_fraction == 0:
+        _skip_training(settings, config, model, codec, ranks)
+    else:
+        _trainer(settings, config, model, codec, reader, refs, ranks).train()
+    if settings.stage == 3:
+        _score_test(settings, reader, ranks)
+
+
+def _announce(settings: RunSettings, ranks: Ranks) -> None:
+    if ranks.is_first:
+        data = "the demo corpus" if settings.recipe == "demo" else ", ".join(map(str, settings.stores))
+        print(
+            f"{settings.name} of the {settings.recipe} recipe on {data}, {'RGB-pose' if settings.rgb else 'pose-only'}, "
+            f"{ranks.world_size} rank(s) on {ranks.device.type}, into {settings.folder}", flush=True,
+        )
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        write_json(settings.folder / "settings.json", _plain(settings))
+
+
+def _plain(settings: RunSettings) -> dict:
+    """The settings as JSON knows them."""
+    values = asdict(settings)
+    for name in ("out", "start_from", "tokenizer"):
+        values[name] = None if values[name] is None else str(values[name])
+    return values | {"stores": [str(store) for store in settings.stores]}
+
+
+def _open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
+    if not settings.stores:
+        raise InputError("--stores", "no keypoint store is given", "name one or more written by launch/prepare.py")
+    wants_demo = any(DEMO_CORPUS in store.parents for store in settings.stores)
+    if wants_demo and ranks.from_first(not DEMO_CORPUS.exists()):
+        if ranks.is_first:
+            print(f"writing the demo corpus to {DEMO_CORPUS} first ({DEMO_CLIPS} clips)", flush=True)
+            write_demo_corpus(DEMO_CORPUS, DEMO_CLIPS, seed=0)
+        ranks.barrier()
+    return [KeypointStore.open(store) for store in settings.stores]
+
+
+def _source(settings: RunSettings) -> Path | None:
+    """The model folder to start from, checked."""
+    source = settings.source
+    if source is not None:
+        remedy = "give --start-from FOLDER, or train the stage before with launch/pretrain.py"
+        require_model_folder(source, "--start-from", remedy)
+        config = ModelConfig.load(source / "config.json")
+        for name in ("gate", "gate_input") if config.rgb and settings.rgb else ():
+            if getattr(config, name) != getattr(settings.model, name):
+                where = f"--{name.replace('_', '-')}"
+                raise InputError(where, f"{source} was trained with {getattr(config, name)}", "use the same")
+    return source
+
+
+def _language(
+    settings: RunSettings, source: Path | None, stores: list[KeypointStore], ranks: Ranks
+) -> tuple[TextCodec, MT5Shape]:
+    """The tokenizer, and the geometry of mT5: those of the model started from, of a pretrained mT5, or new ones."""
+    if source is not None:
+        return TextCodec(source), ModelConfig.load(source / "config.json").mt5
+    if settings.mt5 != "random":
+        return pretrained_codec(settings.mt5), pretrained_shape(settings.mt5)
+    if settings.tokenizer is not None:
+        codec = TextCodec(settings.tokenizer)
+    else:
+        folder = settings.folder / "tokenizer"
+        if ranks.is_first and not (folder / "spiece.model").is_file():
+            train_codec(_texts(stores), folder)
+        ranks.barrier()
+        codec = TextCodec(folder)
+    shape = asdict(RECIPES[settings.recipe].model.mt5) | {"vocab_size": -(-len(codec) // 8) * 8}
+    return codec, MT5Shape(**shape)
+
+
+def _texts(stores: list[KeypointStore]) -> list[str]:
+    """All texts of the training clips: what a tokenizer made for this corpus should know."""
+    clips = [clip for store in stores for clip in store.clips if clip.split == "train"]
+    return [text for clip in clips for text in (clip.text, clip.gloss, *clip.translations.values()) if text]
+
+
+def _fraction(refs: list[ClipRef], settings: RunSettings) -> list[ClipRef]:
+    """The share of the training clips that --data-fraction asks for; a larger share contains a smaller one."""
+    order = stream(settings.train.seed, 0, "", "fraction").permutation(len(refs))
+    kept = sorted(order[: round(settings.data_fraction * len(refs))].tolist())
+    return [refs[i] for i in kept]
+
+
+def _head_classes(settings: RunSettings, refs: list[ClipRef]) -> tuple[str, ...]:
+    """Words or glosses of the training clips, where a task head needs them."""
+    if settings.model.head == "language_model":
+        return ()
+    targets = [ref.clip.target(settings.data.task, settings.data.language) for ref in refs]
+    return tuple(sorted({c for t in targets for c in (t.split() if settings.model.head == "ctc" else [t])}))
+
+
+def _first_weights(model: UniSign, settings: RunSettings, source: Path | None) -> UniSign:
+    if source is not None:
+        start_from(model, source)
+    elif settings.mt5 != "random" and model.language_model is not None:
+        load_pretrained_mt5(model.language_model, settings.mt5)
+    rgb_is_new = model.rgb is not None and not (source and ModelConfig.load(source / "config.json").rgb)
+    if rgb_is_new and settings.efficientnet != "random":
+        load_pretrained_efficientnet(model.rgb.backbone, settings.efficientnet)
+    return model
+
+
+def _skip_training(
+    settings: RunSettings, config: ModelConfig, model: UniSign, codec: TextCodec, ranks: Ranks
+) -> None:
+    if ranks.is_first:
+        print(f"--data-fraction 0: nothing is trained, the first weights go to {settings.folder / 'last'}")
+        save_model(settings.folder / "last", config, model.state_dict(), codec)
+    ranks.barrier()
+
+
+def _trainer(
+    settings: RunSettings, config: ModelConfig, model: UniSign, codec: TextCodec, reader: ClipReader,
+    refs: list[ClipRef], ranks: Ranks,
+) -> Trainer:
+    def open_loader(on_bad_clip) -> BatchLoader:
+        return BatchLoader(
+            reader, refs, clips_per_step=settings.train.clips_per_step,
+            clips_per_device=settings.train.clips_per_device, training=True, on_bad_clip=on_bad_clip, rank=ranks.rank,
+            ranks=ranks.world_size, max_bad_share=settings.train.max_bad_share, workers=LOADER_THREADS,
+        )
+
+    validation = None
+    if _has_split(reader, "dev"):
+        metric, better = MAIN_METRIC[settings.data.task]
+        validation = Validation(
+            lambda epoch: evaluate_split(model, codec, reader, "dev", ranks).scores.values, metric, better.__name__
+        )
+    identity = {name: value for name, value in _plain(settings).items() if name not in ("train", "out")}
+    return Trainer(
+        model, open_loader, settings.train, settings.folder, ranks, recipe=identity,
+        save_weights=lambda folder, state: save_model(folder, config, state, codec), validation=validation,
+    )
+
+
+def _has_split(reader: ClipReader, split: str) -> bool:
+    return any(clip.split == split for store in reader.stores for clip in store.clips)
+
+
+def _score_test(settings: RunSettings, reader: ClipReader, ranks: Ranks) -> None:
+    """Scores of the best weights on the test split, once."""
+    written = settings.folder / "scores-test.json"
+    if ranks.from_first(written.is_file()) or not _has_split(reader, "test"):
+        return
+    best = settings.folder / "best"
+    model, codec = load_model(best if (best / "config.json").is_file() else settings.folder / "last")
+    evaluation = evaluate_split(model.to(ranks.device), codec, reader, "test", ranks)
+    if ranks.is_first:
+        write_evaluation(settings.folder, "test", evaluation)
+        scores = ", ".join(f"{name} {value:.2f}" for name, value in evaluation.scores.values.items())
+        print(f"test: {scores}; predictions in {settings.folder / 'predictions-test.jsonl'}", flush=True)
+    ranks.barrier()
