@@ -13,6 +13,7 @@ from pipelines.demo_corpus import write_demo_corpus
 from pipelines.keypoint_store import KeypointStore
 from pipelines.manifest import SPLITS
 from unisign_fast.console import run_command
+from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS
 
 
 def unisign(
@@ -44,12 +45,12 @@ def unisign(
     print(f"left out: {len(bad)}")
 
 
-def demo(out: Path = Path("data/demo"), clips: int = 600, seed: int = 0) -> None:
+def demo(out: Path = DEMO_CORPUS, clips: int = DEMO_CLIPS, seed: int = 0) -> None:
     """Write the demo corpus: procedural signers, their videos, keypoints, glosses and translations.
 
     Args:
         out: Folder of the corpus; the stores are its subfolders sentences and words.
-        clips: Number of clips, 7 in 10 of them sentences, the others words.
+        clips: Number of clips, half of them sentences, half words.
         seed: The same seed gives the same labels and keypoints.
     """
     write_demo_corpus(out, clips, seed)

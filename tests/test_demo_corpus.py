@@ -52,12 +52,11 @@ def test_language_translates_by_rule():
     sentences = {" ".join(s.glosses): s for s in all_sentences()}
     expected = {
         "我 茶 喝": ("我喝茶。", "I drink tea."),
-        "昨天 我 书 两 买": ("我昨天买了两本书。", "I bought two books yesterday."),
+        "昨天 我 书 买": ("我昨天买了书。", "I bought a book yesterday."),
         "昨天 她 猫 看 不": ("她昨天没看猫。", "She did not see a cat yesterday."),
         "明天 你 苹果 吃 吗": ("你明天要吃苹果吗？", "Will you eat an apple tomorrow?"),
-        "她 衣服 红 喜欢": ("她喜欢红色的衣服。", "She likes red shirts."),
-        "今天 她 书 蓝 卖": ("她今天卖蓝色的书。", "She sells a blue book today."),
-        "你 学校 去 不": ("你不去学校。", "You do not go to school."),
+        "她 书 卖": ("她卖书。", "She sells a book."),
+        "明天 她 水 买": ("她明天要买水。", "She will buy water tomorrow."),
         "她 水 喝 吗": ("她喝水吗？", "Does she drink water?"),
     }
     assert {g: (sentences[g].chinese, sentences[g].english) for g in expected} == expected
@@ -65,7 +64,7 @@ def test_language_translates_by_rule():
 
 def test_language_is_unambiguous_and_blind_to_pairs():
     sentences = all_sentences()
-    assert len(sentences) > 1500
+    assert len(sentences) > 450
     for texts in ([s.glosses for s in sentences], [s.chinese for s in sentences], [s.english for s in sentences]):
         assert len(set(texts)) == len(sentences)
     assert {len(s.glosses) for s in sentences} == {3, 4, 5}
@@ -164,7 +163,7 @@ def test_splits(clips):
 def test_stores_are_whole_and_match_their_videos(corpus):
     stores = [KeypointStore.open(corpus / name) for name in STORES]
     assert sorted(path.name for path in corpus.parent.iterdir()) == ["corpus"]
-    assert [len(store.clips) for store in stores] == [42, 18]
+    assert [len(store.clips) for store in stores] == [30, 30]
     sizes = set()
     for store in stores:
         store.verify()

@@ -77,7 +77,7 @@ class ModelConfig:
             return cls(**values)
         except FileNotFoundError:
             raise InputError(path, "not there", "name the folder that a training run wrote (best/ or last/)") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(path, f"not a model configuration ({error})", "use the config.json of a run") from None
 
 

@@ -112,8 +112,7 @@ BASE = Recipe(
 
 # Small enough to learn the demo corpus from nothing on two CPU cores within minutes.
 DEMO_TRAIN = TrainSettings(
-    clips_per_step=8, clips_per_device=8, learning_rate=1e-3, precision="fp32", checkpoint_every_steps=200,
-    evaluate_every_epochs=5,
+    clips_per_step=8, clips_per_device=8, learning_rate=1e-3, precision="fp32", checkpoint_every_steps=500
 )
 DEMO = Recipe(
     model=ModelConfig(
@@ -121,22 +120,22 @@ DEMO = Recipe(
             vocab_size=0, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_decoder_layers=2, num_heads=4,
             dropout_rate=0.1,
         ),
-        pose_channels=(16, 16, 32, 32),
+        pose_channels=(16, 16, 24, 24),
         projection_std=0.3,  # a random mT5 has embeddings of standard deviation 1
         backbone_width=0.25,
-        backbone_depth=0.35,
+        backbone_depth=0.25,
     ),
     stages={
-        1: replace(DEMO_TRAIN, epochs=20),
-        2: replace(DEMO_TRAIN, epochs=5),
-        3: replace(DEMO_TRAIN, epochs=10),
+        1: replace(DEMO_TRAIN, epochs=24, evaluate_every_epochs=8),
+        2: replace(DEMO_TRAIN, epochs=6, evaluate_every_epochs=6),
+        3: replace(DEMO_TRAIN, epochs=6, evaluate_every_epochs=3),
     },
     mt5="random",
     efficientnet="random",
 )
 
 RECIPES: dict[str, Recipe] = {"demo": DEMO, "base": BASE}
-DEMO_CLIPS = 1200
+DEMO_CLIPS = 1600
 
 
 def default_settings(recipe: RecipeName, source: Source, stage: int, task: str = "slt") -> RunSettings:

@@ -81,7 +81,7 @@ def _write_store(path: Path, plans: list[ClipPlan], pool: Executor, progress: Pr
 
 
 def write_demo_corpus(root: Path, clips: int, seed: int, workers: int | None = None) -> None:
-    """Writes the stores root/sentences and root/words with `clips` clips together, 7 in 10 of them sentences.
+    """Writes the stores root/sentences and root/words with `clips` clips together, half of them sentences.
 
     The same `clips` and `seed` give the same labels and keypoints, byte for byte, with any number of `workers` (None:
     one a core). The corpus appears at `root` when it is whole; a killed run leaves a hidden folder

@@ -1,8 +1,8 @@
 """A small language: its sentences as glosses, Chinese and English.
 
-Glosses follow the order of signing, [time] subject object [number or colour] verb [不 | 吗]; the translations reorder
-them and add what signing leaves out (了, 要, 没, measure words, 的; auxiliaries, articles, endings in English). The
-grammar treats both signs of every pair in `signs.PAIRS` alike, so no context tells them apart.
+Glosses follow the order of signing, [time] subject object verb [不 | 吗]; the translations reorder them and add what
+signing leaves out (了, 要, 没; auxiliaries, articles, endings in English). The grammar treats both signs of every pair in
+`signs.PAIRS` alike, so no context tells them apart.
 """
 
 from dataclasses import dataclass
@@ -11,61 +11,39 @@ from itertools import product
 from pipelines.demo_corpus.signs import PAIRS
 
 SUBJECTS = {"我": "I", "你": "you", "她": "she"}
-TIMES = {"昨天": "yesterday", "今天": "today", "明天": "tomorrow"}
-COLOURS = {"红": "red", "蓝": "blue"}
-TWO, GO, LIKE, NOT, ASK = "两", "去", "喜欢", "不", "吗"
+TIMES = {"昨天": "yesterday", "明天": "tomorrow"}
+NOT, ASK = "不", "吗"
 NO_WORD = ""
 # Signs of pairs in a sentence of so many signs at most: with more, score-aware sampling would miss some too often.
 MOST_AMBIGUOUS = {3: 1, 4: 1, 5: 2}
 
-
-@dataclass(frozen=True)
-class Noun:
-    """A thing with its measure word, and English for one (with article, and ready for a colour), any, and two."""
-
-    measure: str
-    one: str
-    generic: str
-    two: str
-    verbs: tuple[str, ...]
-    colourable: bool = False
-
-
-NOUNS = {
-    "书": Noun("本", "a book", "books", "two books", ("看",), colourable=True),
-    "衣服": Noun("件", "a shirt", "shirts", "two shirts", ("看",), colourable=True),
-    "水": Noun("杯", "water", "water", "two glasses of water", ("喝",)),
-    "茶": Noun("杯", "tea", "tea", "two cups of tea", ("喝",)),
-    "咖啡": Noun("杯", "coffee", "coffee", "two cups of coffee", ("喝",)),
-    "面包": Noun("个", "bread", "bread", "two loaves of bread", ("吃",)),
-    "苹果": Noun("个", "an apple", "apples", "two apples", ("吃",)),
-    "橘子": Noun("个", "an orange", "oranges", "two oranges", ("吃",)),
-    "猫": Noun("只", "a cat", "cats", "two cats", ("看",)),
-    "狗": Noun("只", "a dog", "dogs", "two dogs", ("看",)),
+NOUNS = {  # English with its article
+    "书": "a book",
+    "水": "water",
+    "茶": "tea",
+    "咖啡": "coffee",
+    "苹果": "an apple",
+    "橘子": "an orange",
+    "猫": "a cat",
+    "狗": "a dog",
 }
-TRADE = ("买", "卖", LIKE)  # verbs of every noun
 VERBS = {  # base, third person, past
     "喝": ("drink", "drinks", "drank"),
     "吃": ("eat", "eats", "ate"),
     "看": ("see", "sees", "saw"),
-    LIKE: ("like", "likes", "liked"),
     "买": ("buy", "buys", "bought"),
     "卖": ("sell", "sells", "sold"),
-    GO: ("go", "goes", "went"),
 }
-PLACES = {"学校": "to school", "商店": "to the shop"}
+TRADE = ("买", "卖")  # verbs of every noun; the others have their own nouns
+OBJECTS = {"喝": ("水", "茶", "咖啡"), "吃": ("苹果", "橘子"), "看": ("书", "猫", "狗")}
 # English of every sign made alone.
 WORDS = {
     **SUBJECTS,
     **TIMES,
-    **COLOURS,
-    TWO: "two",
     NOT: "not",
     ASK: "question",
-    **{word: noun.one.split()[-1] for word, noun in NOUNS.items()},
+    **{word: noun.split()[-1] for word, noun in NOUNS.items()},
     **{word: forms[0] for word, forms in VERBS.items()},
-    "学校": "school",
-    "商店": "shop",
 }
 AMBIGUOUS = frozenset(word for pair in PAIRS for word in pair)
 
@@ -86,40 +64,20 @@ class _Clause:
     time: str
     subject: str
     thing: str
-    modifier: str
     verb: str
     end: str
 
     def glosses(self) -> tuple[str, ...]:
-        order = (self.time, self.subject, self.thing, self.modifier, self.verb, self.end)
-        return tuple(word for word in order if word)
+        return tuple(word for word in (self.time, self.subject, self.thing, self.verb, self.end) if word)
 
 
 def _chinese(c: _Clause) -> str:
-    past, future, negated = c.time == "昨天", c.time == "明天", c.end == NOT
-    thing = c.thing
-    if c.modifier == TWO:
-        thing = TWO + NOUNS[c.thing].measure + thing
-    elif c.modifier:
-        thing = f"{c.modifier}色的{thing}"
-    if negated:
+    past, future = c.time == "昨天", c.time == "明天"
+    if c.end == NOT:
         verb = ("没" if past else "不") + c.verb
     else:
         verb = ("要" if future else "") + c.verb + ("了" if past else "")
-    return c.subject + c.time + verb + thing + ("吗？" if c.end == ASK else "。")
-
-
-def _english_thing(c: _Clause) -> str:
-    if c.thing in PLACES:
-        return PLACES[c.thing]
-    noun = NOUNS[c.thing]
-    if c.modifier == TWO:
-        return noun.two
-    words = noun.generic if c.verb == LIKE else noun.one
-    if c.modifier:
-        article, _, rest = words.rpartition(" ")
-        words = f"{article} {COLOURS[c.modifier]} {rest}".strip()
-    return words
+    return c.subject + c.time + verb + c.thing + ("吗？" if c.end == ASK else "。")
 
 
 def _english(c: _Clause) -> str:
@@ -137,30 +95,17 @@ def _english(c: _Clause) -> str:
         words = f"{subject} {auxiliary} not {base}"
     else:
         words = f"{subject} {plain}"
-    words = f"{words} {_english_thing(c)} {TIMES.get(c.time, '')}".strip()
+    words = f"{words} {NOUNS[c.thing]} {TIMES.get(c.time, '')}".strip()
     return words[0].upper() + words[1:] + ("?" if c.end == ASK else ".")
-
-
-def _clauses() -> list[_Clause]:
-    times, ends, modifiers = (NO_WORD, *TIMES), (NO_WORD, NOT, ASK), (NO_WORD, TWO, *COLOURS)
-    clauses = [
-        _Clause(time, subject, place, NO_WORD, GO, end)
-        for time, subject, place, end in product(times, SUBJECTS, PLACES, ends)
-    ]
-    for time, subject, (thing, noun), modifier, end in product(times, SUBJECTS, NOUNS.items(), modifiers, ends):
-        if modifier in COLOURS and not noun.colourable:
-            continue
-        for verb in noun.verbs + TRADE:
-            if verb != LIKE or not (time or modifier == TWO):  # liking has neither a time nor a number
-                clauses.append(_Clause(time, subject, thing, modifier, verb, end))
-    return clauses
 
 
 def all_sentences() -> list[Sentence]:
     """Every sentence of 3 to 5 signs, in a fixed order; no two have the same Chinese text."""
     sentences = []
-    for clause in _clauses():
+    pairs = [(thing, verb) for verb, things in OBJECTS.items() for thing in things] + list(product(NOUNS, TRADE))
+    for time, subject, (thing, verb), end in product((NO_WORD, *TIMES), SUBJECTS, pairs, (NO_WORD, NOT, ASK)):
+        clause = _Clause(time, subject, thing, verb, end)
         glosses = clause.glosses()
-        if sum(word in AMBIGUOUS for word in glosses) <= MOST_AMBIGUOUS.get(len(glosses), -1):
+        if sum(word in AMBIGUOUS for word in glosses) <= MOST_AMBIGUOUS[len(glosses)]:
             sentences.append(Sentence(glosses, _chinese(clause), _english(clause)))
     return sentences

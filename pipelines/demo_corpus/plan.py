@@ -10,7 +10,7 @@ from pipelines.demo_corpus.renderer import Camera
 from pipelines.demo_corpus.signer import SIGNERS, Signer
 from pipelines.demo_corpus.signs import PAIRS
 
-SENTENCE_SHARE, DEV_SHARE, TEST_SHARE = 0.7, 0.08, 0.12
+SENTENCE_SHARE, DEV_SHARE, TEST_SHARE = 0.5, 0.08, 0.12
 # width, height, frames per second, share of the clips
 _FORMATS = ((512, 512, 12, 0.70), (512, 512, 15, 0.12), (640, 480, 15, 0.10), (360, 640, 25, 0.08))
 _PLAN, _CLIP = 0, 1  # random streams

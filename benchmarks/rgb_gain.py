@@ -1,0 +1,73 @@
+"""What RGB brings on the signs made for it: word recognition with and without sampled hand crops, over several seeds.
+
+    python benchmarks/rgb_gain.py --seeds 0 1 2 --json benchmarks/results/rgb_gain.json
+
+Both sides start from runs/demo/stage1 (launch/quickstart.sh writes it). Pose-only is fine-tuned from there; RGB-pose
+goes through stage 2 first. Eight of the demo's words (tag `needs_rgb`) come in pairs that keypoints cannot tell apart.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.keypoint_store import KeypointStore
+from unisign_fast.console import run_command
+from unisign_fast.predictions import read_predictions, write_json
+from unisign_fast.recipes import DEMO_CORPUS, RUNS
+
+GROUPS = {"yes": "signs made for RGB", "no": "other signs"}
+
+
+def train(script: str, *options: object) -> None:
+    """One training run in a process of its own; a finished one is left alone."""
+    subprocess.run([sys.executable, f"launch/{script}.py", *map(str, options)], check=True)
+
+
+def accuracy(run: Path) -> dict[str, float]:
+    """Top-1 accuracy on the test split in percent, for each value of the tag `needs_rgb`."""
+    needs_rgb = {clip.id: clip.tags["needs_rgb"] for clip in KeypointStore.open(DEMO_CORPUS / "words").clips}
+    hits: dict[str, list[bool]] = {group: [] for group in GROUPS}
+    for row in read_predictions(run / "predictions-test.jsonl"):
+        hits[needs_rgb[row.id]].append(row.prediction == row.reference)
+    return {group: 100 * mean(found) for group, found in hits.items()}
+
+
+def rgb_gain(seeds: tuple[int, ...] = (0, 1, 2), p_samp: float = 0.1, json: Path | None = None) -> None:
+    """Train both sides for each seed and print the accuracies.
+
+    Args:
+        seeds: Seeds of stage 2 and of fine-tuning, two or more.
+        p_samp: Share of frames whose hand pictures are sampled.
+        json: File to write the numbers to.
+    """
+    root, start = RUNS / "rgb_gain", RUNS / "demo" / "stage1" / "last"
+    found: dict[str, list[dict[str, float]]] = {"pose-only": [], "RGB-pose": []}
+    for seed in seeds:
+        stage2, pose, rgb = (root / f"{name}-seed{seed}" for name in ("stage2", "pose", "rgb"))
+        common = ("--task", "islr", "--seed", seed)
+        train("finetune", *common, "--p-samp", 0, "--start-from", start, "--out", pose)
+        train("pretrain", "--stage", 2, "--seed", seed, "--p-samp", p_samp, "--start-from", start, "--out", stage2)
+        train("finetune", *common, "--p-samp", p_samp, "--start-from", stage2 / "last", "--out", rgb)
+        found["pose-only"].append(accuracy(pose))
+        found["RGB-pose"].append(accuracy(rgb))
+    table = Table(title=f"ISLR on the demo's test split, top-1 in percent, p_samp {p_samp}, seeds {list(seeds)}")
+    table.add_column("modality")
+    for name in GROUPS.values():
+        table.add_column(name)
+    for modality, rows in found.items():
+        cells = []
+        for group in GROUPS:
+            values = [row[group] for row in rows]
+            cells.append(f"{mean(values):.1f} ± {stdev(values):.1f} ({', '.join(f'{v:.1f}' for v in values)})")
+        table.add_row(modality, *cells)
+    Console().print(table)
+    if json is not None:
+        write_json(json, {"seeds": list(seeds), "p_samp": p_samp, "accuracy": found})
+
+
+if __name__ == "__main__":
+    run_command(rgb_gain)
