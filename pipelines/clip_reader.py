@@ -26,12 +26,12 @@ MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond it the keypoint
 class DataSettings:
     """What a clip is turned into."""
 
-    task: Literal["slt", "cslr", "islr"] = "slt"
+    task: Literal["slt", "cslr", "islr"] = "slt"  # the target: sentence, glosses or word
     language: Literal["zh", "en"] | None = None  # of prompt and target; None: the clip's own
-    max_frames: int = 256
+    max_frames: int = 256  # of a clip; from a longer one so many are chosen
     p_samp: float = 0.1  # share of frames whose hand pictures are sampled; 0 is pose-only, and no video is opened
-    sampling: Rule = "paper"
-    crop_size: int = 112  # pixels
+    sampling: Rule = "paper"  # Algorithm 1, or the published code's rule
+    crop_size: int = 112  # side of a hand crop, pixels
 
     def __post_init__(self):
         self._check("task", self.task in TASKS, f"choose one of {', '.join(TASKS)}")

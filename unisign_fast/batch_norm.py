@@ -13,6 +13,38 @@ from torch.nn.functional import batch_norm
 from unisign_fast.float32_buffers import Float32Buffers
 
 
+ROWS_AT_ONCE = 2048  # fit a core's cache
+
+
+def _row_statistics(rows_RC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, biased variance [C] and count [1] of rows.
+
+    torch's CPU batch_norm adds rows up one after the other in float32: at 30,000 rows its result is off by 2e-5 or
+    more, 40 times what the published layout has. Its sum() adds pairwise: 5e-7, in the same time.
+    """
+    mean_C = rows_RC.mean(0)
+    squares_C = sum((rows - mean_C).square_().sum(0) for rows in rows_RC.split(ROWS_AT_ONCE))
+    return mean_C, squares_C / rows_RC.shape[0], rows_RC.new_full((1,), rows_RC.shape[0])
+
+
+class _NormalizedRows(torch.autograd.Function):
+    """Batch normalisation by statistics of the very rows [R, C], through which the gradient flows too."""
+
+    @staticmethod
+    def forward(ctx, rows_RC, weight, bias, mean, var, eps):
+        ctx.save_for_backward(rows_RC, weight, mean, torch.rsqrt(var + eps))
+        ctx.eps = eps
+        return batch_norm(rows_RC, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx, grad_RC):
+        rows_RC, weight, mean, rstd = ctx.saved_tensors
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad_RC, rows_RC, weight, None, None, mean, rstd, True, ctx.eps, [True, True, True]
+        )
+        return *grads, None, None, None
+
+
 class BatchNorm(Float32Buffers):
     """Normalises each channel of `channel_dim` over all other dimensions, of all ranks' tensors while training.
 
@@ -45,12 +77,17 @@ class BatchNorm(Float32Buffers):
         return self._local(x)
 
     def _local(self, x: Tensor) -> Tensor:
-        """torch's own batch_norm, in float32: in evaluation the arithmetic of the published code, bit for bit."""
+        """One rank's batch, in float32; torch's arithmetic except for the statistics of rows on a CPU."""
         rows = x if self.channel_dim == 1 else x.reshape(-1, x.shape[-1])
-        y = batch_norm(
-            rows.float(), self.running_mean, self.running_var, self.weight.float(), self.bias.float(), self.training,
-            self.momentum, self.eps,
-        )
+        rows, weight, bias = rows.float(), self.weight.float(), self.bias.float()
+        if self.training and self.channel_dim != 1 and not rows.is_cuda:
+            mean, var, count = _row_statistics(rows.detach())
+            self._track(mean, var, count)
+            y = _NormalizedRows.apply(rows, weight, bias, mean, var, self.eps)
+        else:
+            y = batch_norm(
+                rows, self.running_mean, self.running_var, weight, bias, self.training, self.momentum, self.eps
+            )
         return y.to(x.dtype).view_as(x)
 
     def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +108,7 @@ class BatchNorm(Float32Buffers):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        momentum = self.momentum * (count > 0)
+        momentum = self.momentum * (count > 1)  # one row has no variance
         unbiased = var * count / (count - 1).clamp(min=1)
         self.running_mean += momentum * (mean - self.running_mean)
         self.running_var += momentum * (unbiased - self.running_var)

@@ -7,6 +7,7 @@ from typing import get_args
 
 import tyro
 
+from pipelines.errors import InputError
 from unisign_fast.config import ModelConfig
 from unisign_fast.console import one_line_errors, without_local_rank
 from unisign_fast.recipes import RecipeName, RunSettings, Source, default_settings
@@ -23,6 +24,9 @@ def training_command(description: str, stages: tuple[int, ...]) -> None:
             description=description,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
         )
+        if settings.stage not in stages:
+            choice = " or ".join(map(str, stages))
+            raise InputError("--stage", f"{settings.stage} is not a stage of this command", f"choose {choice}")
         from unisign_fast.training_run import train  # late: torch and deepspeed take seconds that --help need not
 
         train(settings)

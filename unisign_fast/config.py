@@ -26,6 +26,11 @@ class MT5Shape:
     num_heads: int = 12
     dropout_rate: float = 0.1
 
+    def __post_init__(self):
+        if self.num_decoder_layers > self.num_layers:
+            problem = f"{self.num_decoder_layers} decoder layers over {self.num_layers} encoder layers cannot generate"
+            raise InputError("mt5: num_decoder_layers", problem, "use as many encoder layers at least")
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -4,6 +4,7 @@ DeepSpeed averages gradients over ranks and knows nothing of tokens; the trainer
 gradient accumulation is set by hand (`backward_step`), since the last step of an epoch has fewer micro-batches.
 """
 
+import atexit
 import io
 import logging
 import os
@@ -77,6 +78,7 @@ def start_ranks() -> Ranks:
     if on_gpu:
         torch.cuda.set_device(device)
     _import_deepspeed().init_distributed("nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False)
+    atexit.register(_leave_ranks)
     return Ranks(rank, world_size, device)
 
 
@@ -197,6 +199,12 @@ def evaluation_mode(engine: "DeepSpeedEngine") -> Iterator[None]:
         engine.module.train(was_training)
 
 
+def _leave_ranks() -> None:
+    """Left to the end of the interpreter, gloo's threads make one process in ten abort after all its work is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _import_deepspeed():
     """DeepSpeed, quiet. Imported late: it settles on an accelerator while it is imported."""
     import deepspeed
@@ -205,7 +213,7 @@ def _import_deepspeed():
     # Marked first, or initialisation compiles an operation for minutes that gloo does without.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "`torch.distributed.*deprecated", FutureWarning)  # names that DeepSpeed uses
+    warnings.filterwarnings("ignore", "`?torch.distributed.*deprecated", FutureWarning)  # names in use here
     return deepspeed
 
 

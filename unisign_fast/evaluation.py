@@ -53,7 +53,7 @@ def evaluate_split(
                 numbers.append(number)
             except InputError as error:
                 bad[number] = str(error)
-        batch = collate(samples).to(ranks.device)
+        batch = collate(samples, reader.settings.crop_size).to(ranks.device)
         for number, clip_id, text, tokens in zip(numbers, batch.clip_ids, batch.texts, _generate(model, batch)):
             prediction = tokens if isinstance(tokens, str) else codec.decode(tokens[1:])
             found[number] = Prediction(clip_id, prediction, text)

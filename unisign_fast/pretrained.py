@@ -1,48 +1,53 @@
 """First weights: mT5 and EfficientNet-B0 from a folder or the hub, never silently random ones."""
 
+import json
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import MT5Config, MT5ForConditionalGeneration
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from pipelines.errors import InputError
 from unisign_fast.config import MT5Shape
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.language_model import LanguageModel
 from unisign_fast.text_codec import TextCodec
+from unisign_fast.weight_files import load_strictly, read_weights
 
 IMAGENET_URL = "https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth"
 MT5_FILES = "config.json, pytorch_model.bin or model.safetensors, and spiece.model"
+MT5_REMEDY = f"download {MT5_FILES} of google/mt5-base into a folder and give it with --mt5"
+SHARED = "shared.weight"
+TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # the same tensor; not in every file
+UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)  # in old files of the T5 family
 
 
 def pretrained_shape(source: str) -> MT5Shape:
     """The geometry of a pretrained mT5: a folder, or a name on the hub. Raises InputError where there is none."""
+    path = _mt5_file(source, "config.json")
     try:
-        config = MT5Config.from_pretrained(source)
-    except OSError as error:
-        raise _no_mt5(source, error) from None
-    return MT5Shape(**{name: getattr(config, name) for name in MT5Shape.__dataclass_fields__})
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return MT5Shape(**{name: values[name] for name in MT5Shape.__dataclass_fields__})
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(path, f"not the configuration of an mT5 ({error!r})", MT5_REMEDY) from None
 
 
 def pretrained_codec(source: str) -> TextCodec:
     """The tokenizer of a pretrained mT5."""
-    if Path(source).is_dir():
-        return TextCodec(Path(source))
-    try:
-        return TextCodec(Path(hf_hub_download(source, "spiece.model")))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise _no_mt5(source, error) from None
+    return TextCodec(_mt5_file(source, "spiece.model"))
 
 
 def load_pretrained_mt5(language_model: LanguageModel, source: str) -> None:
-    """Copy the pretrained weights into `language_model`, whose shape is theirs."""
-    try:
-        pretrained = MT5ForConditionalGeneration.from_pretrained(source, dtype=torch.float32, tie_word_embeddings=False)
-    except OSError as error:
-        raise _no_mt5(source, error) from None
-    language_model.mt5.load_state_dict(pretrained.state_dict())
+    """Copy the pretrained weights into `language_model`. Raises InputError unless each of them is there and fits.
+
+    Not through transformers, which fills what is missing with random values and says so in its log only: of an
+    untied mT5 saved as safetensors, the embeddings of both stacks.
+    """
+    path = _mt5_file(source, "model.safetensors", "pytorch_model.bin")
+    weights = {name: weight for name, weight in read_weights(path).items() if name not in UNUSED}
+    if SHARED in weights:
+        weights |= {name: weights[SHARED] for name in TIED}
+    load_strictly(language_model.mt5, weights, path)
 
 
 def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:
@@ -62,9 +67,19 @@ def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:
     backbone.load_imagenet_weights(cached)
 
 
-def _no_mt5(source: str, error: Exception) -> InputError:
-    remedy = f"download {MT5_FILES} of google/mt5-base into a folder and give it with --mt5"
-    return InputError(f"--mt5 {source}", f"is no folder or hub name that can be read ({_first_line(error)})", remedy)
+def _mt5_file(source: str, *names: str) -> Path:
+    """The first of these files that is in the folder, or can be had from the hub."""
+    if Path(source).is_dir():
+        found = [Path(source, name) for name in names if Path(source, name).is_file()]
+        if not found:
+            raise InputError(f"--mt5 {source}", f"has no {' or '.join(names)}", MT5_REMEDY)
+        return found[0]
+    for name in names:
+        try:
+            return Path(hf_hub_download(source, name))
+        except (OSError, HfHubHTTPError, HFValidationError) as error:
+            reason = _first_line(error)
+    raise InputError(f"--mt5 {source}", f"is no folder or hub name that can be read ({reason})", MT5_REMEDY)
 
 
 def _first_line(error: Exception) -> str:

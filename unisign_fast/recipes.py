@@ -20,13 +20,13 @@ Source = Literal["paper", "published"]
 class ModelChoices:
     """Where Uni-Sign comes in variants; see ModelConfig."""
 
-    parts: Literal["hands", "hands,body", "hands,body,face"] = "hands,body,face"
+    parts: Literal["hands", "hands,body", "hands,body,face"] = "hands,body,face"  # body parts used (Table 13)
     fusion: Literal["deformable", "cross"] = "deformable"  # of RGB into pose; cross is the alternative of Table 10
-    gate: Literal["live", "published"] = "live"
-    gate_input: Literal["pose,fused", "fused,pose"] = "pose,fused"
-    label_smoothing: float = 0.0
-    body_anchors: bool = True
-    part_bias: bool = True
+    gate: Literal["live", "published"] = "live"  # published: a ReLU behind it that never opens from zero
+    gate_input: Literal["pose,fused", "fused,pose"] = "pose,fused"  # order of concatenation: equation 3, or published
+    label_smoothing: float = 0.0  # of the cross entropy; published 0.2
+    body_anchors: bool = True  # add the body's wrist or nose feature to each part
+    part_bias: bool = True  # a learned vector on the concatenated parts
     head: Literal["language_model", "classifier", "ctc"] = "language_model"  # the others: Table 7's task heads
     head_features: Literal["sign", "encoder"] = "sign"  # what a task head sees
 
@@ -35,7 +35,7 @@ class ModelChoices:
 class RunSettings:
     """One training run, whole: what --help shows, and what the run's settings.json records."""
 
-    recipe: RecipeName = "demo"
+    recipe: RecipeName = "demo"  # base: the paper's Table 2
     settings: Source = "paper"  # published: the published code's gate, smoothing and sampling, where it differs
     stage: Literal[1, 2, 3] = 1  # pose-only pre-training, RGB-pose pre-training, fine-tuning
     stores: tuple[Path, ...] = ()  # keypoint stores to train on
@@ -52,6 +52,9 @@ class RunSettings:
     def __post_init__(self):
         if not 0 <= self.data_fraction <= 1:
             raise InputError("--data-fraction", f"{self.data_fraction} is not possible", "give a share in [0, 1]")
+        if self.rgb and not 97 <= self.data.crop_size <= 128:
+            problem = f"{self.data.crop_size} gives no feature map of 4 x 4, which the fusion is made for"
+            raise InputError("--crop-size", problem, "give 97 to 128 pixels, or leave it at 112")
         if self.stage == 1 and self.rgb:
             raise InputError("--p-samp", "stage 1 is pose-only", "leave it out, or train --stage 2")
         if self.stage == 2 and not self.rgb:
@@ -96,6 +99,7 @@ class Recipe:
     stages: dict[int, TrainSettings]
     mt5: str
     efficientnet: str
+    max_frames: int = 256
 
 
 # Table 2, on the four GPUs of the published code: 16 x 8, 4 x 8 and 8 x 1 clips a GPU and optimiser step.
@@ -132,6 +136,7 @@ DEMO = Recipe(
     },
     mt5="random",
     efficientnet="random",
+    max_frames=40,  # fewer than a sentence has, so that every epoch sees other frames: without it texts are memorised
 )
 
 RECIPES: dict[str, Recipe] = {"demo": DEMO, "base": BASE}
@@ -141,7 +146,7 @@ DEMO_CLIPS = 1600
 def default_settings(recipe: RecipeName, source: Source, stage: int, task: str = "slt") -> RunSettings:
     """The settings of a run before the user changes any."""
     chosen = RECIPES[recipe]
-    data = DataSettings(task=task, p_samp=0.0 if stage == 1 else 0.1)
+    data = DataSettings(task=task, max_frames=chosen.max_frames, p_samp=0.0 if stage == 1 else 0.1)
     model = ModelChoices()
     if source == "published":
         data = replace(data, sampling="published")

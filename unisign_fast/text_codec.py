@@ -4,6 +4,7 @@ The library is used directly: the transformers wrappers lose mT5's Unicode norma
 are built from that file alone.
 """
 
+import io
 import os
 import shutil
 from collections.abc import Iterable
@@ -72,11 +73,12 @@ def train_codec(texts: Iterable[str], folder: Path) -> TextCodec:
     """A small codec for a small corpus (the demo's), mT5's special ids and normalisation; the same texts, the same file."""
     folder.mkdir(parents=True, exist_ok=True)
     prompts = [f"Translate sign language video to {LANGUAGE_NAMES[language]}: " for language in ("zh", "en")]
+    model = io.BytesIO()  # into a file, it would hold that file's path
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*prompts, *texts]), model_prefix=str(folder / "new"), model_type="unigram",
+        sentence_iterator=iter([*prompts, *texts]), model_writer=model, model_type="unigram",
         vocab_size=1000, hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="nmt_nfkc",
         pad_id=PAD, eos_id=END, unk_id=UNKNOWN, bos_id=-1, num_threads=1, minloglevel=2,
     )
-    (folder / "new.vocab").unlink()
+    (folder / "new.model").write_bytes(model.getvalue())
     os.replace(folder / "new.model", folder / "spiece.model")
     return TextCodec(folder)

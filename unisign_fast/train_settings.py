@@ -10,7 +10,7 @@ from pipelines.errors import InputError
 class TrainSettings:
     """Settings of a run; the optimiser's are the published ones (AdamW, cosine to zero without warm-up)."""
 
-    epochs: int = 20
+    epochs: int = 20  # passes over the training clips
     clips_per_step: int = 512  # clips of one optimiser step, all ranks and micro-batches together
     clips_per_device: int = 16  # clips of one micro-batch; a matter of memory, it does not change the result
     learning_rate: float = 3e-4
@@ -18,13 +18,13 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-9
     clip_norm: float = 1.0  # of the gradient of the whole step
-    precision: Literal["fp32", "bf16"] = "bf16"
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    seed: int = 0
-    checkpoint_every_steps: int = 500
-    evaluate_every_epochs: int = 1
-    log_every_steps: int = 10
-    resume: Literal["auto", "never"] = "auto"  # never: the run folder must be empty
+    precision: Literal["fp32", "bf16"] = "bf16"  # of weights and activations; the optimiser's are float32
+    zero_stage: Literal[0, 1, 2, 3] = 1  # how much of the state DeepSpeed ZeRO shares out among ranks
+    seed: int = 0  # of everything random: weights, order, frames, sampling, dropout
+    checkpoint_every_steps: int = 500  # and after every evaluation
+    evaluate_every_epochs: int = 1  # on the dev split, where there is one
+    log_every_steps: int = 10  # to log.jsonl and TensorBoard
+    resume: Literal["auto", "never"] = "auto"  # auto: from the newest whole checkpoint; never: the run must be new
     max_bad_share: float = 0.05  # a run stops when more of its clips than this are bad
 
     def __post_init__(self):

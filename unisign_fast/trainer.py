@@ -69,7 +69,6 @@ class Trainer:
         save_weights: SaveWeights,
         validation: Validation | None = None,
     ):
-        check_run_folder(run, settings, ranks)
         self.settings, self.run, self.ranks = settings, run, ranks
         self.save_weights, self.validation = save_weights, validation
         self.telemetry = Telemetry(run, ranks)

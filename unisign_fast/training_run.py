@@ -22,7 +22,7 @@ from unisign_fast.pretrained import (
 )
 from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
 from unisign_fast.text_codec import TextCodec, train_codec
-from unisign_fast.trainer import Trainer, Validation
+from unisign_fast.trainer import Trainer, Validation, check_run_folder
 
 LOADER_THREADS = 2
 
@@ -33,6 +33,7 @@ def train(settings: RunSettings) -> None:
     Fine-tuning ends with the scores of its best weights on the test split, where the stores have one.
     """
     ranks = start_ranks()
+    check_run_folder(settings.folder, settings.train, ranks)
     _announce(settings, ranks)
     stores = _open_stores(settings, ranks)
     source = _source(settings)
@@ -46,19 +47,23 @@ def train(settings: RunSettings) -> None:
         _skip_training(settings, config, model, codec, ranks)
     else:
         _trainer(settings, config, model, codec, reader, refs, ranks).train()
+    if ranks.is_first:  # not before: a start that is refused must not change what is said of the run
+        write_json(settings.folder / "settings.json", _plain(settings))
     if settings.stage == 3:
         _score_test(settings, reader, ranks)
 
 
 def _announce(settings: RunSettings, ranks: Ranks) -> None:
     if ranks.is_first:
-        data = "the demo corpus" if settings.recipe == "demo" else ", ".join(map(str, settings.stores))
+        data = "the demo corpus" if _wants_demo(settings) else ", ".join(map(str, settings.stores))
         print(
             f"{settings.name} of the {settings.recipe} recipe on {data}, {'RGB-pose' if settings.rgb else 'pose-only'}, "
             f"{ranks.world_size} rank(s) on {ranks.device.type}, into {settings.folder}", flush=True,
         )
-        settings.folder.mkdir(parents=True, exist_ok=True)
-        write_json(settings.folder / "settings.json", _plain(settings))
+
+
+def _wants_demo(settings: RunSettings) -> bool:
+    return any(DEMO_CORPUS in store.parents for store in settings.stores)
 
 
 def _plain(settings: RunSettings) -> dict:
@@ -72,8 +77,7 @@ def _plain(settings: RunSettings) -> dict:
 def _open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
     if not settings.stores:
         raise InputError("--stores", "no keypoint store is given", "name one or more written by launch/prepare.py")
-    wants_demo = any(DEMO_CORPUS in store.parents for store in settings.stores)
-    if wants_demo and ranks.from_first(not DEMO_CORPUS.exists()):
+    if _wants_demo(settings) and ranks.from_first(not DEMO_CORPUS.exists()):
         if ranks.is_first:
             print(f"writing the demo corpus to {DEMO_CORPUS} first ({DEMO_CLIPS} clips)", flush=True)
             write_demo_corpus(DEMO_CORPUS, DEMO_CLIPS, seed=0)
@@ -88,7 +92,8 @@ def _source(settings: RunSettings) -> Path | None:
         remedy = "give --start-from FOLDER, or train the stage before with launch/pretrain.py"
         require_model_folder(source, "--start-from", remedy)
         config = ModelConfig.load(source / "config.json")
-        for name in ("gate", "gate_input") if config.rgb and settings.rgb else ():
+        common = ("fusion", "gate", "gate_input") if config.rgb and settings.rgb else ()
+        for name in ("parts", "part_bias", "body_anchors", *common):
             if getattr(config, name) != getattr(settings.model, name):
                 where = f"--{name.replace('_', '-')}"
                 raise InputError(where, f"{source} was trained with {getattr(config, name)}", "use the same")
@@ -125,6 +130,9 @@ def _fraction(refs: list[ClipRef], settings: RunSettings) -> list[ClipRef]:
     """The share of the training clips that --data-fraction asks for; a larger share contains a smaller one."""
     order = stream(settings.train.seed, 0, "", "fraction").permutation(len(refs))
     kept = sorted(order[: round(settings.data_fraction * len(refs))].tolist())
+    if settings.data_fraction > 0 and not kept:
+        problem = f"{settings.data_fraction} of {len(refs)} clips is none"
+        raise InputError("--data-fraction", problem, "give a larger share, or 0 to train nothing")
     return [refs[i] for i in kept]
 
 
@@ -173,7 +181,9 @@ def _trainer(
         validation = Validation(
             lambda epoch: evaluate_split(model, codec, reader, "dev", ranks).scores.values, metric, better.__name__
         )
-    identity = {name: value for name, value in _plain(settings).items() if name not in ("train", "out")}
+    plain = _plain(settings)
+    plain |= plain["data"] | plain["model"]
+    identity = {name: value for name, value in plain.items() if name not in ("train", "out", "data", "model")}
     return Trainer(
         model, open_loader, settings.train, settings.folder, ranks, recipe=identity,
         save_weights=lambda folder, state: save_model(folder, config, state, codec), validation=validation,

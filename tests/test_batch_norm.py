@@ -1,0 +1,187 @@
+"""BatchNorm equals torch's, in one process and with its rows spread over two ranks."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy_training import TWO_RANKS, run_script
+from torch import Tensor, nn
+
+from unisign_fast.batch_norm import BatchNorm
+from unisign_fast.engine import start_ranks
+
+CHANNELS = 3
+
+
+def rows(shape: tuple[int, ...], channel_dim: int, mean: float = 0.0) -> Tensor:
+    """Values whose mean and spread differ by channel; `mean` is added to all."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).movedim(channel_dim, -1)
+    return (mean + torch.arange(1.0, CHANNELS + 1) * (x + 0.5)).movedim(-1, channel_dim)
+
+
+def loss_weights(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(9))
+
+
+def make_norm(channel_dim: int = -1, mean: float = 0.0) -> BatchNorm:
+    """One that is neither new nor the identity, its running mean a little off `mean`."""
+    norm = BatchNorm(CHANNELS, channel_dim=channel_dim)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, -1.0, 2.0]))
+        norm.bias.copy_(torch.tensor([0.1, 0.2, -0.3]))
+        norm.running_mean.copy_(mean + torch.tensor([0.3, -0.2, 0.5]))
+        norm.running_var.copy_(torch.tensor([0.5, 2.0, 3.0]))
+    return norm
+
+
+def run(norm: nn.Module, x: Tensor, steps: int = 2) -> dict[str, Tensor]:
+    """Outputs, gradients and state after some steps whose loss weighs every value differently."""
+    x = x.clone().requires_grad_()
+    for _ in range(steps):
+        y = norm(x)
+    (y.float() * loss_weights(x.shape)).sum().backward()
+    gradients = {"x.grad": x.grad, "weight.grad": norm.weight.grad, "bias.grad": norm.bias.grad}
+    return {"y": y.detach(), **gradients, **{name: value.clone() for name, value in norm.state_dict().items()}}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], msg=lambda text: f"{name}: {text}", **tolerance)
+
+
+# --- one process
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape, channel_dim", [((7, CHANNELS), -1), ((6, 5, CHANNELS), -1), ((4, CHANNELS, 2, 3), 1)])
+def test_equals_torch(shape, channel_dim, training):
+    ours, x = make_norm(channel_dim).train(training), rows(shape, channel_dim)
+    torchs = nn.BatchNorm2d(CHANNELS) if channel_dim == 1 else nn.BatchNorm1d(CHANNELS)
+    torchs.load_state_dict(ours.state_dict())
+    flat = x if channel_dim == 1 else x.flatten(0, -2)
+    expected = run(torchs.train(training), flat)
+    for name in ("y", "x.grad"):
+        expected[name] = expected[name].view(shape)
+    found = run(ours, x)
+    assert_same(found, expected, rtol=1e-5, atol=1e-6)
+    if channel_dim == 1 or not training:
+        assert torch.equal(found["y"], expected["y"]), "published features are met to the last bit"
+    assert found["num_batches_tracked"] == (2 if training else 0)
+
+
+def test_statistics_of_many_rows_keep_float32s_digits():
+    """torch's own CPU kernel is off by 2e-5 here."""
+    x = 3 + 0.3 * torch.randn(30_000, CHANNELS, generator=torch.Generator().manual_seed(0))
+    expected = nn.BatchNorm1d(CHANNELS, affine=False).double()(x.double())
+    torch.testing.assert_close(BatchNorm(CHANNELS)(x).double(), expected, rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("shape, channel_dim", [((0, CHANNELS), -1), ((0, 5, CHANNELS), -1), ((0, CHANNELS, 2, 3), 1)])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_rows_change_nothing(shape, channel_dim, training):
+    norm, x = make_norm(channel_dim).train(training), torch.zeros(shape)
+    found = run(norm, x)
+    assert found["y"].shape == found["x.grad"].shape == shape
+    assert not found["weight.grad"].any() and not found["bias.grad"].any()
+    fresh = make_norm(channel_dim)
+    for name in ("running_mean", "running_var"):
+        assert torch.equal(found[name], getattr(fresh, name))
+
+
+def test_one_row_is_the_bias_and_leaves_the_statistics_alone():
+    norm, x = make_norm(), rows((1, CHANNELS), -1)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        nn.BatchNorm1d(CHANNELS)(x)
+    found, fresh = run(norm, x), make_norm()
+    torch.testing.assert_close(found["y"][0], fresh.bias.detach(), rtol=0, atol=1e-4)
+    assert not found["x.grad"].any()
+    for name in ("running_mean", "running_var"):
+        assert torch.equal(found[name], getattr(fresh, name))
+
+
+def test_statistics_stay_float32_in_a_bfloat16_model():
+    """An update of 0.1 % of a mean is less than bfloat16 can hold."""
+    norm = nn.Sequential(make_norm()).bfloat16()[0]
+    assert norm.weight.dtype == norm.bias.dtype == torch.bfloat16
+    assert norm.running_mean.dtype == norm.running_var.dtype == torch.float32
+    assert torch.equal(norm.running_mean, make_norm().running_mean) and norm.num_batches_tracked.dtype == torch.int64
+    norm.momentum, before = 1e-4, norm.running_mean.clone()
+    x = rows((64, CHANNELS), -1).bfloat16()
+    y = norm(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(norm.running_mean, before + 1e-4 * (x.float().mean(0) - before))
+    assert not torch.equal(norm.running_mean, before)
+    reference = make_norm()
+    torch.testing.assert_close(y, reference(x.float()).bfloat16(), rtol=0.02, atol=0.02)
+
+
+# --- two ranks
+
+# Shape, channel dimension, rows of rank 0 and mean of each case; rank 1 has the other rows.
+CASES = {
+    "uneven": ((7, CHANNELS), -1, 5, 0.0),
+    "joints": ((6, 4, CHANNELS), -1, 1, 0.0),
+    "maps": ((5, CHANNELS, 2, 2), 1, 2, 0.0),
+    "rank 1 empty": ((6, CHANNELS), -1, 6, 0.0),
+    "rank 0 empty": ((6, CHANNELS, 2, 2), 1, 0, 0.0),
+    "one row": ((1, CHANNELS), -1, 1, 0.0),
+    "none": ((0, CHANNELS), -1, 0, 0.0),
+    "far from zero": ((50, CHANNELS), -1, 20, 300.0),
+}
+
+
+def norm_and_rows(case: str) -> tuple[BatchNorm, Tensor, int]:
+    shape, channel_dim, first, mean = CASES[case]
+    return make_norm(channel_dim, mean), rows(shape, channel_dim, mean=mean), first
+
+
+def run_in_ranks(out: Path) -> None:
+    """Run by each of two ranks: its share of every case, then an evaluation that only rank 0 takes part in."""
+    ranks = start_ranks()
+    results = {}
+    for case in CASES:
+        norm, x, first = norm_and_rows(case)
+        mine = slice(None, first) if ranks.is_first else slice(first, None)
+        x, weight = x[mine].requires_grad_(), loss_weights(x.shape)[mine]
+        for _ in range(2):
+            y = norm(x)
+        (y * weight).sum().backward()
+        gradients = {"weight.grad": ranks.sum(norm.weight.grad), "bias.grad": ranks.sum(norm.bias.grad)}
+        results[case] = {"y": y.detach(), "x.grad": x.grad, **gradients, **norm.state_dict()}
+    if ranks.is_first:
+        norm, x, _ = norm_and_rows("uneven")
+        results["evaluation"] = norm.eval()(x).detach()
+    torch.save(results, out / f"rank{ranks.rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> list[dict]:
+    out = tmp_path_factory.mktemp("norm")
+    status, output = run_script([*TWO_RANKS, __file__, str(out)])
+    assert status == 0, output[-4000:]
+    return [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one_with_all_rows(two_ranks, case):
+    norm, x, first = norm_and_rows(case)
+    expected = run(norm, x)
+    found, other = (results[case] for results in two_ranks)
+    assert len(found["y"]) == first
+    for name in found.keys() - {"y", "x.grad"}:
+        assert torch.equal(found[name], other[name]), f"{name} differs between the ranks"
+    for name in ("y", "x.grad"):
+        found[name] = torch.cat([found[name], other[name]])
+    # What float32 resolves at 300 is 3e-5; sums of squares about zero would be wrong by 1e-3.
+    assert_same(found, expected, rtol=1e-4, atol=2e-4 if case == "far from zero" else 1e-5)
+
+
+def test_evaluation_needs_no_other_rank(two_ranks):
+    norm, x, _ = norm_and_rows("uneven")
+    assert torch.equal(two_ranks[0]["evaluation"], norm.eval()(x))
+
+
+if __name__ == "__main__":
+    run_in_ranks(Path(sys.argv[1]))

@@ -1,0 +1,117 @@
+"""The authors' checkpoints to our model and back, and a comparison of both implementations on one dumped case.
+
+    python -m unisign_fast.published_checkpoint CASE.pt
+
+compares every stage with a case that the published code dumped (its weights, its inputs, its numbers), prints the
+relative errors, and exits with status 1 when one is beyond the tolerance.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+from pipelines.errors import InputError
+from unisign_fast.config import ModelConfig, MT5Shape, published_settings
+from unisign_fast.console import run_command
+from unisign_fast.model import UniSign
+from unisign_fast.published_case import compare, read_case
+from unisign_fast.published_layout import UNUSED, check_copies, publish, unpublish
+from unisign_fast.weight_files import check_fit, read_weights
+
+POSE_FORM = {"parts": "hands,body,face", "body_anchors": True, "part_bias": True, "head": "language_model"}
+RGB_FORM = {
+    "fusion": "deformable",
+    "gate": "published",
+    "gate_input": "fused,pose",
+    "backbone_width": 1.0,
+    "backbone_depth": 1.0,
+}
+
+
+def load_published(path: Path) -> UniSign:
+    """A model with the weights of a released file (.pth with the key `model`), in float32 and the published settings.
+
+    Sizes are read off the file, and whether it is an RGB-pose model. Raises InputError when the file cannot be read,
+    naming every entry that is missing, unknown or of another shape.
+    """
+    return model_from_published(read_weights(path), path)
+
+
+def to_published(model: UniSign) -> dict[str, Tensor]:
+    """The model's state as the published implementation loads it, from a file under the key `model`; memory is shared.
+
+    Raises InputError when the published implementation has no such model.
+    """
+    for name, published in (POSE_FORM | RGB_FORM if model.config.rgb else POSE_FORM).items():
+        ours = getattr(model.config, name)
+        if ours != published:
+            raise InputError(f"model: {name}", f"{ours!r} has no published form", f"train with {published!r} to export")
+    result = publish(model.state_dict())
+    if model.config.rgb:
+        width = model.config.pose_channels[-1]
+        result |= {f"{UNUSED}.weight": torch.zeros(width, width), f"{UNUSED}.bias": torch.zeros(width)}
+    return result
+
+
+def model_from_published(
+    weights: dict[str, Tensor], where: object, dropout_rate: float = MT5Shape.dropout_rate
+) -> UniSign:
+    """The model that a table of published names and tensors describes; `where` names the table in errors."""
+    model = UniSign(published_config(weights, where, dropout_rate))
+    check_fit(weights, to_published(model), where)
+    check_copies(weights, where)
+    model.load_state_dict(unpublish(weights, model.state_dict()))
+    return model
+
+
+def published_config(weights: dict[str, Tensor], where: object, dropout_rate: float) -> ModelConfig:
+    """Sizes from the shapes of a published table. What it does not say is as published."""
+
+    def size(name: str, axis: int = 0) -> int:
+        if name not in weights or weights[name].dim() <= axis:
+            raise InputError(where, f"no entry {name} of use", "give a checkpoint of the published Uni-Sign")
+        return weights[name].shape[axis]
+
+    def layers(stack: str) -> int:
+        found = (re.match(rf"mt5_model\.{stack}\.block\.(\d+)\.", name) for name in weights)
+        return len({block[1] for block in found if block})
+
+    attention = "mt5_model.encoder.block.0.layer.0.SelfAttention."
+    heads = size(attention + "relative_attention_bias.weight", 1)
+    mt5 = MT5Shape(
+        vocab_size=size("mt5_model.shared.weight"),
+        d_model=size("mt5_model.shared.weight", 1),
+        d_kv=size(attention + "q.weight") // max(1, heads),
+        d_ff=size("mt5_model.encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+        num_layers=layers("encoder"),
+        num_decoder_layers=layers("decoder"),
+        num_heads=heads,
+        dropout_rate=dropout_rate,
+    )
+    blocks = [size(f"gcn_modules.body.layer{level}_0.gcn.bn.weight") for level in range(3)]
+    channels = (size("proj_linear.body.weight"), *blocks)
+    return published_settings(ModelConfig(mt5=mt5, rgb="rgb_proj.weight" in weights, pose_channels=channels))
+
+
+def compare_with_case(case: tyro.conf.Positional[Path]) -> None:
+    """Compares this implementation with one case that the published one dumped; exit status 1 if they differ.
+
+    Args:
+        case: the dumped file: weights, inputs and the numbers of every stage.
+    """
+    dumped = read_case(case)
+    model = model_from_published(dumped["state_dict"], case, dumped["mt5_config"]["dropout_rate"])
+    differences = compare(dumped, model)
+    for difference in differences:
+        print(difference)
+    failed = sum(not difference.within for difference in differences)
+    print(f"{len(differences)} stages compared, {failed} beyond the tolerance")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    run_command(compare_with_case)
