@@ -245,7 +245,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 # --- pretrained mT5
 
 
-SMALL = MT5Shape(vocab_size=64, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_decoder_layers=2, num_heads=4)
+SMALL = MT5Shape(vocab_size=64, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_decoder_layers=1, num_heads=4)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Prior-guided fusion: RGB features of a hand crop enter the pose features of that hand (paper, section 3.3, Figure 5b).
 
-Shapes as in pipelines/packed_batch.py; G groups of E channels, G * E = C. A crop's feature map has 4 x 4 cells.
+Shapes as in pipelines/packed_batch.py; G groups of E channels, G * E = C. A crop's feature map has H x W cells.
 """
 
 import math
@@ -14,7 +14,7 @@ from kernels.position_bias.reference import position_bias
 from unisign_fast.float32_buffers import Float32Buffers
 
 GROUPS = 8  # heads of the attentions, and groups of the deformable sampling
-MAP_SIDE = 4  # EfficientNet-B0 on 112 x 112 pixels
+MOST_CELLS = 16  # of a map: EfficientNet-B0 on 112 x 112 pixels gives 4 x 4
 OFFSET_RANGE = 4 / 6  # how far an offset reaches, in units of half a crop
 
 
@@ -129,7 +129,7 @@ class PriorGuidedFusion(Float32Buffers):
         self.deformable = fusion == "deformable"
         self.gate = Gate(channels, gate, gate_input)
         self.register_buffer("fourier", torch.randn(2, channels // 2))
-        self.register_buffer("cell_encoding", sinusoid_table(MAP_SIDE**2, channels), persistent=False)
+        self.register_buffer("cell_encoding", sinusoid_table(MOST_CELLS, channels), persistent=False)
 
     def forward(self, pose_NVC: Tensor, map_NCHW: Tensor, points_NV2: Tensor) -> Tensor:
         """points_NV2: the joints in the crop, x and y in [0, 1]."""
@@ -142,7 +142,8 @@ class PriorGuidedFusion(Float32Buffers):
         """The fused feature before the gate: a look at the whole map, then one around each keypoint."""
         phase = 2 * math.pi * (reference_NV2.float() @ self.fourier)
         place_NVC = torch.cat([phase.sin(), phase.cos()], -1).to(pose_NVC.dtype)
-        cells_NSC = map_NCHW.flatten(2).transpose(1, 2) + self.cell_encoding.to(map_NCHW.dtype)
+        cells_NSC = map_NCHW.flatten(2).transpose(1, 2)
+        cells_NSC = cells_NSC + self.cell_encoding[: cells_NSC.shape[1]].to(map_NCHW.dtype)
         joints_NVC = pose_NVC + self.map_attention(pose_NVC + place_NVC, cells_NSC)
         if self.deformable:
             return self.local(joints_NVC, map_NCHW, reference_NV2)
