@@ -1,1 +1,1 @@
-"""The operations worth a fused kernel, each a folder with its PyTorch reference. Knows torch and nothing else of the project."""
+"""The operations worth a fused kernel, each a folder with its PyTorch reference. Imports nothing of the project."""

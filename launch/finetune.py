@@ -1,8 +1,8 @@
 """Fine-tuning, stage 3: sentences (slt), glosses (cslr) or words (islr), then scores on the test split.
 
-    deepspeed launch/finetune.py --task slt                 RGB-pose, from stage 2's weights
-    deepspeed launch/finetune.py --task slt --p-samp 0      pose-only, from stage 1's weights
-    deepspeed launch/finetune.py --recipe base --task islr --stores STORE [STORE ...] --max-frames 64
+deepspeed launch/finetune.py --task slt                 RGB-pose, from stage 2's weights
+deepspeed launch/finetune.py --task slt --p-samp 0      pose-only, from stage 1's weights
+deepspeed launch/finetune.py --recipe base --task islr --stores STORE [STORE ...] --max-frames 64
 """
 
 from unisign_fast.command_line import training_command

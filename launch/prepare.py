@@ -1,7 +1,7 @@
 """Prepares data: turns what you have into keypoint stores, the form in which training reads it.
 
-    python launch/prepare.py demo
-    python launch/prepare.py unisign --poses DIR --videos DIR --labels FILE --out STORE
+python launch/prepare.py demo
+python launch/prepare.py unisign --poses DIR --videos DIR --labels FILE --out STORE
 """
 
 from collections import Counter

@@ -1,8 +1,8 @@
 """Pre-training, stages 1 (pose-only) and 2 (RGB-pose).
 
-    deepspeed launch/pretrain.py                     the demo recipe on the demo corpus, stage 1
-    deepspeed launch/pretrain.py --stage 2           ... stage 2, from stage 1's weights
-    deepspeed launch/pretrain.py --recipe base --stores STORE [STORE ...]      the paper's recipe
+deepspeed launch/pretrain.py                     the demo recipe on the demo corpus, stage 1
+deepspeed launch/pretrain.py --stage 2           ... stage 2, from stage 1's weights
+deepspeed launch/pretrain.py --recipe base --stores STORE [STORE ...]      the paper's recipe
 """
 
 from unisign_fast.command_line import training_command

@@ -1,6 +1,6 @@
 """Prints one table of the runs below a folder: task, modality, metric with its signature, score, clips/s per stage.
 
-    python launch/summary.py runs/demo
+python launch/summary.py runs/demo
 """
 
 from pathlib import Path
@@ -8,16 +8,21 @@ from pathlib import Path
 from rich.console import Console
 
 from unisign_fast.console import run_command
-from unisign_fast.summary import summary_table
+from unisign_fast.summary import summarise, summary_table, write_rows
 
 
-def summary(root: Path = Path("runs/demo"), /) -> None:
+def summary(root: Path = Path("runs/demo"), /, beside: tuple[Path, ...] = (), json: Path | None = None) -> None:
     """Print the table of the runs below a folder.
 
     Args:
         root: Folder of runs.
+        beside: Files written by --json, whose scores are shown beside these.
+        json: File to write the rows to.
     """
-    Console().print(summary_table(root))
+    rows = summarise(root)
+    Console().print(summary_table(str(root), rows, beside))
+    if json is not None:
+        write_rows(json, rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Packed batches for the training loop: putting clips together, and doing so ahead of it in background threads.
 
-    store -> ClipReader.read -> Sample -> collate -> PackedBatch; BatchLoader does it for one step after the other
+store -> ClipReader.read -> Sample -> collate -> PackedBatch; BatchLoader does it for one step after the other
 """
 
 import threading
@@ -106,7 +106,9 @@ class BatchLoader:
     def plan(self, epoch: int) -> EpochPlan:
         """Which clips (indices into `refs`) go into which step of an epoch."""
         shuffle, lengths = self.training, self._lengths
-        return EpochPlan(len(self.refs), **self._sizes, seed=self.reader.seed, epoch=epoch, shuffle=shuffle, lengths=lengths)
+        return EpochPlan(
+            len(self.refs), **self._sizes, seed=self.reader.seed, epoch=epoch, shuffle=shuffle, lengths=lengths
+        )
 
     def steps(self, epochs: int, epoch: int = 0, step: int = 0) -> Iterator[LoadedStep]:
         """Every step from (epoch, step) on, up to and without epoch number `epochs`.

@@ -1,4 +1,4 @@
-"""What all tests share. Without a GPU, Triton kernels run in the interpreter, which must be chosen before its import."""
+"""What all tests share. Without a GPU, Triton kernels run in the interpreter, chosen here before its import."""
 
 import os
 from pathlib import Path

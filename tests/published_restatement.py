@@ -87,9 +87,7 @@ class Restated:
         )
         query = F.conv1d((pose + out).transpose(1, 2), w[f"{da}to_q.weight"], groups=8)
         grouped = query.reshape(n * 8, channels // 8, 21)
-        hidden = F.conv1d(
-            grouped, w[f"{da}to_offsets.0.weight"], w[f"{da}to_offsets.0.bias"], groups=channels // 8
-        )
+        hidden = F.conv1d(grouped, w[f"{da}to_offsets.0.weight"], w[f"{da}to_offsets.0.bias"], groups=channels // 8)
         offset = torch.tanh(F.conv1d(F.gelu(hidden), w[f"{da}to_offsets.2.weight"])) * (4 / 6)
         where = reference.repeat_interleave(8, 0) + offset.transpose(1, 2)  # [8 n, 21, 2]
         samples = F.grid_sample(map_nC44.reshape(n * 8, -1, 4, 4), where[:, None], align_corners=False)

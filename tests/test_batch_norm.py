@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_training import TWO_RANKS, run_script
 from torch import Tensor, nn
+from toy_training import TWO_RANKS, run_script
 
 from unisign_fast.batch_norm import BatchNorm
 from unisign_fast.engine import start_ranks

@@ -70,8 +70,12 @@ def command(tmp_path_factory) -> Command:
     ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hub")), "COLUMNS": "120"}
     server = subprocess.Popen(
-        [sys.executable, __file__], env={**kept, **ours, **offline}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, start_new_session=True,
+        [sys.executable, __file__],
+        env={**kept, **ours, **offline},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
     def run(folder: Path, script: str, *arguments: object) -> Ended:
@@ -103,8 +107,16 @@ def write_store(folder: Path, splits: tuple[str, ...] = ("train",), gloss: str =
             keypoints = rng.uniform(0.2, 0.8, (FRAMES, 133, 3))
             keypoints[:, 91:, :2] = 0.5 + rng.uniform(-0.15, 0.15, (FRAMES, 42, 2))
             writer.add(
-                keypoints, id=f"clip{i}", split=splits[i % len(splits)], language="zh", text=TEXTS[i % len(TEXTS)],
-                gloss=gloss, fps=25.0, width=SIDE, height=SIDE, source=f"videos/{i}.mp4",
+                keypoints,
+                id=f"clip{i}",
+                split=splits[i % len(splits)],
+                language="zh",
+                text=TEXTS[i % len(TEXTS)],
+                gloss=gloss,
+                fps=25.0,
+                width=SIDE,
+                height=SIDE,
+                source=f"videos/{i}.mp4",
             )
     return folder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_training import TWO_RANKS, Toy, run_script, toy_batch
 from torch import Tensor, nn
+from toy_training import TWO_RANKS, Toy, run_script, toy_batch
 
 from pipelines.errors import InputError
 from unisign_fast.engine import (

@@ -106,8 +106,13 @@ def test_gate_is_closed_at_the_start_of_stage_2_and_alive():
     pose, rgb = UniSign(POSE), UniSign(RGB)
     rgb.load_state_dict(pose.state_dict(), strict=False)
     batch = make_batch([20, 25], crops=(6, 7))
-    blind = replace(batch, crops=batch.crops[:0], crop_frame=batch.crop_frame[:0], crop_points=batch.crop_points[:0],
-                    crops_per_hand=(0, 0))
+    blind = replace(
+        batch,
+        crops=batch.crops[:0],
+        crop_frame=batch.crop_frame[:0],
+        crop_points=batch.crop_points[:0],
+        crops_per_hand=(0, 0),
+    )
     pose.eval(), rgb.eval()
     with torch.no_grad():
         torch.testing.assert_close(rgb.sign_features(batch), pose.sign_features(blind), rtol=0, atol=0)

@@ -21,7 +21,14 @@ def run(script: str, *options: object) -> None:
 
 def test_csl_news_is_learned_by_heart(shared, tmp_path):
     news, store, out = shared / "csl_news", tmp_path / "store", tmp_path / "run"
-    files = ("--poses", news / "pose_format", "--videos", news / "rgb_format", "--labels", news / "CSL_News_Labels.json")
+    files = (
+        "--poses",
+        news / "pose_format",
+        "--videos",
+        news / "rgb_format",
+        "--labels",
+        news / "CSL_News_Labels.json",
+    )
     run("prepare", "unisign", *files, "--out", store, "--split", "train")
     run("pretrain", "--stores", store, "--tokenizer", shared / "mt5_tokenizer_zh", "--out", out, "--epochs", 120)
     steps = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

@@ -101,7 +101,9 @@ def test_real_pieces_fold_full_width_marks_into_known_ones(real):
         assert ids == real.target_ids(narrow) and UNKNOWN not in ids
         assert real.decode(ids) == narrow
     assert real.target_ids("我喜欢，茶？") == real.target_ids("我喜欢,茶?")
-    assert real.decode(real.target_ids("我喜欢。《茶》、“水”")) == "我喜欢。《茶》、“水”", "these have pieces of their own"
+    assert real.decode(real.target_ids("我喜欢。《茶》、“水”")) == "我喜欢。《茶》、“水”", (
+        "these have pieces of their own"
+    )
 
 
 def test_real_pieces_know_every_prompt(real):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_training import TWO_RANKS, Toy, run_script, toy_batch
 from torch import nn
+from toy_training import TWO_RANKS, Toy, run_script, toy_batch
 
 from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStore, KeypointStoreWriter

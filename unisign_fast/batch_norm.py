@@ -12,7 +12,6 @@ from torch.nn.functional import batch_norm
 
 from unisign_fast.float32_buffers import Float32Buffers
 
-
 ROWS_AT_ONCE = 2048  # fit a core's cache
 
 

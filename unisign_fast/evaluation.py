@@ -17,7 +17,11 @@ from unisign_fast.text_codec import TextCodec
 
 BEAMS = 4  # published
 MAX_NEW_TOKENS = 100  # published
-MAIN_METRIC = {"slt": ("BLEU-4", max), "cslr": ("WER", min), "islr": ("top-1 per instance", max)}  # decides the best checkpoint
+MAIN_METRIC = {
+    "slt": ("BLEU-4", max),
+    "cslr": ("WER", min),
+    "islr": ("top-1 per instance", max),
+}  # decides the best checkpoint
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def write_evaluation(folder: Path, split: str, evaluation: Evaluation) -> None:
     """Write predictions-SPLIT.jsonl, and scores-SPLIT.json beside it."""
     write_predictions(folder / f"predictions-{split}.jsonl", evaluation.rows)
     values = asdict(evaluation.scores) | {
-        "clips_per_second": round(evaluation.clips_per_second, 2), "bad_clips": evaluation.bad_clips,
+        "clips_per_second": round(evaluation.clips_per_second, 2),
+        "bad_clips": evaluation.bad_clips,
     }
     write_json(folder / f"scores-{split}.json", values)

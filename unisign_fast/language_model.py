@@ -48,12 +48,17 @@ class LanguageModel(nn.Module):
     def token_loss(self, hidden_BSD: Tensor, mask_BS: Tensor, labels_BL: Tensor) -> Tensor:
         """Sum of the smoothed cross entropies of all target tokens, a float32 scalar (equation 5)."""
         decoded_BLD = self.mt5.decoder(
-            input_ids=self.mt5._shift_right(labels_BL), encoder_hidden_states=hidden_BSD,
-            encoder_attention_mask=mask_BS.long(), use_cache=False,
+            input_ids=self.mt5._shift_right(labels_BL),
+            encoder_hidden_states=hidden_BSD,
+            encoder_attention_mask=mask_BS.long(),
+            use_cache=False,
         ).last_hidden_state
         logits_BLW = self.mt5.lm_head(decoded_BLD)
         return cross_entropy(
-            logits_BLW.flatten(0, 1).float(), labels_BL.flatten(), ignore_index=IGNORED, reduction="sum",
+            logits_BLW.flatten(0, 1).float(),
+            labels_BL.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
             label_smoothing=self.label_smoothing,
         )
 
@@ -63,6 +68,10 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """Beam search from encoded clips: [B, at most 1 + max_new_tokens] tokens, the start token first."""
         return self.mt5.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden_BSD), attention_mask=mask_BS.long(),
-            num_beams=beams, max_new_tokens=max_new_tokens, do_sample=False, synced_gpus=synced_ranks,
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden_BSD),
+            attention_mask=mask_BS.long(),
+            num_beams=beams,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            synced_gpus=synced_ranks,
         )

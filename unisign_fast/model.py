@@ -26,7 +26,7 @@ def encoder_name(part: str) -> str:
 
 
 class UniSign(nn.Module):
-    """The model of the paper's Figure 5, from `ModelConfig`. Every weight starts random; see weights.py to load some."""
+    """The model of the paper's Figure 5, from `ModelConfig`. Every weight starts random; see model_folder.py."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -1,8 +1,8 @@
 """A model on disk: a folder that needs nothing else.
 
-    FOLDER/config.json        unisign_fast.config.ModelConfig
-    FOLDER/model.safetensors  weights, float32
-    FOLDER/spiece.model       the tokenizer
+FOLDER/config.json        unisign_fast.config.ModelConfig
+FOLDER/model.safetensors  weights, float32
+FOLDER/spiece.model       the tokenizer
 """
 
 from pathlib import Path
@@ -52,7 +52,9 @@ def start_from(model: UniSign, folder: Path) -> None:
     weights = _with_tied(read_weights(path), model)
     own = model.state_dict()
     weights = {n: w for n, w in weights.items() if n in own or not n.startswith(LEFT_BEHIND)}
-    fresh = {n: w for n, w in own.items() if n.startswith(ADDED) and not any(k.startswith(n.split(".")[0]) for k in weights)}
+    fresh = {
+        n: w for n, w in own.items() if n.startswith(ADDED) and not any(k.startswith(n.split(".")[0]) for k in weights)
+    }
     load_strictly(model, {**weights, **fresh}, path)
 
 

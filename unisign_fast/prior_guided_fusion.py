@@ -1,4 +1,4 @@
-"""Prior-guided fusion: RGB features of a hand crop enter the pose features of that hand (paper, section 3.3, Figure 5b).
+"""Prior-guided fusion: RGB features of a hand crop enter that hand's pose features (paper, section 3.3, Figure 5b).
 
 Shapes as in pipelines/packed_batch.py; G groups of E channels, G * E = C. A crop's feature map has H x W cells.
 """
@@ -57,7 +57,9 @@ class PositionBias(nn.Module):
         # Own parameters instead of nn.Linear: ZeRO-3 gathers what a module owns when its forward is called.
         for layer, (inputs, outputs) in enumerate([(2, hidden), (hidden, hidden), (hidden, 1)]):
             bound = inputs**-0.5
-            self.register_parameter(f"weight{layer}", nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound)))
+            self.register_parameter(
+                f"weight{layer}", nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
+            )
             self.register_parameter(f"bias{layer}", nn.Parameter(torch.empty(outputs).uniform_(-bound, bound)))
 
     def forward(self, reference_NV2: Tensor, position_NGV2: Tensor) -> Tensor:

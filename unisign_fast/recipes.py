@@ -1,4 +1,4 @@
-"""Named recipes: the demo's, and `base`, the paper's Table 2. Settings of a run are a recipe plus what the user changed."""
+"""Named recipes: `demo`, and `base`, the paper's Table 2. A run's settings are a recipe plus what the user changed."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,7 +122,13 @@ DEMO_TRAIN = TrainSettings(
 DEMO = Recipe(
     model=ModelConfig(
         mt5=MT5Shape(
-            vocab_size=0, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_decoder_layers=2, num_heads=4,
+            vocab_size=0,
+            d_model=128,
+            d_kv=32,
+            d_ff=256,
+            num_layers=2,
+            num_decoder_layers=2,
+            num_heads=4,
             dropout_rate=0.1,
         ),
         pose_channels=(16, 16, 24, 24),
@@ -160,6 +166,13 @@ def default_settings(recipe: RecipeName, source: Source, stage: int, task: str =
         names = ("sentences", "words") if stage < 3 else ("words",) if task == "islr" else ("sentences",)
         stores = tuple(DEMO_CORPUS / name for name in names)
     return RunSettings(
-        recipe=recipe, settings=source, stage=stage, stores=stores, mt5=chosen.mt5, efficientnet=chosen.efficientnet,
-        data=data, train=chosen.stages[stage], model=model,
+        recipe=recipe,
+        settings=source,
+        stage=stage,
+        stores=stores,
+        mt5=chosen.mt5,
+        efficientnet=chosen.efficientnet,
+        data=data,
+        train=chosen.stages[stage],
+        model=model,
     )

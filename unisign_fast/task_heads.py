@@ -53,7 +53,10 @@ class CTCHead(nn.Module):
         loss = nn.functional.ctc_loss(
             self._log_probabilities(features_BTD, lengths).transpose(0, 1),
             torch.tensor([g for target in targets for g in target], device=features_BTD.device, dtype=torch.long),
-            lengths, [len(target) for target in targets], reduction="sum", zero_infinity=True,
+            lengths,
+            [len(target) for target in targets],
+            reduction="sum",
+            zero_infinity=True,
         )
         return loss, sum(map(len, targets))
 

@@ -18,9 +18,24 @@ from pipelines.errors import InputError
 PAD, END, UNKNOWN = 0, 1, 2  # mT5's special ids; its decoder starts with PAD
 MAX_TARGET_TOKENS = 50  # with the end token, as published
 LANGUAGE_NAMES = {
-    "zh": "Chinese", "en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian",
-    "pt": "Portuguese", "nl": "Dutch", "ru": "Russian", "uk": "Ukrainian", "pl": "Polish", "tr": "Turkish",
-    "ar": "Arabic", "fa": "Persian", "hi": "Hindi", "ja": "Japanese", "ko": "Korean", "vi": "Vietnamese",
+    "zh": "Chinese",
+    "en": "English",
+    "de": "German",
+    "fr": "French",
+    "es": "Spanish",
+    "it": "Italian",
+    "pt": "Portuguese",
+    "nl": "Dutch",
+    "ru": "Russian",
+    "uk": "Ukrainian",
+    "pl": "Polish",
+    "tr": "Turkish",
+    "ar": "Arabic",
+    "fa": "Persian",
+    "hi": "Hindi",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "vi": "Vietnamese",
 }
 
 
@@ -65,19 +80,26 @@ class TextCodec:
         if self.path.resolve() != (folder / "spiece.model").resolve():
             shutil.copyfile(self.path, folder / "spiece.model")
 
-    def __reduce__(self):
-        return TextCodec, (self.path,)
-
 
 def train_codec(texts: Iterable[str], folder: Path) -> TextCodec:
-    """A small codec for a small corpus (the demo's), mT5's special ids and normalisation; the same texts, the same file."""
+    """A codec for a small corpus, with mT5's special ids and normalisation; the same texts give the same file."""
     folder.mkdir(parents=True, exist_ok=True)
     prompts = [f"Translate sign language video to {LANGUAGE_NAMES[language]}: " for language in ("zh", "en")]
     model = io.BytesIO()  # into a file, it would hold that file's path
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*prompts, *texts]), model_writer=model, model_type="unigram",
-        vocab_size=1000, hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="nmt_nfkc",
-        pad_id=PAD, eos_id=END, unk_id=UNKNOWN, bos_id=-1, num_threads=1, minloglevel=2,
+        sentence_iterator=iter([*prompts, *texts]),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=1000,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        normalization_rule_name="nmt_nfkc",
+        pad_id=PAD,
+        eos_id=END,
+        unk_id=UNKNOWN,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
     )
     (folder / "new.model").write_bytes(model.getvalue())
     os.replace(folder / "new.model", folder / "spiece.model")

@@ -1,4 +1,4 @@
-"""A training run from its settings: stores, tokenizer, model with its first weights, trainer, scores on the test split."""
+"""A training run from its settings: stores, tokenizer, model with its first weights, trainer, test scores."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,10 @@ from unisign_fast.model import UniSign
 from unisign_fast.model_folder import load_model, require_model_folder, save_model, start_from
 from unisign_fast.predictions import write_json
 from unisign_fast.pretrained import (
-    load_pretrained_efficientnet, load_pretrained_mt5, pretrained_codec, pretrained_shape,
+    load_pretrained_efficientnet,
+    load_pretrained_mt5,
+    pretrained_codec,
+    pretrained_shape,
 )
 from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
 from unisign_fast.text_codec import TextCodec, train_codec
@@ -28,7 +31,7 @@ LOADER_THREADS = 2
 
 
 def train(settings: RunSettings) -> None:
-    """Train as the settings say, in `settings.folder`; a run that was interrupted goes on, a finished one is left alone.
+    """Train as the settings say, in `settings.folder`; an interrupted run goes on, a finished one is left alone.
 
     Fine-tuning ends with the scores of its best weights on the test split, where the stores have one.
     """
@@ -57,8 +60,9 @@ def _announce(settings: RunSettings, ranks: Ranks) -> None:
     if ranks.is_first:
         data = "the demo corpus" if _wants_demo(settings) else ", ".join(map(str, settings.stores))
         print(
-            f"{settings.name} of the {settings.recipe} recipe on {data}, {'RGB-pose' if settings.rgb else 'pose-only'}, "
-            f"{ranks.world_size} rank(s) on {ranks.device.type}, into {settings.folder}", flush=True,
+            f"{settings.name} of the {settings.recipe} recipe on {data}, "
+            f"{'RGB-pose' if settings.rgb else 'pose-only'}, {ranks.world_size} rank(s) on {ranks.device.type}, into {settings.folder}",
+            flush=True,
         )
 
 
@@ -155,9 +159,7 @@ def _first_weights(model: UniSign, settings: RunSettings, source: Path | None) -
     return model
 
 
-def _skip_training(
-    settings: RunSettings, config: ModelConfig, model: UniSign, codec: TextCodec, ranks: Ranks
-) -> None:
+def _skip_training(settings: RunSettings, config: ModelConfig, model: UniSign, codec: TextCodec, ranks: Ranks) -> None:
     if ranks.is_first:
         print(f"--data-fraction 0: nothing is trained, the first weights go to {settings.folder / 'last'}")
         save_model(settings.folder / "last", config, model.state_dict(), codec)
@@ -165,14 +167,26 @@ def _skip_training(
 
 
 def _trainer(
-    settings: RunSettings, config: ModelConfig, model: UniSign, codec: TextCodec, reader: ClipReader,
-    refs: list[ClipRef], ranks: Ranks,
+    settings: RunSettings,
+    config: ModelConfig,
+    model: UniSign,
+    codec: TextCodec,
+    reader: ClipReader,
+    refs: list[ClipRef],
+    ranks: Ranks,
 ) -> Trainer:
     def open_loader(on_bad_clip) -> BatchLoader:
         return BatchLoader(
-            reader, refs, clips_per_step=settings.train.clips_per_step,
-            clips_per_device=settings.train.clips_per_device, training=True, on_bad_clip=on_bad_clip, rank=ranks.rank,
-            ranks=ranks.world_size, max_bad_share=settings.train.max_bad_share, workers=LOADER_THREADS,
+            reader,
+            refs,
+            clips_per_step=settings.train.clips_per_step,
+            clips_per_device=settings.train.clips_per_device,
+            training=True,
+            on_bad_clip=on_bad_clip,
+            rank=ranks.rank,
+            ranks=ranks.world_size,
+            max_bad_share=settings.train.max_bad_share,
+            workers=LOADER_THREADS,
         )
 
     validation = None
@@ -185,8 +199,14 @@ def _trainer(
     plain |= plain["data"] | plain["model"]
     identity = {name: value for name, value in plain.items() if name not in ("train", "out", "data", "model")}
     return Trainer(
-        model, open_loader, settings.train, settings.folder, ranks, recipe=identity,
-        save_weights=lambda folder, state: save_model(folder, config, state, codec), validation=validation,
+        model,
+        open_loader,
+        settings.train,
+        settings.folder,
+        ranks,
+        recipe=identity,
+        save_weights=lambda folder, state: save_model(folder, config, state, codec),
+        validation=validation,
     )
 
 

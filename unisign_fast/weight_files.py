@@ -13,6 +13,7 @@ from pipelines.errors import InputError
 
 NAMED = 20  # entries that one error message names; it counts the others
 
+
 def read_torch_file(path: Path) -> Any:
     """What torch.save wrote, tensors on the CPU and plain containers only. Raises InputError for anything else."""
     try:

@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 
-def position_bias(
-    reference_NV2: Tensor, position_NGV2: Tensor, layers: list[tuple[Tensor, Tensor]]
-) -> Tensor:
+def position_bias(reference_NV2: Tensor, position_NGV2: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
     """bias[n, g, i, j] = MLP(sign(d) ln(|d| + 1)) with d = reference[n, i] - position[n, g, j] (Swin v2's continuous
     position bias between joint i and the position sampled for joint j).
 

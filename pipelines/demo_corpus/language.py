@@ -1,8 +1,8 @@
 """A small language: its sentences as glosses, Chinese and English.
 
 Glosses follow the order of signing, [time] subject object verb [不 | 吗]; the translations reorder them and add what
-signing leaves out (了, 要, 没; auxiliaries, articles, endings in English). The grammar treats both signs of every pair in
-`signs.PAIRS` alike, so no context tells them apart.
+signing leaves out (了, 要, 没; auxiliaries, articles, endings in English). The grammar treats both signs of every pair
+in `signs.PAIRS` alike, so no context tells them apart.
 """
 
 from dataclasses import dataclass
