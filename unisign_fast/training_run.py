@@ -59,11 +59,9 @@ def train(settings: RunSettings) -> None:
 def _announce(settings: RunSettings, ranks: Ranks) -> None:
     if ranks.is_first:
         data = "the demo corpus" if _wants_demo(settings) else ", ".join(map(str, settings.stores))
-        print(
-            f"{settings.name} of the {settings.recipe} recipe on {data}, "
-            f"{'RGB-pose' if settings.rgb else 'pose-only'}, {ranks.world_size} rank(s) on {ranks.device.type}, into {settings.folder}",
-            flush=True,
-        )
+        modality = "RGB-pose" if settings.rgb else "pose-only"
+        where = f"{ranks.world_size} rank(s) on {ranks.device.type}, into {settings.folder}"
+        print(f"{settings.name} of the {settings.recipe} recipe on {data}, {modality}, {where}", flush=True)
 
 
 def _wants_demo(settings: RunSettings) -> bool:
