@@ -71,13 +71,13 @@ def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) 
     table.add_column("task")
     table.add_column("modality")
     table.add_column("metric")
-    for name in ("score", *others, "clips", "clips/s stage 1", "2", "3"):
+    for name in ("score", *others, "clips", "clips/s, stages 1 2 3"):
         table.add_column(name, justify="right")
     for row in rows:
         compared = (scores.get((row.task, row.modality)) for scores in others.values())
-        speeds = ("-" if speed is None else f"{speed:.1f}" for speed in row.clips_per_second)
+        speeds = " ".join("-" if speed is None else f"{speed:.1f}" for speed in row.clips_per_second)
         scores = ("-" if score is None else f"{score:.2f}" for score in (row.score, *compared))
-        table.add_row(row.task, row.modality, row.metric, *scores, str(row.clips), *speeds)
+        table.add_row(row.task, row.modality, row.metric, *scores, str(row.clips), speeds)
     return table
 
 
