@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a table of scores: installs, writes the demo corpus, trains all stages and tasks, evaluates.
-#   bash launch/quickstart.sh           short training: at most 15 minutes on two cores after the installation
+#   bash launch/quickstart.sh           short training: about 15 minutes on two cores after the installation
 #   bash launch/quickstart.sh --full    the demo recipe as it stands: about an hour on two cores
 # A second call reuses what is there.
 set -euo pipefail
@@ -15,7 +15,7 @@ if [ "${1:-}" = --full ]; then
 else
   runs=runs/quickstart
   epochs() { echo --epochs "$1"; }
-  echo "Short training, at most 15 minutes on two cores; --full trains the demo recipe as it stands (about an hour)."
+  echo "Short training, about 15 minutes on two cores; --full trains the demo recipe as it stands (about an hour)."
 fi
 deepspeed launch/pretrain.py --stage 1 --out $runs/stage1 $(epochs 8)
 deepspeed launch/pretrain.py --stage 2 --out $runs/stage2 --start-from $runs/stage1/last $(epochs 2)
