@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from pipelines.durable import sync_to_disk
 from pipelines.errors import InputError
 from pipelines.manifest import Clip, check_clip, read_manifest, write_manifest
 from pipelines.skeleton import JOINTS
@@ -123,7 +124,7 @@ class KeypointStoreWriter:
         write_manifest(self.path / "manifest.jsonl", self.clips)
         for folder, _, files in os.walk(self.path / "keypoints.zarr"):
             for name in [*files, "."]:
-                _fsync(Path(folder, name))
+                sync_to_disk(Path(folder, name))
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -133,10 +134,10 @@ class KeypointStoreWriter:
         }
         unnamed = self.path / "store.json.part"
         unnamed.write_text(json.dumps(header, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        _fsync(unnamed)
-        _fsync(self.path)
+        sync_to_disk(unnamed)
+        sync_to_disk(self.path)
         unnamed.rename(self.path / "store.json")
-        _fsync(self.path)
+        sync_to_disk(self.path)
 
     def add(
         self,
@@ -223,11 +224,3 @@ def _read_header(path: Path) -> dict:
         if name not in header:
             raise InputError(path / f"store.json: {name}", "is missing", REWRITE)
     return header
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

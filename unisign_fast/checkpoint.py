@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.durable import sync_to_disk
 from unisign_fast.engine import Ranks
 
 MANIFEST = "manifest.json"
@@ -116,9 +117,9 @@ def write_files(folder: Path, write: Callable[[Path], None]) -> None:
     write(staging)
     folder.mkdir(exist_ok=True)
     for path in sorted(staging.iterdir()):
-        _sync(path)
+        sync_to_disk(path)
         os.replace(path, folder / path.name)
-    _sync(folder)
+    sync_to_disk(folder)
     staging.rmdir()
 
 
@@ -126,29 +127,21 @@ def write_atomically(path: Path, text: str) -> None:
     """Make `text` the content of the file: after a crash at any moment it is the old or the new one, whole."""
     staging = path.with_name(path.name + ".unfinished")
     staging.write_text(text, encoding="utf-8")
-    _sync(staging)
+    sync_to_disk(staging)
     os.replace(staging, path)
-    _sync(path.parent)
+    sync_to_disk(path.parent)
 
 
 def _secure(path: Path) -> tuple[int, str]:
     """Bring a file to the disk; its size and SHA-256."""
-    _sync(path)
+    sync_to_disk(path)
     return path.stat().st_size, _sha256(path)
 
 
 def _secure_folders(folder: Path) -> None:
     """Bring the names in `folder`, those below it and its own to the disk."""
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_to_disk(path)
 
 
 def _sha256(path: Path) -> str:
