@@ -35,7 +35,7 @@ def plain_torch_training() -> dict[str, Tensor]:
     """What every engine must reach: all clips in one batch, one process, no DeepSpeed."""
     torch.manual_seed(0)
     model = Toy()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=0.2, betas=(0.9, 0.999), eps=0.1)
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings("fp32", 0)), betas=(0.9, 0.999), eps=0.1)
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 0.2 * 0.5 * (1 + math.cos(math.pi * step / STEPS))
@@ -122,12 +122,13 @@ def test_plain_python_needs_no_launcher(tmp_path):
     assert status == 0, output[-4000:]
 
 
-def test_decay_spares_biases_and_vectors():
-    model = nn.ModuleDict({"a": nn.Linear(2, 3), "norm": nn.LayerNorm(3)})
+def test_decay_spares_biases_and_vectors_and_rgb_learns_faster():
+    model = nn.ModuleDict({"a": nn.Linear(2, 3), "norm": nn.LayerNorm(3), "rgb": nn.Linear(2, 2)})
     model.register_parameter("bias", nn.Parameter(torch.zeros(2, 2)))
-    decayed, plain = parameter_groups(model, 0.1)
-    assert [p is model["a"].weight for p in decayed["params"]] == [True] and decayed["weight_decay"] == 0.1
-    assert len(plain["params"]) == 4 and plain["weight_decay"] == 0.0
+    groups = parameter_groups(model, TrainSettings(learning_rate=0.2, rgb_rate=3.0, weight_decay=0.1))
+    rows = [(round(g["lr"], 6), g["weight_decay"], len(g["params"])) for g in groups]
+    assert rows == [(0.2, 0.1, 1), (0.2, 0.0, 4), (0.6, 0.1, 1), (0.6, 0.0, 1)]
+    assert groups[0]["params"][0] is model["a"].weight and groups[2]["params"][0] is model["rgb"].weight
 
 
 @pytest.mark.parametrize("field, value", [("epochs", 0), ("learning_rate", -1.0), ("zero_stage", 4), ("resume", "no")])

@@ -9,6 +9,7 @@ from pipelines.errors import InputError
 from pipelines.packed_batch import PackedBatch
 from unisign_fast.config import ModelConfig, MT5Shape, published_settings
 from unisign_fast.model import UniSign
+from unisign_fast.prior_guided_fusion import Gate
 
 SHAPE = MT5Shape(
     vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4, dropout_rate=0.0
@@ -124,6 +125,20 @@ def test_gate_is_closed_at_the_start_of_stage_2_and_alive():
     rgb.zero_grad()
     rgb(batch)[0].backward()
     assert [n for n, p in rgb.rgb.named_parameters() if not p.grad.any() and n not in SHIFTED_OUT] == []
+
+
+def test_live_gate_never_turns_negative():
+    """Its sign must not flip while it is small: RGB would have to learn the opposite each time."""
+    torch.manual_seed(0)
+    gate = Gate(8, "live", "pose,fused")
+    pose, fused = torch.randn(2, 50, 21, 8)
+    for sign in (1, -1):
+        torch.nn.init.constant_(gate.out.weight, sign * 0.3)
+        value = gate(pose, fused)
+        assert 0 < value.min() and value.max() < 1
+    torch.nn.init.zeros_(gate.out.weight)
+    gate(pose, fused).sum().backward()
+    torch.testing.assert_close(gate.out.bias.grad, torch.full((1,), 50.0 * 21))  # slope one at zero
 
 
 # A bias in front of BatchNorm or of a softmax over keys changes nothing, so its gradient is zero up to rounding.

@@ -92,8 +92,7 @@ def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) ->
     from transformers import get_scheduler
 
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay),
-        lr=settings.learning_rate,
+        parameter_groups(model, settings),
         betas=settings.betas,
         eps=settings.eps,
         fused=True,
@@ -107,15 +106,25 @@ def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) ->
     return engine
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """The trained parameters in two groups: biases and 1-D parameters are not decayed, the others are."""
-    decayed, plain = [], []
+def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict]:
+    """The trained parameters by learning rate and weight decay; the first group learns at `settings.learning_rate`.
+
+    Biases and 1-D parameters are not decayed. Those of the RGB branch (`rgb.*`) learn `settings.rgb_rate` times as
+    fast as the others.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_plain = parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
-            (plain if is_plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            groups.setdefault((name.startswith("rgb."), is_plain), []).append(parameter)
+    return [
+        {
+            "params": groups[is_rgb, is_plain],
+            "lr": settings.learning_rate * (settings.rgb_rate if is_rgb else 1),
+            "weight_decay": 0.0 if is_plain else settings.weight_decay,
+        }
+        for is_rgb, is_plain in sorted(groups)
+    ]
 
 
 def engine_config(settings: TrainSettings) -> dict:

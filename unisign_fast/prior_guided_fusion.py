@@ -96,11 +96,13 @@ class KeypointAttention(nn.Module):
 
 
 class Gate(nn.Module):
-    """How much of the fused feature replaces the pose feature, a scalar a joint (equation 3).
+    """How much of the fused feature replaces the pose feature, a share in [0, 1) for each joint (equation 3).
 
-    Zero at the start, so that Stage 2 begins exactly where Stage 1 ended. `live`: only the last layer is zero and tanh
-    is the output, so the gate learns from the first step. `published`: all weights zero and a ReLU behind the tanh,
-    whose gradient at zero is zero: it never opens by itself, but published weights need it.
+    Zero at the start, so that Stage 2 begins exactly where Stage 1 ended. `live`: only the last layer is zero, and
+    |tanh|, with slope one at zero, is the output: it learns from the first step. A plain tanh would change its sign
+    while it is small, and turn over what the RGB branch has learned each time; on the demo corpus it never opens.
+    `published`: all weights zero and a ReLU behind the tanh, whose gradient at zero is zero: it never opens by itself,
+    but published weights need it.
     """
 
     def __init__(self, channels: int, kind: Literal["live", "published"], order: Literal["pose,fused", "fused,pose"]):
@@ -114,8 +116,10 @@ class Gate(nn.Module):
 
     def forward(self, pose_NVC: Tensor, fused_NVC: Tensor) -> Tensor:
         both = (pose_NVC, fused_NVC) if self.order == "pose,fused" else (fused_NVC, pose_NVC)
-        gate = torch.tanh(self.out(nn.functional.gelu(self.hidden(torch.cat(both, -1)))))
-        return gate if self.kind == "live" else gate.relu()
+        logit = self.out(nn.functional.gelu(self.hidden(torch.cat(both, -1))))
+        if self.kind == "published":
+            return logit.tanh().relu()
+        return torch.where(logit < 0, -logit, logit).tanh()
 
 
 class PriorGuidedFusion(Float32Buffers):

@@ -119,6 +119,8 @@ BASE = Recipe(
 DEMO_TRAIN = TrainSettings(
     clips_per_step=8, clips_per_device=8, learning_rate=1e-3, precision="fp32", checkpoint_every_steps=500
 )
+# Slower, so that what stage 1 learned stays; the RGB branch has no ImageNet weights to start from and learns faster.
+DEMO_LATER = replace(DEMO_TRAIN, learning_rate=5e-4, rgb_rate=3.0)
 DEMO = Recipe(
     model=ModelConfig(
         mt5=MT5Shape(
@@ -138,8 +140,8 @@ DEMO = Recipe(
     ),
     stages={
         1: replace(DEMO_TRAIN, epochs=24, evaluate_every_epochs=8),
-        2: replace(DEMO_TRAIN, epochs=8, evaluate_every_epochs=4),
-        3: replace(DEMO_TRAIN, epochs=6, evaluate_every_epochs=3),
+        2: replace(DEMO_LATER, epochs=10, evaluate_every_epochs=5),
+        3: replace(DEMO_LATER, epochs=6, evaluate_every_epochs=3),
     },
     mt5="random",
     efficientnet="random",

@@ -14,6 +14,7 @@ class TrainSettings:
     clips_per_step: int = 512  # clips of one optimiser step, all ranks and micro-batches together
     clips_per_device: int = 16  # clips of one micro-batch; a matter of memory, it does not change the result
     learning_rate: float = 3e-4
+    rgb_rate: float = 1.0  # times as fast the RGB branch learns; for one that starts from random weights
     weight_decay: float = 1e-4  # none on biases and 1-D parameters
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-9
@@ -31,7 +32,7 @@ class TrainSettings:
         counts = "epochs", "clips_per_step", "clips_per_device", "checkpoint_every_steps"
         for name in (*counts, "evaluate_every_epochs", "log_every_steps"):
             self._check(name, getattr(self, name) >= 1, "give 1 or more")
-        for name in ("learning_rate", "eps", "clip_norm"):
+        for name in ("learning_rate", "rgb_rate", "eps", "clip_norm"):
             self._check(name, getattr(self, name) > 0, "give a number above 0")
         self._check("weight_decay", self.weight_decay >= 0, "give 0 or more")
         self._check("betas", all(0 <= beta < 1 for beta in self.betas), "give two numbers in [0, 1)")

@@ -11,6 +11,7 @@ from pipelines.demo_corpus.signer import SIGNERS, Signer
 from pipelines.demo_corpus.signs import PAIRS
 
 SENTENCE_SHARE, DEV_SHARE, TEST_SHARE = 0.5, 0.08, 0.12
+PAIR_WEIGHT = 6  # clips of a paired word to one of any other: RGB is learned from four words in five
 # width, height, frames per second, share of the clips
 _FORMATS = ((512, 512, 12, 0.70), (512, 512, 15, 0.12), (640, 480, 15, 0.10), (360, 640, 25, 0.08))
 _PLAN, _CLIP = 0, 1  # random streams
@@ -58,9 +59,11 @@ def _word_order() -> list[str]:
 def _split_words(clips: int) -> list[tuple[str, Sentence]]:
     """Every word taken is in every split; fewer words are taken when there are not three clips for each."""
     order = _word_order()[: clips // 3]
+    weights = np.array([PAIR_WEIGHT if word in AMBIGUOUS else 1 for word in order])
+    counts = 3 + (clips - 3 * len(order)) * weights // weights.sum()
+    counts[: clips - counts.sum()] += 1
     rows = []
-    for number, word in enumerate(order):
-        count = clips // len(order) + (number < clips % len(order))
+    for word, count in zip(order, counts.tolist()):
         test, dev = max(round(TEST_SHARE * count), min(3, count // 3)), max(1, round(DEV_SHARE * count))
         splits = ["test"] * test + ["dev"] * dev + ["train"] * (count - test - dev)
         rows += [(split, Sentence((word,), word, WORDS[word])) for split in splits]
