@@ -7,14 +7,13 @@ FOLDER/spiece.model       the tokenizer
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines.errors import InputError
 from unisign_fast.config import ModelConfig
 from unisign_fast.model import UniSign
 from unisign_fast.text_codec import TextCodec
-from unisign_fast.weight_files import load_strictly, read_weights
+from unisign_fast.weight_files import load_strictly, read_weights, save_weights
 
 # The same tensor as language_model.mt5.shared.weight, which alone is stored.
 TIED = tuple(f"language_model.mt5.{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
@@ -29,9 +28,7 @@ def save_model(folder: Path, config: ModelConfig, weights: dict[str, Tensor], co
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / "config.json")
     codec.save(folder)
-    new = folder / "model.safetensors.part"
-    save_file({name: w.contiguous() for name, w in weights.items() if name not in TIED}, new)
-    new.replace(folder / "model.safetensors")
+    save_weights(folder / "model.safetensors", {name: w for name, w in weights.items() if name not in TIED})
 
 
 def load_model(folder: Path) -> tuple[UniSign, TextCodec]:

@@ -42,7 +42,7 @@ class RunSettings:
     out: Path | None = None  # folder of the run; by default runs/RECIPE/STAGE
     start_from: Path | None = None  # model folder to start from; by default the run before this one
     mt5: str = "random"  # first weights of the language model: random, a folder, or a name on the hub
-    efficientnet: str = "random"  # first weights of the RGB encoder: random, imagenet, or a file
+    efficientnet: str = "random"  # first weights of the RGB encoder: random, imagenet, handshapes (drawn), or a file
     tokenizer: Path | None = None  # spiece.model of a random mT5; by default made from the corpus
     data_fraction: float = 1.0  # share of the training clips used; 0 skips pre-training (Table 8)
     data: DataSettings = field(default_factory=DataSettings)
@@ -119,7 +119,7 @@ BASE = Recipe(
 DEMO_TRAIN = TrainSettings(
     clips_per_step=8, clips_per_device=8, learning_rate=1e-3, precision="fp32", checkpoint_every_steps=500
 )
-# Slower, so that what stage 1 learned stays; the RGB branch has no ImageNet weights to start from and learns faster.
+# Slower, so that what stage 1 learned stays; the RGB branch, most of it new, learns faster.
 DEMO_LATER = replace(DEMO_TRAIN, learning_rate=5e-4, rgb_rate=3.0)
 DEMO = Recipe(
     model=ModelConfig(
@@ -144,7 +144,7 @@ DEMO = Recipe(
         3: replace(DEMO_LATER, epochs=6, evaluate_every_epochs=3),
     },
     mt5="random",
-    efficientnet="random",
+    efficientnet="handshapes",
     crop_size=64,
     max_frames=40,  # fewer than a sentence has, so that every epoch sees other frames: without it texts are memorised
 )
@@ -165,7 +165,8 @@ def default_settings(recipe: RecipeName, source: Source, stage: int, task: str =
         model = ModelChoices(gate=config.gate, gate_input=config.gate_input, label_smoothing=config.label_smoothing)
     stores = ()
     if recipe == "demo":
-        names = ("sentences", "words") if stage < 3 else ("words",) if task == "islr" else ("sentences",)
+        stores_of_stage = {1: ("sentences", "words"), 2: ("words",)}  # RGB begins where one sign is the whole target
+        names = stores_of_stage.get(stage, ("words",) if task == "islr" else ("sentences",))
         stores = tuple(DEMO_CORPUS / name for name in names)
     return RunSettings(
         recipe=recipe,

@@ -14,6 +14,7 @@ from pipelines.random_streams import stream
 from unisign_fast.config import ModelConfig, MT5Shape
 from unisign_fast.engine import Ranks, start_ranks
 from unisign_fast.evaluation import MAIN_METRIC, evaluate_split, write_evaluation
+from unisign_fast.handshape_pretraining import learn_handshapes
 from unisign_fast.model import UniSign
 from unisign_fast.model_folder import load_model, require_model_folder, save_model, start_from
 from unisign_fast.predictions import write_json
@@ -26,6 +27,7 @@ from unisign_fast.pretrained import (
 from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
 from unisign_fast.text_codec import TextCodec, train_codec
 from unisign_fast.trainer import Trainer, Validation, check_run_folder
+from unisign_fast.weight_files import load_strictly, read_weights, save_weights
 
 LOADER_THREADS = 2
 
@@ -45,7 +47,7 @@ def train(settings: RunSettings) -> None:
     refs = _fraction(reader.clips("train"), settings)
     config = settings.model_config(shape, _head_classes(settings, refs))
     torch.manual_seed(settings.train.seed)
-    model = _first_weights(UniSign(config), settings, source)
+    model = _first_weights(UniSign(config), settings, source, ranks)
     if settings.data_fraction == 0:
         _skip_training(settings, config, model, codec, ranks)
     else:
@@ -146,15 +148,32 @@ def _head_classes(settings: RunSettings, refs: list[ClipRef]) -> tuple[str, ...]
     return tuple(sorted({c for t in targets for c in (t.split() if settings.model.head == "ctc" else [t])}))
 
 
-def _first_weights(model: UniSign, settings: RunSettings, source: Path | None) -> UniSign:
+def _first_weights(model: UniSign, settings: RunSettings, source: Path | None, ranks: Ranks) -> UniSign:
     if source is not None:
         start_from(model, source)
     elif settings.mt5 != "random" and model.language_model is not None:
         load_pretrained_mt5(model.language_model, settings.mt5)
     rgb_is_new = model.rgb is not None and not (source and ModelConfig.load(source / "config.json").rgb)
-    if rgb_is_new and settings.efficientnet != "random":
+    if rgb_is_new and settings.efficientnet == "handshapes":
+        _learn_handshapes(model, settings, ranks)
+    elif rgb_is_new and settings.efficientnet != "random":
         load_pretrained_efficientnet(model.rgb.backbone, settings.efficientnet)
     return model
+
+
+def _learn_handshapes(model: UniSign, settings: RunSettings, ranks: Ranks) -> None:
+    """Once a run: its folder keeps what was learned, for later starts."""
+    file, backbone = settings.folder / "handshapes.safetensors", model.rgb.backbone
+    if ranks.from_first(file.is_file()):
+        load_strictly(backbone, read_weights(file), file)
+        return
+    if ranks.is_first:
+        print("the RGB encoder first learns handshapes from drawn pictures, about a minute on a CPU", flush=True)
+    accuracy = learn_handshapes(model.rgb, settings.data.crop_size, settings.train.seed)
+    if ranks.is_first:
+        print(f"it names {accuracy:.0%} of them", flush=True)
+        save_weights(file, backbone.state_dict())
+    ranks.barrier()
 
 
 def _skip_training(settings: RunSettings, config: ModelConfig, model: UniSign, codec: TextCodec, ranks: Ranks) -> None:

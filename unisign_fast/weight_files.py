@@ -1,4 +1,4 @@
-"""Weights from files of others: .pth without running what is in them, .safetensors, and loading without silent gaps."""
+"""Weights in files: .pth of others without running what is in them, .safetensors, and loading without silent gaps."""
 
 import pickle
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
@@ -43,6 +43,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise InputError(path, "holds no table of named tensors", "give the file of weights itself")
     return weights
+
+
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a .safetensors file in one move, in the place of an older one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".part")
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, new)
+    new.replace(path)
 
 
 def check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: object) -> None:

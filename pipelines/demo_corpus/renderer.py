@@ -87,7 +87,7 @@ def _draw_still(signer: Signer, camera: Camera) -> Image.Image:
     return image
 
 
-def _draw_hand(draw: ImageDraw.ImageDraw, joints: np.ndarray, length: float, skin: Colour) -> None:
+def draw_hand(draw: ImageDraw.ImageDraw, joints: np.ndarray, length: float, skin: Colour) -> None:
     """One hand from its true joints [21, 2] in pixels; `length` in pixels from wrist to middle fingertip."""
     edge, finger = max(1.2, 0.022 * length), 0.125 * length
     palm = joints[[*_PALM, 0]]
@@ -115,7 +115,7 @@ def render(performance: Performance, signer: Signer, camera: Camera, path: Path)
             for hand in (LEFT, RIGHT):  # the right hand covers the left one
                 arm = np.stack([shoulders[hand], elbow[frame, hand], wrists[frame, hand]])
                 _outlined(draw, arm, 0.24 * camera.unit, edge, signer.cloth)
-                _draw_hand(draw, hands[frame, hand], length, signer.skin)
+                draw_hand(draw, hands[frame, hand], length, signer.skin)
             picture = av.VideoFrame.from_image(image)
             picture.pts = frame
             container.mux(stream.encode(picture))
