@@ -2,8 +2,9 @@
 
     python benchmarks/rgb_gain.py --seeds 0 1 2 --json benchmarks/results/rgb_gain.json
 
-Both sides start from runs/demo/stage1 (launch/quickstart.sh writes it). Pose-only is fine-tuned from there; RGB-pose
-goes through stage 2 first. Eight of the demo's words (tag `needs_rgb`) come in pairs that keypoints cannot tell apart.
+Both sides start from runs/demo/stage1 (launch/quickstart.sh --full writes it). Pose-only is fine-tuned from there;
+RGB-pose goes through stage 2 first; with seed 0 it is the demo's own. Eight of the demo's words (tag `needs_rgb`) come
+in pairs that keypoints cannot tell apart.
 """
 
 import subprocess
@@ -19,6 +20,9 @@ from unisign_fast.console import run_command
 from unisign_fast.predictions import read_predictions, write_json
 from unisign_fast.recipes import DEMO_CORPUS, RUNS
 
+DEMO, ROOT = RUNS / "demo", RUNS / "rgb_gain"
+START = DEMO / "stage1" / "last"
+P_SAMP = 0.1  # the recipe's
 GROUPS = {"yes": "signs made for RGB", "no": "other signs"}
 
 
@@ -36,25 +40,36 @@ def accuracy(run: Path) -> dict[str, float]:
     return {group: 100 * mean(found) for group, found in hits.items()}
 
 
-def rgb_gain(seeds: tuple[int, ...] = (0, 1, 2), p_samp: float = 0.1, json: Path | None = None) -> None:
+def train_pose(seed: int) -> Path:
+    """The finished pose-only run."""
+    run = ROOT / f"pose-seed{seed}"
+    train("finetune", "--task", "islr", "--seed", seed, "--p-samp", 0, "--start-from", START, "--out", run)
+    return run
+
+
+def train_rgb(seed: int) -> Path:
+    """The finished RGB-pose run."""
+    stage2, run = (
+        (DEMO / "stage2", DEMO / "islr-rgb") if seed == 0 else (ROOT / f"{n}-seed{seed}" for n in ("stage2", "rgb"))
+    )
+    train("pretrain", "--stage", 2, "--seed", seed, "--start-from", START, "--out", stage2)
+    train("finetune", "--task", "islr", "--seed", seed, "--start-from", stage2 / "last", "--out", run)
+    return run
+
+
+def rgb_gain(seeds: tuple[int, ...] = (0, 1, 2), json: Path | None = None) -> None:
     """Train both sides for each seed and print the accuracies.
 
     Args:
         seeds: Seeds of stage 2 and of fine-tuning, two or more.
-        p_samp: Share of frames whose hand pictures are sampled.
         json: File to write the numbers to.
     """
-    root, start = RUNS / "rgb_gain", RUNS / "demo" / "stage1" / "last"
     found: dict[str, list[dict[str, float]]] = {"pose-only": [], "RGB-pose": []}
     for seed in seeds:
-        stage2, pose, rgb = (root / f"{name}-seed{seed}" for name in ("stage2", "pose", "rgb"))
-        common = ("--task", "islr", "--seed", seed)
-        train("finetune", *common, "--p-samp", 0, "--start-from", start, "--out", pose)
-        train("pretrain", "--stage", 2, "--seed", seed, "--p-samp", p_samp, "--start-from", start, "--out", stage2)
-        train("finetune", *common, "--p-samp", p_samp, "--start-from", stage2 / "last", "--out", rgb)
+        pose, rgb = (train_side(seed) for train_side in (train_pose, train_rgb))
         found["pose-only"].append(accuracy(pose))
         found["RGB-pose"].append(accuracy(rgb))
-    table = Table(title=f"ISLR on the demo's test split, top-1 in percent, p_samp {p_samp}, seeds {list(seeds)}")
+    table = Table(title=f"ISLR on the demo's test split, top-1 in percent, p_samp {P_SAMP}, seeds {list(seeds)}")
     table.add_column("modality")
     for name in GROUPS.values():
         table.add_column(name)
@@ -66,7 +81,7 @@ def rgb_gain(seeds: tuple[int, ...] = (0, 1, 2), p_samp: float = 0.1, json: Path
         table.add_row(modality, *cells)
     Console().print(table)
     if json is not None:
-        write_json(json, {"seeds": list(seeds), "p_samp": p_samp, "accuracy": found})
+        write_json(json, {"seeds": list(seeds), "p_samp": P_SAMP, "accuracy": found})
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ cd "$(dirname "$0")/.."
 bash launch/install.sh
 export PATH="$PWD/.venv/bin:$PATH"
 
+# epochs SHORT [FULL]: without FULL, the full training takes the recipe's own number
 if [ "${1:-}" = --full ]; then
   runs=runs/demo
-  epochs() { :; }
+  epochs() { if [ $# = 2 ]; then echo --epochs "$2"; fi; }
   echo "The full demo recipe takes about an hour on two cores. Stopped, it goes on from there at the next call."
 else
   runs=runs/quickstart
@@ -18,9 +19,12 @@ else
   echo "Short training, about 15 minutes on two cores; --full trains the demo recipe as it stands (about an hour)."
 fi
 deepspeed launch/pretrain.py --stage 1 --out $runs/stage1 $(epochs 8)
-deepspeed launch/pretrain.py --stage 2 --out $runs/stage2 --start-from $runs/stage1/last $(epochs 2)
+# Stage 2 in two steps: RGB is learned from words, where one sign is the whole target, and then taken to sentences.
+deepspeed launch/pretrain.py --stage 2 --out $runs/stage2 --start-from $runs/stage1/last $(epochs 4)
+deepspeed launch/pretrain.py --stage 2 --stores data/demo/words data/demo/sentences --out $runs/stage2-sentences \
+  --start-from $runs/stage2/last $(epochs 1 8)
 deepspeed launch/finetune.py --task slt --p-samp 0 --out $runs/slt-pose --start-from $runs/stage1/last $(epochs 3)
-deepspeed launch/finetune.py --task slt --out $runs/slt-rgb --start-from $runs/stage2/last $(epochs 1)
-deepspeed launch/finetune.py --task cslr --out $runs/cslr-rgb --start-from $runs/stage2/last $(epochs 2)
+deepspeed launch/finetune.py --task slt --out $runs/slt-rgb --start-from $runs/stage2-sentences/last $(epochs 1)
+deepspeed launch/finetune.py --task cslr --out $runs/cslr-rgb --start-from $runs/stage2-sentences/last $(epochs 2)
 deepspeed launch/finetune.py --task islr --out $runs/islr-rgb --start-from $runs/stage2/last $(epochs 2)
 python launch/summary.py $runs --beside benchmarks/results/untrained.json benchmarks/results/full.json

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from kernels.graph_conv.reference import graph_conv
-from kernels.temporal_conv.reference import temporal_conv
+from kernels.graph_conv.op import graph_conv
+from kernels.temporal_conv.op import temporal_conv
 from unisign_fast.batch_norm import BatchNorm
 
 

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kernels.keypoint_sampling.reference import keypoint_sampling
-from kernels.position_bias.reference import position_bias
+from kernels.keypoint_sampling.op import keypoint_sampling
+from kernels.position_bias.op import position_bias
 from unisign_fast.float32_buffers import Float32Buffers
 
 GROUPS = 8  # heads of the attentions, and groups of the deformable sampling

@@ -1,0 +1,115 @@
+"""Compiling the kernels for real GPUs on a machine without one: registers, spills, shared memory, tensor cores.
+
+    python -m kernels.aot --json FILE
+
+Runs in a process of its own, without TRITON_INTERPRET.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from kernels.launch import Launch, recording
+from kernels.registry import KernelSpec, kernels
+from kernels.testing import make_inputs, output_and_gradients
+
+SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes a block may have, by compute capability times ten
+DTYPES = (torch.bfloat16, torch.float32)
+TENSOR_CORES = re.compile(r"\b(wgmma|tcgen05\.mma|mma\.sync)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one kernel takes of one GPU."""
+
+    operation: str
+    kernel: str
+    dtype: str
+    capability: int
+    warps: int
+    registers: int  # of a thread, at most 255
+    spilled: int  # bytes of stack and local memory a thread
+    shared: int  # bytes a block
+    tensor_cores: str  # the instruction; empty where there is none
+
+    @property
+    def fits(self) -> bool:
+        """No spills, and within the GPU's shared memory."""
+        return self.spilled == 0 and self.shared <= SHARED_LIMIT[self.capability]
+
+
+def launches(spec: KernelSpec, dtype: torch.dtype) -> list[Launch]:
+    """The distinct launches of the operation's training sizes, forward and backward."""
+    with recording() as found:
+        for case in spec.training:
+            output_and_gradients(spec.triton, make_inputs(spec, case.shape, dtype, "cpu"))
+    return list(dict.fromkeys(found))
+
+
+def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capability: int) -> Row:
+    """Compile for a GPU and read the result off its machine code."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = dict(launch.signature)
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    source = ASTSource(launch.kernel, signature, dict(launch.constants), aligned)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
+    registers, spilled = _resources(compiled.asm["cubin"])
+    found = TENSOR_CORES.search(compiled.asm["ptx"])
+    name = str(dtype).removeprefix("torch.")
+    shared = compiled.metadata.shared
+    instruction = found[1] if found else ""
+    return Row(
+        operation, launch.kernel.__name__, name, capability, launch.warps, registers, spilled, shared, instruction
+    )
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and spilled bytes of a thread."""
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", path]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    use = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said)}
+    return use["REG"], use["STACK"] + use["LOCAL"]
+
+
+def compile_all(specs: Sequence[KernelSpec], capabilities: Sequence[int] = tuple(SHARED_LIMIT)) -> Iterator[Row]:
+    """A row for each operation, type, launch and GPU."""
+    assert os.environ.get("TRITON_INTERPRET", "0") == "0", "the interpreter hides the compiler"
+    jobs = [
+        (spec.name, dtype, launch, capability)
+        for spec in specs
+        for dtype in DTYPES
+        for launch in launches(spec, dtype)
+        for capability in capabilities
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(lambda job: compile_launch(*job), jobs)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    path = parser.parse_args().json
+    rows = []
+    for row in compile_all(kernels()):
+        rows.append(row)
+        print(row, flush=True)
+    if path:
+        path.write_text(json.dumps([asdict(row) | {"fits": row.fits} for row in rows], indent=1) + "\n")

@@ -1,0 +1,95 @@
+"""Which version of an operation runs: Triton on a GPU, the PyTorch reference elsewhere.
+
+UNISIGN_KERNELS=reference|triton|compiled forces one for the whole process; `compiled` is torch.compile of the
+reference. The first call of each operation says in the log which version it takes.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.registry import KernelSpec
+
+VERSIONS = ("reference", "triton", "compiled")
+DTYPES = (torch.float32, torch.bfloat16)
+logger = logging.getLogger(__name__)
+
+
+def forced_version() -> str | None:
+    """What UNISIGN_KERNELS asks for; None where it is not set. Raises ValueError for an unknown name."""
+    name = os.environ.get("UNISIGN_KERNELS") or None
+    if name not in (None, *VERSIONS):
+        raise ValueError(f"UNISIGN_KERNELS: {name!r} is not known; choose one of {' | '.join(VERSIONS)}")
+    return name
+
+
+def run(spec: KernelSpec, *arguments: Any) -> Tensor:
+    """The operation on these arguments, by the version chosen for them.
+
+    Where Triton cannot take them the reference runs, with one warning an operation; where Triton is forced, ValueError
+    is raised instead.
+    """
+    version = forced_version()
+    if version is None:
+        tensor = next(_tensors(arguments))
+        version = "triton" if tensor.is_cuda else "reference"
+    if version == "triton":
+        refusal = refused(spec, arguments)
+        if refusal and forced_version():
+            raise ValueError(f"{spec.name}: the Triton kernel cannot run: {refusal}; unset UNISIGN_KERNELS")
+        if refusal:
+            _warn(spec.name, refusal)
+            version = "reference"
+    if not torch.compiler.is_compiling():
+        _say(spec.name, version)
+    return _implementation(spec, version)(*arguments)
+
+
+def refused(spec: KernelSpec, arguments: tuple) -> str | None:
+    """Why the Triton path cannot take these arguments; None where it can."""
+    tensors = list(_tensors(arguments))
+    for tensor in tensors:
+        if tensor.dtype not in (*DTYPES, torch.int64):
+            return f"{tensor.dtype} is not one of {', '.join(map(str, DTYPES))}"
+        if not tensor.is_cuda and not _interpreted():
+            return f"a tensor is on {tensor.device.type}, not on a GPU"
+    floats = {tensor.dtype for tensor in tensors if tensor.dtype != torch.int64}
+    if len(floats) > 1:
+        return f"tensors of different types ({', '.join(sorted(map(str, floats)))})"
+    return spec.refusal(*arguments)
+
+
+def _tensors(arguments: Any) -> Iterator[Tensor]:
+    if isinstance(arguments, Tensor):
+        yield arguments
+    elif isinstance(arguments, (tuple, list)):
+        for argument in arguments:
+            yield from _tensors(argument)
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def _compiled(reference):
+    return torch.compile(reference)
+
+
+def _implementation(spec: KernelSpec, version: str):
+    return {"reference": spec.reference, "triton": spec.triton}.get(version) or _compiled(spec.reference)
+
+
+@cache
+def _warn(name: str, refusal: str) -> None:
+    logger.warning("%s: the reference runs in the place of the Triton kernel: %s", name, refusal)
+
+
+@cache
+def _say(name: str, version: str) -> None:
+    logger.info("%s: %s", name, version)
