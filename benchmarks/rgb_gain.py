@@ -3,8 +3,8 @@
     python benchmarks/rgb_gain.py --seeds 0 1 2 --json benchmarks/results/rgb_gain.json
 
 Both sides start from runs/demo/stage1 (launch/quickstart.sh --full writes it). Pose-only is fine-tuned from there;
-RGB-pose goes through stage 2 first; with seed 0 it is the demo's own. Eight of the demo's words (tag `needs_rgb`) come
-in pairs that keypoints cannot tell apart.
+RGB-pose goes through stage 2 on words first, with seed 0 the demo's own. Eight of the demo's words (tag `needs_rgb`)
+come in pairs that keypoints cannot tell apart.
 """
 
 import subprocess
@@ -49,9 +49,8 @@ def train_pose(seed: int) -> Path:
 
 def train_rgb(seed: int) -> Path:
     """The finished RGB-pose run."""
-    stage2, run = (
-        (DEMO / "stage2", DEMO / "islr-rgb") if seed == 0 else (ROOT / f"{n}-seed{seed}" for n in ("stage2", "rgb"))
-    )
+    stage2 = DEMO / "stage2" if seed == 0 else ROOT / f"stage2-seed{seed}"
+    run = ROOT / f"rgb-seed{seed}"
     train("pretrain", "--stage", 2, "--seed", seed, "--start-from", START, "--out", stage2)
     train("finetune", "--task", "islr", "--seed", seed, "--start-from", stage2 / "last", "--out", run)
     return run

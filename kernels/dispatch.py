@@ -28,16 +28,18 @@ def forced_version() -> str | None:
     return name
 
 
+def default_version(on_gpu: bool) -> str:
+    """The version that runs there wherever it can. Raises ValueError as `forced_version` does."""
+    return forced_version() or ("triton" if on_gpu else "reference")
+
+
 def run(spec: KernelSpec, *arguments: Any) -> Tensor:
     """The operation on these arguments, by the version chosen for them.
 
     Where Triton cannot take them the reference runs, with one warning an operation; where Triton is forced, ValueError
     is raised instead.
     """
-    version = forced_version()
-    if version is None:
-        tensor = next(_tensors(arguments))
-        version = "triton" if tensor.is_cuda else "reference"
+    version = default_version(next(_tensors(arguments)).is_cuda)
     if version == "triton":
         refusal = refused(spec, arguments)
         if refusal and forced_version():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from kernels.dispatch import default_version
 from pipelines.clip_reader import ClipReader, ClipRef
 from pipelines.demo_corpus import write_demo_corpus
 from pipelines.errors import InputError
@@ -59,10 +60,15 @@ def train(settings: RunSettings) -> None:
 
 
 def _announce(settings: RunSettings, ranks: Ranks) -> None:
+    try:
+        kernels = default_version(on_gpu=ranks.device.type == "cuda")
+    except ValueError as error:
+        where, _, problem = str(error).partition(": ")
+        raise InputError(where, *problem.split("; ")) from None
     if ranks.is_first:
         data = "the demo corpus" if _wants_demo(settings) else ", ".join(map(str, settings.stores))
         modality = "RGB-pose" if settings.rgb else "pose-only"
-        where = f"{ranks.world_size} rank(s) on {ranks.device.type}, into {settings.folder}"
+        where = f"{ranks.world_size} rank(s) on {ranks.device.type}, {kernels} kernels, into {settings.folder}"
         print(f"{settings.name} of the {settings.recipe} recipe on {data}, {modality}, {where}", flush=True)
 
 
