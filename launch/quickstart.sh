@@ -26,5 +26,5 @@ deepspeed launch/pretrain.py --stage 2 --stores data/demo/words data/demo/senten
 deepspeed launch/finetune.py --task slt --p-samp 0 --out $runs/slt-pose --start-from $runs/stage1/last $(epochs 3)
 deepspeed launch/finetune.py --task slt --out $runs/slt-rgb --start-from $runs/stage2-sentences/last $(epochs 1)
 deepspeed launch/finetune.py --task cslr --out $runs/cslr-rgb --start-from $runs/stage2-sentences/last $(epochs 2)
-deepspeed launch/finetune.py --task islr --out $runs/islr-rgb --start-from $runs/stage2-sentences/last $(epochs 2)
+deepspeed launch/finetune.py --task islr --out $runs/islr-rgb --start-from $runs/stage2-sentences/last $(epochs 2 12)
 python launch/summary.py $runs --beside benchmarks/results/untrained.json benchmarks/results/full.json
