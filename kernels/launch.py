@@ -38,6 +38,11 @@ def recording() -> Iterator[list[Launch]]:
         _recorded = before
 
 
+def padded(size: int) -> int:
+    """The side of a tile that holds `size`: a power of two, 16 at least, as tl.dot wants it."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, warps: int, stages: int, **constants) -> None:
     """kernel[grid](*arguments, **constants). Tensors must be contiguous; with an empty grid nothing is launched."""
     assert all(a.is_contiguous() for a in arguments if isinstance(a, Tensor)), "a kernel takes contiguous tensors"

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launch import launch
+from kernels.launch import launch, padded
 
 WARPS, WARPS_BACKWARD = 4, 8  # with fewer, float32 spills
 MOST_PROGRAMS = 132  # of the backward pass for each group: one for each of an H200's processors
@@ -145,10 +145,6 @@ def keypoint_sampling_backward(
     tl.store(grad_values + matrix, sum_values, inside)
 
 
-def _padded(size: int) -> int:
-    return max(16, triton.next_power_of_2(size))
-
-
 def _constants(query_NVC: Tensor, map_NCHW: Tensor, key_weight_GEE: Tensor) -> dict[str, int | float]:
     groups, width, _ = key_weight_GEE.shape
     joints, (height, columns) = query_NVC.shape[1], map_NCHW.shape[2:]
@@ -158,9 +154,9 @@ def _constants(query_NVC: Tensor, map_NCHW: Tensor, key_weight_GEE: Tensor) -> d
         "E": width,
         "HEIGHT": height,
         "WIDTH": columns,
-        "V_PADDED": _padded(joints),
-        "E_PADDED": _padded(width),
-        "S_PADDED": _padded(height * columns),
+        "V_PADDED": padded(joints),
+        "E_PADDED": padded(width),
+        "S_PADDED": padded(height * columns),
         "scale": width**-0.5,
     }
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launch import launch
+from kernels.launch import launch, padded
 
 ROWS, ROWS_BACKWARD = 64, 16  # pairs of a tile
 WARPS = 8  # with four, some of the GPUs and types spill
@@ -141,10 +141,6 @@ def position_bias_backward(
     tl.store(grad_matrix + program * H * H + unit[:, None] * H + unit[None, :], sum_matrix, inside)
 
 
-def _padded(size: int) -> int:
-    return max(16, triton.next_power_of_2(size))
-
-
 def forward(reference_NV2: Tensor, position_NGV2: Tensor, weights: list[Tensor]) -> Tensor:
     """bias_NGVV; `weights`: weight and bias of the three layers in turn."""
     crops, groups, joints, _ = position_NGV2.shape
@@ -153,7 +149,7 @@ def forward(reference_NV2: Tensor, position_NGV2: Tensor, weights: list[Tensor])
     rows = out.numel()
     launch(
         position_bias_forward, (triton.cdiv(rows, ROWS),), reference_NV2, position_NGV2, *weights, out, rows,
-        G=groups, V=joints, H=hidden, H_PADDED=_padded(hidden), ROWS=ROWS, warps=WARPS, stages=1,
+        G=groups, V=joints, H=hidden, H_PADDED=padded(hidden), ROWS=ROWS, warps=WARPS, stages=1,
     )  # fmt: skip
     return out
 
@@ -173,7 +169,7 @@ def backward(grad_NGVV: Tensor, reference_NV2: Tensor, position_NGV2: Tensor, we
     launch(
         position_bias_backward, (programs,), grad_NGVV, reference_NV2, position_NGV2, *weights[:5],
         reference_NGV2, position, first, matrix, second, samplers,
-        G=groups, V=joints, V_PADDED=_padded(joints), H=hidden, H_PADDED=_padded(hidden),
+        G=groups, V=joints, V_PADDED=padded(joints), H=hidden, H_PADDED=padded(hidden),
         ROWS=ROWS_BACKWARD, warps=WARPS, stages=1,
     )  # fmt: skip
     of_weights = [
