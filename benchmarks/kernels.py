@@ -1,38 +1,41 @@
 """The kernels against the PyTorch reference, eager and compiled, forward and backward, at training sizes.
 
     python benchmarks/kernels.py                  times them on the GPU at hand
+    python benchmarks/kernels.py --draw-rows ROWS a picture of rows that were written by --json
     python benchmarks/kernels.py --compile-only   registers, spills, shared memory on GPUs that need not be there
     python benchmarks/kernels.py --count          bytes, FLOPs and the shortest possible time of each operation
 
-An operation whose numbers are wrong is not timed.
+Behind the single operations stand the two parts of the model that are made of them: the stack of graph and temporal
+convolutions of all four body parts, and prior-guided fusion. An operation whose numbers are wrong is not timed.
 """
 
+import json as json_format
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.pop(0)  # this file's own folder, in which `kernels` would be this very file
+sys.path[0] = str(Path(__file__).parents[1])  # this file's own folder has a `kernels` too: this very file
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.kernel_subjects import DTYPE, PASSES, Subject, Work, fusion, graph_stack, operation, work
 from kernels.aot import compile_all
-from kernels.registry import Case, KernelSpec, kernels
-from kernels.testing import check, leaves, make_inputs
+from kernels.dispatch import tensors
+from kernels.registry import kernels
+from kernels.testing import check, leaves
 from pipelines.errors import InputError
 from unisign_fast.console import run_command
 from unisign_fast.predictions import write_json
 
 # One H200, measured: copying, and dense bfloat16 products.
 BYTES_A_SECOND, FLOPS_A_SECOND = 4.3e12, 790e12
-PASSES = ("forward", "backward")
-DTYPE = torch.bfloat16
 WARM_UP, REPEATS = 5, 30
 CACHE_BYTES = 256 << 20  # written between repeats: more than any GPU's cache
 
@@ -43,11 +46,12 @@ class Row:
 
     operation: str
     case: str
-    provider: str  # eager, compiled or triton
+    provider: str  # eager, compiled, triton, or one crop after the other
     direction: str
     p20_ms: float
     p50_ms: float
     p80_ms: float
+    us_an_item: float  # a packed frame or a hand crop
     peak_mib: float
     gb_per_s: float
     tflop_per_s: float
@@ -58,16 +62,10 @@ class Row:
     commit: str
 
 
-def work(spec: KernelSpec, case: Case, direction: str) -> tuple[int, int]:
-    """Useful bytes and FLOPs of one pass in bfloat16."""
-    if direction == "forward":
-        return spec.bytes(case.shape, 2), spec.flops(case.shape)
-    return spec.backward_bytes(case.shape, 2), spec.backward_flops(case.shape)
-
-
-def roofline_seconds(moved: int, flops: int) -> float:
-    """The shortest time on an H200: whichever of memory and tensor cores takes longer."""
-    return max(moved / BYTES_A_SECOND, flops / FLOPS_A_SECOND)
+def limits(steps: Work) -> tuple[int, int, float]:
+    """Bytes and FLOPs of all steps, and the shortest seconds on an H200: in each, what takes longer of the two."""
+    shortest = sum(max(moved / BYTES_A_SECOND, flops / FLOPS_A_SECOND) for moved, flops in steps)
+    return sum(moved for moved, _ in steps), sum(flops for _, flops in steps), shortest
 
 
 def repeat_ms(function: Callable[[], object], device: str) -> list[float]:
@@ -92,18 +90,18 @@ def repeat_ms(function: Callable[[], object], device: str) -> list[float]:
     return times
 
 
-def measure(spec: KernelSpec, case: Case, device: str, providers: dict[str, Callable]) -> Iterator[Row]:
-    """Rows of every provider and direction; the providers take the operation's arguments."""
+def measure(subject: Subject, device: str) -> Iterator[Row]:
+    """Rows of every provider and direction."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     versions = {"torch": torch.__version__, "triton": _triton_version(), "commit": commit}
     gpu = torch.cuda.get_device_name() if device == "cuda" else "none"
-    for provider, operation in providers.items():
-        inputs = make_inputs(spec, case.shape, DTYPE, device)
-        out = operation(*inputs)
-        upstream = torch.randn_like(out)
+    for provider, call in subject.providers.items():
+        inputs = subject.make_inputs()
+        out = list(tensors(call(*inputs)))
+        upstream, wanted = [torch.randn_like(y) for y in out], leaves(inputs)
         calls = {
-            "forward": lambda: operation(*inputs),
-            "backward": lambda: torch.autograd.grad(out, leaves(inputs), upstream, retain_graph=True),
+            "forward": lambda: call(*inputs),
+            "backward": lambda: torch.autograd.grad(out, wanted, upstream, retain_graph=True, allow_unused=True),
         }
         for direction in PASSES:
             if device == "cuda":
@@ -111,10 +109,11 @@ def measure(spec: KernelSpec, case: Case, device: str, providers: dict[str, Call
             times = repeat_ms(calls[direction], device)
             p20, _, _, p80 = statistics.quantiles(times, n=5)
             p50 = statistics.median(times)
-            moved, flops = work(spec, case, direction)
+            moved, flops, shortest = limits(subject.work[direction])
             peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
-            rates = moved / p50 / 1e6, flops / p50 / 1e9, 1e3 * roofline_seconds(moved, flops) / p50
-            yield Row(spec.name, case.reason, provider, direction, p20, p50, p80, peak, *rates, gpu=gpu, **versions)
+            rates = moved / p50 / 1e6, flops / p50 / 1e9, 1e3 * shortest / p50
+            name = subject.name, subject.sizes, provider, direction
+            yield Row(*name, p20, p50, p80, 1e3 * p50 / subject.items, peak, *rates, gpu=gpu, **versions)
 
 
 def _triton_version() -> str:
@@ -133,13 +132,13 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 def _count() -> None:
     columns = ("operation", "sizes", "pass", "MB", "GFLOP", "FLOP a byte", "H200 roofline, us")
     table = _table("Useful work in bfloat16; 4.3 TB/s and 790 TFLOP/s", columns)
-    for spec in kernels():
-        for case in spec.training:
-            for direction in PASSES:
-                moved, flops = work(spec, case, direction)
-                shortest = 1e6 * roofline_seconds(moved, flops)
-                numbers = f"{moved / 1e6:.1f}", f"{flops / 1e9:.2f}", f"{flops / moved:.0f}", f"{shortest:.1f}"
-                table.add_row(spec.name, case.reason, direction, *numbers)
+    counted = [(spec.name, case.reason, work(spec, case)) for spec in kernels() for case in spec.training]
+    counted += [(part.name, part.sizes, part.work) for part in (graph_stack("meta"), fusion("meta"))]
+    for name, sizes, directions in counted:
+        for direction, steps in directions.items():
+            moved, flops, shortest = limits(steps)
+            numbers = f"{moved / 1e6:.1f}", f"{flops / 1e9:.2f}", f"{flops / moved:.0f}", f"{1e6 * shortest:.1f}"
+            table.add_row(name, sizes, direction, *numbers)
     Console().print(table)
 
 
@@ -148,48 +147,103 @@ def _compile_only(json: Path | None) -> None:
     columns = ("kernel", "type", "tensor cores", "sm", "warps", "registers", "spilled bytes", "shared bytes", "fits")
     table, rows = _table("Compiled for GPUs, without one", columns), []
     for row in compile_all(kernels()):
-        rows.append(asdict(row))
+        rows.append(asdict(row) | {"fits": row.fits})
         numbers = (row.capability, row.warps, row.registers, row.spilled, row.shared, "yes" if row.fits else "NO")
         table.add_row(row.kernel, row.dtype, row.tensor_cores, *map(str, numbers))
     Console().print(table)
     if json is not None:
         write_json(json, rows)
+    if wrong := [row for row in rows if not row["fits"]]:
+        raise SystemExit(f"{len(wrong)} of {len(rows)} launches spill or need more shared memory than there is")
+
+
+def subjects(device: str) -> Iterator[Subject]:
+    """Every operation at its training sizes for hands, and the model's parts; what is wrong is left out."""
+    sound = True
+    for spec in kernels():
+        cases = [case for case in spec.training if case.shape["V"] == 21]
+        wrong = [case.reason for case in cases if not all(e <= a for e, a in check(spec, case.shape, DTYPE, device))]
+        if wrong:
+            sound = False
+            Console().print(f"{spec.name}: not timed, its numbers are wrong for {wrong[0]}")
+        else:
+            yield from (operation(spec, case, device) for case in cases)
+    if sound:
+        yield graph_stack(device)
+        yield fusion(device)
+    else:
+        Console().print("graph stack and fusion: not timed, since they use an operation that is wrong")
+
+
+def report(found: Iterable[Row]) -> Table:
+    """One line a row; speed-ups are over eager."""
+    columns = ("operation", "sizes", "provider", "pass", "p50 ms", "us an item", "of roofline", "speed-up")
+    table, eager = _table("Kernels", columns), {}
+    for row in found:
+        if row.provider == "eager":
+            eager[row.operation, row.case, row.direction] = row.p50_ms
+        speed_up = eager[row.operation, row.case, row.direction] / row.p50_ms
+        numbers = f"{row.p50_ms:.4f}", f"{row.us_an_item:.3f}", f"{row.of_roofline:.0%}", f"{speed_up:.2f}"
+        table.add_row(row.operation, row.case, row.provider, row.direction, *numbers)
+    return table
 
 
 def _profile(json: Path | None) -> None:
     if not torch.cuda.is_available():
         raise InputError("benchmarks/kernels.py", "there is no GPU to time on", "use --compile-only or --count")
-    table, rows = _table("Kernels", ("operation", "sizes", "provider", "pass", "p50 ms", "of roofline", "speed-up")), []
-    for spec in kernels():
-        wrong = [
-            case.reason for case in spec.training if not all(e <= a for e, a in check(spec, case.shape, DTYPE, "cuda"))
-        ]
-        if wrong:
-            Console().print(f"{spec.name}: not timed, its numbers are wrong for {wrong[0]}")
-            continue
-        providers = {"eager": spec.reference, "compiled": torch.compile(spec.reference), "triton": spec.triton}
-        for case in spec.training:
-            found = list(measure(spec, case, "cuda", providers))
-            eager = {row.direction: row.p50_ms for row in found if row.provider == "eager"}
-            for row in found:
-                numbers = f"{row.p50_ms:.4f}", f"{row.of_roofline:.0%}", f"{eager[row.direction] / row.p50_ms:.2f}"
-                table.add_row(row.operation, row.case, row.provider, row.direction, *numbers)
-            rows += map(asdict, found)
-    Console().print(table)
-    if json is not None:
-        write_json(json, rows)
+    rows = []
+    for subject in subjects("cuda"):
+        rows += measure(subject, "cuda")
+        if json is not None:  # after each, so that a run cut short keeps what it has
+            write_json(json, [asdict(row) for row in rows])
+    Console().print(report(rows))
 
 
-def benchmark(compile_only: bool = False, count: bool = False, json: Path | None = None) -> None:
+def draw(rows: Path) -> Path:
+    """Time of every provider and fraction of the roofline, an operation a line: a PNG beside the rows."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = [Row(**row) for row in json_format.loads(rows.read_text())]
+    names = list(dict.fromkeys((row.operation, row.case, row.direction) for row in found))
+    providers = list(dict.fromkeys(row.provider for row in found))
+    figure, (times, fractions) = pyplot.subplots(1, 2, figsize=(14, 1 + 0.5 * len(names)), sharey=True)
+    height = 0.8 / len(providers)
+    for number, provider in enumerate(providers):
+        chosen = {(row.operation, row.case, row.direction): row for row in found if row.provider == provider}
+        places = [names.index(name) + (number - (len(providers) - 1) / 2) * height for name in chosen]
+        times.barh(places, [row.p50_ms for row in chosen.values()], height, label=provider)
+        fractions.barh(places, [100 * row.of_roofline for row in chosen.values()], height)
+    times.set_yticks(
+        range(len(names)), [f"{operation}, {direction}\n{case}" for operation, case, direction in names], fontsize=7
+    )
+    times.invert_yaxis()
+    times.set(xscale="log", xlabel="median, ms")
+    times.legend()
+    fractions.set(xlabel="% of the H200 roofline", xlim=(0, 100))
+    figure.suptitle(f"{found[0].gpu}, torch {found[0].torch}, triton {found[0].triton}, commit {found[0].commit}")
+    figure.tight_layout()
+    figure.savefig(rows.with_suffix(".png"), dpi=120)
+    return rows.with_suffix(".png")
+
+
+def benchmark(
+    compile_only: bool = False, count: bool = False, draw_rows: Path | None = None, json: Path | None = None
+) -> None:
     """Time the kernels on the GPU at hand.
 
     Args:
         compile_only: Compile for sm_80, sm_90 and sm_100 instead; no GPU is needed.
         count: Print the work of each operation instead; no GPU is needed.
+        draw_rows: Draw the picture of a file that --json wrote instead.
         json: File to write the rows to.
     """
     if count:
         _count()
+    elif draw_rows is not None:
+        Console().print(f"drawn: {draw(draw_rows)}")
     elif compile_only:
         _compile_only(json)
     else:

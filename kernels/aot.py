@@ -20,7 +20,7 @@ import torch
 
 from kernels.launch import Launch, recording
 from kernels.registry import KernelSpec, kernels
-from kernels.testing import make_inputs, output_and_gradients
+from kernels.testing import make_inputs, results_and_gradients
 
 SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes a block may have, by compute capability times ten
 DTYPES = (torch.bfloat16, torch.float32)
@@ -51,7 +51,7 @@ def launches(spec: KernelSpec, dtype: torch.dtype) -> list[Launch]:
     """The distinct launches of the operation's training sizes, forward and backward."""
     with recording() as found:
         for case in spec.training:
-            output_and_gradients(spec.triton, make_inputs(spec, case.shape, dtype, "cpu"))
+            results_and_gradients(spec.triton, make_inputs(spec, case.shape, dtype, "cpu"))
     return list(dict.fromkeys(found))
 
 

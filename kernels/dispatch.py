@@ -39,7 +39,7 @@ def run(spec: KernelSpec, *arguments: Any) -> Tensor:
     Where Triton cannot take them the reference runs, with one warning an operation; where Triton is forced, ValueError
     is raised instead.
     """
-    version = default_version(next(_tensors(arguments)).is_cuda)
+    version = default_version(next(tensors(arguments)).is_cuda)
     if version == "triton":
         refusal = refused(spec, arguments)
         if refusal and forced_version():
@@ -54,24 +54,24 @@ def run(spec: KernelSpec, *arguments: Any) -> Tensor:
 
 def refused(spec: KernelSpec, arguments: tuple) -> str | None:
     """Why the Triton path cannot take these arguments; None where it can."""
-    tensors = list(_tensors(arguments))
-    for tensor in tensors:
+    for tensor in tensors(arguments):
         if tensor.dtype not in (*DTYPES, torch.int64):
             return f"{tensor.dtype} is not one of {', '.join(map(str, DTYPES))}"
         if not tensor.is_cuda and not _interpreted():
             return f"a tensor is on {tensor.device.type}, not on a GPU"
-    floats = {tensor.dtype for tensor in tensors if tensor.dtype != torch.int64}
+    floats = {tensor.dtype for tensor in tensors(arguments) if tensor.dtype in DTYPES and tensor.ndim > 1}
     if len(floats) > 1:
         return f"tensors of different types ({', '.join(sorted(map(str, floats)))})"
     return spec.refusal(*arguments)
 
 
-def _tensors(arguments: Any) -> Iterator[Tensor]:
-    if isinstance(arguments, Tensor):
-        yield arguments
-    elif isinstance(arguments, (tuple, list)):
-        for argument in arguments:
-            yield from _tensors(argument)
+def tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors among nested arguments or results, in order."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            yield from tensors(value)
 
 
 def _interpreted() -> bool:

@@ -2,7 +2,7 @@
 is not there (kernels/aot.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,11 @@ def recording() -> Iterator[list[Launch]]:
 def padded(size: int) -> int:
     """The side of a tile that holds `size`: a power of two, 16 at least, as tl.dot wants it."""
     return max(16, 1 << (size - 1).bit_length())
+
+
+def contiguous(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The same tensors as `launch` takes them."""
+    return [tensor.contiguous() for tensor in tensors]
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, warps: int, stages: int, **constants) -> None:

@@ -17,10 +17,10 @@ class Case:
 class KernelSpec:
     """One operation: the PyTorch reference, the Triton path, and what is needed to test and to time them.
 
-    `reference` and `triton` take the same arguments and return one tensor. `refusal(*arguments)` says in a line why
-    the Triton path cannot take them, or gives None. `inputs(shape, random)` makes arguments; `random(*size, scale=1)`
-    gives a leaf tensor that wants a gradient. FLOPs and bytes are the useful ones: nothing padded, every tensor read
-    or written once.
+    `reference` and `triton` take the same arguments and give the same tensors, nested alike. `refusal(*arguments)` says
+    in a line why the Triton path cannot take them, or gives None. `inputs(shape, random)` makes arguments;
+    `random(*size, scale=1, exact=False)` gives a leaf tensor that wants a gradient, in float32 at least where exact.
+    FLOPs and bytes are the useful ones: nothing padded, every tensor read or written once.
     """
 
     name: str
@@ -38,9 +38,10 @@ class KernelSpec:
 
 def kernels() -> tuple[KernelSpec, ...]:
     """Every operation."""
+    from kernels.activation.op import SPEC as activation
     from kernels.graph_conv.op import SPEC as graph_conv
     from kernels.keypoint_sampling.op import SPEC as keypoint_sampling
     from kernels.position_bias.op import SPEC as position_bias
     from kernels.temporal_conv.op import SPEC as temporal_conv
 
-    return graph_conv, temporal_conv, keypoint_sampling, position_bias
+    return activation, graph_conv, temporal_conv, keypoint_sampling, position_bias

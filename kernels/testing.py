@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from kernels.dispatch import tensors
 from kernels.registry import KernelSpec
 
 FLOAT32_ROUNDING = 2e-6  # relative to the largest value: sums of a few hundred products in another order
@@ -16,43 +17,39 @@ def make_inputs(spec: KernelSpec, shape: dict, dtype: torch.dtype, device: str, 
     """The operation's arguments: leaf tensors that want gradients, the same numbers in every type."""
     generator = torch.Generator().manual_seed(seed)
 
-    def random(*size: int, scale: float = 1.0) -> Tensor:
-        values = torch.randn(size, generator=generator) * scale
-        return values.bfloat16().to(device, dtype).requires_grad_()
+    def random(*size: int, scale: float = 1.0, exact: bool = False) -> Tensor:
+        values = (torch.randn(size, generator=generator) * scale).bfloat16()
+        return values.to(device, torch.promote_types(dtype, torch.float32) if exact else dtype).requires_grad_()
 
     return spec.inputs(shape, random)
 
 
 def leaves(arguments: object) -> list[Tensor]:
     """The tensors among nested arguments that want gradients, in order."""
-    if isinstance(arguments, Tensor):
-        return [arguments] if arguments.requires_grad else []
-    if isinstance(arguments, (tuple, list)):
-        return [leaf for argument in arguments for leaf in leaves(argument)]
-    return []
+    return [tensor for tensor in tensors(arguments) if tensor.requires_grad]
 
 
-def output_and_gradients(operation, arguments: tuple, seed: int = 1) -> list[Tensor]:
-    """The output, then the gradient of every leaf, for a random gradient of the output."""
-    out = operation(*arguments)
+def results_and_gradients(operation, arguments: tuple, seed: int = 1) -> list[Tensor]:
+    """The operation's results, then the gradient of every leaf, for random gradients of the results."""
+    found = list(tensors(operation(*arguments)))
     generator = torch.Generator().manual_seed(seed)
-    upstream = torch.randn(out.shape, generator=generator).bfloat16().to(out.device, out.dtype)
-    return [out.detach(), *torch.autograd.grad(out, leaves(arguments), upstream)]
+    upstream = [torch.randn(y.shape, generator=generator).bfloat16().to(y.device, y.dtype) for y in found]
+    return [*(y.detach() for y in found), *torch.autograd.grad(found, leaves(arguments), upstream)]
 
 
 def check(spec: KernelSpec, shape: dict, dtype: torch.dtype, device: str) -> list[tuple[float, float]]:
-    """The Triton path against the reference in float64: (error, allowed) of the output and of each gradient.
+    """The Triton path against the reference in float64: (error, allowed) of each result and gradient.
 
     Errors are the largest absolute ones. float32: rounding, relative to the largest value. bfloat16: twice the error
     of the reference run in bfloat16, plus one rounding of the largest value.
     """
-    truth = output_and_gradients(spec.reference, make_inputs(spec, shape, torch.float64, device))
-    plain = output_and_gradients(spec.reference, make_inputs(spec, shape, dtype, device))
+    truth = results_and_gradients(spec.reference, make_inputs(spec, shape, torch.float64, device))
+    plain = results_and_gradients(spec.reference, make_inputs(spec, shape, dtype, device))
     with poisoned_memory():
-        found = output_and_gradients(spec.triton, make_inputs(spec, shape, dtype, device))
+        found = results_and_gradients(spec.triton, make_inputs(spec, shape, dtype, device))
     rows = []
     for exact, eager, ours in zip(truth, plain, found, strict=True):
-        assert ours.shape == exact.shape and ours.dtype == dtype, (ours.shape, exact.shape, ours.dtype)
+        assert ours.shape == exact.shape and ours.dtype == eager.dtype, (ours.shape, exact.shape, ours.dtype)
         if exact.numel() == 0:
             continue
         largest = exact.abs().max().item()

@@ -71,6 +71,7 @@ def train_in_ranks(out: Path) -> None:
         engine.destroy()
     if ranks.is_first:
         torch.save(results, out)
+    ranks.leave()
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,32 @@
 """Every operation's Triton path against its reference: numbers, gradients, shapes, and what chooses between them."""
 
+import copy
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from kernels import dispatch
+from kernels.activation.reference import Activation
+from kernels.dispatch import tensors
 from kernels.registry import KernelSpec, kernels
-from kernels.testing import check, leaves, make_inputs, output_and_gradients, poisoned_memory, repair_interpreter
+from kernels.testing import check, leaves, make_inputs, poisoned_memory, repair_interpreter, results_and_gradients
+from unisign_fast.pose_encoder import PoseEncoder
+from unisign_fast.temporal_encoder import TemporalEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16]
 SPECS = {spec.name: spec for spec in kernels()}
 CASES = [(spec, case) for spec in kernels() for case in spec.cases]
+WITHOUT_PRODUCTS = {"activation_forward", "activation_backward", "moments_gradient", "merge_moments"}
 each_case = pytest.mark.parametrize("spec, case", CASES, ids=[f"{s.name}-{c.reason}" for s, c in CASES])
 each_operation = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
@@ -58,25 +66,35 @@ def test_kernel_equals_reference_at_training_size(spec, dtype):
 
 @each_operation
 def test_check_notices_a_wrong_and_a_missing_value(spec):
-    """The tolerance can fail: one element off by a hundredth of the largest, or never written."""
+    """The tolerance can fail: one element of each result off by a hundredth of the largest, or never written."""
     shape = spec.cases[0].shape
-    for damage in (
-        lambda out: out + out.abs().max() * 0.01 * (torch.arange(out.numel()).view(out.shape) == 0),
-        _unwritten,
-    ):
-        broken = KernelSpec(**{**vars(spec), "triton": lambda *inputs, d=damage: d(spec.reference(*inputs))})
-        assert errors_and_allowed(broken, shape, torch.float32)
+    for damage in (_off, _unwritten):
+        for number in range(len(list(tensors(spec.reference(*make_inputs(spec, shape, torch.float32, DEVICE)))))):
+
+            def broken(*inputs, number=number, damage=damage):
+                found = list(tensors(spec.reference(*inputs)))
+                return [damage(y) if i == number else y for i, y in enumerate(found)]
+
+            assert errors_and_allowed(replace(spec, triton=broken), shape, torch.float32), number
+
+
+def _first(out: torch.Tensor) -> torch.Tensor:
+    return torch.arange(out.numel()).view(out.shape) == 0
+
+
+def _off(out: torch.Tensor) -> torch.Tensor:
+    return out + out.abs().max() * 0.01 * _first(out)
 
 
 def _unwritten(out: torch.Tensor) -> torch.Tensor:
     assert torch.empty_like(out).isnan().all(), "memory is poisoned"
-    return torch.where(torch.arange(out.numel()).view(out.shape) == 0, torch.empty_like(out), out)
+    return torch.where(_first(out), torch.empty_like(out), out)
 
 
 @each_operation
 def test_the_same_bits_every_time(spec):
     runs = [
-        output_and_gradients(spec.triton, make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)) for _ in "ab"
+        results_and_gradients(spec.triton, make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)) for _ in "ab"
     ]
     assert all(torch.equal(one, other) for one, other in zip(*runs))
 
@@ -94,7 +112,7 @@ def test_operators_hold_what_they_promise(spec):
 
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
     with Recorder():
-        output_and_gradients(spec.triton, inputs)
+        results_and_gradients(spec.triton, inputs)
     assert len(seen) >= 2
     for operator, args in seen:
         torch.library.opcheck(operator, args, test_utils=("test_schema", "test_faketensor"))
@@ -105,7 +123,7 @@ def test_traced_by_torch_compile_without_a_break(spec, forced):
     forced("triton")
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
     compiled = torch.compile(lambda *arguments: dispatch.run(spec, *arguments), backend="aot_eager", fullgraph=True)
-    for found, expected in zip(output_and_gradients(compiled, inputs), output_and_gradients(spec.triton, inputs)):
+    for found, expected in zip(results_and_gradients(compiled, inputs), results_and_gradients(spec.triton, inputs)):
         torch.testing.assert_close(found, expected)
 
 
@@ -116,11 +134,11 @@ def test_used_twice_in_a_graph_and_on_strided_inputs(spec):
     assert any(not x.is_contiguous() for x in leaves(strided))
 
     def twice(operation):
-        return lambda *arguments: operation(*arguments) + 2 * operation(*arguments)
+        return lambda *arguments: [a + 2 * b for a, b in zip(*(tensors(operation(*arguments)) for _ in "ab"))]
 
     with poisoned_memory():
-        found = output_and_gradients(twice(spec.triton), strided)
-    for ours, expected in zip(found, output_and_gradients(twice(spec.reference), inputs)):
+        found = results_and_gradients(twice(spec.triton), strided)
+    for ours, expected in zip(found, results_and_gradients(twice(spec.reference), inputs)):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * max(1.0, expected.abs().max().item()))
 
 
@@ -130,7 +148,9 @@ def _strided(arguments):
         if arguments.ndim < 2 or not arguments.is_floating_point():
             return arguments
         return arguments.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_()
-    return type(arguments)(_strided(argument) for argument in arguments)
+    if isinstance(arguments, Activation):
+        return Activation(*map(_strided, arguments))
+    return type(arguments)(map(_strided, arguments)) if isinstance(arguments, (tuple, list)) else arguments
 
 
 @each_operation
@@ -139,20 +159,90 @@ def test_chooses_the_reference_without_a_gpu(spec, caplog):
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, "cpu")
     with caplog.at_level(logging.INFO, "kernels.dispatch"):
         found = dispatch.run(spec, *inputs)
-    assert torch.equal(found, spec.reference(*inputs))
+    assert all(map(torch.equal, tensors(found), tensors(spec.reference(*inputs))))
     assert caplog.messages == [f"{spec.name}: reference"]
 
 
 @each_operation
 def test_a_forced_version_runs(spec, forced, caplog):
     inputs = make_inputs(spec, spec.cases[1].shape, torch.float32, DEVICE)
-    expected = spec.reference(*inputs)
+    expected = list(tensors(spec.reference(*inputs)))
     for version in ("reference", "triton"):
         forced(version)
         dispatch._say.cache_clear()
         with caplog.at_level(logging.INFO, "kernels.dispatch"):
-            torch.testing.assert_close(dispatch.run(spec, *inputs), expected, rtol=1e-4, atol=1e-4)
+            found = list(tensors(dispatch.run(spec, *inputs)))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         assert caplog.messages[-1] == f"{spec.name}: {version}"
+
+
+@pytest.fixture(scope="module")
+def encoders() -> torch.nn.Module:
+    """A pose encoder with its three kinds of blocks, and a temporal encoder behind it, on a graph of five joints."""
+    torch.manual_seed(0)
+    adjacency = torch.randn(2, 5, 5) * 0.4
+
+    class Encoders(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pose, self.temporal = PoseEncoder(adjacency, (8, 8, 16, 24)), TemporalEncoder(adjacency, 24)
+
+        def forward(self, pose_FV3, offsets):
+            return self.temporal(self.pose(pose_FV3, offsets), offsets)
+
+    return Encoders().to(DEVICE)
+
+
+def _step(encoders: torch.nn.Module, training: bool, call=None) -> dict[str, torch.Tensor]:
+    """Features, gradients and running statistics after one step of a fresh copy."""
+    encoders = copy.deepcopy(encoders).train(training)
+    pose_FV3 = torch.randn(11, 5, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE).requires_grad_()
+    offsets = torch.tensor([0, 4, 5, 11], device=DEVICE)
+    features = (call or torch.nn.Module.__call__)(encoders, pose_FV3, offsets)
+    (features * torch.linspace(-1, 1, features.numel(), device=DEVICE).view(features.shape)).sum().backward()
+    gradients = {f"{name}.grad": parameter.grad for name, parameter in encoders.named_parameters()}
+    return {"features": features.detach(), "pose.grad": pose_FV3.grad, **gradients, **dict(encoders.named_buffers())}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_encoders_give_the_same_on_the_kernels(encoders, forced, training):
+    forced("reference")
+    expected = _step(encoders, training)
+    forced("triton")
+    found = _step(encoders, training)
+    _assert_close(found, expected)
+
+
+def test_encoders_are_traced_by_torch_compile_on_the_kernels(encoders, forced):
+    forced("triton")
+    expected = _step(encoders, True)
+
+    def compiled(module, *inputs):
+        return torch.compile(module, backend="aot_eager", fullgraph=True)(*inputs)
+
+    _assert_close(_step(encoders, True, compiled), expected)
+
+
+def _assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Within float32's rounding of each tensor's largest value; for a bias, whose gradient is a sum that BatchNorm
+    makes zero, of the largest gradient of all.
+    """
+    assert found.keys() == expected.keys()
+    steepest = max(value.abs().max().item() for name, value in expected.items() if name.endswith(".grad"))
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        largest = steepest if name.endswith("bias.grad") else value.abs().max().item()
+        error = (found[name] - value).abs().max().item()
+        assert error <= 2e-5 * largest, f"{name}: off by {error:.1e} of {largest:.1e}"
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_reference_is_the_reference(forced):
+    """Forced `compiled`, one operation that is quick to compile."""
+    forced("compiled")
+    spec = SPECS["activation"]
+    inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
+    torch.testing.assert_close(dispatch.run(spec, *inputs), spec.reference(*inputs))
 
 
 def test_refusals_say_why(forced):
@@ -162,10 +252,11 @@ def test_refusals_say_why(forced):
     )
     with pytest.raises(ValueError, match="keypoint_sampling: .*33 joints are more than 32"):
         dispatch.run(SPECS["keypoint_sampling"], *sampling)
-    double = make_inputs(SPECS["graph_conv"], {"F": 2, "V": 3, "C": 4, "O": 4, "K": 1}, torch.float64, DEVICE)
+    shape = {"F": 2, "V": 3, "C": 4, "O": 4, "K": 1, "X": "plain", "shortcut": False, "moments": False}
+    double = make_inputs(SPECS["graph_conv"], shape, torch.float64, DEVICE)
     with pytest.raises(ValueError, match="graph_conv: .*float64 is not one of"):
         dispatch.run(SPECS["graph_conv"], *double)
-    mixed = (double[0].float(), *(x.bfloat16() for x in double[1:]))
+    mixed = (Activation(double[0].raw_FVC.float()), *(x.bfloat16() for x in double[1:4]), *double[4:])
     with pytest.raises(ValueError, match="different types"):
         dispatch.run(SPECS["graph_conv"], *mixed)
     forced("cuda")
@@ -182,4 +273,5 @@ def test_every_launch_compiles_for_real_gpus_without_spills(tmp_path):
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert {row["operation"] for row in rows} == set(SPECS) and {row["capability"] for row in rows} == {80, 90, 100}
     assert [row for row in rows if not row["fits"]] == []
-    assert all(row["tensor_cores"] for row in rows if row["dtype"] == "bfloat16")
+    multiplying = [row for row in rows if row["dtype"] == "bfloat16" and row["kernel"] not in WITHOUT_PRODUCTS]
+    assert len(multiplying) > 50 and all(row["tensor_cores"] for row in multiplying)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 import kernels
+from kernels.activation.reference import Activation, activation, measured
 from kernels.graph_conv.reference import graph_conv
 from kernels.keypoint_sampling.reference import keypoint_sampling
 from kernels.position_bias.reference import position_bias
@@ -51,12 +52,61 @@ def test_graph_conv_sums_over_hops_and_joints(frames, joints, hops, inputs, outp
             for k in range(hops):
                 for source in range(joints):
                     expected[f, to] += adjacency[k, source, to] * (weight[k] @ x[f, source] + bias[k])
-    torch.testing.assert_close(graph_conv(x, adjacency, weight, bias), expected)
+    torch.testing.assert_close(graph_conv(Activation(x), adjacency, weight, bias, None, False).out.raw_FVO, expected)
 
 
 def test_graph_conv_gradients():
     shapes = (3, 4, 2), (2, 4, 4), (2, 3, 2), (2, 3)
-    check_gradients(graph_conv, *(random(*shape, grad=True) for shape in shapes))
+    check_gradients(
+        lambda x, *parameters: graph_conv(Activation(x), *parameters, None, False).out.raw_FVO,
+        *(random(*shape, grad=True) for shape in shapes),
+    )
+
+
+def test_graph_conv_gives_its_input_computed_and_the_shortcut_with_moments():
+    x = Activation(*(random(*shape) for shape in ACTIVATION[:4]))
+    shapes = (2, 4, 4), (2, 5, 3), (2, 5), (5, 3), (5,)
+    adjacency, weight, bias, *shortcut = (random(*shape) for shape in shapes)
+    x_FVC, out, beside = graph_conv(x, adjacency, weight, bias, tuple(shortcut), True)
+    assert torch.equal(x_FVC, activation(x))
+    torch.testing.assert_close(out.raw_FVO, graph_conv(Activation(x_FVC), adjacency, weight, bias, None, False).out[0])
+    torch.testing.assert_close(beside.raw_FVO, x_FVC @ shortcut[0].T + shortcut[1])
+    for found in (out, beside):
+        torch.testing.assert_close(found.mean_O, found.raw_FVO.mean((0, 1)))
+        torch.testing.assert_close(found.var_O, found.raw_FVO.var((0, 1), correction=0))
+
+
+# --- activation and moments
+
+ACTIVATION = (3, 4, 3), (3,), (3,), (3, 4, 3), (3,), (3,)  # F 3, V 4, C 3
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("made_of", [1, 3, 4, 6])
+def test_activation_is_what_it_says(made_of, rectified):
+    tensors = [random(*shape, grad=True) for shape in ACTIVATION[:made_of]]
+    raw, scale, shift, residual, residual_scale, residual_shift = [*tensors, *[None] * (6 - made_of)]
+    expected = raw if made_of == 1 else raw * scale + shift
+    expected = expected.clamp(min=0) if rectified else expected
+    if made_of > 3:
+        expected = expected + (residual if made_of == 4 else residual * residual_scale + residual_shift)
+    found = activation(Activation(*tensors, rectified=rectified))
+    torch.testing.assert_close(found, raw if made_of == 1 else expected.clamp(min=0))
+    check_gradients(lambda *inputs: activation(Activation(*inputs, rectified=rectified)), *tensors)
+
+
+def test_activation_is_rounded_once():
+    tensors = [random(*shape).to(torch.bfloat16 if len(shape) == 3 else torch.float32) for shape in ACTIVATION]
+    exact = activation(Activation(*(tensor.double() for tensor in tensors)))
+    torch.testing.assert_close(activation(Activation(*tensors)), exact.bfloat16(), rtol=2**-8, atol=0)
+
+
+def test_moments_and_their_gradients():
+    raw = random(5, 3, 2, grad=True)
+    check_gradients(lambda raw: measured(raw, True)[1:], raw)
+    assert measured(raw, False)[1:] == (None, None)
+    for moment in measured(raw[:0], True)[1:]:
+        assert torch.equal(moment, torch.zeros(2).double())
 
 
 # --- temporal convolution
@@ -75,7 +125,7 @@ def test_temporal_conv_is_a_convolution_of_each_clip_alone(lengths, taps):
             )
             expected.append(y_VOT.permute(2, 0, 1))
     offsets = torch.tensor([0, *accumulate(lengths)])
-    found = temporal_conv(x, offsets, weight, bias)
+    found = temporal_conv(Activation(x), offsets, weight, bias, False).raw_FVO
     torch.testing.assert_close(found, torch.cat(expected) if expected else x.new_zeros(0, joints, outputs))
 
 
@@ -84,9 +134,11 @@ def test_temporal_conv_gradients(lengths):
     offsets = torch.tensor([0, *accumulate(lengths)])
     x, weight, bias = random(sum(lengths), 2, 3, grad=True), random(5, 2, 3, grad=True), random(2, grad=True)
     if lengths:
-        check_gradients(lambda *inputs: temporal_conv(inputs[0], offsets, *inputs[1:]), x, weight, bias)
+        check_gradients(
+            lambda x, *parameters: temporal_conv(Activation(x), offsets, *parameters, True)[:], x, weight, bias
+        )
         return
-    temporal_conv(x, offsets, weight, bias).sum().backward()
+    temporal_conv(Activation(x), offsets, weight, bias, False).raw_FVO.sum().backward()
     assert x.grad.shape == x.shape and not weight.grad.any() and not bias.grad.any()
 
 

@@ -113,6 +113,7 @@ def train(run: Path, store: Path) -> None:
         save_weights=lambda folder, state: save_file(state, folder / "model.safetensors"),
         validation=Validation(evaluate, "loss", "min"),
     ).train()
+    ranks.leave()
 
 
 @pytest.fixture(scope="module")

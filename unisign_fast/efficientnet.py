@@ -6,13 +6,12 @@ Source: Tan and Le 2019, "EfficientNet", Table 1; stochastic depth: Huang et al.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
-from unisign_fast.batch_norm import BatchNorm
+from unisign_fast.batch_norm import BatchNorm2d
 from unisign_fast.weight_files import load_strictly, read_weights
 
 # expansion, kernel, stride, channels, layers of each stage; the stem has 32 channels
@@ -29,7 +28,6 @@ STEM_CHANNELS = 32
 STOCHASTIC_DEPTH = 0.2  # torchvision's, reached linearly by the last block; the published code trains with it
 
 BatchNormFactory = Callable[[int], nn.Module]
-batch_norm_2d = partial(BatchNorm, channel_dim=1)
 
 
 def scaled_channels(channels: float) -> int:
@@ -102,7 +100,7 @@ class EfficientNet(nn.Sequential):
     4,007,548 parameters. `width` multiplies channels, `depth` the layers of a stage, rounded up.
     """
 
-    def __init__(self, width: float = 1.0, depth: float = 1.0, batch_norm: BatchNormFactory = batch_norm_2d):
+    def __init__(self, width: float = 1.0, depth: float = 1.0, batch_norm: BatchNormFactory = BatchNorm2d):
         stem = inputs = scaled_channels(STEM_CHANNELS * width)
         stages, layers = [], [max(1, math.ceil(stage[-1] * depth)) for stage in STAGES]
         built = 0

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -64,9 +65,23 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
+    def leave(self) -> None:
+        """The end of all work. One process among several ends right here, as a success.
+
+        DeepSpeed's objects hold the process groups to the very end of the interpreter, where gloo's threads make one
+        process in some hundred abort, and its launcher call a finished training a failure.
+        """
+        if self.world_size > 1:
+            self.barrier()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
 
 def start_ranks() -> Ranks:
-    """Join the other processes (nccl on GPUs, gloo on CPU), whoever launched this one. Call it once, first."""
+    """Join the other processes (nccl on GPUs, gloo on CPU), whoever launched this one. Call it once, first, and
+    `Ranks.leave` last.
+    """
     on_gpu = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
@@ -78,7 +93,7 @@ def start_ranks() -> Ranks:
     if on_gpu:
         torch.cuda.set_device(device)
     _import_deepspeed().init_distributed("nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False)
-    atexit.register(_leave_ranks)
+    atexit.register(_destroy_group)
     return Ranks(rank, world_size, device)
 
 
@@ -208,8 +223,8 @@ def evaluation_mode(engine: "DeepSpeedEngine") -> Iterator[None]:
         engine.module.train(was_training)
 
 
-def _leave_ranks() -> None:
-    """Left to the end of the interpreter, gloo's threads make one process in ten abort after all its work is done."""
+def _destroy_group() -> None:
+    """For whoever does not `leave`: an error, or a process alone."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

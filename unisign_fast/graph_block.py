@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from kernels.activation.reference import Activation, Measured
 from kernels.graph_conv.op import graph_conv
+from kernels.graph_conv.reference import GraphConvolved
 from kernels.temporal_conv.op import temporal_conv
 from unisign_fast.batch_norm import BatchNorm
 
@@ -16,7 +18,9 @@ def _torch_default_(weight: Tensor, bias: Tensor, fan_in: int) -> None:
 
 
 class GraphConv(nn.Module):
-    """Convolution over the joints with one learned adjacency a hop; see kernels/graph_conv."""
+    """Convolution over the joints with one learned adjacency a hop, and the shortcut's 1x1 convolution where the number
+    of channels changes; see kernels/graph_conv. Moments of the outputs while training.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, adjacency_KVV: Tensor):
         super().__init__()
@@ -25,13 +29,19 @@ class GraphConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(hops, out_channels, in_channels))
         self.bias = nn.Parameter(torch.empty(hops, out_channels))
         _torch_default_(self.weight, self.bias, in_channels)
+        self.has_shortcut = in_channels != out_channels
+        if self.has_shortcut:
+            self.shortcut_weight = nn.Parameter(torch.empty(out_channels, in_channels))
+            self.shortcut_bias = nn.Parameter(torch.empty(out_channels))
+            _torch_default_(self.shortcut_weight, self.shortcut_bias, in_channels)
 
-    def forward(self, x_FVC: Tensor) -> Tensor:
-        return graph_conv(x_FVC, self.adjacency, self.weight, self.bias)
+    def forward(self, x: Activation) -> GraphConvolved:
+        shortcut = (self.shortcut_weight, self.shortcut_bias) if self.has_shortcut else None
+        return graph_conv(x, self.adjacency, self.weight, self.bias, shortcut, self.training)
 
 
 class TemporalConv(nn.Module):
-    """Convolution over time within each clip; see kernels/temporal_conv."""
+    """Convolution over time within each clip; see kernels/temporal_conv. Moments of the output while training."""
 
     def __init__(self, channels: int, taps: int):
         super().__init__()
@@ -39,40 +49,31 @@ class TemporalConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
         _torch_default_(self.weight, self.bias, channels * taps)
 
-    def forward(self, x_FVC: Tensor, offsets: Tensor) -> Tensor:
-        return temporal_conv(x_FVC, offsets, self.weight, self.bias)
-
-
-class ProjectedResidual(nn.Module):
-    """The residual path where the number of channels changes: 1x1 convolution and BatchNorm."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels))
-        self.bias = nn.Parameter(torch.empty(out_channels))
-        _torch_default_(self.weight, self.bias, in_channels)
-        self.batch_norm = BatchNorm(out_channels)
-
-    def forward(self, x_FVC: Tensor) -> Tensor:
-        return self.batch_norm(nn.functional.linear(x_FVC, self.weight, self.bias))
+    def forward(self, x: Activation, offsets: Tensor) -> Measured:
+        return temporal_conv(x, offsets, self.weight, self.bias, self.training)
 
 
 class GraphBlock(nn.Module):
-    """relu(time(relu(BN(graph(x)))) + residual(x)); time is a convolution with BatchNorm, or nothing (`taps` 0).
+    """relu(time(relu(BN(graph(x)))) + shortcut(x)); time is a convolution with BatchNorm, or nothing (`taps` 0), the
+    shortcut x itself, or a 1x1 convolution with BatchNorm where the number of channels changes.
 
-    x_FVC -> y_FVO. The published code's ST-GCN layer (paper, section 3.2 and Table 11).
+    x_FVC -> y_FVO, both as activations: the convolution behind a block computes it while it loads. The published code's
+    ST-GCN layer (paper, section 3.2 and Table 11).
     """
 
     def __init__(self, in_channels: int, out_channels: int, adjacency_KVV: Tensor, taps: int = 0):
         super().__init__()
         self.graph = GraphConv(in_channels, out_channels, adjacency_KVV)
         self.graph_norm = BatchNorm(out_channels)
+        self.shortcut_norm = BatchNorm(out_channels) if self.graph.has_shortcut else None
         self.time = TemporalConv(out_channels, taps) if taps else None
         self.time_norm = BatchNorm(out_channels) if taps else None
-        self.residual = nn.Identity() if in_channels == out_channels else ProjectedResidual(in_channels, out_channels)
 
-    def forward(self, x_FVC: Tensor, offsets: Tensor) -> Tensor:
-        y_FVO = self.graph_norm(self.graph(x_FVC)).relu()
+    def forward(self, x: Activation, offsets: Tensor) -> Activation:
+        x_FVC, out, shortcut = self.graph(x)
+        y = Activation(out.raw_FVO, *self.graph_norm(out), rectified=self.time is None)
         if self.time is not None:
-            y_FVO = self.time_norm(self.time(y_FVO, offsets))
-        return (y_FVO + self.residual(x_FVC)).relu()
+            out = self.time(y, offsets)
+            y = Activation(out.raw_FVO, *self.time_norm(out))
+        residual = (x_FVC,) if shortcut is None else (shortcut.raw_FVO, *self.shortcut_norm(shortcut))
+        return Activation(*y[:3], *residual, rectified=y.rectified)

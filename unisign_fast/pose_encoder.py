@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from kernels.activation.op import activation
+from kernels.activation.reference import Activation
 from unisign_fast.graph_block import GraphBlock
 
 
@@ -19,7 +21,7 @@ class PoseEncoder(nn.Module):
         nn.init.zeros_(self.embedding.bias)
 
     def forward(self, pose_FV3: Tensor, offsets: Tensor) -> Tensor:
-        x_FVC = self.embedding(pose_FV3)
+        x = Activation(self.embedding(pose_FV3))
         for block in self.blocks:
-            x_FVC = block(x_FVC, offsets)
-        return x_FVC
+            x = block(x, offsets)
+        return activation(x)

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kernels.activation.op import activation
+from kernels.activation.reference import Activation
 from pipelines.errors import InputError
 from pipelines.packed_batch import PackedBatch
 from pipelines.skeleton import HANDS
@@ -190,7 +192,10 @@ def recorded(model: UniSign) -> Iterator[dict[str, list[Tensor]]]:
     seen = defaultdict(list)
 
     def hook(stage: str):
-        return lambda module, inputs, output: seen[stage].append(output.detach())
+        def record(module, inputs, output):
+            seen[stage].append((activation(output) if isinstance(output, Activation) else output).detach())
+
+        return record
 
     handles = [module.register_forward_hook(hook(stage)) for stage, module in stages.items()]
     yield seen

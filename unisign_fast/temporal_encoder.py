@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from kernels.activation.op import activation
+from kernels.activation.reference import Activation
 from unisign_fast.graph_block import GraphBlock
 
 BLOCKS = 3
@@ -16,6 +18,7 @@ class TemporalEncoder(nn.Module):
         self.blocks = nn.ModuleList(GraphBlock(channels, channels, adjacency_KVV, TAPS) for _ in range(BLOCKS))
 
     def forward(self, x_FVC: Tensor, offsets: Tensor) -> Tensor:
+        x = Activation(x_FVC)
         for block in self.blocks:
-            x_FVC = block(x_FVC, offsets)
-        return x_FVC.mean(1)
+            x = block(x, offsets)
+        return activation(x).mean(1)

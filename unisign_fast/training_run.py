@@ -57,6 +57,7 @@ def train(settings: RunSettings) -> None:
         write_json(settings.folder / "settings.json", _plain(settings))
     if settings.stage == 3:
         _score_test(settings, reader, ranks)
+    ranks.leave()
 
 
 def _announce(settings: RunSettings, ranks: Ranks) -> None:

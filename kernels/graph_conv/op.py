@@ -1,98 +1,197 @@
-"""Graph convolution over the joints: the operation the model calls."""
+"""Graph convolution over the joints, with the activation before it, the shortcut's 1x1 convolution beside it and
+moments behind it: the operation the model calls.
+"""
 
 import torch
 from torch import Tensor
 
+from kernels.activation.op import activated_bytes, activation_bytes, activation_inputs, as_measured, whole_gradient
+from kernels.activation.reference import Activation
 from kernels.dispatch import run
+from kernels.graph_conv.reference import GraphConvolved
 from kernels.graph_conv.reference import graph_conv as reference
+from kernels.launch import contiguous
 from kernels.registry import Case, KernelSpec
 
 MOST_JOINTS = 32
 
 
 @torch.library.custom_op("unisign_fast::graph_conv", mutates_args=())
-def _forward(x_FVC: Tensor, adjacency_KVV: Tensor, weight_KOC: Tensor, bias_VO: Tensor) -> Tensor:
+def _forward(
+    x: list[Tensor],
+    rectified: bool,
+    adjacency_KVV: Tensor,
+    weight_KOC: Tensor,
+    bias_VO: Tensor,
+    shortcut: list[Tensor],
+    moments: bool,
+) -> list[Tensor]:
     from kernels.graph_conv.triton_kernel import forward
 
-    return forward(*(tensor.contiguous() for tensor in (x_FVC, adjacency_KVV, weight_KOC, bias_VO)))
+    parameters = contiguous([adjacency_KVV, weight_KOC, bias_VO])
+    return forward(contiguous(x), rectified, *parameters, contiguous(shortcut), moments)
 
 
 @_forward.register_fake
-def _(x_FVC: Tensor, adjacency_KVV: Tensor, weight_KOC: Tensor, bias_VO: Tensor) -> Tensor:
-    return x_FVC.new_empty(*x_FVC.shape[:2], weight_KOC.shape[1])
+def _(x, rectified, adjacency_KVV, weight_KOC, bias_VO, shortcut, moments):
+    from kernels.graph_conv.triton_kernel import tile_rows
+
+    rows, (hops, outputs, _) = tile_rows(x[0].dtype), weight_KOC.shape
+    found = [adjacency_KVV.new_empty(hops, rows, rows)]
+    for _ in range(2 if shortcut else 1):
+        found += [x[0].new_empty(*x[0].shape[:2], outputs)]
+        found += [x[0].new_empty(outputs, dtype=torch.float32) for _ in range(2 if moments else 0)]
+    return found + [x[0].new_empty(x[0].shape)] * (len(x) > 1)
+
+
+def _results(found: list, plain: bool, shortcut: bool, moments: bool) -> tuple:
+    """D, the output, the shortcut's (each with its moments), and x_FVC or None, from the operator's list."""
+    each = 3 if moments else 1
+    diagonal, out, rest = found[0], found[1 : 1 + each], found[1 + each :]
+    return diagonal, out, rest[:each] if shortcut else [], None if plain else rest[-1]
 
 
 @torch.library.custom_op("unisign_fast::graph_conv_backward", mutates_args=())
 def _backward(
-    grad_FVO: Tensor, x_FVC: Tensor, adjacency_KVV: Tensor, weight_KOC: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    of_x_FVC: Tensor | None,
+    of_out: list[Tensor],
+    of_shortcut_out: list[Tensor],
+    x_FVC: Tensor,
+    diagonal: Tensor,
+    out: list[Tensor],
+    shortcut_out: list[Tensor],
+    x: list[Tensor],
+    rectified: bool,
+    weight_KOC: Tensor,
+    shortcut: list[Tensor],
+) -> list[Tensor]:
     from kernels.graph_conv.triton_kernel import backward
 
-    return backward(*(tensor.contiguous() for tensor in (grad_FVO, x_FVC, adjacency_KVV, weight_KOC)))
+    of_x_FVC = None if of_x_FVC is None else of_x_FVC.contiguous()
+    gradients, x_FVC = (contiguous(of_out), contiguous(of_shortcut_out)), x_FVC.contiguous()
+    inputs = contiguous(x), rectified, weight_KOC.contiguous(), contiguous(shortcut)
+    return backward(of_x_FVC, *gradients, x_FVC, diagonal, out, shortcut_out, *inputs)
 
 
 @_backward.register_fake
-def _(grad_FVO, x_FVC, adjacency_KVV, weight_KOC):
-    of_bias = grad_FVO.new_empty(grad_FVO.shape[1:], dtype=torch.float32)
-    return *(x.new_empty(x.shape) for x in (x_FVC, adjacency_KVV, weight_KOC)), of_bias
+def _(of_x_FVC, of_out, of_shortcut_out, x_FVC, diagonal, out, shortcut_out, x, rectified, weight_KOC, shortcut):
+    joints, outputs = out[0].shape[1:]
+    of_adjacency = weight_KOC.new_empty(weight_KOC.shape[0], joints, joints)
+    of_bias = weight_KOC.new_empty(joints, outputs, dtype=torch.float32)
+    of_shortcut = [tensor.new_empty(tensor.shape) for tensor in shortcut]
+    return [of_adjacency, torch.empty_like(weight_KOC), of_bias, *of_shortcut, *(y.new_empty(y.shape) for y in x)]
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:3])
+    x, ctx.rectified, _, weight_KOC, _, shortcut, moments = inputs
+    ctx.set_materialize_grads(False)
+    ctx.sizes, ctx.moments = (len(x), len(shortcut)), moments
+    ctx.save_for_backward(weight_KOC, *x, *shortcut, *output)
 
 
-def _gradients(ctx, grad_FVO: Tensor):
-    return _backward(grad_FVO, *ctx.saved_tensors)
+def _gradients(ctx, gradients: list[Tensor | None]):
+    weight_KOC, *saved = ctx.saved_tensors
+    xs, shortcuts = ctx.sizes
+    x, shortcut, found = saved[:xs], saved[xs : xs + shortcuts], saved[xs + shortcuts :]
+    layout = xs == 1, shortcuts > 0, ctx.moments
+    diagonal, out, shortcut_out, x_FVC = _results(found, *layout)
+    _, of_out, of_shortcut_out, of_x_FVC = _results(gradients, *layout)
+    whole = whole_gradient(of_out, out), whole_gradient(of_shortcut_out, shortcut_out)
+    x_FVC = x[0] if x_FVC is None else x_FVC
+    found = _backward(of_x_FVC, *whole, x_FVC, diagonal, out, shortcut_out, x, ctx.rectified, weight_KOC, shortcut)
+    of_adjacency, of_weight, of_bias, *rest = found
+    return rest[shortcuts:], None, of_adjacency, of_weight, of_bias, rest[:shortcuts], None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _triton(x_FVC: Tensor, adjacency_KVV: Tensor, weight_KOC: Tensor, bias_KO: Tensor) -> Tensor:
+def _triton(
+    x: Activation,
+    adjacency_KVV: Tensor,
+    weight_KOC: Tensor,
+    bias_KO: Tensor,
+    shortcut: tuple[Tensor, Tensor] | None,
+    moments: bool,
+) -> GraphConvolved:
     # The bias goes through the adjacency: a small product that autograd can take care of, in float32.
     bias_VO = adjacency_KVV.sum(1, dtype=torch.float32).T @ bias_KO.float()
-    return _forward(x_FVC, adjacency_KVV, weight_KOC, bias_VO)
+    found = _forward(x.tensors(), x.rectified, adjacency_KVV, weight_KOC, bias_VO, list(shortcut or ()), moments)
+    _, out, shortcut_out, x_FVC = _results(found, x.scale_C is None, shortcut is not None, moments)
+    x_FVC = x.raw_FVC if x_FVC is None else x_FVC
+    return GraphConvolved(x_FVC, as_measured(out), as_measured(shortcut_out) if shortcut else None)
 
 
-def _refusal(x_FVC: Tensor, *_: Tensor) -> str | None:
-    joints = x_FVC.shape[1]
+def _refusal(x: Activation, adjacency_KVV: Tensor, *_) -> str | None:
+    joints = adjacency_KVV.shape[1]
     return f"{joints} joints are more than {MOST_JOINTS}" if joints > MOST_JOINTS else None
 
 
 def _inputs(shape: dict, random) -> tuple:
-    frames, joints, channels, outputs, hops = (shape[name] for name in ("F", "V", "C", "O", "K"))
+    joints, channels, outputs, hops = (shape[name] for name in ("V", "C", "O", "K"))
+    shortcut = random(outputs, channels, scale=channels**-0.5), random(outputs)
     return (
-        random(frames, joints, channels),
+        activation_inputs(shape, random),
         random(hops, joints, joints, scale=joints**-0.5),
         random(hops, outputs, channels, scale=(hops * channels) ** -0.5),
         random(hops, outputs),
+        shortcut if shape["shortcut"] else None,
+        shape["moments"],
     )
 
 
-def _products(shape: dict) -> tuple[int, int]:
-    """FLOPs of aggregating and of mixing channels, two for each product and sum."""
-    rows = shape["F"] * shape["V"] * shape["K"] * 2
-    return rows * shape["V"] * shape["C"], rows * shape["C"] * shape["O"]
+def _products(shape: dict) -> tuple[int, int, int]:
+    """FLOPs of aggregating, of mixing channels, and of the shortcut; two for each product and sum."""
+    rows = shape["F"] * shape["V"] * 2
+    mix = rows * shape["C"] * shape["O"]
+    return rows * shape["K"] * shape["V"] * shape["C"], shape["K"] * mix, shape["shortcut"] * mix
 
 
 def _backward_flops(shape: dict) -> int:
     """dY W_k serves x and adjacency; D_k X is computed again for the weight."""
-    aggregate, mix = _products(shape)
-    return 3 * aggregate + 2 * mix
+    aggregate, mix, shortcut = _products(shape)
+    return 3 * aggregate + 2 * mix + 2 * shortcut
+
+
+def _outputs_and_weights(shape: dict, itemsize: int) -> tuple[int, int]:
+    """Bytes of the outputs, and of all parameters."""
+    outs, matrices = 1 + shape["shortcut"], shape["K"] + shape["shortcut"]
+    weights = shape["K"] * shape["V"] ** 2 + matrices * shape["O"] * (shape["C"] + 1)
+    return itemsize * outs * shape["F"] * shape["V"] * shape["O"], itemsize * weights
 
 
 def _bytes(shape: dict, itemsize: int) -> int:
-    rows = shape["F"] * shape["V"]
-    weights = shape["K"] * (shape["V"] ** 2 + shape["O"] * shape["C"] + shape["O"])
-    return itemsize * (rows * (shape["C"] + shape["O"]) + weights)
+    """Reads the activation's tensors and the weights; writes x and the outputs."""
+    return (
+        activation_bytes(shape, itemsize)
+        + activated_bytes(shape, itemsize)
+        + sum(_outputs_and_weights(shape, itemsize))
+    )
 
 
 def _backward_bytes(shape: dict, itemsize: int) -> int:
-    """Reads x, the gradient of the output and the weights; writes the gradients of x and of the weights."""
-    return 2 * _bytes(shape, itemsize) - itemsize * shape["F"] * shape["V"] * shape["O"]
+    """Reads what the activation is made of, x, the outputs, their gradients and the weights; writes the gradients of
+    the activation's tensors and of the weights.
+    """
+    outs, weights = _outputs_and_weights(shape, itemsize)
+    return 2 * (activation_bytes(shape, itemsize) + outs + weights) + activated_bytes(shape, itemsize)
 
 
-_CHANNELS = ((64, 64), (64, 128), (128, 256), (256, 256))
+def _case(
+    reason: str, frames: int, joints: int, sizes: tuple[int, int, int], x: str, shortcut: bool, moments: bool = True
+) -> Case:
+    shape = {"F": frames, "V": joints, **dict(zip("COK", sizes)), "X": x, "shortcut": shortcut, "moments": moments}
+    return Case(shape, reason)
+
+
+# The model's layers: embedding to block 1, block 1 to 2, 2 to 3, and those of the temporal encoder.
+_LAYERS = (
+    ((64, 64, 2), "plain", False),
+    ((64, 128, 2), "rectified and added", True),
+    ((128, 256, 2), "rectified, both scaled", True),
+    ((256, 256, 2), "plain", False),
+    ((256, 256, 2), "added", False),
+)
 
 SPEC = KernelSpec(
     name="graph_conv",
@@ -101,17 +200,17 @@ SPEC = KernelSpec(
     refusal=_refusal,
     inputs=_inputs,
     cases=(
-        Case({"F": 13, "V": 21, "C": 64, "O": 64, "K": 2}, "hands: six frames a tile, the last tile not full"),
-        Case({"F": 15, "V": 9, "C": 128, "O": 256, "K": 2}, "body: fourteen frames a tile, two tiles of outputs"),
-        Case({"F": 7, "V": 18, "C": 20, "O": 37, "K": 2}, "face: exactly one tile, odd channels"),
-        Case({"F": 5, "V": 32, "C": 16, "O": 16, "K": 1}, "the most joints, one hop"),
-        Case({"F": 1, "V": 1, "C": 3, "O": 2, "K": 3}, "one frame, one joint, three hops"),
-        Case({"F": 0, "V": 21, "C": 64, "O": 64, "K": 2}, "no frames"),
+        _case("hands: six frames a tile, the last not full", 13, 21, (64, 64, 2), "rectified and added", False),
+        _case("body: fourteen frames a tile, a shortcut", 15, 9, (64, 130, 2), "rectified, both scaled", True),
+        _case("face: exactly one tile, odd channels", 7, 18, (20, 37, 2), "scaled", True, moments=False),
+        _case("the most joints, one hop", 5, 32, (16, 16, 1), "plain", False),
+        _case("one frame, one joint, three hops", 1, 1, (3, 2, 3), "plain", True),
+        _case("no frames", 0, 21, (64, 64, 2), "both scaled", True),
     ),
     training=tuple(
-        Case({"F": 3840, "V": v, "C": c, "O": o, "K": 2}, f"16 clips of 240 frames, {v} joints, {c} to {o} channels")
+        _case(f"16 clips of 240 frames, {v} joints, {c} to {o} channels, input {x}", 3840, v, (c, o, k), x, shortcut)
         for v in (9, 18, 21)
-        for c, o in _CHANNELS
+        for (c, o, k), x, shortcut in _LAYERS
     ),
     flops=lambda shape: sum(_products(shape)),
     backward_flops=_backward_flops,
@@ -120,6 +219,13 @@ SPEC = KernelSpec(
 )
 
 
-def graph_conv(x_FVC: Tensor, adjacency_KVV: Tensor, weight_KOC: Tensor, bias_KO: Tensor) -> Tensor:
-    """y_FVO; see kernels/graph_conv/reference.py."""
-    return run(SPEC, x_FVC, adjacency_KVV, weight_KOC, bias_KO)
+def graph_conv(
+    x: Activation,
+    adjacency_KVV: Tensor,
+    weight_KOC: Tensor,
+    bias_KO: Tensor,
+    shortcut: tuple[Tensor, Tensor] | None,
+    moments: bool,
+) -> GraphConvolved:
+    """See kernels/graph_conv/reference.py."""
+    return run(SPEC, x, adjacency_KVV, weight_KOC, bias_KO, shortcut, moments)

@@ -1,24 +1,47 @@
 """Graph convolution in plain PyTorch: the truth that every faster version is held against."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from kernels.activation.reference import Activation, Measured, activation, measured
 
-def graph_conv(x_FVC: Tensor, adjacency_KVV: Tensor, weight_KOC: Tensor, bias_KO: Tensor) -> Tensor:
+
+class GraphConvolved(NamedTuple):
+    """What a graph convolution gives: its input computed, its output, and its shortcut's."""
+
+    x_FVC: Tensor
+    out: Measured
+    shortcut: Measured | None
+
+
+def graph_conv(
+    x: Activation,
+    adjacency_KVV: Tensor,
+    weight_KOC: Tensor,
+    bias_KO: Tensor,
+    shortcut: tuple[Tensor, Tensor] | None,
+    moments: bool,
+) -> GraphConvolved:
     """y[f, w] = sum over k, v of A[k, v, w] (W_k x[f, v] + b_k), the learnable graph convolution of the pose encoder
-    (paper, section 3.2; ST-GCN, Yan et al. 2018, with learned edges).
+    (paper, section 3.2; ST-GCN, Yan et al. 2018, with learned edges), and beside it the residual's 1x1
+    convolution of the same x (the shortcut), where the number of channels changes.
 
     Aggregates before it multiplies, since C <= O: the smaller tensor is the one that exists K times.
 
     Args:
-        x_FVC: packed frames, joints, input channels.
+        x: packed frames, joints, input channels.
         adjacency_KVV: one matrix a hop, from joint v (row) to joint w (column).
         weight_KOC, bias_KO: one linear map a hop. The bias goes through the adjacency too.
-    Returns:
-        y_FVO.
+        shortcut: weight_OC and bias_O of the 1x1 convolution.
+        moments: whether those of the outputs are wanted.
     """
     hops, out_channels, in_channels = weight_KOC.shape
+    x_FVC = activation(x)
     aggregated = torch.einsum("kvw,fvc->fwkc", adjacency_KVV, x_FVC).flatten(2)
     weight = weight_KOC.permute(1, 0, 2).reshape(out_channels, hops * in_channels)
     bias_VO = adjacency_KVV.sum(1).T @ bias_KO
-    return torch.nn.functional.linear(aggregated, weight) + bias_VO
+    out_FVO = torch.nn.functional.linear(aggregated, weight) + bias_VO
+    shortcut_out = None if shortcut is None else measured(torch.nn.functional.linear(x_FVC, *shortcut), moments)
+    return GraphConvolved(x_FVC, measured(out_FVO, moments), shortcut_out)

@@ -1,6 +1,8 @@
 """Graph convolution in Triton: whole frames packed into tiles of ROWS = 128 rows (6 of 21 joints, 7 of 18, 14 of 9),
-where the adjacency is block-diagonal, D [K, ROWS, ROWS]. Joints are aggregated before channels are mixed: sum over k of
-(D_k X) W_k.
+where the adjacency is block-diagonal, D [K, ROWS, ROWS].
+
+Forward, joints are aggregated before channels are mixed, sum over k of (D_k X) W_k, and activation, shortcut and
+moments go with it in one launch. Backward, channels come first, sum over k of D_k^T (dY W_k): C <= O.
 """
 
 import torch
@@ -8,18 +10,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.activation.triton_kernel import (
+    KINDS,
+    PLAIN,
+    ActivationGradient,
+    activated,
+    arguments,
+    by_channel,
+    merged,
+    output_gradient,
+    store_activation_gradient,
+    store_moments,
+)
 from kernels.launch import launch
 
 MOST_SPLITS = 32  # of the frames in the gradients of weight and adjacency, each with a partial sum of its own
 
 
 @triton.jit
-def _rows(source, tile, column, rows, USED: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr):
-    """Columns of the tile's rows of `source` [rows, C]; zero in the rows that hold no whole frame."""
+def _tile_rows(tile, rows, USED: tl.constexpr, ROWS: tl.constexpr):
+    """The tile's rows, and which of them belong to whole frames."""
     local = tl.arange(0, ROWS)
     row = tile * USED + local
-    mask = (local < USED) & (row < rows)
-    return tl.load(source + row[:, None] * C + column[None, :], mask[:, None] & (column < C)[None, :], 0)
+    return row, (local < USED) & (row < rows)
+
+
+@triton.jit
+def _load(source, row, valid, column, C: tl.constexpr):
+    """Columns of rows of `source` [rows, C], zero where there are none."""
+    return tl.load(source + row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :], 0)
 
 
 @triton.jit
@@ -30,27 +49,91 @@ def _diagonal(adjacency, k, ROWS: tl.constexpr):
 
 
 @triton.jit
+def _matrix(weight, k, output, column, O: tl.constexpr, C: tl.constexpr):
+    """W_k [outputs, columns] of `weight` [K, O, C]."""
+    inside = (output < O)[:, None] & (column < C)[None, :]
+    return tl.load(weight + (k * O + output[:, None]) * C + column[None, :], inside, 0)
+
+
+@triton.jit
 def graph_conv_forward(
-    x, adjacency, weight, bias, out, rows,
+    raw, scale, shift, residual, residual_scale, residual_shift,
+    adjacency, weight, bias, shortcut_weight, shortcut_bias, x, out, moments, shortcut, shortcut_moments, rows,
+    KIND: tl.constexpr, RECTIFIED: tl.constexpr, SHORTCUT: tl.constexpr, MOMENTS: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """bias [V, O] float32, what the hops' biases amount to at each joint."""
-    tile, output = tl.program_id(0), tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
-    chunks: tl.constexpr = (C + INPUTS - 1) // INPUTS
+    """bias [V, O] float32, what the hops' biases amount to at each joint. x is written unless it is `raw` itself."""
+    tile, block = tl.program_id(0), tl.program_id(1)
+    row, valid = _tile_rows(tile, rows, USED, ROWS)
+    output = block * OUTPUTS + tl.arange(0, OUTPUTS)
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
-    for step in range(K * chunks):
-        k, column = step // chunks, step % chunks * INPUTS + tl.arange(0, INPUTS)
-        x_tile = _rows(x, tile, column, rows, USED, C, ROWS)
-        aggregated = tl.dot(_diagonal(adjacency, k, ROWS), x_tile, input_precision="ieee").to(x_tile.dtype)
-        place = (k * O + output[None, :]) * C + column[:, None]
-        matrix = tl.load(weight + place, (output < O)[None, :] & (column < C)[:, None], 0)
-        total = tl.dot(aggregated, matrix, total, input_precision="ieee")
-    local = tl.arange(0, ROWS)
-    row = tile * USED + local
-    inside = ((local < USED) & (row < rows))[:, None] & (output < O)[None, :]
-    total += tl.load(bias + (local % V)[:, None] * O + output[None, :], (output < O)[None, :], 0)
-    tl.store(out + row[:, None] * O + output[None, :], total.to(out.dtype.element_ty), inside)
+    shortcut_total = tl.zeros((ROWS, OUTPUTS), tl.float32)
+    for start in range(0, C, INPUTS):
+        column = start + tl.arange(0, INPUTS)
+        place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
+        x_tile = activated(
+            raw, scale, shift, residual, residual_scale, residual_shift, place, inside, column, C, KIND, RECTIFIED
+        )
+        if KIND > 0:
+            if start // INPUTS % tl.num_programs(1) == block:  # each block of outputs writes its share of x
+                tl.store(x + place, x_tile, inside)
+        for k in tl.static_range(K):
+            aggregated = tl.dot(_diagonal(adjacency, k, ROWS), x_tile, input_precision="ieee").to(x_tile.dtype)
+            matrix = tl.trans(_matrix(weight, k, output, column, O, C))
+            total = tl.dot(aggregated, matrix, total, input_precision="ieee")
+        if SHORTCUT:
+            matrix = tl.trans(_matrix(shortcut_weight, 0, output, column, O, C))
+            shortcut_total = tl.dot(x_tile, matrix, shortcut_total, input_precision="ieee")
+    joint = tl.arange(0, ROWS) % V
+    total += tl.load(bias + joint[:, None] * O + output[None, :], (output < O)[None, :], 0)
+    place, inside = row[:, None] * O + output[None, :], valid[:, None] & (output < O)[None, :]
+    count = tl.minimum(rows - tile * USED, USED)
+    rounded = total.to(out.dtype.element_ty)
+    tl.store(out + place, rounded, inside)
+    if MOMENTS:
+        store_moments(rounded.to(tl.float32), moments, tile, count, valid, output, O)
+    if SHORTCUT:
+        rounded = (shortcut_total + by_channel(shortcut_bias, output, O)).to(out.dtype.element_ty)
+        tl.store(shortcut + place, rounded, inside)
+        if MOMENTS:
+            store_moments(rounded.to(tl.float32), shortcut_moments, tile, count, valid, output, O)
+
+
+@triton.jit
+def graph_conv_input_gradient(
+    grad, shortcut_grad, kept_grad, adjacency, weight, shortcut_weight,
+    x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, rows,
+    KIND: tl.constexpr, RECTIFIED: tl.constexpr, SHORTCUT: tl.constexpr, KEPT: tl.constexpr,
+    K: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of x, from both outputs and from x itself where it was used elsewhere, carried on through its
+    activation.
+    """
+    tile, column = tl.program_id(0), tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
+    row, valid = _tile_rows(tile, rows, USED, ROWS)
+    total = tl.zeros((ROWS, INPUTS), tl.float32)
+    for k in tl.static_range(K):
+        mixed = tl.zeros((ROWS, INPUTS), tl.float32)
+        for begin in range(0, O, OUTPUTS):
+            output = begin + tl.arange(0, OUTPUTS)
+            upstream = _load(grad, row, valid, output, O)
+            mixed = tl.dot(upstream, _matrix(weight, k, output, column, O, C), mixed, input_precision="ieee")
+        diagonal = tl.trans(_diagonal(adjacency, k, ROWS))
+        total = tl.dot(diagonal, mixed.to(diagonal.dtype), total, input_precision="ieee")
+    if SHORTCUT:
+        for begin in range(0, O, OUTPUTS):
+            output = begin + tl.arange(0, OUTPUTS)
+            upstream = _load(shortcut_grad, row, valid, output, O)
+            total = tl.dot(upstream, _matrix(shortcut_weight, 0, output, column, O, C), total, input_precision="ieee")
+    place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
+    if KEPT:
+        total += tl.load(kept_grad + place, inside, 0).to(tl.float32)
+    store_activation_gradient(
+        total, x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, tile, place, inside, column,
+        C, KIND, RECTIFIED,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -68,10 +151,11 @@ def graph_conv_weight_gradient(
     total = tl.zeros((OUTPUTS, INPUTS), tl.float32)
     first = split * tiles_a_split
     for tile in range(first, tl.minimum(first + tiles_a_split, tiles)):
-        x_tile = _rows(x, tile, column, rows, USED, C, ROWS)
+        row, valid = _tile_rows(tile, rows, USED, ROWS)
+        x_tile = _load(x, row, valid, column, C)
         aggregated = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
-        upstream = _rows(grad, tile, output, rows, USED, O, ROWS)
-        total = tl.dot(tl.trans(upstream), aggregated, total, input_precision="ieee")
+        upstream = tl.trans(_load(grad, row, valid, output, O))
+        total = tl.dot(upstream, aggregated, total, input_precision="ieee")
     place = ((split * K + k) * O + output[:, None]) * C + column[None, :]
     tl.store(partial + place, total, (output < O)[:, None] & (column < C)[None, :])
 
@@ -87,26 +171,30 @@ def graph_conv_adjacency_gradient(
     total = tl.zeros((ROWS, ROWS), tl.float32)
     first = split * tiles_a_split
     for tile in range(first, tl.minimum(first + tiles_a_split, tiles)):
+        row, valid = _tile_rows(tile, rows, USED, ROWS)
         for start in range(0, C, INPUTS):
             column = start + tl.arange(0, INPUTS)
-            through = tl.zeros((ROWS, INPUTS), tl.float32)
+            mixed = tl.zeros((ROWS, INPUTS), tl.float32)
             for begin in range(0, O, OUTPUTS):
                 output = begin + tl.arange(0, OUTPUTS)
-                upstream = _rows(grad, tile, output, rows, USED, O, ROWS)
-                place = (k * O + output[:, None]) * C + column[None, :]
-                matrix = tl.load(weight + place, (output < O)[:, None] & (column < C)[None, :], 0)
-                through = tl.dot(upstream, matrix, through, input_precision="ieee")
-            x_tile = _rows(x, tile, column, rows, USED, C, ROWS)
-            total = tl.dot(through.to(x_tile.dtype), tl.trans(x_tile), total, input_precision="ieee")
+                upstream = _load(grad, row, valid, output, O)
+                mixed = tl.dot(upstream, _matrix(weight, k, output, column, O, C), mixed, input_precision="ieee")
+            x_tile = _load(x, row, valid, column, C)
+            total = tl.dot(mixed.to(x_tile.dtype), tl.trans(x_tile), total, input_precision="ieee")
     local = tl.arange(0, ROWS)
     tl.store(partial + ((split * K + k) * ROWS + local[:, None]) * ROWS + local[None, :], total)
 
 
-def _block(dtype: torch.dtype) -> dict[str, int]:
-    """Rows, outputs and inputs of a tile, warps and stages: what fits without spills; float32 has no tensor cores."""
+def tile_rows(dtype: torch.dtype) -> int:
+    """R of D [K, R, R]."""
+    return _block(dtype)["ROWS"]
+
+
+def _block(dtype: torch.dtype, outputs: int = 64, inputs: int = 64) -> dict[str, int]:
+    """Rows, outputs and inputs of a tile, warps and stages, as no spill allows more; float32 has no tensor cores."""
     if dtype == torch.float32:
-        return {"ROWS": 32, "OUTPUTS": 64, "INPUTS": 16, "warps": 8, "stages": 1}
-    return {"ROWS": 128, "OUTPUTS": 64, "INPUTS": 64, "warps": 8, "stages": 2}
+        return {"ROWS": 32, "OUTPUTS": 32, "INPUTS": 32, "warps": 8, "stages": 1}
+    return {"ROWS": 128, "OUTPUTS": outputs, "INPUTS": inputs, "warps": 8, "stages": 2}
 
 
 def _used(joints: int, rows: int) -> int:
@@ -114,73 +202,95 @@ def _used(joints: int, rows: int) -> int:
     return rows // joints * joints
 
 
-def block_diagonal(adjacency_KVV: Tensor, rows: int) -> Tensor:
+def _block_diagonal(adjacency_KVV: Tensor, rows: int) -> Tensor:
     """D [K, rows, rows]: the transposed adjacency once for each frame of a tile, zero elsewhere."""
-    hops, joints, _ = adjacency_KVV.shape
-    used = _used(joints, rows)
-    out = adjacency_KVV.new_zeros(hops, rows, rows)
-    frames = torch.eye(used // joints, dtype=adjacency_KVV.dtype, device=adjacency_KVV.device)
-    for k in range(hops):
-        out[k, :used, :used] = torch.kron(frames, adjacency_KVV[k].T.contiguous())
-    return out
+    joints = adjacency_KVV.shape[1]
+    local = torch.arange(rows, device=adjacency_KVV.device)
+    frame, joint = local // joints, local % joints
+    within = (frame[:, None] == frame) & (local < _used(joints, rows))
+    return torch.where(within, adjacency_KVV.transpose(1, 2)[:, joint[:, None], joint], 0)
 
 
-def forward(x_FVC: Tensor, adjacency_KVV: Tensor, weight_KOC: Tensor, bias_VO: Tensor) -> Tensor:
-    """y_FVO; bias_VO in float32."""
-    frames, joints, channels = x_FVC.shape
+def forward(
+    x: list[Tensor],
+    rectified: bool,
+    adjacency_KVV: Tensor,
+    weight_KOC: Tensor,
+    bias_VO: Tensor,
+    shortcut: list[Tensor],
+    moments: bool,
+) -> list[Tensor]:
+    """D; out_FVO, with its mean and variance if moments are asked for; the same of the shortcut, if `shortcut` has its
+    weight_OC and bias_O; x_FVC, unless it is plain. x: `Activation.tensors`. bias_VO in float32.
+    """
+    frames, joints, channels = x[0].shape
     hops, outputs, _ = weight_KOC.shape
-    out, block = x_FVC.new_empty(frames, joints, outputs), _block(x_FVC.dtype)
-    used = _used(joints, block["ROWS"])
+    block = _block(x[0].dtype, outputs=64 if shortcut else 128, inputs=32)
+    rows, used = frames * joints, _used(joints, block["ROWS"])
+    tiles = triton.cdiv(rows, used)
+    diagonal = _block_diagonal(adjacency_KVV, block["ROWS"])
+    x_FVC = torch.empty_like(x[0]) if KINDS[len(x)] != PLAIN else x[0]
+    outs = [x[0].new_empty(frames, joints, outputs) for _ in range(2 if shortcut else 1)]
+    measures = [torch.empty(tiles, 2, outputs, dtype=torch.float32, device=x_FVC.device) for _ in outs]
     sizes = {"K": hops, "V": joints, "C": channels, "O": outputs, "USED": used}
-    grid = triton.cdiv(frames * joints, used), triton.cdiv(outputs, block["OUTPUTS"])
-    diagonal = block_diagonal(adjacency_KVV, block["ROWS"])
-    launch(graph_conv_forward, grid, x_FVC, diagonal, weight_KOC, bias_VO, out, frames * joints, **sizes, **block)
-    return out
+    launch(
+        graph_conv_forward, (tiles, triton.cdiv(outputs, block["OUTPUTS"])),
+        *arguments(x), diagonal, weight_KOC, bias_VO, *(shortcut or [weight_KOC, bias_VO]),
+        x_FVC, outs[0], measures[0], outs[-1], measures[-1], rows,
+        KIND=KINDS[len(x)], RECTIFIED=rectified, SHORTCUT=bool(shortcut), MOMENTS=moments, **sizes, **block,
+    )  # fmt: skip
+    found = [[out, *(merged(measure, rows, used) if moments else [])] for out, measure in zip(outs, measures)]
+    return [diagonal, *sum(found, []), *([] if x_FVC is x[0] else [x_FVC])]
 
 
 def backward(
-    grad_FVO: Tensor, x_FVC: Tensor, adjacency_KVV: Tensor, weight_KOC: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, adjacency, weight and bias_VO (float32); that of x is a graph convolution, both transposed."""
+    of_x_FVC: Tensor | None,
+    of_out: list[Tensor],
+    of_shortcut_out: list[Tensor],
+    x_FVC: Tensor,
+    diagonal: Tensor,
+    out: list[Tensor],
+    shortcut_out: list[Tensor],
+    x: list[Tensor],
+    rectified: bool,
+    weight_KOC: Tensor,
+    shortcut: list[Tensor],
+) -> list[Tensor]:
+    """Gradients of adjacency, weight, bias_VO (float32), the shortcut's weight and bias if there is one, and the
+    activation's tensors. `out` and `shortcut_out` are what `forward` gave, `of_` their gradients, of which those of the
+    moments, or all of x_FVC, may be missing.
+    """
     frames, joints, channels = x_FVC.shape
     hops, outputs, _ = weight_KOC.shape
-    no_bias = torch.zeros(joints, channels, dtype=torch.float32, device=x_FVC.device)
-    transposed = adjacency_KVV.transpose(1, 2).contiguous(), weight_KOC.transpose(1, 2).contiguous()
-    of_x = forward(grad_FVO, *transposed, no_bias)
-    rows, block = frames * joints, _block(x_FVC.dtype)
-    used = _used(joints, block["ROWS"])
+    block, slim = _block(x_FVC.dtype), _block(x_FVC.dtype, outputs=32)
+    rows, used = frames * joints, _used(joints, block["ROWS"])
     tiles = triton.cdiv(rows, used)
-    splits = min(MOST_SPLITS, tiles)
-    tiles_a_split = triton.cdiv(tiles, max(splits, 1))
+    grad, of_bias = output_gradient(of_out, out)
+    shortcut_grad, of_shortcut = grad, []
+    if shortcut:
+        shortcut_grad, of_bias_VO = output_gradient(of_shortcut_out, shortcut_out)
+        of_weight_OC = shortcut_grad.flatten(0, 1).T @ x_FVC.flatten(0, 1)
+        of_shortcut = [of_weight_OC, of_bias_VO.sum(0).to(shortcut[1].dtype)]
     sizes = {"K": hops, "C": channels, "O": outputs, "USED": used}
+    found = ActivationGradient(x, rectified, tiles)
+    launch(
+        graph_conv_input_gradient, (tiles, triton.cdiv(channels, block["INPUTS"])),
+        grad, shortcut_grad, grad if of_x_FVC is None else of_x_FVC, diagonal, weight_KOC,
+        shortcut[0] if shortcut else weight_KOC, *found.arguments(x_FVC), rows,
+        **found.constants, SHORTCUT=bool(shortcut), KEPT=of_x_FVC is not None, **sizes, **slim,
+    )  # fmt: skip
+    splits = min(MOST_SPLITS, tiles)
+    shares = rows, tiles, triton.cdiv(tiles, max(splits, 1))
 
     def sums(*shape: int) -> Tensor:
         return torch.empty(splits, hops, *shape, dtype=torch.float32, device=x_FVC.device)
 
     of_weight, of_diagonal = sums(outputs, channels), sums(block["ROWS"], block["ROWS"])
     blocks = hops * triton.cdiv(outputs, block["OUTPUTS"]), triton.cdiv(channels, block["INPUTS"])
-    arguments = rows, tiles, tiles_a_split
-    diagonal = block_diagonal(adjacency_KVV, block["ROWS"])
-    launch(
-        graph_conv_weight_gradient,
-        (*blocks, splits),
-        x_FVC,
-        grad_FVO,
-        diagonal,
-        of_weight,
-        *arguments,
-        **sizes,
-        **block,
-    )
-    launch(
-        graph_conv_adjacency_gradient, (hops, splits), x_FVC, grad_FVO, weight_KOC, of_diagonal, *arguments, **sizes,
-        **block,
-    )  # fmt: skip
+    weight_inputs, adjacency_inputs = (x_FVC, grad, diagonal), (x_FVC, grad, weight_KOC)
+    launch(graph_conv_weight_gradient, (*blocks, splits), *weight_inputs, of_weight, *shares, **sizes, **block)
+    launch(graph_conv_adjacency_gradient, (hops, splits), *adjacency_inputs, of_diagonal, *shares, **sizes, **block)
     framewise = of_diagonal.sum(0)[:, :used, :used].unflatten(1, (-1, joints)).unflatten(3, (-1, joints))
     of_adjacency = framewise.diagonal(dim1=1, dim2=3).sum(-1).transpose(1, 2)  # [K, w, v] to [K, v, w]
-    return (
-        of_x,
-        of_adjacency.to(adjacency_KVV.dtype).contiguous(),
-        of_weight.sum(0).to(weight_KOC.dtype),
-        grad_FVO.sum(0, dtype=torch.float32),
-    )
+    of_parameters = [of_adjacency.to(weight_KOC.dtype).contiguous(), of_weight.sum(0).to(weight_KOC.dtype), of_bias]
+    return [*of_parameters, *of_shortcut, *found.gradients()]

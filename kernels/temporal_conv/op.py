@@ -1,66 +1,100 @@
-"""Temporal convolution within each clip: the operation the model calls."""
+"""Temporal convolution within each clip, with the activation before it and moments behind it: the operation the model
+calls.
+"""
 
 import torch
 from torch import Tensor
 
+from kernels.activation.op import activated_bytes, activation_bytes, activation_inputs, as_measured, whole_gradient
+from kernels.activation.reference import Activation, Measured
 from kernels.dispatch import run
+from kernels.launch import contiguous
 from kernels.registry import Case, KernelSpec
 from kernels.temporal_conv.reference import temporal_conv as reference
 
 
 @torch.library.custom_op("unisign_fast::temporal_conv", mutates_args=())
-def _forward(x_FVC: Tensor, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor) -> Tensor:
+def _forward(
+    x: list[Tensor], rectified: bool, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool
+) -> list[Tensor]:
     from kernels.temporal_conv.triton_kernel import forward
 
-    return forward(x_FVC.contiguous(), first_F, end_F, weight_TOC.contiguous())
+    return forward(contiguous(x), rectified, first_F, end_F, *contiguous([weight_TOC, bias_O]), moments)
 
 
 @_forward.register_fake
-def _(x_FVC: Tensor, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor) -> Tensor:
-    return x_FVC.new_empty(*x_FVC.shape[:2], weight_TOC.shape[1])
+def _(x, rectified, first_F, end_F, weight_TOC, bias_O, moments):
+    outputs = weight_TOC.shape[1]
+    found = [x[0].new_empty(*x[0].shape[:2], outputs)]
+    found += [x[0].new_empty(outputs, dtype=torch.float32) for _ in range(2 if moments else 0)]
+    return found + [x[0].new_empty(x[0].shape)] * (len(x) > 1)
 
 
 @torch.library.custom_op("unisign_fast::temporal_conv_backward", mutates_args=())
 def _backward(
-    grad_FVO: Tensor, x_FVC: Tensor, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor
-) -> tuple[Tensor, Tensor]:
+    of_out: list[Tensor],
+    x_FVC: Tensor,
+    out: list[Tensor],
+    x: list[Tensor],
+    rectified: bool,
+    first_F: Tensor,
+    end_F: Tensor,
+    weight_TOC: Tensor,
+) -> list[Tensor]:
     from kernels.temporal_conv.triton_kernel import backward
 
-    return backward(grad_FVO.contiguous(), x_FVC.contiguous(), first_F, end_F, weight_TOC.contiguous())
+    x_FVC, weight_TOC = contiguous([x_FVC, weight_TOC])
+    return backward(contiguous(of_out), x_FVC, out, contiguous(x), rectified, first_F, end_F, weight_TOC)
 
 
 @_backward.register_fake
-def _(grad_FVO, x_FVC, first_F, end_F, weight_TOC):
-    return x_FVC.new_empty(x_FVC.shape), weight_TOC.new_empty(weight_TOC.shape)
+def _(of_out, x_FVC, out, x, rectified, first_F, end_F, weight_TOC):
+    of_bias = weight_TOC.new_empty(weight_TOC.shape[1], dtype=torch.float32)
+    return [torch.empty_like(weight_TOC), of_bias, *(tensor.new_empty(tensor.shape) for tensor in x)]
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
+    x, ctx.rectified, first_F, end_F, weight_TOC, bias_O, moments = inputs
+    ctx.set_materialize_grads(False)
+    ctx.outs, ctx.bias_dtype = 3 if moments else 1, bias_O.dtype
+    ctx.save_for_backward(first_F, end_F, weight_TOC, *output, *x)
+    ctx.found = len(output)
 
 
-def _gradients(ctx, grad_FVO: Tensor):
-    of_x, of_weight = _backward(grad_FVO, *ctx.saved_tensors)
-    return of_x, None, None, of_weight
+def _gradients(ctx, gradients: list[Tensor | None]):
+    first_F, end_F, weight_TOC, *saved = ctx.saved_tensors
+    found, x = saved[: ctx.found], saved[ctx.found :]
+    out = found[: ctx.outs]
+    x_FVC = x[0] if len(x) == 1 else found[-1]
+    of_out = whole_gradient(gradients[: ctx.outs], out)
+    of_weight, of_bias, *of_x = _backward(of_out, x_FVC, out, x, ctx.rectified, first_F, end_F, weight_TOC)
+    return of_x, None, None, None, of_weight, of_bias.to(ctx.bias_dtype), None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _triton(x_FVC: Tensor, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor) -> Tensor:
+def _triton(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
     from kernels.temporal_conv.triton_kernel import clip_bounds
 
-    return _forward(x_FVC, *clip_bounds(offsets, x_FVC.shape[0]), weight_TOC) + bias_O
+    found = _forward(x.tensors(), x.rectified, *clip_bounds(offsets, x.raw_FVC.shape[0]), weight_TOC, bias_O, moments)
+    return as_measured(found[: 3 if moments else 1])
 
 
-def _refusal(x_FVC: Tensor, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor) -> str | None:
+def _refusal(x: Activation, offsets: Tensor, weight_TOC: Tensor, *_) -> str | None:
     return None if weight_TOC.shape[0] % 2 else f"{weight_TOC.shape[0]} taps have no middle one"
 
 
 def _inputs(shape: dict, random) -> tuple:
-    lengths, joints, channels, outputs, taps = (shape[name] for name in ("T", "V", "C", "O", "K"))
-    x_FVC = random(sum(lengths), joints, channels)
-    offsets = torch.tensor([0, *lengths]).cumsum(0).to(x_FVC.device)
-    return x_FVC, offsets, random(taps, outputs, channels, scale=(channels * taps) ** -0.5), random(outputs)
+    channels, outputs, taps = (shape[name] for name in ("C", "O", "K"))
+    x = activation_inputs(_flat(shape), random)
+    offsets = torch.tensor([0, *shape["T"]]).cumsum(0).to(x.raw_FVC.device)
+    weight_TOC = random(taps, outputs, channels, scale=(channels * taps) ** -0.5)
+    return x, offsets, weight_TOC, random(outputs), shape["moments"]
+
+
+def _flat(shape: dict) -> dict:
+    return shape | {"F": sum(shape["T"])}
 
 
 def _flops(shape: dict) -> int:
@@ -70,12 +104,29 @@ def _flops(shape: dict) -> int:
     return 2 * pairs * shape["V"] * shape["C"] * shape["O"]
 
 
+def _weights(shape: dict, itemsize: int) -> int:
+    return itemsize * (shape["K"] * shape["C"] * shape["O"] + shape["O"])
+
+
+def _out(shape: dict, itemsize: int) -> int:
+    return itemsize * sum(shape["T"]) * shape["V"] * shape["O"]
+
+
 def _bytes(shape: dict, itemsize: int) -> int:
-    rows = sum(shape["T"]) * shape["V"]
-    return itemsize * (rows * (shape["C"] + shape["O"]) + shape["K"] * shape["C"] * shape["O"] + shape["O"])
+    """Reads the activation's tensors and the weights; writes x and the output."""
+    x = activated_bytes(_flat(shape), itemsize)
+    return activation_bytes(_flat(shape), itemsize) + x + _weights(shape, itemsize) + _out(shape, itemsize)
 
 
-_MODEL = {"C": 256, "O": 256, "K": 5}
+def _backward_bytes(shape: dict, itemsize: int) -> int:
+    """Reads what the activation is made of, x, the output, its gradient and the weights; writes the gradients of the
+    activation's tensors and of the weights.
+    """
+    twice = activation_bytes(_flat(shape), itemsize) + _weights(shape, itemsize) + _out(shape, itemsize)
+    return 2 * twice + activated_bytes(_flat(shape), itemsize)
+
+
+_MODEL = {"C": 256, "O": 256, "K": 5, "X": "scaled", "moments": True}
 
 SPEC = KernelSpec(
     name="temporal_conv",
@@ -84,11 +135,20 @@ SPEC = KernelSpec(
     refusal=_refusal,
     inputs=_inputs,
     cases=(
-        Case({"T": [6, 1, 9, 2], "V": 21, "C": 40, "O": 24, "K": 5}, "ragged clips, one of a single frame"),
+        Case(
+            {"T": [6, 1, 9, 2], "V": 21, "C": 40, "O": 24, "K": 5, "X": "scaled", "moments": True},
+            "ragged clips, one of a single frame",
+        ),
         Case({"T": [8, 3], "V": 9, **_MODEL}, "the model's channels"),
-        Case({"T": [5], "V": 18, "C": 3, "O": 130, "K": 3}, "few inputs; one output more than a tile"),
-        Case({"T": [3, 0, 4], "V": 1, "C": 16, "O": 16, "K": 1}, "an empty clip, one joint, one tap"),
-        Case({"T": [], "V": 21, "C": 16, "O": 16, "K": 5}, "no clips"),
+        Case(
+            {"T": [5], "V": 18, "C": 3, "O": 130, "K": 3, "X": "both scaled", "moments": True},
+            "few inputs; one output more than a tile",
+        ),
+        Case(
+            {"T": [3, 0, 4], "V": 1, "C": 16, "O": 16, "K": 1, "X": "plain", "moments": False},
+            "an empty clip, one joint, one tap",
+        ),
+        Case({"T": [], "V": 21, "C": 16, "O": 16, "K": 5, "X": "added", "moments": True}, "no clips"),
     ),
     training=tuple(
         Case({"T": [240] * 16, "V": v, **_MODEL}, f"16 clips of 240 frames, {v} joints") for v in (9, 18, 21)
@@ -96,13 +156,10 @@ SPEC = KernelSpec(
     flops=_flops,
     backward_flops=lambda shape: 2 * _flops(shape),
     bytes=_bytes,
-    # Reads x and the gradient of the output twice (for either gradient) and the weight; writes both gradients.
-    backward_bytes=lambda shape, itemsize: (
-        2 * _bytes(shape, itemsize) + itemsize * sum(shape["T"]) * shape["V"] * shape["O"]
-    ),
+    backward_bytes=_backward_bytes,
 )
 
 
-def temporal_conv(x_FVC: Tensor, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor) -> Tensor:
-    """y_FVO; see kernels/temporal_conv/reference.py."""
-    return run(SPEC, x_FVC, offsets, weight_TOC, bias_O)
+def temporal_conv(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
+    """See kernels/temporal_conv/reference.py."""
+    return run(SPEC, x, offsets, weight_TOC, bias_O, moments)

@@ -3,20 +3,22 @@
 import torch
 from torch import Tensor
 
+from kernels.activation.reference import Activation, Measured, activation, measured
 
-def temporal_conv(x_FVC: Tensor, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor) -> Tensor:
+
+def temporal_conv(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
     """y[t] = sum over taps d of W_d x[t + d - T // 2] + b within each clip, zero beyond its ends (paper, Table 11).
 
     The clips are laid into a buffer with T // 2 frames of zeros between them, so that each tap is one shifted view and
     one matrix product, and no frame ever sees a neighbouring clip.
 
     Args:
-        x_FVC: packed frames, joints, channels.
+        x: packed frames, joints, channels.
         offsets: [B + 1] int64, first frame of each clip and F.
         weight_TOC, bias_O: one matrix a tap; T odd.
-    Returns:
-        y_FVO.
+        moments: whether those of the output are wanted.
     """
+    x_FVC = activation(x)
     frames, joints, channels = x_FVC.shape
     taps = weight_TOC.shape[0]
     gap = taps // 2
@@ -27,4 +29,4 @@ def temporal_conv(x_FVC: Tensor, offsets: Tensor, weight_TOC: Tensor, bias_O: Te
     spaced = x_FVC.new_zeros(frames + gap * (clips + 1), joints, channels).index_copy(0, slot, x_FVC)
     rows = spaced.shape[0] - 2 * gap
     y = sum(spaced[tap : tap + rows] @ weight_TOC[tap].T for tap in range(taps))
-    return y[slot - gap] + bias_O
+    return measured(y[slot - gap] + bias_O, moments)

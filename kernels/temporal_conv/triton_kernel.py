@@ -1,5 +1,6 @@
 """Temporal convolution in Triton: on flat rows (frame, joint) a tap is a shift by whole frames, so that the convolution
-is one matrix product over taps and channels together; each frame's clip says which taps are beyond its ends.
+is one matrix product over taps and channels together; each frame's clip says which taps are beyond its ends. The
+activation before it and the moments behind it go with it in one launch.
 """
 
 import torch
@@ -7,40 +8,93 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.activation.triton_kernel import (
+    KINDS,
+    PLAIN,
+    ActivationGradient,
+    activated,
+    arguments,
+    by_channel,
+    merged,
+    output_gradient,
+    store_activation_gradient,
+    store_moments,
+)
 from kernels.launch import launch
 
 MOST_SPLITS = 16  # of the rows in the weights' gradient, each with a partial sum of its own
 
 
 @triton.jit
-def _taps(source, row, frame, first, last, shift, column, mask, V: tl.constexpr, C: tl.constexpr):
-    """Rows of `source` [rows, C] shifted by so many frames, zero beyond the clip."""
-    inside = mask & (frame + shift >= first) & (frame + shift < last)
-    return tl.load(
-        source + (row + shift * V)[:, None] * C + column[None, :], inside[:, None] & (column < C)[None, :], 0
-    )
+def _shifted(row, frame, first, last, shift, column, valid, V: tl.constexpr, C: tl.constexpr):
+    """Where the rows shifted by so many frames are in [rows, C], and which of them the clip has."""
+    inside = valid & (frame + shift >= first) & (frame + shift < last)
+    return (row + shift * V)[:, None] * C + column[None, :], inside[:, None] & (column < C)[None, :]
 
 
 @triton.jit
 def temporal_conv_forward(
-    x, weight, first_frame, end_frame, out, rows,
+    raw, scale, shift, residual, residual_scale, residual_shift, weight, bias, first_frame, end_frame,
+    x, out, moments, rows,
+    KIND: tl.constexpr, RECTIFIED: tl.constexpr, MOMENTS: tl.constexpr,
     TAPS: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mask, frame = row < rows, row // V
-    first, last = tl.load(first_frame + frame, mask, 0), tl.load(end_frame + frame, mask, 0)
-    output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    """x is written unless it is `raw` itself."""
+    tile, block = tl.program_id(0), tl.program_id(1)
+    row = tile * ROWS + tl.arange(0, ROWS)
+    valid, frame = row < rows, row // V
+    first, last = tl.load(first_frame + frame, valid, 0), tl.load(end_frame + frame, valid, 0)
+    output = block * OUTPUTS + tl.arange(0, OUTPUTS)
     chunks: tl.constexpr = (C + INPUTS - 1) // INPUTS
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     for step in range(TAPS * chunks):
-        tap, column = step // chunks, step % chunks * INPUTS + tl.arange(0, INPUTS)
-        tile = _taps(x, row, frame, first, last, tap - TAPS // 2, column, mask, V, C)
-        place = (tap * O + output[None, :]) * C + column[:, None]
-        matrix = tl.load(weight + place, (output < O)[None, :] & (column < C)[:, None], 0)
-        total = tl.dot(tile, matrix, total, input_precision="ieee")
-    place = row[:, None] * O + output[None, :]
-    tl.store(out + place, total.to(out.dtype.element_ty), mask[:, None] & (output < O)[None, :])
+        tap, chunk = step // chunks, step % chunks
+        column = chunk * INPUTS + tl.arange(0, INPUTS)
+        place, inside = _shifted(row, frame, first, last, tap - TAPS // 2, column, valid, V, C)
+        x_tile = activated(
+            raw, scale, shift, residual, residual_scale, residual_shift, place, inside, column, C, KIND, RECTIFIED
+        )
+        if KIND > 0:
+            if (tap == TAPS // 2) & (chunk % tl.num_programs(1) == block):  # each block of outputs writes its share
+                tl.store(x + place, x_tile, inside)
+        at = (tap * O + output[None, :]) * C + column[:, None]
+        matrix = tl.load(weight + at, (output < O)[None, :] & (column < C)[:, None], 0)
+        total = tl.dot(x_tile, matrix, total, input_precision="ieee")
+    rounded = (total + by_channel(bias, output, O)).to(out.dtype.element_ty)
+    tl.store(out + row[:, None] * O + output[None, :], rounded, valid[:, None] & (output < O)[None, :])
+    if MOMENTS:
+        count = tl.minimum(rows - tile * ROWS, ROWS)
+        store_moments(rounded.to(tl.float32), moments, tile, count, valid, output, O)
+
+
+@triton.jit
+def temporal_conv_input_gradient(
+    grad, weight, first_frame, end_frame,
+    x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, rows,
+    KIND: tl.constexpr, RECTIFIED: tl.constexpr,
+    TAPS: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of x, carried on through its activation: a tap passes it back as far as it looked ahead."""
+    tile, column = tl.program_id(0), tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
+    row = tile * ROWS + tl.arange(0, ROWS)
+    valid, frame = row < rows, row // V
+    first, last = tl.load(first_frame + frame, valid, 0), tl.load(end_frame + frame, valid, 0)
+    chunks: tl.constexpr = (O + OUTPUTS - 1) // OUTPUTS
+    total = tl.zeros((ROWS, INPUTS), tl.float32)
+    for step in range(TAPS * chunks):
+        tap, output = step // chunks, step % chunks * OUTPUTS + tl.arange(0, OUTPUTS)
+        place, inside = _shifted(row, frame, first, last, TAPS // 2 - tap, output, valid, V, O)
+        upstream = tl.load(grad + place, inside, 0)
+        at = (tap * O + output[:, None]) * C + column[None, :]
+        matrix = tl.load(weight + at, (output < O)[:, None] & (column < C)[None, :], 0)
+        total = tl.dot(upstream, matrix, total, input_precision="ieee")
+    place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
+    store_activation_gradient(
+        total, x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, tile, place, inside, column,
+        C, KIND, RECTIFIED,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -58,11 +112,11 @@ def temporal_conv_weight_gradient(
     start = split * rows_a_split
     for begin in range(start, tl.minimum(start + rows_a_split, rows), ROWS):
         row = begin + tl.arange(0, ROWS)
-        mask, frame = row < rows, row // V
-        first, last = tl.load(first_frame + frame, mask, 0), tl.load(end_frame + frame, mask, 0)
-        tile = _taps(x, row, frame, first, last, tap - TAPS // 2, column, mask, V, C)
-        upstream = tl.load(grad + row[None, :] * O + output[:, None], mask[None, :] & (output < O)[:, None], 0)
-        total = tl.dot(upstream, tile, total, input_precision="ieee")
+        valid, frame = row < rows, row // V
+        first, last = tl.load(first_frame + frame, valid, 0), tl.load(end_frame + frame, valid, 0)
+        place, inside = _shifted(row, frame, first, last, tap - TAPS // 2, column, valid, V, C)
+        upstream = tl.load(grad + row[None, :] * O + output[:, None], valid[None, :] & (output < O)[:, None], 0)
+        total = tl.dot(upstream, tl.load(x + place, inside, 0), total, input_precision="ieee")
     place = ((split * TAPS + tap) * O + output[:, None]) * C + column[None, :]
     tl.store(partial + place, total, (output < O)[:, None] & (column < C)[None, :])
 
@@ -80,30 +134,52 @@ def clip_bounds(offsets: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     return offsets[clip - 1].int(), offsets[clip].int()
 
 
-def forward(x_FVC: Tensor, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor) -> Tensor:
-    """y_FVO without bias."""
-    frames, joints, channels = x_FVC.shape
+def forward(
+    x: list[Tensor], rectified: bool, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool
+) -> list[Tensor]:
+    """out_FVO, its mean and variance if moments are asked for, x_FVC unless it is plain. x: `Activation.tensors`."""
+    frames, joints, channels = x[0].shape
     taps, outputs, _ = weight_TOC.shape
-    out, tile = x_FVC.new_empty(frames, joints, outputs), _tile(x_FVC.dtype)
-    grid = triton.cdiv(frames * joints, tile["ROWS"]), triton.cdiv(outputs, tile["OUTPUTS"])
-    sizes = {"TAPS": taps, "V": joints, "C": channels, "O": outputs}
-    launch(temporal_conv_forward, grid, x_FVC, weight_TOC, first_F, end_F, out, frames * joints, **sizes, **tile)
-    return out
+    tile, rows, kind = _tile(x[0].dtype), frames * joints, KINDS[len(x)]
+    tiles = triton.cdiv(rows, tile["ROWS"])
+    out, x_FVC = x[0].new_empty(frames, joints, outputs), x[0] if kind == PLAIN else torch.empty_like(x[0])
+    measures = torch.empty(tiles, 2, outputs, dtype=torch.float32, device=out.device)
+    launch(
+        temporal_conv_forward, (tiles, triton.cdiv(outputs, tile["OUTPUTS"])),
+        *arguments(x), weight_TOC, bias_O, first_F, end_F, x_FVC, out, measures, rows,
+        KIND=kind, RECTIFIED=rectified, MOMENTS=moments, TAPS=taps, V=joints, C=channels, O=outputs, **tile,
+    )  # fmt: skip
+    return [out, *(merged(measures, rows, tile["ROWS"]) if moments else []), *([] if kind == PLAIN else [x_FVC])]
 
 
 def backward(
-    grad_FVO: Tensor, x_FVC: Tensor, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x and weight. That of x is a convolution again: taps reversed, matrices transposed."""
-    of_x = forward(grad_FVO, first_F, end_F, weight_TOC.flip(0).transpose(1, 2).contiguous())
+    of_out: list[Tensor],
+    x_FVC: Tensor,
+    out: list[Tensor],
+    x: list[Tensor],
+    rectified: bool,
+    first_F: Tensor,
+    end_F: Tensor,
+    weight_TOC: Tensor,
+) -> list[Tensor]:
+    """Gradients of weight, bias (float32) and the activation's tensors. `out` is the output with its moments, `of_out`
+    their gradients, of which those of the moments may be missing.
+    """
     frames, joints, channels = x_FVC.shape
     taps, outputs, _ = weight_TOC.shape
-    rows, tile = frames * joints, _tile(x_FVC.dtype) | {"stages": 2}
-    splits = min(MOST_SPLITS, triton.cdiv(rows, tile["ROWS"]))
-    rows_a_split = triton.cdiv(triton.cdiv(rows, max(splits, 1)), tile["ROWS"]) * tile["ROWS"]
+    tile, rows = _tile(x_FVC.dtype) | {"stages": 2}, frames * joints
+    sizes = {"TAPS": taps, "V": joints, "C": channels, "O": outputs}
+    grad, of_bias = output_gradient(of_out, out)
+    tiles = triton.cdiv(rows, tile["ROWS"])
+    found = ActivationGradient(x, rectified, tiles)
+    launch(
+        temporal_conv_input_gradient, (tiles, triton.cdiv(channels, tile["INPUTS"])),
+        grad, weight_TOC, first_F, end_F, *found.arguments(x_FVC), rows, **found.constants, **sizes, **tile,
+    )  # fmt: skip
+    splits = min(MOST_SPLITS, tiles)
+    rows_a_split = triton.cdiv(tiles, max(splits, 1)) * tile["ROWS"]
     partial = torch.empty(splits, taps, outputs, channels, dtype=torch.float32, device=x_FVC.device)
     grid = taps * triton.cdiv(outputs, tile["OUTPUTS"]), triton.cdiv(channels, tile["INPUTS"]), splits
-    sizes = {"TAPS": taps, "V": joints, "C": channels, "O": outputs}
-    arguments = x_FVC, grad_FVO, first_F, end_F, partial, rows, rows_a_split
-    launch(temporal_conv_weight_gradient, grid, *arguments, **sizes, **tile)
-    return of_x, partial.sum(0).to(weight_TOC.dtype)
+    inputs = x_FVC, grad, first_F, end_F
+    launch(temporal_conv_weight_gradient, grid, *inputs, partial, rows, rows_a_split, **sizes, **tile)
+    return [partial.sum(0).to(weight_TOC.dtype), of_bias.sum(0), *found.gradients()]

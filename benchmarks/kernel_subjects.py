@@ -1,0 +1,145 @@
+"""What benchmarks/kernels.py times: the single operations, and the two parts of the model that are made of them."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kernels.registry import Case, KernelSpec, kernels
+from kernels.testing import make_inputs
+from pipelines.skeleton import PART_JOINTS, PARTS, adjacency
+from unisign_fast.model import encoder_name
+from unisign_fast.pose_encoder import PoseEncoder
+from unisign_fast.prior_guided_fusion import PriorGuidedFusion
+from unisign_fast.temporal_encoder import TemporalEncoder
+
+PASSES = ("forward", "backward")
+DTYPE = torch.bfloat16
+CLIPS, FRAMES, CROPS = 16, 240, 768  # of a training step
+CHANNELS = (64, 64, 128, 256)  # of the pose encoder, the paper's
+
+Work = list[tuple[int, int]]  # useful bytes and FLOPs in bfloat16 of each step of a pass
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed; every provider takes the same arguments."""
+
+    name: str
+    sizes: str
+    items: int  # packed frames or hand crops
+    make_inputs: Callable[[], tuple]
+    providers: dict[str, Callable]
+    work: dict[str, Work]
+
+
+def work(spec: KernelSpec, case: Case) -> dict[str, Work]:
+    """Of one operation, forward and backward."""
+    forward = spec.bytes(case.shape, 2), spec.flops(case.shape)
+    backward = spec.backward_bytes(case.shape, 2), spec.backward_flops(case.shape)
+    return {"forward": [forward], "backward": [backward]}
+
+
+def operation(spec: KernelSpec, case: Case, device: str) -> Subject:
+    """A single operation at one of its training sizes."""
+    providers = {"eager": spec.reference, "compiled": torch.compile(spec.reference), "triton": spec.triton}
+    items = case.shape.get("F") or case.shape.get("N") or sum(case.shape["T"])
+    inputs = partial(make_inputs, spec, case.shape, DTYPE, device)
+    return Subject(spec.name, case.reason, items, inputs, providers, work(spec, case))
+
+
+class GraphStack(nn.Module):
+    """Pose encoder and temporal encoder of every part, the hands' shared: keypoints of the parts to [F, 4 * C]."""
+
+    def __init__(self):
+        super().__init__()
+        graphs = {encoder_name(part): torch.from_numpy(adjacency(part)) for part in PARTS}
+        self.pose = nn.ModuleDict({name: PoseEncoder(graph, CHANNELS) for name, graph in graphs.items()})
+        self.time = nn.ModuleDict({name: TemporalEncoder(graph, CHANNELS[-1]) for name, graph in graphs.items()})
+
+    def forward(self, poses: list[Tensor], offsets: Tensor) -> Tensor:
+        names = [encoder_name(part) for part in PARTS]
+        return torch.cat([self.time[n](self.pose[n](x, offsets), offsets) for n, x in zip(names, poses)], -1)
+
+
+def graph_stack(device: str) -> Subject:
+    """All graph and temporal convolutions of a training step."""
+    module, frames = GraphStack().to(device, DTYPE), CLIPS * FRAMES
+    poses = [torch.randn(frames, len(PART_JOINTS[part]), 3).to(device, DTYPE) for part in PARTS]
+    inputs = (poses, torch.arange(0, frames + 1, FRAMES, device=device)), list(module.parameters())
+    sizes = f"{CLIPS} clips of {FRAMES} frames, four parts"
+    return Subject("graph stack", sizes, frames, lambda: inputs, _module_providers(module), _graph_stack_work())
+
+
+def _graph_stack_work() -> dict[str, Work]:
+    """Of all layers of both encoders and the four parts, as each operation counts for itself.
+
+    The temporal encoder has three blocks: the second and the third begin with a residual added.
+    """
+    joints = Counter(len(PART_JOINTS[part]) for part in PARTS)  # two hands of 21
+    blocks = {("graph_conv", "added"): 2, ("temporal_conv", "scaled"): 3}
+    total = {direction: [] for direction in PASSES}
+    layers = [(spec, case) for spec in kernels() for case in spec.training if "X" in case.shape]
+    for spec, case in layers:
+        times = blocks.get((spec.name, case.shape["X"]), 1) * joints[case.shape["V"]]
+        for direction, steps in work(spec, case).items():
+            total[direction] += times * steps
+    return total
+
+
+def fusion(device: str) -> Subject:
+    """Prior-guided fusion of a step's hand crops; as published, one crop after the other, too."""
+    channels = CHANNELS[-1]
+    module = PriorGuidedFusion(channels, "deformable", "live", "pose,fused").to(device, DTYPE)
+    pose = torch.rand(CROPS, 21, channels).to(device, DTYPE).requires_grad_()
+    maps = torch.rand(CROPS, channels, 4, 4).to(device, DTYPE).requires_grad_()
+    points = torch.rand(CROPS, 21, 2).to(device, DTYPE)
+    inputs = (pose, maps, points), list(module.parameters())
+
+    def one_by_one(crops, weights):
+        return torch.cat([module(*(x[i : i + 1] for x in crops)) for i in range(CROPS)])
+
+    providers = _module_providers(module) | {"one by one": _forced("reference", one_by_one)}
+    # The fused features are as large as the pose features.
+    moved = 2 * sum(x.numel() for x in (pose, pose, maps, points, *inputs[1]))
+    flops = CROPS * _flops_of_a_crop(channels)
+    counted = {"forward": [(moved, flops)], "backward": [(2 * moved, 2 * flops)]}
+    return Subject("fusion", f"{CROPS} hand crops", CROPS, lambda: inputs, providers, counted)
+
+
+def _flops_of_a_crop(channels: int) -> int:
+    """Of the forward pass, matrix products only, counted by PyTorch."""
+    with torch.device("meta"):
+        module = PriorGuidedFusion(channels, "deformable", "live", "pose,fused")
+        inputs = torch.empty(1, 21, channels), torch.empty(1, channels, 4, 4), torch.empty(1, 21, 2)
+    with FlopCounterMode(display=False) as counter:
+        _forced("reference", module)(*inputs)
+    return counter.get_total_flops()
+
+
+def _module_providers(module: nn.Module) -> dict[str, Callable]:
+    """The module eager, compiled as a whole, and on the kernels; each takes inputs, and weights that want gradients."""
+    compiled = torch.compile(module)
+    return {
+        "eager": _forced("reference", lambda inputs, weights: module(*inputs)),
+        "compiled": _forced("reference", lambda inputs, weights: compiled(*inputs)),
+        "triton": _forced("triton", lambda inputs, weights: module(*inputs)),
+    }
+
+
+def _forced(version: str, call: Callable) -> Callable:
+    """`call` with that version of the kernels."""
+
+    def run(*inputs):
+        os.environ["UNISIGN_KERNELS"] = version
+        try:
+            return call(*inputs)
+        finally:
+            del os.environ["UNISIGN_KERNELS"]
+
+    return run
