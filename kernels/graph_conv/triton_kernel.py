@@ -289,7 +289,8 @@ def backward(
     blocks = hops * triton.cdiv(outputs, block["OUTPUTS"]), triton.cdiv(channels, block["INPUTS"])
     weight_inputs, adjacency_inputs = (x_FVC, grad, diagonal), (x_FVC, grad, weight_KOC)
     launch(graph_conv_weight_gradient, (*blocks, splits), *weight_inputs, of_weight, *shares, **sizes, **block)
-    launch(graph_conv_adjacency_gradient, (hops, splits), *adjacency_inputs, of_diagonal, *shares, **sizes, **block)
+    wide = block | {"OUTPUTS": 64}  # narrower ones spill in float32
+    launch(graph_conv_adjacency_gradient, (hops, splits), *adjacency_inputs, of_diagonal, *shares, **sizes, **wide)
     framewise = of_diagonal.sum(0)[:, :used, :used].unflatten(1, (-1, joints)).unflatten(3, (-1, joints))
     of_adjacency = framewise.diagonal(dim1=1, dim2=3).sum(-1).transpose(1, 2)  # [K, w, v] to [K, v, w]
     of_parameters = [of_adjacency.to(weight_KOC.dtype).contiguous(), of_weight.sum(0).to(weight_KOC.dtype), of_bias]
