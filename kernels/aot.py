@@ -39,6 +39,7 @@ class Row:
     registers: int  # of a thread, at most 255
     spilled: int  # bytes of stack and local memory a thread
     shared: int  # bytes a block
+    multiplies: bool  # whether it has matrix products
     tensor_cores: str  # the instruction; empty where there is none
 
     @property
@@ -71,9 +72,9 @@ def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capabilit
     name = str(dtype).removeprefix("torch.")
     shared = compiled.metadata.shared
     instruction = found[1] if found else ""
-    return Row(
-        operation, launch.kernel.__name__, name, capability, launch.warps, registers, spilled, shared, instruction
-    )
+    multiplies = "tt.dot" in compiled.asm["ttir"]
+    work = operation, launch.kernel.__name__, name, capability, launch.warps
+    return Row(*work, registers, spilled, shared, multiplies, instruction)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
