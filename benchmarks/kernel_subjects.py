@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kernels.activation.reference import Activation, Measured, activation, measured
 from kernels.registry import Case, KernelSpec, kernels
 from kernels.testing import make_inputs
 from pipelines.skeleton import PART_JOINTS, PARTS, adjacency
@@ -48,9 +49,20 @@ def work(spec: KernelSpec, case: Case) -> dict[str, Work]:
 def operation(spec: KernelSpec, case: Case, device: str) -> Subject:
     """A single operation at one of its training sizes."""
     providers = {"eager": spec.reference, "compiled": torch.compile(spec.reference), "triton": spec.triton}
+    if spec.name == "temporal_conv":
+        providers["cudnn"] = cudnn_temporal_conv
     items = case.shape.get("F") or case.shape.get("N") or sum(case.shape["T"])
     inputs = partial(make_inputs, spec, case.shape, DTYPE, device)
     return Subject(spec.name, case.reason, items, inputs, providers, work(spec, case))
+
+
+def cudnn_temporal_conv(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
+    """The temporal convolution of clips of one length as a padded 2-D convolution in channels-last layout."""
+    (frames, joints, _), clips = x.raw_FVC.shape, offsets.numel() - 1
+    x_BCTV = activation(x).view(clips, frames // clips, joints, -1).permute(0, 3, 1, 2)
+    weight_OCT1 = weight_TOC.permute(1, 2, 0)[..., None].contiguous(memory_format=torch.channels_last)
+    y_BOTV = nn.functional.conv2d(x_BCTV, weight_OCT1, bias_O, padding=(weight_TOC.shape[0] // 2, 0))
+    return measured(y_BOTV.permute(0, 2, 3, 1).reshape(frames, joints, -1), moments)
 
 
 class GraphStack(nn.Module):

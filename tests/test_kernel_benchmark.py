@@ -10,6 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from kernels.registry import kernels
+from kernels.testing import make_inputs, results_and_gradients
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -49,6 +52,19 @@ def test_draws_rows_of_another_machine(tmp_path):
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "rows.png") as picture:
         assert picture.width > 1000 and len(set(picture.convert("L").getdata())) > 10
+
+
+def test_the_cudnn_formulation_is_the_temporal_convolution():
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.kernel_subjects import cudnn_temporal_conv
+
+    spec = next(spec for spec in kernels() if spec.name == "temporal_conv")
+    shape = spec.cases[0].shape | {"T": [6, 6, 6]}
+    found, expected = (
+        results_and_gradients(operation, make_inputs(spec, shape, torch.float64, "cpu"))
+        for operation in (cudnn_temporal_conv, spec.reference)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU to time on")

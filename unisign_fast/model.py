@@ -76,16 +76,16 @@ class UniSign(nn.Module):
         """[F, D]: one feature a frame, all parts together, projected to the language model's width."""
         offsets = torch.tensor([0, *accumulate(batch.lengths)], device=batch.poses.device)
         poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
-        crops = self._crops(batch) if self.rgb is not None else {}
-        pooled, body_FVC = [], None
-        for part in self.config.part_names:
-            x_FVC = self.pose_encoders[encoder_name(part)](poses_FJ3[:, PART_SLICES[part]], offsets)
-            if part in crops:
-                x_FVC = self.rgb.fuse(x_FVC, *crops[part])
-            if part == "body":
-                body_FVC = x_FVC
-            elif body_FVC is not None and self.config.body_anchors:
-                x_FVC = x_FVC + body_FVC[:, ANCHOR_JOINT[part], None].detach()
+        pose_FVC = {
+            part: self.pose_encoders[encoder_name(part)](poses_FJ3[:, PART_SLICES[part]], offsets)
+            for part in self.config.part_names
+        }
+        if self.rgb is not None:
+            pose_FVC |= zip(HANDS, self.rgb([pose_FVC[hand] for hand in HANDS], batch))
+        pooled = []
+        for part, x_FVC in pose_FVC.items():
+            if part != "body" and "body" in pose_FVC and self.config.body_anchors:
+                x_FVC = x_FVC + pose_FVC["body"][:, ANCHOR_JOINT[part], None].detach()
             pooled.append(self.temporal_encoders[encoder_name(part)](x_FVC, offsets))
         features = torch.cat(pooled, -1)
         return self.projection(features if self.part_bias is None else features + self.part_bias)
@@ -123,12 +123,6 @@ class UniSign(nn.Module):
     def _encode(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         embeddings_BSD, mask_BS = self.embed(features_FD, batch)
         return self.language_model.encode(embeddings_BSD, mask_BS), mask_BS
-
-    def _crops(self, batch: PackedBatch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """For each hand: feature maps, the packed frame each belongs to, the keypoints in the crop."""
-        maps = self.rgb.maps(batch.crops, batch.crops_per_hand)
-        frames, points = (x.split(batch.crops_per_hand) for x in (batch.crop_frame, batch.crop_points))
-        return dict(zip(HANDS, zip(maps, frames, points)))
 
     def _head_input(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """What a task head sees, padded [B, T, D] with mask: the sign features, or mT5's encoding of them."""

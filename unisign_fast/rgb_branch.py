@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pipelines.packed_batch import PackedBatch
 from unisign_fast.config import ModelConfig
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.float32_buffers import Float32Buffers
@@ -23,15 +24,16 @@ class RGBBranch(Float32Buffers):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
-    def maps(self, crops_N3SS: Tensor, per_hand: tuple[int, int]) -> list[Tensor]:
-        """Feature maps [n, C, 4, 4] of the left and of the right hand, each with BatchNorm statistics of its own."""
-        return [self.projection(self.backbone(hand)) for hand in self.pixels(crops_N3SS).split(per_hand)]
+    def forward(self, poses_FVC: list[Tensor], batch: PackedBatch) -> list[Tensor]:
+        """Pose features of the left and the right hand, those of sampled frames replaced by the gated mixture."""
+        # Each hand has BatchNorm statistics of its own (published code); the fusion, which has none, takes all crops.
+        pixels = self.pixels(batch.crops).split(batch.crops_per_hand)
+        maps_NCHW = torch.cat([self.projection(self.backbone(hand)) for hand in pixels])
+        frames = batch.crop_frame.split(batch.crops_per_hand)
+        sampled_NVC = torch.cat([pose_FVC[frame_N] for pose_FVC, frame_N in zip(poses_FVC, frames)])
+        fused = self.fusion(sampled_NVC, maps_NCHW, batch.crop_points).split(batch.crops_per_hand)
+        return [x.index_copy(0, frame_N, fused_NVC) for x, frame_N, fused_NVC in zip(poses_FVC, frames, fused)]
 
     def pixels(self, crops_N3SS: Tensor) -> Tensor:
         """Bytes to what the backbone expects, in the published arithmetic: an ulp here is 1e-5 in the map."""
         return ((crops_N3SS.float() / 255 - self.mean) / self.std).to(self.projection.weight.dtype)
-
-    def fuse(self, pose_FVC: Tensor, map_NCHW: Tensor, frame_N: Tensor, points_NV2: Tensor) -> Tensor:
-        """Replace the sampled frames' features by the gated mixture; the other frames stay as they are."""
-        fused_NVC = self.fusion(pose_FVC[frame_N], map_NCHW, points_NV2)
-        return pose_FVC.index_copy(0, frame_N, fused_NVC)
