@@ -48,11 +48,14 @@ def contiguous(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.contiguous() for tensor in tensors]
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, warps: int, stages: int, **constants) -> None:
+def launch(
+    kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float, warps: int, stages: int, **constants
+) -> None:
     """kernel[grid](*arguments, **constants). Tensors must be contiguous; with an empty grid nothing is launched."""
     assert all(a.is_contiguous() for a in arguments if isinstance(a, Tensor)), "a kernel takes contiguous tensors"
     if _recorded is not None:
-        types = [TYPES[a.dtype] if isinstance(a, Tensor) else "i32" for a in arguments]
+        numbers = {int: "i32", float: "fp32"}
+        types = [TYPES[a.dtype] if isinstance(a, Tensor) else numbers[type(a)] for a in arguments]
         signature = [*zip(kernel.arg_names, types), *((name, "constexpr") for name in constants)]
         _recorded.append(Launch(kernel, tuple(signature), tuple(constants.items()), warps, stages))
     elif all(grid):

@@ -40,8 +40,9 @@ def kernels() -> tuple[KernelSpec, ...]:
     """Every operation."""
     from kernels.activation.op import SPEC as activation
     from kernels.graph_conv.op import SPEC as graph_conv
+    from kernels.keypoint_offsets.op import SPEC as keypoint_offsets
     from kernels.keypoint_sampling.op import SPEC as keypoint_sampling
     from kernels.position_bias.op import SPEC as position_bias
     from kernels.temporal_conv.op import SPEC as temporal_conv
 
-    return activation, graph_conv, temporal_conv, keypoint_sampling, position_bias
+    return activation, graph_conv, temporal_conv, keypoint_offsets, keypoint_sampling, position_bias

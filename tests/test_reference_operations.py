@@ -1,5 +1,6 @@
 """The operations' PyTorch references against restatements in loops, and the independence of `kernels`."""
 
+import itertools
 import math
 import os
 import pkgutil
@@ -16,6 +17,7 @@ from torch.autograd import gradcheck
 import kernels
 from kernels.activation.reference import Activation, activation, measured
 from kernels.graph_conv.reference import graph_conv
+from kernels.keypoint_offsets.reference import keypoint_offsets
 from kernels.keypoint_sampling.reference import keypoint_sampling
 from kernels.position_bias.reference import position_bias
 from kernels.temporal_conv.reference import temporal_conv
@@ -140,6 +142,26 @@ def test_temporal_conv_gradients(lengths):
         return
     temporal_conv(Activation(x), offsets, weight, bias, False).raw_FVO.sum().backward()
     assert x.grad.shape == x.shape and not weight.grad.any() and not bias.grad.any()
+
+
+# --- keypoint offsets
+
+
+def test_keypoint_offsets_look_around_each_keypoint():
+    crops, joints, groups, width, reach = 2, 3, 2, 4, 0.6
+    x, weight, reference = random(crops, joints, groups * width), random(groups, width, width), random(crops, joints, 2)
+    scale, shift, out = random(width), random(width), random(2, width)
+    query, position = keypoint_offsets(x, weight, scale, shift, out, reference, reach)
+    for n, v, g in itertools.product(range(crops), range(joints), range(groups)):
+        own = slice(g * width, (g + 1) * width)
+        torch.testing.assert_close(query[n, v, own], weight[g] @ x[n, v, own])
+        hidden = torch.nn.functional.gelu(query[n, v, own] * scale + shift)
+        torch.testing.assert_close(position[n, g, v], reference[n, v] + reach * torch.tanh(out @ hidden))
+
+
+def test_keypoint_offsets_gradients():
+    shapes = (2, 3, 4), (2, 2, 2), (2,), (2,), (2, 2), (2, 3, 2)
+    check_gradients(lambda *inputs: keypoint_offsets(*inputs, 0.6), *(random(*shape, grad=True) for shape in shapes))
 
 
 # --- position bias

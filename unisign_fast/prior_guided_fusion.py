@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from kernels.keypoint_offsets.op import keypoint_offsets
 from kernels.keypoint_sampling.op import keypoint_sampling
 from kernels.position_bias.op import position_bias
 from unisign_fast.float32_buffers import Float32Buffers
@@ -85,14 +86,11 @@ class KeypointAttention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, joints_NVC: Tensor, map_NCHW: Tensor, reference_NV2: Tensor) -> Tensor:
-        query_NVGE = torch.einsum("nvge,gde->nvgd", joints_NVC.unflatten(-1, (GROUPS, -1)), self.query)
-        hidden = nn.functional.gelu(query_NVGE * self.offset_scale + self.offset_shift)
-        offset_NVG2 = torch.tanh(nn.functional.linear(hidden, self.offset_out)) * OFFSET_RANGE
-        position_NGV2 = reference_NV2[:, None] + offset_NVG2.transpose(1, 2)
+        network = self.offset_scale, self.offset_shift, self.offset_out
+        query_NVC, position_NGV2 = keypoint_offsets(joints_NVC, self.query, *network, reference_NV2, OFFSET_RANGE)
         bias_NGVV = self.position_bias(reference_NV2, position_NGV2)
-        return self.out(
-            keypoint_sampling(query_NVGE.flatten(2), map_NCHW, position_NGV2, self.key, self.value, bias_NGVV)
-        )
+        out_NVC = keypoint_sampling(query_NVC, map_NCHW, position_NGV2, self.key, self.value, bias_NGVV)
+        return self.out(out_NVC)
 
 
 class Gate(nn.Module):

@@ -38,7 +38,7 @@ def _distances(position, item, joint, cell, V: tl.constexpr, HEIGHT: tl.constexp
 
 
 @triton.jit
-def _group_matrix(weight, group, channel, E: tl.constexpr):
+def group_matrix(weight, group, channel, E: tl.constexpr):
     """The group's E x E matrix, output by input, zero beyond E."""
     inside = (channel[:, None] < E) & (channel[None, :] < E)
     return tl.load(weight + group * E * E + channel[:, None] * E + channel[None, :], inside, 0)
@@ -80,8 +80,8 @@ def keypoint_sampling_forward(
     group = item % G
     joint, channel, cell = tl.arange(0, V_PADDED), tl.arange(0, E_PADDED), tl.arange(0, S_PADDED)
     x, y = _distances(position, item, joint, cell, V, HEIGHT, WIDTH)
-    keys_weight = _group_matrix(key_weight, group, channel, E)
-    values_weight = _group_matrix(value_weight, group, channel, E)
+    keys_weight = group_matrix(key_weight, group, channel, E)
+    values_weight = group_matrix(value_weight, group, channel, E)
     _q, _m, _w, _s, _k, values_VE, shares_VV = _attend(
         query, maps, bias, item, group, x, y, keys_weight, values_weight, joint, channel, cell,
         G, V, E, HEIGHT * WIDTH, scale,
@@ -103,8 +103,8 @@ def keypoint_sampling_backward(
     S: tl.constexpr = HEIGHT * WIDTH
     joint, channel, cell = tl.arange(0, V_PADDED), tl.arange(0, E_PADDED), tl.arange(0, S_PADDED)
     is_joint, is_channel = joint[:, None] < V, channel[None, :] < E
-    keys_weight = _group_matrix(key_weight, group, channel, E)
-    values_weight = _group_matrix(value_weight, group, channel, E)
+    keys_weight = group_matrix(key_weight, group, channel, E)
+    values_weight = group_matrix(value_weight, group, channel, E)
     narrow = keys_weight.dtype
     sum_keys = tl.zeros((E_PADDED, E_PADDED), tl.float32)
     sum_values = tl.zeros((E_PADDED, E_PADDED), tl.float32)
