@@ -41,6 +41,7 @@ def keypoint_offsets_forward(
     joints, weight, scale, shift, out, reference, query, position, reach,
     G: tl.constexpr, V: tl.constexpr, E: tl.constexpr, V_PADDED: tl.constexpr, E_PADDED: tl.constexpr,
 ):  # fmt: skip
+    """query [N, V, G * E] and position [N, G, V, 2] of one crop and group."""
     item = tl.program_id(0)
     crop, group = item // G, item % G
     joint, channel = tl.arange(0, V_PADDED), tl.arange(0, E_PADDED)

@@ -76,6 +76,7 @@ def keypoint_sampling_forward(
     G: tl.constexpr, V: tl.constexpr, E: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
     V_PADDED: tl.constexpr, E_PADDED: tl.constexpr, S_PADDED: tl.constexpr, scale: tl.constexpr,
 ):  # fmt: skip
+    """out [N, V, G * E] of one crop and group."""
     item = tl.program_id(0)
     group = item % G
     joint, channel, cell = tl.arange(0, V_PADDED), tl.arange(0, E_PADDED), tl.arange(0, S_PADDED)

@@ -57,6 +57,7 @@ def position_bias_forward(
     reference, position, weight0, bias0, weight1, bias1, weight2, bias2, out, rows,
     G: tl.constexpr, V: tl.constexpr, H: tl.constexpr, H_PADDED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
+    """out [rows], the bias of a tile of pairs; rows = N * G * V * V."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mask = row < rows
     sampler = row // (V * V)
