@@ -1,46 +1,66 @@
 """Prepares data: turns what you have into keypoint stores, the form in which training reads it.
 
 python launch/prepare.py demo
-python launch/prepare.py unisign --poses DIR --videos DIR --labels FILE --out STORE
+python launch/prepare.py poses --videos DIR --out DIR
+python launch/prepare.py convert --format unisign --poses DIR --videos DIR --labels FILE --out STORE
+python launch/prepare.py crops STORE
+python launch/prepare.py verify STORE ...
+python launch/prepare.py merge STORE ... --out STORE
+python launch/prepare.py stats STORE ...
 """
 
 from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from pipelines.converters.unisign import convert
+import tyro
+
+from pipelines.converters.convert import convert as convert_corpus
+from pipelines.corpus_stats import describe, draw, duplicates, read_corpus
+from pipelines.crop_store import CropStore, crops_folder
 from pipelines.demo_corpus import write_demo_corpus
 from pipelines.keypoint_store import KeypointStore
 from pipelines.manifest import SPLITS
+from pipelines.store_merging import merge_stores
 from unisign_fast.console import run_command
 from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS
 
 
-def unisign(
+def convert(
+    format: Literal["unisign", "mmpose", "rtmlib", "openpose", "pose"],
     poses: Path,
-    videos: Path,
     labels: Path,
     out: Path,
-    language: Literal["zh", "en"] = "zh",
+    videos: Path | None = None,
+    language: str | None = None,
     split: Literal["train", "dev", "test"] | None = None,
+    classes: int | None = None,
     max_bad_share: float = 0.05,
+    append: bool = False,
 ) -> None:
-    """Convert the published Uni-Sign format: pose pickles, videos and a label file.
+    """Convert poses, videos and a corpus' label file into a keypoint store.
 
     A clip that cannot be used (no pose or video, a video that does not decode, pose and video of different length, NaN
     keypoints, empty text) is named, counted and left out.
 
     Args:
-        poses: Folder of the pose pickles; a subfolder per split is found too.
-        videos: Folder of the videos; a subfolder per split is found too. They stay where they are.
-        labels: CSL-News JSON, or a gzip-compressed pickle as of CSL-Daily, WLASL, How2Sign, OpenASL.
+        format: unisign: the published pickles; mmpose: JSON predictions of a video; rtmlib: keypoints and scores as
+            .npz, .npy, pickle or JSON; openpose: a folder per clip of *_keypoints.json; pose: MediaPipe Holistic's
+            .pose files.
+        poses: Folder of the poses; a subfolder per split is found too.
+        labels: Label file of CSL-News, CSL-Daily, WLASL, MS-ASL, How2Sign, OpenASL or YouTube-ASL, as its authors or
+            Uni-Sign's publish it.
         out: Folder of the store to write.
-        language: Language of the texts.
-        split: Split of all clips. Label pickles need it, one file being one split; a CSL-News list is split 99 % train,
-            1 % test without it.
-        max_bad_share: Fail, and write no store, if more than this share of the clips is bad.
+        videos: Folder of the videos; a subfolder per split is found too. They stay where they are. Only .pose files can
+            do without: they say width, height and frame rate themselves.
+        language: Language of the texts (en, de, fr, ...); without it zh if they have Chinese characters, else en.
+        split: Split of all clips. Without it each label says, or the label file's name; a CSL-News list is split 99 %
+            train, 1 % test.
+        classes: Take the first so many words of WLASL_v0.3.json or MSASL_*.json (WLASL-100, MS-ASL-200, ...).
+        max_bad_share: Fail, and write nothing, if more than this share of the clips is bad.
+        append: Add the clips to the store `out`, which is there already.
     """
-    bad = convert(poses, videos, labels, out, language, split, max_bad_share)
+    bad = convert_corpus(format, poses, videos, labels, out, language, split, classes, max_bad_share, append)
     _report(out)
     print(f"left out: {len(bad)}")
 
@@ -58,6 +78,108 @@ def demo(out: Path = DEMO_CORPUS, clips: int = DEMO_CLIPS, seed: int = 0) -> Non
         _report(out / name)
 
 
+def poses(
+    videos: Path,
+    out: Path,
+    device: Literal["cpu", "cuda"] = "cpu",
+    detector: Path | None = None,
+    pose_model: Path | None = None,
+    workers: int = 2,
+) -> None:
+    """Estimate the 133 whole-body keypoints of the signer in every video, as pose files in the published format.
+
+    A pose file that is there is kept, so a second call goes on where the first ended. A video that does not decode to
+    its end or shows nobody is named, counted and left out. The weights are rtmlib's: downloaded once, or, offline, put
+    where the error says. Needs `pip install -e '.[poses]'`.
+
+    Args:
+        videos: Folder of the videos, subfolders too.
+        out: Folder for the pose files, which lie in it as the videos do in theirs.
+        device: cuda needs onnxruntime-gpu in the place of onnxruntime.
+        detector: ONNX file of a YOLOX person detector in the place of YOLOX-m.
+        pose_model: ONNX file of a whole-body pose network in the place of RTMW-l, such as RTMPose-x exported.
+        workers: Videos at work at once.
+    """
+    from pipelines.pose_estimation.extraction import extract, find_work  # of an optional extra
+    from pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
+
+    work = find_work(videos, out)
+    waiting = [item for item in work if not item.pose.exists()]
+    if waiting:
+        bad = extract(waiting, PersonDetector(detector, device), PoseNetwork(pose_model, device), workers)
+    else:
+        bad = []
+    written = f"{len(waiting) - len(bad)} poses written"
+    print(f"{out}: {written}, {len(work) - len(waiting)} there already, {len(bad)} videos left out")
+
+
+def stats(stores: tyro.conf.Positional[tuple[Path, ...]], figure: Path = Path("corpus_stats.png")) -> None:
+    """Print what a corpus is like and what its splits have in common, and draw the paper's Figures 2 and 8 of it.
+
+    Args:
+        stores: Stores of the corpus, looked at as one.
+        figure: Picture to write: .png, .svg or .pdf.
+    """
+    corpus = read_corpus(stores)
+    draw(corpus, figure)
+    print(describe(corpus), duplicates(corpus), f"figure: {figure}", sep="\n")
+
+
+def crops(
+    store: tyro.conf.Positional[Path],
+    videos: Path | None = None,
+    size: int = 112,
+    quality: int = 90,
+    workers: int | None = None,
+) -> None:
+    """Cut both hands out of every frame of a store's videos, once, so that RGB training opens no video.
+
+    A second call goes on where the first ended, or cuts what was appended since. A clip whose video cannot be used is
+    named, counted and left out.
+
+    Args:
+        store: The keypoint store; the crops go into its subfolder crops.
+        videos: Folder to look for the videos in, by their names, instead of where the store says they are.
+        size: Side of a crop in pixels; training wants it as --crop-size.
+        quality: Of JPEG, 1 to 95.
+        workers: Processes; by default one a core.
+    """
+    from pipelines.crop_cutting import cut_crops  # late: torch takes seconds that --help need not
+
+    writer = cut_crops(KeypointStore.open(store), size, quality, videos, workers)
+    cut = writer.clips - len(writer.left_out)
+    print(f"{writer.path}: {cut} clips, {writer.bytes / 1e6:.1f} MB; left out: {len(writer.left_out)}")
+
+
+def verify(stores: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+    """Read stores whole, with their crops, and compare everything with its checksums.
+
+    Args:
+        stores: Stores to verify.
+    """
+    for path in stores:
+        store = KeypointStore.open(path)
+        store.verify()
+        said = f"{path}: {len(store.clips)} clips, {store.clips.total_frames} frames: whole"
+        if (crops_folder(store) / "crops.json").exists():
+            cut = CropStore(store)
+            cut.verify(store)
+            said += f"; crops of {cut.clips - len(cut.left_out)} clips: whole"
+        print(said)
+
+
+def merge(stores: tyro.conf.Positional[tuple[Path, ...]], out: Path, compress: bool = False) -> None:
+    """Join the stores of many writers, or copy one, with their crops; the first ones stay as they are.
+
+    Args:
+        stores: Stores to join, in this order.
+        out: Folder of the store to write.
+        compress: Compress the keypoints; reading is then many times slower.
+    """
+    merge_stores([KeypointStore.open(path) for path in stores], out, compress)
+    _report(out)
+
+
 def _report(path: Path) -> None:
     clips = KeypointStore.open(path).clips
     counts = Counter(clip.split for clip in clips)
@@ -66,4 +188,5 @@ def _report(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_command({"unisign": unisign, "demo": demo})
+    commands = [convert, poses, crops, verify, merge, stats, demo]
+    run_command({command.__name__: command for command in commands})

@@ -1,12 +1,13 @@
 """Which clips make up an optimiser step, and how a step is shared among ranks and micro-batches.
 
-Everything follows from the seed, the epoch and the sizes, so (epoch, step) is all there is to resume from. The clips of
-a step do not depend on the number of ranks or on the micro-batch size.
+Everything follows from the seed, the epoch and the lengths, so (epoch, step) is all there is to resume from: the next
+clip follows from it. The clips of a step do not depend on the number of ranks or on the budget of a micro-batch.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import ceil
 
 import numpy as np
@@ -15,43 +16,77 @@ from pipelines.random_streams import stream
 
 
 @dataclass(frozen=True)
-class EpochPlan:
-    """One epoch: every clip (numbered 0 to clip_count - 1) exactly once; the last step may hold fewer clips."""
+class Budget:
+    """What a micro-batch may hold at most; one clip alone may be more."""
 
-    clip_count: int
+    frames: int  # clips times frames of the longest one
+    tokens: int  # target tokens of all clips
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One epoch: every clip (numbered from 0) exactly once; the last step may hold fewer clips."""
+
+    frames: np.ndarray  # of each clip, [clips] int
+    tokens: np.ndarray  # target tokens of each clip, [clips] int
     clips_per_step: int  # of all ranks together
-    clips_per_device: int  # the most clips in a micro-batch
+    budget: Budget
     ranks: int
     seed: int
     epoch: int
     shuffle: bool = True
-    lengths: Sequence[int] | np.ndarray | None = None  # frames of each clip: micro-batches then hold similar lengths
 
     def __post_init__(self):
-        assert min(self.clip_count, self.clips_per_step, self.clips_per_device, self.ranks) >= 1, self
-        assert self.lengths is None or len(self.lengths) == self.clip_count, (len(self.lengths), self.clip_count)
+        assert len(self.frames) == len(self.tokens) >= 1, (len(self.frames), len(self.tokens))
+        assert min(self.clips_per_step, self.ranks, self.budget.frames, self.budget.tokens) >= 1, self
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the epoch."""
-        return ceil(self.clip_count / self.clips_per_step)
+        return ceil(len(self.frames) / self.clips_per_step)
 
     def micro_batches(self, step: int, rank: int) -> list[list[int]]:
         """The clips of each micro-batch of a rank; every rank has equally many, of which some may be empty.
 
-        Longest clips first, so that a lack of memory shows at once; the ranks' n-th micro-batches are neighbours in
-        length, so that no rank waits long for another.
+        Clips of similar length share a micro-batch, the longest come first, so that a lack of memory shows at once;
+        the ranks' n-th micro-batches are neighbours in length, so that no rank waits long for another.
         """
         assert 0 <= step < self.steps and 0 <= rank < self.ranks, (step, rank)
         clips = self._order[step * self.clips_per_step : (step + 1) * self.clips_per_step]
-        if self.lengths is not None:
-            clips = clips[np.argsort(-np.asarray(self.lengths)[clips], kind="stable")]
-        rounds = ceil(len(clips) / (self.clips_per_device * self.ranks))
-        groups = np.array_split(clips, rounds * self.ranks)
+        frames, tokens = self.frames[clips], self.tokens[clips]
+        by_length = np.lexsort((-tokens, -frames))
+        ends = _even_groups(frames[by_length].tolist(), tokens[by_length].tolist(), self.budget, self.ranks)
+        groups = np.split(clips[by_length], ends)[: len(ends)]
         return [group.tolist() for group in groups[rank :: self.ranks]]
 
     @cached_property
     def _order(self) -> np.ndarray:
         if not self.shuffle:
-            return np.arange(self.clip_count)
-        return stream(self.seed, self.epoch, "", "order").permutation(self.clip_count)
+            return np.arange(len(self.frames))
+        return stream(self.seed, self.epoch, "", "order").permutation(len(self.frames))
+
+
+def _even_groups(frames: list[int], tokens: list[int], budget: Budget, multiple: int) -> list[int]:
+    """Where groups of consecutive clips end, `frames` descending: the fewest within the budget whose number is a
+    `multiple`, the largest of them as small as it can be."""
+    tokens_before = [0, *accumulate(tokens)]
+
+    def groups(most_frames: int) -> list[int]:
+        ends, start = [], 0
+        while start < len(frames):
+            by_frames = start + most_frames // max(frames[start], 1)
+            by_tokens = bisect_right(tokens_before, tokens_before[start] + budget.tokens) - 1
+            start = max(start + 1, min(by_frames, by_tokens, len(frames)))
+            ends.append(start)
+        return ends
+
+    wanted = ceil(len(groups(budget.frames)) / multiple) * multiple
+    low, high = 1, budget.frames
+    while low < high:
+        middle = (low + high) // 2
+        if len(groups(middle)) <= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    ends = groups(low)
+    return ends + [len(frames)] * (wanted - len(ends))

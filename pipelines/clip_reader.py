@@ -1,161 +1,181 @@
-"""Reading one clip: from a keypoint store and a video to the numbers the model sees.
+"""Reading clips: from keypoint stores and hand crops to the numbers the model sees.
+
+    store -> ClipReader.read -> Sample; several of them, and their hand crops -> ClipReader.batch -> PackedBatch
 
 Everything random follows from the seed, the epoch and the clip's id (pipelines/random_streams.py).
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from pipelines.clip_set import ClipRef, ClipSet
+from pipelines.crop_store import CropStore, crops_folder
+from pipelines.data_settings import DataSettings
 from pipelines.errors import InputError
-from pipelines.hand_boxes import crop_points, hand_boxes
-from pipelines.hand_crops import HandCropReader
+from pipelines.hand_boxes import crop_points
+from pipelines.hand_crops import StoredHandCrops, VideoHandCrops, WantedHands, want_hands
 from pipelines.keypoint_store import KeypointStore
-from pipelines.manifest import LANGUAGES, TASKS, Clip
-from pipelines.part_normalize import choose_frames, normalize_parts
+from pipelines.packed_batch import PackedBatch
+from pipelines.part_normalize import choose_frames, select_parts
 from pipelines.random_streams import stream
-from pipelines.score_sampling import RULES, Rule, sample_frames
-from pipelines.skeleton import HANDS, PART_JOINTS
-
-LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
-MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond it the keypoints are not fractions of the picture
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """What a clip is turned into."""
-
-    task: Literal["slt", "cslr", "islr"] = "slt"  # the target: sentence, glosses or word
-    language: Literal["zh", "en"] | None = None  # of prompt and target; None: the clip's own
-    max_frames: int = 256  # of a clip; from a longer one so many are chosen
-    p_samp: float = 0.1  # share of frames whose hand pictures are sampled; 0 is pose-only, and no video is opened
-    sampling: Rule = "paper"  # Algorithm 1, or the published code's rule
-    crop_size: int = 112  # side of a hand crop, pixels
-
-    def __post_init__(self):
-        self._check("task", self.task in TASKS, f"choose one of {', '.join(TASKS)}")
-        self._check("language", self.language in (None, *LANGUAGES), f"choose one of {', '.join(LANGUAGES)}")
-        self._check("max_frames", self.max_frames >= 1, "give 1 or more")
-        self._check("p_samp", 0 <= self.p_samp <= 1, "give a share in [0, 1]")
-        self._check("sampling", self.sampling in RULES, f"choose one of {', '.join(RULES)}")
-        self._check("crop_size", self.crop_size >= 1, "give 1 or more pixels")
-
-    def _check(self, name: str, good: bool, remedy: str) -> None:
-        if not good:
-            raise InputError(f"--{name.replace('_', '-')}", f"{getattr(self, name)!r} is not possible", remedy)
+from pipelines.sample import Sample, collate
+from pipelines.score_sampling import sample_frames
+from pipelines.skeleton import HANDS, PART_SLICES
 
 
 class TextCodec(Protocol):
     """Text to tokens, each list with its end token; called from several threads at once."""
+
+    fingerprint: str  # tells this codec from others
 
     def prompt_ids(self, language: str) -> list[int]: ...
 
     def target_ids(self, text: str) -> list[int]: ...
 
 
-class ClipRef(NamedTuple):
-    """A clip and the store it is in."""
+class BadClip(NamedTuple):
+    """A clip that can't be used: its number in the clip set, its id, and why."""
 
-    store: KeypointStore
-    clip: Clip
+    number: int
+    id: str
+    error: InputError
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One clip, ready to be packed; arrays as in PackedBatch, crop_frame counting the clip's own chosen frames."""
+class LoadedClips(NamedTuple):
+    """A batch, the numbers of the clips in it, in their order, and the clips that were left out."""
 
-    clip_id: str
-    text: str
-    poses: np.ndarray  # [T, 69, 3] float32
-    crops: np.ndarray  # [n, 3, S, S] uint8, left ones first
-    crops_per_hand: tuple[int, int]
-    crop_frame: np.ndarray  # [n] int64
-    crop_points: np.ndarray  # [n, 21, 2] float32
-    prompt_ids: list[int]
-    label_ids: list[int]
-
-    def rows(self, hand: int) -> slice:
-        """The rows of `crops`, `crop_frame` and `crop_points` that belong to HANDS[hand]."""
-        left = self.crops_per_hand[0]
-        return slice(left, None) if hand else slice(left)
+    batch: PackedBatch
+    numbers: list[int]
+    bad: list[BadClip]
 
 
 class ClipReader:
-    """Reads clips of some stores as the settings say. Safe to use from several threads at once."""
+    """Reads clips of some stores as the settings say, hand crops to `device`. Threads may share it."""
 
-    def __init__(self, stores: list[KeypointStore], settings: DataSettings, codec: TextCodec, seed: int = 0):
+    def __init__(
+        self,
+        stores: list[KeypointStore],
+        settings: DataSettings,
+        codec: TextCodec,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        """Raises InputError if crops of the wanted size can't be had from a crop store that is to be used."""
         self.stores, self.settings, self.codec, self.seed = stores, settings, codec, seed
+        self.device = torch.device(device)
+        self._crop_stores = {store.path: _crop_store(store, settings) for store in stores} if settings.p_samp else {}
+        self._sources = threading.local()  # a decoder belongs to a thread
 
-    def clips(self, split: str) -> list[ClipRef]:
+    def clips(self, split: str) -> ClipSet:
         """All clips of a split ("train", "dev", "test"), store by store; InputError if there is none."""
-        refs = [ClipRef(store, clip) for store in self.stores for clip in store.clips if clip.split == split]
-        if not refs:
-            where = ", ".join(str(store.path) for store in self.stores)
-            raise InputError(f"{where}: manifest.jsonl: split", f"no clip is {split!r}", "name a store that has some")
-        return refs
+        task, language = self.settings.task, self.settings.language
+        key = [task, language, self.codec.fingerprint]
+        return ClipSet.of_split(
+            self.stores, split, lambda clip: self.codec.target_ids(clip.target(task, language)), key
+        )
 
     def read(self, ref: ClipRef, epoch: int, training: bool) -> Sample:
         """One clip; random choices follow from seed, epoch and clip id, in evaluation from seed and clip id alone.
 
-        Raises InputError for a bad clip: lost or non-finite keypoints, no text, a video that is missing, does not
-        decode or is of another length than the pose.
+        Raises InputError for a bad clip: lost or non-finite keypoints, or no text.
         """
-        store, clip = ref
+        store, clip, label_ids = ref
         epoch = epoch if training else 0
         text = clip.target(self.settings.task, self.settings.language)
-        keypoints = store.keypoints(clip)
-        if not np.isfinite(keypoints).all():
+        packed = store.packed_keypoints(clip)
+        is_cut = clip.frames > self.settings.max_frames
+        rng = stream(self.seed, epoch, clip.id, "frames") if training and is_cut else None
+        frames = choose_frames(clip.frames, self.settings.max_frames, rng)
+        parts = select_parts(packed[frames] if is_cut else packed)
+        if not np.isfinite(parts).all():
             where = f"{store.path}: clip {clip.id}: keypoints"
             raise InputError(where, "are not all finite numbers", "extract the pose again, or leave the clip out")
-        rng = stream(self.seed, epoch, clip.id, "frames") if training else None
-        frames = choose_frames(len(keypoints), self.settings.max_frames, rng)
-        keypoints = keypoints[frames]
-        crops, crops_per_hand, crop_frame, points = self._hands(ref, keypoints, frames, epoch)
+        sampled = [self._sampled(parts[:, PART_SLICES[hand], 2], clip.id, hand, epoch) for hand in HANDS]
+        crop_frame, numbers = np.concatenate(sampled), np.repeat(np.arange(len(HANDS)), [len(x) for x in sampled])
+        from_video = len(crop_frame) > 0 and self._crop_stores[store.path] is None
+        video = store.video(clip) if from_video else None
+        hands = want_hands(clip, video, packed, frames[crop_frame], numbers, self.settings.boxes)
         return Sample(
-            clip_id=clip.id,
             text=text,
-            poses=normalize_parts(keypoints),
-            crops=crops,
-            crops_per_hand=crops_per_hand,
+            parts=parts,
+            hands=hands,
+            crops_per_hand=(len(sampled[0]), len(sampled[1])),
             crop_frame=crop_frame,
-            crop_points=points,
+            crop_points=crop_points(hands.points_px, hands.boxes),
             prompt_ids=self.codec.prompt_ids(self.settings.language or clip.language),
-            label_ids=self.codec.target_ids(text),
+            label_ids=label_ids,
         )
 
-    def _hands(
-        self, ref: ClipRef, keypoints: np.ndarray, frames: np.ndarray, epoch: int
-    ) -> tuple[np.ndarray, tuple[int, int], np.ndarray, np.ndarray]:
-        """Samples and crops the hands of the chosen `frames`: crops, crops per hand, crop_frame, crop_points."""
-        store, clip = ref
-        size, p_samp, rule = self.settings.crop_size, self.settings.p_samp, self.settings.sampling
-        sampled, hands = [], []
-        for hand in HANDS:
-            hand_TVC = keypoints[:, PART_JOINTS[hand]]
-            rng = stream(self.seed, epoch, clip.id, hand)
-            sampled.append(sample_frames(hand_TVC[:, :, 2], p_samp, rule, rng))
-            hands.append(hand_TVC[sampled[-1], :, :2])
-        crop_frame, points = np.concatenate(sampled), np.concatenate(hands).astype(np.float64)
-        crops_per_hand = (len(sampled[0]), len(sampled[1]))
-        if len(crop_frame) == 0:
-            return np.zeros((0, 3, size, size), np.uint8), crops_per_hand, crop_frame, points.astype(np.float32)
-        with HandCropReader(store.video(clip)) as video:
-            _check_length(video, clip)
-            points_px = points * (video.width, video.height)
-            boxes = hand_boxes(points_px)
-            side = boxes[0, 2] - boxes[0, 0]
-            if side > MAX_BOX_SIDE * max(video.width, video.height):
-                problem = f"a hand would be {side} pixels wide in a picture of {video.width}x{video.height}"
-                remedy = "give x and y as fractions of width and height"
-                raise InputError(f"{store.path}: clip {clip.id}: keypoints", problem, remedy)
-            crops = video.read(clip.video_start + frames[crop_frame], boxes, size)
-        return crops, crops_per_hand, crop_frame, crop_points(points_px, boxes)
+    def batch(
+        self,
+        clips: ClipSet,
+        numbers: Sequence[int],
+        epoch: int,
+        training: bool,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> LoadedClips:
+        """These clips packed, without the bad ones.
+
+        Bad are those that `read` refuses, and those with hands that can't be had: a video that is missing, does not
+        decode or is of another length than the pose, or a damaged crop. `stopped` may end it early.
+        """
+        samples: dict[int, Sample] = {}
+        of_store: dict[Path, list[int]] = {}
+        bad: list[BadClip] = []
+        for number in numbers:
+            if stopped():
+                break
+            try:
+                ref = clips[number]
+                samples[number] = self.read(ref, epoch, training)
+                of_store.setdefault(ref.store.path, []).append(number)
+            except InputError as error:
+                bad.append(BadClip(number, clips.name(number), error))
+        crops: dict[int, Tensor] = {}
+        for path, mine in of_store.items():
+            for number, found in zip(mine, self._crops(path, [samples[n].hands for n in mine]), strict=True):
+                if isinstance(found, InputError):
+                    bad.append(BadClip(number, clips.name(number), found))
+                else:
+                    crops[number] = found
+        good = [number for number in samples if number in crops]
+        batch = collate([samples[n] for n in good], [crops[n] for n in good], self.settings.crop_size)
+        return LoadedClips(batch, good, bad)
+
+    def _sampled(self, confidence: np.ndarray, clip_id: str, hand: str, epoch: int) -> np.ndarray:
+        if self.settings.p_samp == 0:
+            return np.zeros(0, np.int64)
+        rng = stream(self.seed, epoch, clip_id, hand)
+        return sample_frames(confidence, self.settings.p_samp, self.settings.sampling, rng)
+
+    def _crops(self, store: Path, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
+        """This thread's source for the store reads them."""
+        if not any(len(hands.frames) for hands in wanted):
+            size = self.settings.crop_size
+            return [torch.zeros(0, 3, size, size, dtype=torch.uint8, device=self.device)] * len(wanted)
+        sources = self._sources.__dict__
+        if store not in sources:
+            crop_store = self._crop_stores[store]
+            if crop_store is None:
+                sources[store] = VideoHandCrops(self.settings.crop_size, self.device)
+            else:
+                sources[store] = StoredHandCrops(crop_store, self.device)
+        return sources[store].read(wanted)
 
 
-def _check_length(video: HandCropReader, clip: Clip) -> None:
-    """InputError if the video is not as long as the pose's video was."""
-    expected = clip.video_frames or clip.video_start + clip.frames
-    if video.declared_frames and abs(video.declared_frames - expected) > LENGTH_TOLERANCE:
-        problem = f"has {video.declared_frames} frames, the pose of clip {clip.id} is for {expected}"
-        raise InputError(video.video, problem, "extract the pose from this very video again")
+def _crop_store(store: KeypointStore, settings: DataSettings) -> CropStore | None:
+    """The store's crops, if they are to be used."""
+    there = (crops_folder(store) / "crops.json").exists()
+    if settings.crops == "video" or settings.crops is None and (not there or settings.boxes != "clip"):
+        return None
+    crops = CropStore(store)
+    if crops.size != settings.crop_size:
+        problem = f"the crops of {crops.path} are {crops.size} pixels wide, not {settings.crop_size}"
+        raise InputError("--crop-size", problem, f"give {crops.size}, or --crops video")
+    return crops

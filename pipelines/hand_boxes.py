@@ -1,25 +1,46 @@
-"""Where the hands are in the picture: square boxes around the sampled hands, and their keypoints inside the box.
+"""Where the hands are in the picture: square boxes around the hands, and their keypoints inside the box.
 
-The published rule without its faults: a box may reach beyond any edge of the picture (what lies outside is black), all
-coordinates are int64, and keypoints stay where they are relative to what is shown.
+A box may reach beyond any edge of the picture (what lies outside is black), all coordinates are int64, and keypoints
+stay where they are relative to what is shown. All boxes of a clip share one side, by one of two rules:
+
+    clip      MARGIN times the extent that all but the largest twentieth of the clip's confident hands keep to. Does
+              not depend on which frames are sampled or chosen, so that crops can be cut beforehand.
+    sampled   MARGIN times the largest extent among the hands sampled this time (published code).
 """
+
+from typing import Literal, get_args
 
 import numpy as np
 
-MARGIN = 1.2  # box side over the largest extent of any sampled hand
+BoxRule = Literal["clip", "sampled"]
+BOX_RULES: tuple[BoxRule, ...] = get_args(BoxRule)
+MARGIN = 1.2  # box side over the extent
+KEPT_SHARE = 0.95  # clip rule: a wrong keypoint in a few frames must not make every hand small
+CONFIDENT = 0.3  # clip rule: mean confidence of a hand whose extent counts
 
 
-def hand_boxes(hands_px: np.ndarray) -> np.ndarray:
-    """Boxes of all sampled hands of a clip, left and right: [n, 21, 2] keypoints in pixels -> int64 [n, 4].
+def side_of_clip(hands_px: np.ndarray, confidence: np.ndarray) -> int:
+    """The box side of the `clip` rule in pixels; every hand of the clip: [n, 21, 2] in pixels, [n, 21].
 
-    A box is (x0, y0, x1, y1), x1 and y1 exclusive, centred on its own hand. All of a clip share one even side, at
-    least 2.
+    Without any confident hand, all count.
     """
-    if len(hands_px) == 0:
-        return np.zeros((0, 4), np.int64)
-    low, high = hands_px.min(axis=1), hands_px.max(axis=1)
-    side = max(2, int(float((high - low).max()) * MARGIN / 2) * 2)
-    corner = np.floor((low + high) / 2 - side / 2).astype(np.int64)
+    confident = confidence.mean(axis=1) > CONFIDENT
+    extent = _extent(hands_px[confident] if confident.any() else hands_px)
+    rank = int(np.ceil(KEPT_SHARE * len(extent))) - 1
+    return _side(np.partition(extent, rank)[rank])
+
+
+def side_of_sampled(hands_px: np.ndarray) -> int:
+    """The box side of the `sampled` rule in pixels; the sampled hands [n, 21, 2] in pixels, n >= 1."""
+    return _side(_extent(hands_px).max())
+
+
+def hand_boxes(hands_px: np.ndarray, side: int) -> np.ndarray:
+    """Each hand's box, centred on it: [n, 21, 2] keypoints in pixels -> int64 [n, 4].
+
+    A box is (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.
+    """
+    corner = np.floor((hands_px.min(axis=1) + hands_px.max(axis=1)) / 2 - side / 2).astype(np.int64)
     return np.concatenate([corner, corner + side], axis=1)
 
 
@@ -30,3 +51,12 @@ def crop_points(hands_px: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """
     corner, side = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
     return ((hands_px - corner) / side).clip(0, 1).astype(np.float32)
+
+
+def _extent(hands_px: np.ndarray) -> np.ndarray:
+    return (hands_px.max(axis=1) - hands_px.min(axis=1)).max(axis=1)
+
+
+def _side(extent: float) -> int:
+    """Even, and at least 2."""
+    return max(2, int(float(extent) * MARGIN / 2) * 2)

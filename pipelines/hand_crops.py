@@ -1,82 +1,204 @@
-"""Hand crops: pictures of the sampled hands, cut out of a clip's video and scaled to one size.
+"""Hand crops: pictures of the sampled hands, all of one size, from the crop store or out of the clips' videos.
 
-Decoding runs from the start of the video to the last frame asked for, and no further; every frame is converted at most
-once, however many hands are taken from it.
+Both sources have one interface, `read(wanted)`: crops [n, 3, S, S] uint8 on the device for each clip, or what is wrong
+with it. A source is to be used by one thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
-from PIL import Image
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
 
+from pipelines.crop_store import CropStore
+from pipelines.dali_decoders import DecodingError, JpegDecoder, VideoDecoder
 from pipelines.errors import InputError
+from pipelines.hand_boxes import BoxRule, hand_boxes, side_of_clip, side_of_sampled
+from pipelines.manifest import Clip
+from pipelines.skeleton import LEFT_HAND, RIGHT_HAND
+from pipelines.video_file import VideoFile
 
-REMEDY = "encode it again, or leave the clip out"
+LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
+MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond it the keypoints are not fractions of the picture
 
 
-class HandCropReader:
-    """An open video; use it in a `with` block.
+@dataclass(frozen=True)
+class WantedHands:
+    """The hands of a clip whose pictures are wanted."""
 
-    `width` and `height` in pixels; `declared_frames` is what the file says of its length (often 1-3 more than can be
-    decoded), 0 if it says nothing.
+    clip: Clip
+    video: Path | None  # None for crops from a store
+    frames: np.ndarray  # [n] int64, of the clip, from 0
+    hands: np.ndarray  # [n] int64, numbers of skeleton.HANDS
+    points_px: np.ndarray  # [n, 21, 2] float64, the hands' keypoints in pixels
+    boxes: np.ndarray  # [n, 4] int64, pixels of the video; all of one side
+
+
+def want_hands(
+    clip: Clip, video: Path | None, keypoints: np.ndarray, frames: np.ndarray, hands: np.ndarray, rule: BoxRule
+) -> WantedHands:
+    """Boxes for these hands by a rule of hand_boxes.py; `keypoints` [T, 133, 3] of the whole clip, as stored.
+
+    Raises InputError if the keypoints can't be of this picture.
+    """
+    if not len(frames):
+        return WantedHands(clip, video, frames, hands, np.zeros((0, 21, 2)), np.zeros((0, 4), np.int64))
+    both_THVC = np.stack([keypoints[:, LEFT_HAND], keypoints[:, RIGHT_HAND]], axis=1)
+    all_px = both_THVC[..., :2].astype(np.float64) * (clip.width, clip.height)
+    points_px = all_px[frames, hands]
+    if rule == "clip":
+        side = side_of_clip(all_px.reshape(-1, 21, 2), both_THVC[..., 2].reshape(-1, 21))
+    else:
+        side = side_of_sampled(points_px)
+    if side > MAX_BOX_SIDE * max(clip.width, clip.height):
+        problem = f"a hand would be {side} pixels wide in a picture of {clip.width}x{clip.height}"
+        remedy = "give x and y as fractions of width and height"
+        raise InputError(f"clip {clip.id}: keypoints", problem, remedy)
+    return WantedHands(clip, video, frames, hands, points_px, hand_boxes(points_px, side))
+
+
+class StoredHandCrops:
+    """From a crop store: all crops of a batch in one decoder call."""
+
+    def __init__(self, store: CropStore, device: torch.device):
+        self.store = store
+        self._decoder = JpegDecoder(device)
+        self._nothing = torch.zeros(0, 3, store.size, store.size, dtype=torch.uint8, device=device)
+
+    def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
+        """The crops of each clip, or why they cannot be had."""
+        found: list[Tensor | InputError] = [self._nothing] * len(wanted)
+        files: list[np.ndarray] = []
+        rows: dict[int, slice] = {}
+        for i, clip in enumerate(wanted):
+            if len(clip.frames):
+                try:
+                    jpegs = self.store.jpegs(clip.clip, clip.frames, clip.hands)
+                except InputError as error:
+                    found[i] = error
+                    continue
+                rows[i] = slice(len(files), len(files) + len(jpegs))
+                files += jpegs
+        if not files:
+            return found
+        try:
+            pixels = self._decoder.decode(files).permute(0, 3, 1, 2)
+        except DecodingError as error:  # no checksum is wrong: the store was written so
+            raise AssertionError(f"{self.store.path}: {error}") from None
+        return [pixels[rows[i]] if i in rows else other for i, other in enumerate(found)]
+
+
+class VideoHandCrops:
+    """Out of the clips' videos, only the wanted frames: by DALI on a GPU, by PyAV on the CPU.
+
+    `dali` takes DALI on the CPU too, for the codecs it knows there: as fast as PyAV for a tenth of the frames and
+    slower for more (benchmarks/data_path.py).
     """
 
-    def __init__(self, video: Path):
-        """Raises InputError if there is no such file or no video in it."""
-        self.video = video
-        if not video.is_file():
-            raise InputError(video, "there is no such video", "put it there, or leave the clip out")
+    def __init__(self, size: int, device: torch.device, dali: bool = False):
+        self.size = size
+        self._device = device
+        self._decoder = VideoDecoder(device) if dali or device.type == "cuda" else None
+
+    def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
+        """The crops of each clip, or why they cannot be had."""
+        found = [self._begin(clip) for clip in wanted]
+        waiting = [i for i, crops in enumerate(found) if crops is None]
+        while waiting:
+            numbers, waiting = waiting[: self._decoder.most], waiting[self._decoder.most :]
+            for i, crops in zip(numbers, self._by_dali([wanted[i] for i in numbers])):
+                found[i] = crops
+        return found
+
+    def _begin(self, wanted: WantedHands) -> Tensor | InputError | None:
+        """The crops, if there are none or PyAV reads them; None if the clip is for DALI."""
+        if not len(wanted.frames):
+            return torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8, device=self._device)
         try:
-            self._container = av.open(str(video), metadata_errors="ignore")
-        except av.FFmpegError as error:
-            raise InputError(video, f"does not open as a video ({error.strerror})", REMEDY) from None
-        if not self._container.streams.video:
-            self._container.close()
-            raise InputError(video, "has no video stream", REMEDY)
-        self._stream = self._container.streams.video[0]
-        self._stream.codec_context.thread_count = 1  # parallel over clips instead
-        self.width, self.height = self._stream.width, self._stream.height
-        self.declared_frames = self._stream.frames
+            with VideoFile(wanted.video) as video:
+                _check(video, wanted)
+                if not (self._decoder and self._decoder.supports(video.codec)):
+                    return self._by_pyav(video, wanted)
+                last, count = _video_frames(wanted).max(), video.count_frames()
+                if last >= count:
+                    raise InputError(video.path, f"holds {count} frames, and frame {last} is needed", "copy it again")
+        except InputError as error:
+            return error
 
-    def __enter__(self) -> "HandCropReader":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._container.close()
-
-    def read(self, frames: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
-        """Row i shows boxes[i] of frames[i]: uint8 RGB [n, 3, size, size], bicubic, black outside the picture.
-
-        frames: int64 [n], counted from 0, in any order and repeated at will; boxes: int64 [n, 4] (x0, y0, x1, y1) in
-        pixels. Can be called once, since it leaves the video behind the last of the frames.
-        Raises InputError if the video does not decode as far as the last of the frames.
-        """
-        crops = np.zeros((len(frames), 3, size, size), np.uint8)
+    def _by_pyav(self, video: VideoFile, wanted: WantedHands) -> Tensor:
         rows_of: dict[int, list[int]] = {}
-        for row, number in enumerate(frames.tolist()):
+        for row, number in enumerate(_video_frames(wanted).tolist()):
             rows_of.setdefault(number, []).append(row)
-        for number, picture in self._pictures(set(rows_of)):
+        patches = _patches(wanted.boxes, torch.device("cpu"))
+        for number, picture in video.frames(_video_frames(wanted)):
             for row in rows_of[number]:
-                crop = picture.crop(tuple(boxes[row].tolist())).resize((size, size), Image.Resampling.BICUBIC)
-                crops[row] = np.asarray(crop).transpose(2, 0, 1)
+                _cut(torch.from_numpy(picture), wanted.boxes[row], patches[row])
+        return resize(patches, self.size).to(self._device)
+
+    def _by_dali(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
+        frames = [np.unique(_video_frames(clip), return_inverse=True) for clip in wanted]
+        files = [np.fromfile(clip.video, np.uint8) for clip in wanted]
+        crops = []
+        try:
+            with self._decoder.decode(files, [numbers for numbers, _ in frames]) as pictures:
+                for clip, (_, index), pictures_FHW3 in zip(wanted, frames, pictures):
+                    patches = _patches(clip.boxes, self._device)
+                    for row, picture in enumerate(index.tolist()):
+                        _cut(pictures_FHW3[picture], clip.boxes[row], patches[row])
+                    crops.append(resize(patches, self.size))
+        except DecodingError:  # one clip is bad, and PyAV says which and why
+            return [self._alone(clip) for clip in wanted]
         return crops
 
-    def _pictures(self, wanted: set[int]) -> Iterator[tuple[int, Image.Image]]:
-        """The wanted frames in order, each with its number; InputError if one of them cannot be had."""
-        number, last = -1, max(wanted, default=-1)
-        if number == last:
-            return
+    def _alone(self, wanted: WantedHands) -> Tensor | InputError:
         try:
-            for number, frame in enumerate(self._container.decode(self._stream)):
-                if number in wanted:
-                    if frame.is_corrupt:
-                        raise InputError(self.video, f"frame {number} is damaged", REMEDY)
-                    yield number, frame.to_image()
-                if number == last:
-                    return
-        except av.FFmpegError as error:
-            problem = f"does not decode after frame {number} ({error.strerror}), and frame {last} is needed"
-            raise InputError(self.video, problem, REMEDY) from None
-        raise InputError(self.video, f"has {number + 1} frames that decode, and frame {last} is needed", REMEDY)
+            with VideoFile(wanted.video) as video:
+                return self._by_pyav(video, wanted)
+        except InputError as error:
+            return error
+
+
+def resize(patches_NSS3: Tensor, size: int) -> Tensor:
+    """[n, s, s, 3] uint8 to [n, 3, size, size] uint8 by PIL's bicubic filter, within two grey levels of PIL."""
+    pixels = patches_NSS3.permute(0, 3, 1, 2)
+    if pixels.shape[-1] == size or not len(pixels):
+        return pixels
+    if pixels.is_cuda:  # no uint8 there
+        scaled = interpolate(pixels.float(), (size, size), mode="bicubic", antialias=True)
+        return scaled.round_().clamp_(0, 255).byte()
+    return interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+
+
+def _patches(boxes: np.ndarray, device: torch.device) -> Tensor:
+    """[n, s, s, 3] of black, to be cut into."""
+    side = int(boxes[0, 2] - boxes[0, 0])
+    return torch.zeros(len(boxes), side, side, 3, dtype=torch.uint8, device=device)
+
+
+def _cut(picture_HW3: Tensor, box: np.ndarray, patch_SS3: Tensor) -> None:
+    """Copies what lies in the box; the patch stays black where the box lies outside the picture."""
+    x0, y0, x1, y1 = box.tolist()
+    height, width, _ = picture_HW3.shape
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    if left < right and top < bottom:
+        patch_SS3[top - y0 : bottom - y0, left - x0 : right - x0] = picture_HW3[top:bottom, left:right]
+
+
+def _video_frames(wanted: WantedHands) -> np.ndarray:
+    return wanted.clip.video_start + wanted.frames
+
+
+def _check(video: VideoFile, wanted: WantedHands) -> None:
+    """InputError if this is not the video that the pose is of."""
+    clip = wanted.clip
+    again = "extract the pose from this very video again"
+    if (video.width, video.height) != (clip.width, clip.height):
+        sizes = f"is {video.width}x{video.height}, the pose of clip {clip.id} is for {clip.width}x{clip.height}"
+        raise InputError(video.path, sizes, again)
+    expected = clip.video_frames or clip.video_start + clip.frames
+    if video.declared_frames and abs(video.declared_frames - expected) > LENGTH_TOLERANCE:
+        problem = f"has {video.declared_frames} frames, the pose of clip {clip.id} is for {expected}"
+        raise InputError(video.path, problem, again)

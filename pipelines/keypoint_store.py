@@ -3,70 +3,71 @@
     STORE/keypoints.zarr   [total frames, 133, 3] float16: x, y as fractions of width and height, raw confidence
     STORE/manifest.jsonl   one line per clip (pipelines/manifest.py), with its place in the array and its CRC-32
     STORE/store.json       written last, when everything else is on disk: a folder without it is not a store
+    STORE/crops            hand crops, once launch/prepare.py crops has cut them (pipelines/crop_store.py)
 
-Zarr reads a lost chunk as the fill value and never says so, hence the checksums and the fill value NaN, which no clip
-has. Nor is any chunk then left out as empty: a shard file is its chunks in order.
+Only what store.json counts is part of the store, so that a store which is being appended to stays whole. Zarr reads a
+lost chunk as the fill value and never says so, hence the checksums and the fill value NaN, which no clip has.
 """
 
 import json
-import os
-import shutil
 import zlib
 from pathlib import Path
 
 import numpy as np
-import zarr
 
-from pipelines.durable import sync_to_disk
+from pipelines.durable import replace_json
 from pipelines.errors import InputError
-from pipelines.manifest import Clip, check_clip, read_manifest, write_manifest
+from pipelines.manifest import Clip, Manifest, ManifestWriter, check_clip, index_file
 from pipelines.skeleton import JOINTS
+from pipelines.zarr_rows import RowReader, RowWriter
 
 FORMAT = "unisign_fast keypoint store"
-VERSION = 1
+VERSION = 2
 CHUNK_FRAMES = 256
-SHARD_FRAMES = 16384
+SHARD_FRAMES = 65536
 REWRITE = "write the store again with launch/prepare.py"
 
 
 class KeypointStore:
-    """A finished store, opened for reading: its folder `path`, its `clips`, and the `keypoint_source` they are from."""
+    """A finished store, opened for reading: its folder `path`, its `clips`, and the `keypoint_source` they are from.
 
-    def __init__(self, path: Path, clips: list[Clip], array: zarr.Array, keypoint_source: dict[str, str]):
+    Opening takes a moment and no memory, however many clips there are; threads may share a store.
+    """
+
+    def __init__(self, path: Path, clips: Manifest, rows: RowReader, header: dict):
         """Use `open`."""
-        self.path, self.clips, self.keypoint_source = path, clips, keypoint_source
-        self._array = array
+        self.path, self.clips = path, clips
+        self.keypoint_source: dict[str, str] = header["keypoint_source"]
+        self.manifest_crc32: int = header["manifest_crc32"]
+        self._rows, self._header = rows, header
 
     @classmethod
     def open(cls, path: Path | str) -> "KeypointStore":
-        """Checks that the store's parts agree, keypoints unread. Raises InputError if it is not a whole store."""
+        """Checks that the store's parts are there, nothing else read. Raises InputError if it is not a whole store."""
         path = Path(path)
         header = _read_header(path)
-        clips = read_manifest(path / "manifest.jsonl")
-        if len(clips) != header["clips"]:
-            problem = f"has {len(clips)} clips, store.json says {header['clips']}"
-            raise InputError(path / "manifest.jsonl", problem, REWRITE)
-        try:
-            array = zarr.open_array(path / "keypoints.zarr", mode="r")
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(path / "keypoints.zarr", f"is not a Zarr array ({error})", REWRITE) from None
-        frames = sum(clip.frames for clip in clips)
-        if array.shape != (frames, JOINTS, 3) or array.dtype != np.float16 or header["frames"] != frames:
-            problem = f"is {array.dtype} {array.shape}, the manifest wants float16 {(frames, JOINTS, 3)}"
-            raise InputError(path / "keypoints.zarr", problem, REWRITE)
-        return cls(path, clips, array, header["keypoint_source"])
+        clips = Manifest(path / "manifest.jsonl", header["clips"], header["manifest_bytes"])
+        if clips.total_frames != header["frames"]:
+            problem = f"counts {clips.total_frames} frames, store.json {header['frames']}"
+            raise InputError(path / "manifest.index", problem, REWRITE)
+        rows = RowReader(path / "keypoints.zarr", (JOINTS, 3), "float16", header["frames"], REWRITE)
+        return cls(path, clips, rows, header)
 
     def keypoints(self, clip: Clip) -> np.ndarray:
         """[T, 133, 3] float32: x, y (fractions of the picture), raw confidence. Raises InputError on lost data."""
+        return self.packed_keypoints(clip).astype(np.float32)
+
+    def packed_keypoints(self, clip: Clip) -> np.ndarray:
+        """The same as it is stored, float16, where possible without a copy."""
         where = f"{self.path / 'keypoints.zarr'}: clip {clip.id}"
         try:
-            packed = self._array[clip.first_frame : clip.first_frame + clip.frames]
-        except (OSError, ValueError) as error:
-            raise InputError(where, f"cannot be read ({error})", REWRITE) from None
-        if zlib.crc32(packed.tobytes()) != clip.crc32:
+            packed = self._rows[clip.first_frame : clip.first_frame + clip.frames]
+        except InputError as error:
+            raise InputError(where, f"{error.where}: {error.problem}", error.remedy) from None
+        if zlib.crc32(np.ascontiguousarray(packed)) != clip.crc32:
             problem = f"frames {clip.first_frame} to {clip.first_frame + clip.frames - 1} do not match their checksum"
             raise InputError(where, problem, REWRITE)
-        return packed.astype(np.float32)
+        return packed
 
     def video(self, clip: Clip) -> Path:
         """Where the clip's video is. Raises InputError if the clip has none; the file itself is not looked at."""
@@ -77,67 +78,85 @@ class KeypointStore:
 
     def verify(self) -> None:
         """Reads everything and compares it with the checksums. Raises InputError naming the first damaged clip."""
+        self.clips.verify(self.manifest_crc32)
         for clip in self.clips:
-            self.keypoints(clip)
+            self.packed_keypoints(clip)
 
 
 class KeypointStoreWriter:
     """Writes a store: `with KeypointStoreWriter(path, source) as writer: writer.add(...)`.
 
     Nothing counts as written until the block ends without an exception. What a killed writer left is overwritten, a
-    finished store never.
+    finished store never; with `append` clips are added behind those it has. `compress` takes about a third less room
+    and makes reading many times slower (benchmarks/data_path.py). Many writers make a store each, to be merged.
     """
 
-    def __init__(self, path: Path | str, keypoint_source: dict[str, str]):
+    def __init__(
+        self, path: Path | str, keypoint_source: dict[str, str], *, append: bool = False, compress: bool = False
+    ):
         """`keypoint_source` says where the keypoints come from: estimator, version, coordinates (their convention)."""
         assert keypoint_source.keys() == {"estimator", "version", "coordinates"}, keypoint_source
-        self.path, self.keypoint_source = Path(path), keypoint_source
-        self.clips: list[Clip] = []
+        self.path, self.keypoint_source, self._compress = Path(path), keypoint_source, compress
         self._ids: set[str] = set()
-        self._waiting: list[np.ndarray] = []  # frames of the shard that is not yet full
-        self._frames = 0
-        if (self.path / "store.json").exists():
-            raise InputError(self.path, "is a store already", "name another folder or delete this one")
+        self._before: KeypointStore | None = None
+        if append:
+            self._before = KeypointStore.open(self.path)
+            if self._before.keypoint_source != keypoint_source:
+                problem = f"is {self._before.keypoint_source}, and {keypoint_source} would be added"
+                remedy = "write a store of their own: training reads several"
+                raise InputError(self.path / "store.json: keypoint_source", problem, remedy)
+            self._ids = {clip.id for clip in self._before.clips}
+        elif (self.path / "store.json").exists():
+            raise InputError(self.path, "is a store already", "name another folder, append to it or delete it")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(self.path, f"cannot be made ({error.strerror})", "name another folder") from None
 
     def __enter__(self) -> "KeypointStoreWriter":
-        self._array = zarr.create_array(
-            self.path / "keypoints.zarr",
-            shape=(0, JOINTS, 3),
-            chunks=(CHUNK_FRAMES, JOINTS, 3),
-            shards=(SHARD_FRAMES, JOINTS, 3),
-            dtype="float16",
-            compressors=None,
-            fill_value=float("nan"),
-            overwrite=True,
-        )
+        array, manifest = self.path / "keypoints.zarr", self.path / "manifest.jsonl"
+        if self._before:
+            header = self._before._header
+            self._rows = RowWriter.reopen(array, header["frames"])
+            self._manifest = ManifestWriter(
+                manifest, header["clips"], header["manifest_bytes"], header["manifest_crc32"]
+            )
+        else:
+            shape = dict(chunk_rows=CHUNK_FRAMES, shard_rows=SHARD_FRAMES, fill_value=float("nan"))
+            self._rows = RowWriter.create(array, (JOINTS, 3), "float16", compress=self._compress, **shape)
+            self._manifest = ManifestWriter(manifest)
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        if kind is not None:
-            shutil.rmtree(self.path / "keypoints.zarr")
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as failure:
+            kind, error = OSError, failure
+        if kind is None:
             return
-        self._write_frames(at_least=1)
-        write_manifest(self.path / "manifest.jsonl", self.clips)
-        for folder, _, files in os.walk(self.path / "keypoints.zarr"):
-            for name in [*files, "."]:
-                sync_to_disk(Path(folder, name))
+        self._manifest.abandon()
+        if self._before is None:
+            self._rows.discard()
+            for file in (self.path / "manifest.jsonl", index_file(self.path / "manifest.jsonl")):
+                file.unlink()
+        if isinstance(error, OSError):
+            problem = f"cannot be written ({error.strerror or error})"
+            raise InputError(self.path, problem, "make room or name another folder, and start again") from None
+
+    def _finish(self) -> None:
+        self._rows.commit()
+        self._manifest.close()
         header = {
             "format": FORMAT,
             "version": VERSION,
-            "clips": len(self.clips),
-            "frames": self._frames,
+            "clips": self._manifest.clips,
+            "frames": self._rows.rows,
+            "manifest_bytes": self._manifest.size,
+            "manifest_crc32": self._manifest.crc32,
             "keypoint_source": self.keypoint_source,
         }
-        unnamed = self.path / "store.json.part"
-        unnamed.write_text(json.dumps(header, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        sync_to_disk(unnamed)
-        sync_to_disk(self.path)
-        unnamed.rename(self.path / "store.json")
-        sync_to_disk(self.path)
+        replace_json(self.path / "store.json", header)
 
     def add(
         self,
@@ -170,13 +189,13 @@ class KeypointStoreWriter:
             language=language,
             text=text,
             gloss=gloss,
-            first_frame=self._frames,
+            first_frame=self._rows.rows,
             frames=len(packed),
             fps=fps,
             width=width,
             height=height,
             source=source,
-            crc32=zlib.crc32(packed.tobytes()),
+            crc32=zlib.crc32(packed),
             translations=dict(translations or {}),
             tags=dict(tags or {}),
             video_start=video_start,
@@ -189,23 +208,10 @@ class KeypointStoreWriter:
         if len(bad):
             problem = f"frame {bad[0]} is not finite in float16"
             raise InputError(f"clip {id}: keypoints", problem, "extract the pose again")
-        self.clips.append(clip)
         self._ids.add(id)
-        self._frames += len(packed)
-        self._waiting.append(packed)
-        self._write_frames(at_least=SHARD_FRAMES)
+        self._rows.append(packed)
+        self._manifest.append(clip)
         return clip
-
-    def _write_frames(self, at_least: int) -> None:
-        """Writes whole shards, so that no shard is read and written again, while `at_least` frames are waiting."""
-        start = self._array.shape[0]
-        take = (self._frames - start) // at_least * at_least
-        if take == 0:
-            return
-        waiting = np.concatenate(self._waiting)
-        self._array.resize((start + take, JOINTS, 3))
-        self._array[start:] = waiting[:take]
-        self._waiting = [waiting[take:]]
 
 
 def _read_header(path: Path) -> dict:
@@ -220,7 +226,7 @@ def _read_header(path: Path) -> dict:
         raise InputError(path / "store.json: format", f"is not {FORMAT!r}", "name a store written by launch/prepare.py")
     if header.get("version") != VERSION:
         raise InputError(path / "store.json: version", f"is {header.get('version')}, not {VERSION}", REWRITE)
-    for name in ("clips", "frames", "keypoint_source"):
+    for name in ("clips", "frames", "manifest_bytes", "manifest_crc32", "keypoint_source"):
         if name not in header:
             raise InputError(path / f"store.json: {name}", "is missing", REWRITE)
     return header

@@ -10,15 +10,15 @@ from functools import cache
 import numba
 import numpy as np
 
-from pipelines.skeleton import JOINTS, PACKED_JOINTS, PART_JOINTS, PARTS, ROOT_JOINT
+from pipelines.skeleton import JOINTS, PACKED_JOINTS, PART_JOINTS, PART_SLICES, PARTS, ROOT_JOINT
 
 CONFIDENT = np.float32(0.3)  # a joint counts above this confidence
 MIN_POINTS = 4  # fewer confident body points in a clip: nothing to measure its scale by
 NO_ROOT = -1
 
 _ROOTS = np.concatenate(
-    [np.full(len(PART_JOINTS[p]), PART_JOINTS[p][ROOT_JOINT[p]] if p in ROOT_JOINT else NO_ROOT) for p in PARTS]
-)  # [69] the joint among 133 whose position is subtracted
+    [np.full(len(PART_JOINTS[p]), PART_SLICES[p].start + ROOT_JOINT[p] if p in ROOT_JOINT else NO_ROOT) for p in PARTS]
+)  # [69] the joint among them whose position is subtracted
 
 
 def choose_frames(frames: int, max_frames: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -33,17 +33,26 @@ def choose_frames(frames: int, max_frames: int, rng: np.random.Generator | None)
     return np.sort(rng.choice(frames, max_frames, replace=False, shuffle=False))
 
 
-def normalize_parts(keypoints: np.ndarray) -> np.ndarray:
-    """The chosen frames of one clip, normalised: [T, 133, 3] -> float32 [T, 69, 3], every value in [-1, 1].
+def select_parts(keypoints: np.ndarray) -> np.ndarray:
+    """The 69 joints of the four parts: [T, 133, 3], float16 as stored or another type, to float32 [T, 69, 3]."""
+    assert keypoints.ndim == 3 and keypoints.shape[1:] == (JOINTS, 3), keypoints.shape
+    if keypoints.dtype != np.float16:
+        return keypoints[:, PACKED_JOINTS].astype(np.float32)
+    return _compiled(_select)(keypoints.view(np.uint16), PACKED_JOINTS, _float16_values())
+
+
+def normalize_parts(parts: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The chosen frames of one clip, normalised: float32 [T, 69, 3] of `select_parts`, to values in [-1, 1].
 
     Input: x and y as fractions of width and height, raw confidence (may exceed 1); all finite. The clip's scale is the
     larger side of the box around all confident body points; without at least four of them, or at scale 0, all is zero.
     The body is put into that box as [-1, 1]; hands and face are taken relative to their root joint of the same frame,
-    over the scale. Joints that are not confident are zero.
+    over the scale. Joints that are not confident are zero. The result is written to `out`, if given.
     """
-    assert keypoints.ndim == 3 and keypoints.shape[1:] == (JOINTS, 3), keypoints.shape
-    keypoints = np.ascontiguousarray(keypoints, dtype=np.float32)
-    return _compiled(_normalize)(keypoints, PACKED_JOINTS, _ROOTS, CONFIDENT)
+    assert parts.ndim == 3 and parts.shape[1:] == (len(PACKED_JOINTS), 3) and parts.dtype == np.float32, parts.shape
+    out = np.empty_like(parts) if out is None else out
+    _compiled(_normalize)(parts, _ROOTS, CONFIDENT, out)
+    return out
 
 
 @cache
@@ -55,31 +64,46 @@ def _compiled(function: Callable) -> Callable:
         return numba.njit(function, nogil=True)
 
 
-def _normalize(keypoints, joints_J, roots_J, confident):
-    # Joints come in as arguments, since numba would not notice a change of another module's globals in its disk cache.
+@cache
+def _float16_values() -> np.ndarray:
+    """[65536] what each pattern of 16 bits is worth; numba has no float16 on CPUs."""
+    return np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+def _select(bits, joints_J, values):
+    selected = np.empty((len(bits), len(joints_J), 3), np.float32)
+    for t in range(len(bits)):
+        for j in range(len(joints_J)):
+            for c in range(3):
+                selected[t, j, c] = values[bits[t, joints_J[j], c]]
+    return selected
+
+
+def _normalize(keypoints, roots_J, confident, packed):
+    # Roots come in as arguments, since numba would not notice a change of another module's globals in its disk cache.
     # Every constant is float32: the published numbers are, and a float64 literal would widen the arithmetic.
     half, one, two = np.float32(0.5), np.float32(1), np.float32(2)
-    packed = np.zeros((len(keypoints), len(joints_J), 3), np.float32)
+    packed[:] = 0
     points = 0
     x_min = y_min = np.float32(np.inf)
     x_max = y_max = np.float32(-np.inf)
     for t in range(len(keypoints)):
-        for j in range(len(joints_J)):
-            x, y, confidence = keypoints[t, joints_J[j]]
+        for j in range(len(roots_J)):
+            x, y, confidence = keypoints[t, j]
             if roots_J[j] == NO_ROOT and confidence > confident:
                 points += 1
                 x_min, x_max = min(x_min, x), max(x_max, x)
                 y_min, y_max = min(y_min, y), max(y_max, y)
     if points < MIN_POINTS:
-        return packed
+        return
     scale = max(x_max - x_min, y_max - y_min)
     if scale == 0:
-        return packed
+        return
     x_corner = (x_min + x_max - scale) / two
     y_corner = (y_min + y_max - scale) / two
     for t in range(len(keypoints)):
-        for j in range(len(joints_J)):
-            x, y, confidence = keypoints[t, joints_J[j]]
+        for j in range(len(roots_J)):
+            x, y, confidence = keypoints[t, j]
             if confidence <= confident:
                 continue
             if roots_J[j] == NO_ROOT:
@@ -91,4 +115,3 @@ def _normalize(keypoints, joints_J, roots_J, confident):
             packed[t, j, 0] = min(max(x, -one), one)
             packed[t, j, 1] = min(max(y, -one), one)
             packed[t, j, 2] = min(confidence, one)
-    return packed

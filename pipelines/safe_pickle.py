@@ -1,4 +1,4 @@
-"""Reads the pickles that published poses and labels come in, without letting them run anything.
+"""Reads the pickles and numpy files that poses and labels come in, without letting them run anything.
 
 A pickle names the functions that rebuild it. Only those that build numpy arrays and plain containers are allowed here;
 a list of what is forbidden could always be got round. There is no unsafe way out.
@@ -7,7 +7,9 @@ a list of what is forbidden could always be got round. There is no unsafe way ou
 import codecs
 import gzip
 import io
+import math
 import pickle
+import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -35,6 +37,51 @@ def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX
         raise InputError(path, f"cannot be read ({error.strerror})", "give the path of a pickle") from None
     if len(content) > max_bytes:
         raise InputError(path, f"is larger than {max_bytes} bytes", "cut it into clips before converting it")
+    return _unpickle(content, path)
+
+
+def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
+    """The array of an .npy file, or the arrays of an .npz file by name; what was saved as one object comes as itself.
+
+    Arrays of objects are pickles and read as `load_pickle` does. Raises InputError as that does.
+    """
+    path = Path(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+                contents = {name: archive.read(name) for name in archive.namelist() if size <= max_bytes}
+        else:
+            size, contents = path.stat().st_size, {"": path.read_bytes()}
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "give the path of a numpy file") from None
+    except Exception as error:  # damaged bytes make zipfile raise anything
+        problem = f"is not a whole .npz file ({type(error).__name__}: {error})"
+        raise InputError(path, problem, "copy the file again") from None
+    if size > max_bytes:
+        raise InputError(path, f"is larger than {max_bytes} bytes", "cut it into clips before converting it")
+    arrays = {name.removesuffix(".npy"): _read_npy(content, path) for name, content in contents.items()}
+    return arrays.get("", arrays)
+
+
+def _read_npy(content: bytes, path: Path) -> object:
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read_header[version](file)
+        if not dtype.hasobject:
+            if math.prod(shape) * dtype.itemsize > len(content):  # before numpy makes room for it
+                raise ValueError(f"an array {shape} does not fit into {len(content)} bytes")
+            return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # and numpy, too
+        problem = f"is not a whole numpy file ({type(error).__name__}: {error})"
+        raise InputError(path, problem, "copy the file again") from None
+    array = _unpickle(file.read(), path)
+    return array.item() if isinstance(array, np.ndarray) and array.ndim == 0 else array
+
+
+def _unpickle(content: bytes, path: Path) -> object:
     try:
         return _AllowListUnpickler(io.BytesIO(content)).load()
     except _ForbiddenGlobal as error:

@@ -176,7 +176,10 @@ REFUSED = {
         ["{stage1}: is not an empty folder; name a new folder, or go on with --resume auto"],
     ),
     "too small a corpus": ("prepare.py demo --clips 3", ["--clips: 3 is not in [60, 5000]"]),
-    "no poses": ("prepare.py unisign --poses x --videos y --labels z --out w", ["--poses: x: is not a folder"]),
+    "no poses": (
+        "prepare.py convert --format unisign --poses x --videos y --labels z --out w",
+        ["--poses: x: is not a folder"],
+    ),
     "no predictions": ("evaluate.py --predictions x --task slt --language zh", ["x: there is no such file"]),
     "no runs": ("summary.py", ["runs/demo: no run there has test scores; train with launch/finetune.py"]),
 }
@@ -205,9 +208,9 @@ def test_a_process_of_its_own_says_no_more(store):
         ("pretrain.py --recipe base --help", ["(default: 512)", "(default: google/mt5-base)"]),
         ("pretrain.py --stage 2 --help", ["--p-samp", "(default: 0.1)"]),
         ("finetune.py --task islr --help", ["(default: islr)", "(default: 0.1)", "(default: data/demo/words)"]),
-        ("prepare.py --help", ["demo", "unisign"]),
+        ("prepare.py --help", ["demo", "convert"]),
         ("prepare.py demo --help", ["(default: data/demo)"]),
-        ("prepare.py unisign --help", ["--poses PATH", "(required)", "(default: 0.05)"]),
+        ("prepare.py convert --help", ["--poses PATH", "(required)", "(default: 0.05)", "rtmlib"]),
         ("evaluate.py --help", ["(default: published)"]),
         ("summary.py --help", ["(default: runs/demo)"]),
     ],

@@ -12,12 +12,16 @@ import torch
 import zarr
 from video_files import write_video
 
-from pipelines.clip_reader import ClipReader, ClipRef, DataSettings
+from pipelines.batching import Budget
+from pipelines.clip_reader import ClipReader
+from pipelines.clip_set import ClipSet
+from pipelines.data_settings import DataSettings
 from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStore, KeypointStoreWriter
-from pipelines.loader import BatchLoader, collate
+from pipelines.loader import BatchLoader
+from pipelines.manifest import ManifestWriter
 from pipelines.packed_batch import PackedBatch
-from pipelines.part_normalize import choose_frames, normalize_parts
+from pipelines.part_normalize import choose_frames, normalize_parts, select_parts
 
 SIDE = 64  # of the pictures; picture i is grey with value 4 i
 SOURCE = {"estimator": "test", "version": "1", "coordinates": "fractions"}
@@ -27,6 +31,8 @@ RGB = DataSettings(p_samp=0.5, crop_size=16)
 
 class Codec:
     """One token per character."""
+
+    fingerprint = "characters"
 
     def prompt_ids(self, language: str) -> list[int]:
         return [len(language), 1]
@@ -72,26 +78,38 @@ def reader(store: KeypointStore, settings: DataSettings = RGB) -> ClipReader:
     return ClipReader([store], settings, Codec())
 
 
-def read_one(folder: Path, clip: dict, settings: DataSettings = RGB):
+def read_one(folder: Path, clip: dict, settings: DataSettings = RGB) -> PackedBatch:
+    """The batch of this clip alone; raises what is wrong with it."""
     one = reader(write_store(folder / "store", [clip]), settings)
-    return one.read(one.clips("train")[0], epoch=0, training=True)
+    return batch_of(one, [0])
 
 
-def test_a_sample_holds_poses_texts_and_the_crops_of_its_frames(store):
+def batch_of(r: ClipReader, numbers: list[int], epoch: int = 0, training: bool = True) -> PackedBatch:
+    loaded = r.batch(r.clips("train"), numbers, epoch, training)
+    for bad in loaded.bad:
+        raise bad.error
+    assert loaded.numbers == numbers
+    return loaded.batch
+
+
+def test_a_clip_becomes_poses_texts_and_the_crops_of_its_frames(store):
     settings = replace(RGB, max_frames=20)
     r = reader(store, settings)
-    ref = r.clips("train")[4]
-    sample = r.read(ref, epoch=0, training=False)
+    batch = batch_of(r, [4], training=False)
     frames = choose_frames(30, 20, None)
-    np.testing.assert_array_equal(sample.poses, normalize_parts(store.keypoints(ref.clip)[frames]))
-    assert (sample.clip_id, sample.text, sample.prompt_ids, sample.label_ids) == ("clip4", "t4", [2, 1], [116, 52, 1])
-    left, right = sample.crops_per_hand
-    assert 0 < left <= 10 and 0 < right <= 10 and sample.crops.shape == (left + right, 3, 16, 16)
-    assert sample.crop_points.shape == (left + right, 21, 2) and sample.crop_points.dtype == np.float32
-    for rows in (sample.rows(0), sample.rows(1)):
-        assert (np.diff(sample.crop_frame[rows]) > 0).all()
-    grey = sample.crops.mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(grey, 4 * frames[sample.crop_frame], atol=2)  # crop_frame counts chosen frames
+    np.testing.assert_array_equal(batch.poses, normalize_parts(select_parts(store.keypoints(store.clips[4])[frames])))
+    assert (batch.clip_ids, batch.texts) == (["clip4"], ["t4"])
+    assert (batch.prompt_ids.tolist(), batch.label_ids.tolist()) == ([[2, 1]], [[116, 52, 1]])
+    left, right = batch.crops_per_hand
+    assert 0 < left <= 10 and 0 < right <= 10 and batch.crops.shape == (left + right, 3, 16, 16)
+    assert batch.crop_points.shape == (left + right, 21, 2) and batch.crop_points.dtype == torch.float32
+    for rows in (slice(left), slice(left, None)):
+        assert (batch.crop_frame[rows].diff() > 0).all()
+    np.testing.assert_allclose(grey(batch), 4 * frames[batch.crop_frame], atol=2)  # crop_frame counts chosen frames
+
+
+def grey(batch: PackedBatch) -> np.ndarray:
+    return batch.crops.double().mean(dim=(1, 2, 3)).numpy()
 
 
 def test_crop_points_tell_where_the_keypoints_are(store):
@@ -110,38 +128,36 @@ def test_crop_points_tell_where_the_keypoints_are(store):
 @pytest.mark.parametrize("start", [0, 20])
 def test_a_clip_may_be_a_part_of_its_video(tmp_path, start):
     source = video_of(tmp_path / "a.mp4", 40)
-    sample = read_one(tmp_path / "part", dict(source=source, video_start=start, video_frames=40))
-    np.testing.assert_allclose(sample.crops.mean(axis=(1, 2, 3)), 4 * (start + sample.crop_frame), atol=2)
+    batch = read_one(tmp_path / "part", dict(source=source, video_start=start, video_frames=40))
+    np.testing.assert_allclose(grey(batch), 4 * (start + batch.crop_frame), atol=2)
     with pytest.raises(InputError, match="a.mp4: has 40 frames, the pose of clip clip0 is for 35"):
         read_one(tmp_path / "other", dict(source=source, video_start=start, video_frames=35))
 
 
 def test_pose_only_opens_no_video(tmp_path):
     missing = dict(source="missing.mp4")
-    sample = read_one(tmp_path, missing, DataSettings(p_samp=0))
-    assert sample.crops.shape == (0, 3, 112, 112) and sample.crop_points.shape == (0, 21, 2)
-    assert sample.crops_per_hand == (0, 0) and sample.crop_frame.dtype == np.int64
+    batch = read_one(tmp_path, missing, DataSettings(p_samp=0))
+    assert batch.crops.shape == (0, 3, 112, 112) and batch.crop_points.shape == (0, 21, 2)
+    assert batch.crops_per_hand == (0, 0) and batch.crop_frame.dtype == torch.int64
     with pytest.raises(InputError, match=r"missing\.mp4: there is no such video"):
         read_one(tmp_path / "rgb", missing)
 
 
 def test_choices_change_with_the_epoch_in_training_alone(store):
     r = reader(store, replace(RGB, max_frames=20))
-    ref = r.clips("train")[4]
-    evaluated = [r.read(ref, epoch, training=False) for epoch in (0, 1)]
-    trained = [r.read(ref, epoch, training=True) for epoch in (0, 0, 1)]
+    evaluated = [batch_of(r, [4], epoch, training=False) for epoch in (0, 1)]
+    trained = [batch_of(r, [4], epoch) for epoch in (0, 0, 1)]
     for same in (evaluated, trained[:2]):
-        np.testing.assert_array_equal(same[0].crops, same[1].crops)
-        np.testing.assert_array_equal(same[0].poses, same[1].poses)
-    assert not np.array_equal(trained[0].poses, trained[2].poses)
-    assert not np.array_equal(trained[0].crop_frame, trained[2].crop_frame)
+        assert torch.equal(same[0].crops, same[1].crops) and torch.equal(same[0].poses, same[1].poses)
+    assert not torch.equal(trained[0].poses, trained[2].poses)
+    assert not torch.equal(trained[0].crop_frame, trained[2].crop_frame)
 
 
 def test_tasks_and_languages(tmp_path):
     clip = dict(gloss="A B", translations={"zh": "你"})
-    assert read_one(tmp_path / "1", clip, DataSettings(p_samp=0, task="cslr")).text == "A B"
+    assert read_one(tmp_path / "1", clip, DataSettings(p_samp=0, task="cslr")).texts == ["A B"]
     chinese = read_one(tmp_path / "2", clip, DataSettings(p_samp=0, language="zh"))
-    assert chinese.text == "你" and chinese.label_ids == [ord("你"), 1]
+    assert chinese.texts == ["你"] and chinese.label_ids.tolist() == [[ord("你"), 1]]
 
 
 def nan_store(folder: Path) -> KeypointStore:
@@ -151,9 +167,12 @@ def nan_store(folder: Path) -> KeypointStore:
     keypoints = array[:]
     keypoints[3, 5, 0] = np.nan
     array[:] = keypoints
-    row = json.loads((folder / "manifest.jsonl").read_text())
-    row["crc32"] = zlib.crc32(keypoints.tobytes())
-    (folder / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    (clip,) = KeypointStore.open(folder).clips
+    manifest = ManifestWriter(folder / "manifest.jsonl")
+    manifest.append(replace(clip, crc32=zlib.crc32(keypoints)))
+    manifest.close()
+    header = json.loads((folder / "store.json").read_text())
+    (folder / "store.json").write_text(json.dumps(header | {"manifest_bytes": manifest.size}))
     return KeypointStore.open(folder)
 
 
@@ -182,8 +201,8 @@ def test_pose_and_video_of_different_length(tmp_path, frames, good):
 def test_a_short_video_is_good_when_its_lost_frames_are_not_sampled(tmp_path):
     keypoints = pose(10)
     keypoints[7:, :, 2] = 1  # sure hands are never sampled
-    sample = read_one(tmp_path, dict(keypoints=keypoints, source=video_of(tmp_path / "a.mp4", 7)))
-    assert len(sample.crops) and sample.crop_frame.max() < 7
+    batch = read_one(tmp_path, dict(keypoints=keypoints, source=video_of(tmp_path / "a.mp4", 7)))
+    assert len(batch.crops) and batch.crop_frame.max() < 7
 
 
 def test_keypoints_in_pixels_instead_of_fractions(tmp_path):
@@ -218,16 +237,16 @@ def test_settings_that_are_not_possible(setting, value, option):
 
 def test_a_batch_holds_all_left_hands_before_all_right_ones(store):
     r = reader(store)
-    samples = [r.read(ref, epoch=0, training=True) for ref in r.clips("train")[:3]]
-    batch = collate(samples, RGB.crop_size)
+    clips = r.clips("train")
+    samples = [r.read(clips[i], epoch=0, training=True) for i in range(3)]
+    batch = batch_of(r, [0, 1, 2])
     assert batch.clip_ids == ["clip0", "clip1", "clip2"] and batch.texts == ["t0", "t1", "t2"]
     assert batch.lengths == LENGTHS[:3] and batch.poses.shape == (41, 69, 3)
     left, right = batch.crops_per_hand
     assert (left, right) == tuple(sum(sample.crops_per_hand[hand] for sample in samples) for hand in range(2))
     assert batch.crops.shape == (left + right, 3, 16, 16) and batch.crop_points.shape == (left + right, 21, 2)
     frame_of_row = np.concatenate([np.arange(length) for length in batch.lengths])  # each video starts at grey 0
-    grey = batch.crops.double().mean(dim=(1, 2, 3)).numpy()
-    np.testing.assert_allclose(grey, 4 * frame_of_row[batch.crop_frame.numpy()], atol=2)
+    np.testing.assert_allclose(grey(batch), 4 * frame_of_row[batch.crop_frame.numpy()], atol=2)
     for rows in (slice(left), slice(left, None)):
         assert (batch.crop_frame[rows].diff() > 0).all()
     middle = samples[1]
@@ -236,17 +255,17 @@ def test_a_batch_holds_all_left_hands_before_all_right_ones(store):
     np.testing.assert_array_equal(batch.crop_points[mine], middle.crop_points[middle.rows(0)])
 
 
-def test_tokens_are_padded_right(store):
-    r = reader(store, DataSettings(p_samp=0))
-    first, second = (r.read(ref, epoch=0, training=True) for ref in r.clips("train")[:2])
-    batch = collate([replace(first, label_ids=[7, 1], prompt_ids=[5, 6, 1]), replace(second, label_ids=[8, 9, 1])])
-    assert batch.label_ids.tolist() == [[7, 1, -100], [8, 9, 1]]
-    assert batch.prompt_ids.tolist() == [[5, 6, 1], [2, 1, 0]]
+def test_tokens_are_padded_right(tmp_path):
+    r = reader(write_store(tmp_path, [dict(text="a", language="zh"), dict(text="bcd")]), DataSettings(p_samp=0))
+    r.codec.prompt_ids = lambda language: [5, 6, 1] if language == "zh" else [5, 1]
+    batch = batch_of(r, [0, 1])
+    assert batch.label_ids.tolist() == [[97, 1, -100, -100], [98, 99, 100, 1]]
+    assert batch.prompt_ids.tolist() == [[5, 6, 1], [5, 1, 0]]
 
 
 def test_an_empty_batch_has_the_types_of_a_full_one(store):
     r = reader(store)
-    full, empty = collate([r.read(r.clips("train")[0], 0, True)], 16), collate([], 16)
+    full, empty = batch_of(r, [0]), batch_of(r, [])
     assert empty.lengths == [] and empty.crops_per_hand == (0, 0)
     for field in fields(PackedBatch):
         mine, other = getattr(empty, field.name), getattr(full, field.name)
@@ -255,9 +274,41 @@ def test_an_empty_batch_has_the_types_of_a_full_one(store):
     assert empty.crops.shape == (0, 3, 16, 16)
 
 
-def batch_loader(r: ClipReader, refs: list[ClipRef] | None = None, **more) -> BatchLoader:
-    usual = dict(clips_per_step=4, clips_per_device=2, training=True, on_bad_clip=lambda clip_id, error: None)
-    return BatchLoader(r, refs or r.clips("train"), **usual | more)
+def test_clips_of_several_stores_share_a_batch(tmp_path, store):
+    other = write_store(tmp_path / "other", [dict(id="other", source=video_of(tmp_path / "a.mp4", 10))])
+    r = ClipReader([other, store], RGB, Codec())
+    assert len(r.clips("train")) == 1 + len(LENGTHS)
+    batch = batch_of(r, [3, 0])
+    assert batch.clip_ids == ["clip2", "other"] and batch.lengths == [20, 10]
+    frame_of_row = np.concatenate([np.arange(20), np.arange(10)])
+    np.testing.assert_allclose(grey(batch), 4 * frame_of_row[batch.crop_frame.numpy()], atol=2)
+
+
+def test_targets_are_tokenised_once(tmp_path):
+    class OnceCodec(Codec):
+        calls = 0
+
+        def target_ids(self, text: str) -> list[int]:
+            OnceCodec.calls += 1
+            return super().target_ids(text)
+
+    store = write_store(tmp_path / "store", [dict(text="abc"), dict(text=" "), dict(text="de"), dict(split="test")])
+    first, again = (ClipReader([store], DataSettings(p_samp=0), OnceCodec()).clips("train") for _ in range(2))
+    assert OnceCodec.calls == 2
+    for clips in (first, again):
+        assert clips.tokens.tolist() == [4, 0, 3] and clips[0].label_ids == [97, 98, 99, 1]
+        assert clips.subset([2])[0].label_ids == [100, 101, 1] and clips.subset([2]).tokens.tolist() == [3]
+    for settings in (DataSettings(p_samp=0, task="cslr"), DataSettings(p_samp=0, language="zh")):
+        assert not ClipReader([store], settings, OnceCodec()).clips("train").tokens.any()
+    assert OnceCodec.calls == 2  # no clip has glosses or a translation
+    OnceCodec.fingerprint = "another"
+    ClipReader([store], DataSettings(p_samp=0), OnceCodec()).clips("train")
+    assert OnceCodec.calls == 4
+
+
+def batch_loader(r: ClipReader, clips: ClipSet | None = None, **more) -> BatchLoader:
+    usual = dict(clips_per_step=4, budget=Budget(40, 1000), training=True, on_bad_clip=lambda clip_id, error: None)
+    return BatchLoader(r, clips or r.clips("train"), **usual | more)
 
 
 def assert_same_steps(steps, others):
@@ -327,7 +378,7 @@ def test_too_many_bad_clips_stop_the_run_at_the_end_of_an_epoch(tmp_path):
 
 
 def test_too_many_bad_clips_stop_the_run_after_twenty(tmp_path):
-    steps = batch_loader(with_bad_clips(tmp_path, good=0, bad=60), clips_per_step=6).steps(epochs=1)
+    steps = batch_loader(with_bad_clips(tmp_path, good=0, bad=60), clips_per_step=6, budget=Budget(20, 9)).steps(1)
     assert [len(next(steps).batches) for _ in range(3)] == [3, 3, 3]
     with pytest.raises(InputError, match="20 of 20 clips are bad"):
         next(steps)
@@ -338,8 +389,8 @@ def loader_threads() -> list[threading.Thread]:
 
 
 class BrokenCodec(Codec):
-    def target_ids(self, text: str) -> list[int]:
-        raise ZeroDivisionError(text)
+    def prompt_ids(self, language: str) -> list[int]:
+        raise ZeroDivisionError(language)
 
 
 def test_what_goes_wrong_in_a_thread_reaches_the_consumer(store):
@@ -363,14 +414,15 @@ class CountingCodec(Codec):
     def __init__(self):
         self.read = threading.Semaphore(0)
 
-    def target_ids(self, text: str) -> list[int]:
+    def prompt_ids(self, language: str) -> list[int]:
         self.read.release()
-        return super().target_ids(text)
+        return super().prompt_ids(language)
 
 
 def test_threads_stay_a_bounded_way_ahead(store):
     codec = CountingCodec()
-    steps = batch_loader(ClipReader([store], DataSettings(p_samp=0), codec), workers=2).steps(epochs=100)
+    budget = Budget(60, 1000)  # of at most two clips of this store
+    steps = batch_loader(ClipReader([store], DataSettings(p_samp=0), codec), budget=budget).steps(epochs=100)
     next(steps)  # two micro-batches taken, four more of at most two clips ahead
     for _ in range(8):
         assert codec.read.acquire(timeout=30)

@@ -11,7 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from pipelines.converters.unisign import convert, read_pose
+from pipelines.converters.convert import convert
+from pipelines.converters.unisign import read_pose
 from pipelines.converters.video_info import read_video_info
 from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStore
@@ -58,7 +59,7 @@ class Corpus:
     def convert(self, split="train", **options):
         if not self.labels.exists():
             self.labels.write_text(json.dumps(self.rows), encoding="utf-8")
-        bad = convert(self.poses, self.videos, self.labels, self.out, split=split, **options)
+        bad = convert("unisign", self.poses, self.videos, self.labels, self.out, split=split, **options)
         store = KeypointStore.open(self.out)
         store.verify()
         return store, bad
@@ -81,7 +82,7 @@ def test_a_corpus_becomes_a_store(corpus):
     assert not bad
     assert [clip.id for clip in store.clips] == ["c0", "c1", "c2"]
     for i, clip in enumerate(store.clips):
-        assert (clip.text, clip.gloss, clip.language, clip.split) == (f"text {i}", "", "zh", "train")
+        assert (clip.text, clip.gloss, clip.language, clip.split) == (f"text {i}", "", "en", "train")
         assert (clip.width, clip.height, clip.fps, clip.frames, clip.video_start) == (64, 48, 30.0, FRAMES, 0)
         assert store.video(clip) == corpus.videos / f"c{i}.mp4"
         pose = make_pose(seed=i)
@@ -110,6 +111,23 @@ def test_start_and_end_give_the_range(corpus):
     assert (clip.frames, clip.video_start, clip.video_frames) == (4, 2, FRAMES)
     expected = np.stack(make_pose(seed=1)["keypoints"])[2:6, 0]
     np.testing.assert_allclose(store.keypoints(clip)[..., :2], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("w_h", [None, [64, 48], [48, 64], [128, 96]])
+def test_pixels_become_fractions_of_the_video_or_of_another_picture_that_w_h_names(corpus, w_h):
+    fractions = np.stack(make_pose(seed=1)["keypoints"])[:, 0]
+    size = w_h if w_h == [128, 96] else [64, 48]
+    pose = make_pose(seed=1) | {"keypoints": [p * size for p in make_pose(seed=1)["keypoints"]], "w_h": w_h}
+    corpus.write_pose(1, pose)
+    store, bad = corpus.convert()
+    assert not bad
+    np.testing.assert_allclose(store.keypoints(store.clips[1])[..., :2], fractions, rtol=1e-3, atol=1e-4)
+
+
+def test_without_videos_a_pickle_does_not_say_enough(tmp_path):
+    corpus = Corpus(tmp_path, clips=1)
+    corpus.videos = None
+    assert "c0.pkl: does not say width, height and frames per second; give the videos" in refusal(corpus.convert)
 
 
 @pytest.mark.parametrize("surplus, good", [(-1, False), (0, True), (1, True), (3, True), (4, False)])
@@ -164,12 +182,12 @@ BAD_CLIPS = {
     "c1.pkl: names": lambda corpus: (corpus.poses / "c1.pkl").write_bytes(pickle.dumps(os.system)),
     "c1.pkl: holds no dict": lambda corpus: corpus.write_pose(1, [1, 2]),
     "c1.pkl: keypoints: frame 5 has NaN": spoil_pose(keypoints=nan_frame()),
-    "c1.pkl: keypoints: are pixels": spoil_pose(keypoints=[p * 500 for p in make_pose()["keypoints"]]),
+    "c1.pkl: keypoints: are neither pixels": spoil_pose(keypoints=[p / 1000 for p in make_pose()["keypoints"]]),
     "c1.pkl: scores: does not have one entry per frame": spoil_pose(scores=make_pose()["scores"][1:]),
-    "c1.pkl: frame 0: keypoints (133, 2) and": spoil_pose(keypoints=[p[0] for p in make_pose()["keypoints"]]),
+    "c1.pkl: frame 0: keypoints (133, 2) are not": spoil_pose(keypoints=[p[0] for p in make_pose()["keypoints"]]),
     "c1.pkl: frame 0: is not an array": spoil_pose(scores=[["high"]] * FRAMES),
     "c1.pkl: start, end: the range 4 to 9 does not": spoil_pose(start=4, end=9),
-    "labels.json: clip c1: text: is empty": lambda corpus: corpus.rows[1].update(text=" "),
+    "labels.json: entry 1: text: is empty": lambda corpus: corpus.rows[1].update(text=" "),
     "c1.mp4: the video does not decode": truncate_video,
     "clip c0: was added before": lambda corpus: corpus.rows[1].update(corpus.rows[0]),
 }
@@ -216,13 +234,15 @@ def run_prepare(*arguments):
 def test_the_command_writes_a_store_and_refuses_to_write_it_again(corpus):
     corpus.labels.write_text(json.dumps(corpus.rows))
     options = ["--poses", corpus.poses, "--videos", corpus.videos, "--labels", corpus.labels, "--out", corpus.out]
-    done = run_prepare("unisign", *options, "--language", "en", "--split", "dev", "--local_rank=0")
+    done = run_prepare(
+        "convert", "--format", "unisign", *options, "--language", "en", "--split", "dev", "--local_rank=0"
+    )
     assert done.returncode == 0, done.stderr
     assert "3 clips (train 0, dev 3, test 0), 24 frames" in done.stdout and "left out: 0" in done.stdout
     assert {clip.language for clip in KeypointStore.open(corpus.out).clips} == {"en"}
-    again = run_prepare("unisign", *options)
+    again = run_prepare("convert", "--format", "unisign", *options)
     assert again.returncode == 2
-    assert again.stderr == f"error: {corpus.out}: is a store already; name another folder or delete this one\n"
+    assert again.stderr.startswith(f"error: {corpus.out}: is a store already; ") and again.stderr.count("\n") == 1
 
 
 # --- real files
@@ -231,11 +251,16 @@ def test_the_command_writes_a_store_and_refuses_to_write_it_again(corpus):
 def test_a_released_csl_news_clip(shared, tmp_path):
     folder = shared / "csl_news"
     labels = folder / "CSL_News_Labels.json"
-    assert not convert(folder / "pose_format", folder / "rgb_format", labels, tmp_path / "store", split="train")
-    store = KeypointStore.open(tmp_path / "store")
+    out = tmp_path / "store"
+    assert not convert("unisign", folder / "pose_format", folder / "rgb_format", labels, out, split="train")
+    store = KeypointStore.open(out)
     store.verify()
     (clip,) = store.clips
-    assert clip.id == "Common-Concerns_20200730_0-87_468436" and clip.text == "每天十八点为您直播的共同关注。"
+    assert (
+        clip.language == "zh"
+        and clip.id == "Common-Concerns_20200730_0-87_468436"
+        and clip.text == "每天十八点为您直播的共同关注。"
+    )
     assert (clip.frames, clip.width, clip.height, clip.fps) == (87, 204, 170, 30.0)
     keypoints = store.keypoints(clip)
     with open(folder / "pose_format" / f"{clip.id}.pkl", "rb") as file:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from pipelines.clip_reader import ClipReader, DataSettings
+from pipelines.clip_reader import ClipReader
+from pipelines.data_settings import DataSettings
 from pipelines.keypoint_store import KeypointStore
-from pipelines.loader import collate
 from unisign_fast.model_folder import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ def test_csl_news_is_learned_by_heart(shared, tmp_path):
         "--labels",
         news / "CSL_News_Labels.json",
     )
-    run("prepare", "unisign", *files, "--out", store, "--split", "train")
+    run("prepare", "convert", "--format", "unisign", *files, "--out", store, "--split", "train")
     run("pretrain", "--stores", store, "--tokenizer", shared / "mt5_tokenizer_zh", "--out", out, "--epochs", 120)
     steps = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     losses = [step["loss"] for step in steps if step["event"] == "step"]
@@ -37,9 +37,10 @@ def test_csl_news_is_learned_by_heart(shared, tmp_path):
 
     model, codec = load_model(out / "last")
     reader = ClipReader([KeypointStore.open(store)], DataSettings(p_samp=0), codec)
-    (ref,) = reader.clips("train")
+    clips = reader.clips("train")
+    (ref,) = clips
     assert len(codec) == 32596 and (ref.clip.frames, ref.clip.width, ref.clip.height) == (87, 204, 170)
-    batch = collate([reader.read(ref, epoch=0, training=False)])
+    batch = reader.batch(clips, [0], epoch=0, training=False).batch
     with torch.no_grad():
         (tokens,) = model.eval().generate(batch)
     assert codec.decode(tokens[1:]) == ref.clip.text == "每天十八点为您直播的共同关注。"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import InputError
-from pipelines.safe_pickle import load_pickle
+from pipelines.safe_pickle import load_numpy, load_pickle
 
 
 def refusal(action, *arguments, **options):
@@ -55,3 +55,34 @@ def test_a_pickle_that_grows_too_large(tmp_path):
     path = tmp_path / "bomb.gz"
     path.write_bytes(gzip.compress(pickle.dumps(bytes(10**6))))
     assert "is larger than 1000 bytes" in refusal(load_pickle, path, compressed=True, max_bytes=1000)
+
+
+def test_numpy_files_of_arrays_and_of_objects(tmp_path):
+    array, ragged = np.arange(6).reshape(2, 3), np.empty(2, object)
+    ragged[:] = [np.zeros((1, 2)), np.ones((2, 2))]
+    np.save(tmp_path / "array.npy", array)
+    np.save(tmp_path / "dict.npy", {"a": array})
+    np.savez_compressed(tmp_path / "arrays.npz", a=array, ragged=ragged)
+    np.testing.assert_array_equal(load_numpy(tmp_path / "array.npy"), array)
+    np.testing.assert_array_equal(load_numpy(tmp_path / "dict.npy")["a"], array)
+    loaded = load_numpy(tmp_path / "arrays.npz")
+    np.testing.assert_array_equal(loaded["a"], array)
+    assert [part.tolist() for part in loaded["ragged"]] == [part.tolist() for part in ragged]
+    assert "is larger than 100 bytes" in refusal(load_numpy, tmp_path / "arrays.npz", max_bytes=100)
+    assert "is larger than 100 bytes" in refusal(load_numpy, tmp_path / "array.npy", max_bytes=100)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_damaged_and_forbidden_numpy_files(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    save = np.save if name == "a.npy" else np.savez
+    save(tmp_path / name, np.arange(1000))
+    for size in (1000, 20, 0):
+        os.truncate(tmp_path / name, size)
+        assert f"{name}: is not a whole" in refusal(load_numpy, tmp_path / name)
+    attack = np.empty(1, object)
+    attack[0] = Attack(os.mkdir, "made")
+    save(tmp_path / name, attack)
+    assert "names posix.mkdir" in refusal(load_numpy, tmp_path / name)
+    assert not (tmp_path / "made").exists()
+    assert "cannot be read" in refusal(load_numpy, tmp_path / "none.npy")

@@ -17,9 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from toy_training import TWO_RANKS, Toy, run_script, toy_batch
 
+from pipelines.batching import Budget
+from pipelines.clip_reader import ClipReader
+from pipelines.data_settings import DataSettings
 from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStore, KeypointStoreWriter
-from pipelines.loader import BatchLoader, ClipReader, DataSettings
+from pipelines.loader import BatchLoader
 from unisign_fast.engine import Ranks, free_port, start_ranks
 from unisign_fast.telemetry import EventLog, Telemetry, read_events
 from unisign_fast.train_settings import TrainSettings
@@ -29,7 +32,7 @@ CLIPS, STEPS, EPOCHS = 13, 20, 5  # four clips a step: four steps an epoch, the 
 SETTINGS = TrainSettings(
     epochs=EPOCHS,
     clips_per_step=4,
-    clips_per_device=1,
+    frames_per_device=1,  # every clip a micro-batch of its own
     learning_rate=0.01,
     precision="fp32",
     checkpoint_every_steps=3,
@@ -41,6 +44,8 @@ SETTINGS = TrainSettings(
 
 class Codec:
     """Letters as tokens."""
+
+    fingerprint = "letters"
 
     def prompt_ids(self, language: str) -> list[int]:
         return [1]
@@ -92,7 +97,7 @@ def train(run: Path, store: Path) -> None:
             reader,
             reader.clips("train"),
             clips_per_step=SETTINGS.clips_per_step,
-            clips_per_device=SETTINGS.clips_per_device,
+            budget=Budget(SETTINGS.frames_per_device, SETTINGS.tokens_per_device),
             training=True,
             on_bad_clip=on_bad_clip,
             rank=ranks.rank,

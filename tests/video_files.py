@@ -1,19 +1,32 @@
 """Real mp4 files for tests."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
+OPTIONS = {
+    "libx264": {"crf": "1", "preset": "ultrafast"},
+    "libvpx-vp9": {"crf": "4", "b": "0", "deadline": "realtime", "cpu-used": "8"},
+    "mjpeg": {"qscale": "1", "qmin": "1"},
+}
+FORMATS = {"libx264": "yuv444p", "libvpx-vp9": "yuv420p", "mjpeg": "yuvj420p"}
 
-def write_video(path: Path, pictures: list[np.ndarray], fps: int = 25) -> Path:
-    """An H.264 mp4 of RGB pictures [height, width, 3] uint8, nearly lossless."""
+
+def write_video(
+    path: Path, pictures: list[np.ndarray], fps: int = 25, codec: str = "libx264", times: list[int] | None = None
+) -> Path:
+    """A video of RGB pictures [height, width, 3] uint8, nearly lossless; `times` in frames make its rate variable."""
     height, width, _ = pictures[0].shape
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=fps, options={"crf": "1", "preset": "ultrafast"})
-        video.width, video.height, video.pix_fmt = width, height, "yuv444p"
-        for picture in pictures:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        video = container.add_stream(codec, rate=fps, options=OPTIONS[codec])
+        video.width, video.height, video.pix_fmt = width, height, FORMATS[codec]
+        for i, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[i], Fraction(1, fps)
+            container.mux(video.encode(frame))
         container.mux(video.encode())
     return path
 

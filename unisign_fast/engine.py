@@ -145,7 +145,7 @@ def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict]:
 def engine_config(settings: TrainSettings) -> dict:
     """The DeepSpeed configuration of a run."""
     config = {
-        "train_micro_batch_size_per_gpu": settings.clips_per_device,
+        "train_micro_batch_size_per_gpu": 1,  # means nothing here: micro-batches hold as many clips as fit
         "gradient_accumulation_steps": 1,  # the loss must not be divided again: it is weighted by tokens already
         "gradient_clipping": settings.clip_norm,
         "zero_optimization": {"stage": settings.zero_stage},

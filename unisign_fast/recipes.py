@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from pipelines.clip_reader import DataSettings
+from pipelines.data_settings import DataSettings
 from pipelines.errors import InputError
 from unisign_fast.config import ModelConfig, MT5Shape, published_settings
 from unisign_fast.train_settings import TrainSettings
@@ -103,13 +103,14 @@ class Recipe:
     crop_size: int = 112
 
 
-# Table 2, on the four GPUs of the published code: 16 x 8, 4 x 8 and 8 x 1 clips a GPU and optimiser step.
+# Table 2, on the four GPUs of the published code: 16 x 8, 4 x 8 and 8 x 1 clips a GPU and optimiser step; micro-batches
+# of 16, 4 and 8 clips of full length.
 BASE = Recipe(
     model=ModelConfig(),
     stages={
-        1: TrainSettings(epochs=20, clips_per_step=512, clips_per_device=16),
-        2: TrainSettings(epochs=5, clips_per_step=128, clips_per_device=4),
-        3: TrainSettings(epochs=20, clips_per_step=32, clips_per_device=8),
+        1: TrainSettings(epochs=20, clips_per_step=512, frames_per_device=16 * 256, tokens_per_device=16 * 50),
+        2: TrainSettings(epochs=5, clips_per_step=128, frames_per_device=4 * 256, tokens_per_device=4 * 50),
+        3: TrainSettings(epochs=20, clips_per_step=32, frames_per_device=8 * 256, tokens_per_device=8 * 50),
     },
     mt5="google/mt5-base",
     efficientnet="imagenet",
@@ -117,7 +118,12 @@ BASE = Recipe(
 
 # Small enough to learn the demo corpus from nothing on two CPU cores within minutes.
 DEMO_TRAIN = TrainSettings(
-    clips_per_step=8, clips_per_device=8, learning_rate=1e-3, precision="fp32", checkpoint_every_steps=500
+    clips_per_step=8,
+    frames_per_device=8 * 40,
+    tokens_per_device=8 * 50,
+    learning_rate=1e-3,
+    precision="fp32",
+    checkpoint_every_steps=500,
 )
 # Slower, so that what stage 1 learned stays; the RGB branch, most of it new, learns faster.
 DEMO_LATER = replace(DEMO_TRAIN, learning_rate=5e-4, rgb_rate=3.0)
@@ -160,7 +166,7 @@ def default_settings(recipe: RecipeName, source: Source, stage: int, task: str =
     data = DataSettings(task=task, p_samp=0.0 if stage == 1 else 0.1, **sizes)
     model = ModelChoices()
     if source == "published":
-        data = replace(data, sampling="published")
+        data = replace(data, sampling="published", boxes="sampled")
         config = published_settings(ModelConfig())
         model = ModelChoices(gate=config.gate, gate_input=config.gate_input, label_smoothing=config.label_smoothing)
     stores = ()

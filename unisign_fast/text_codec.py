@@ -4,6 +4,7 @@ The library is used directly: the transformers wrappers lose mT5's Unicode norma
 are built from that file alone.
 """
 
+import hashlib
 import io
 import os
 import shutil
@@ -14,29 +15,10 @@ import sentencepiece
 from sentencepiece import SentencePieceProcessor
 
 from pipelines.errors import InputError
+from pipelines.manifest import LANGUAGES
 
 PAD, END, UNKNOWN = 0, 1, 2  # mT5's special ids; its decoder starts with PAD
 MAX_TARGET_TOKENS = 50  # with the end token, as published
-LANGUAGE_NAMES = {
-    "zh": "Chinese",
-    "en": "English",
-    "de": "German",
-    "fr": "French",
-    "es": "Spanish",
-    "it": "Italian",
-    "pt": "Portuguese",
-    "nl": "Dutch",
-    "ru": "Russian",
-    "uk": "Ukrainian",
-    "pl": "Polish",
-    "tr": "Turkish",
-    "ar": "Arabic",
-    "fa": "Persian",
-    "hi": "Hindi",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "vi": "Vietnamese",
-}
 
 
 class TextCodec:
@@ -50,6 +32,7 @@ class TextCodec:
             self._pieces = SentencePieceProcessor(model_file=str(self.path))
         except (OSError, RuntimeError):
             raise InputError(self.path, "not a SentencePiece model", "copy mT5's spiece.model again") from None
+        self.fingerprint = hashlib.blake2b(self.path.read_bytes(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         """The number of pieces; mT5's embedding may have a few more rows."""
@@ -57,9 +40,9 @@ class TextCodec:
 
     def prompt_ids(self, language: str) -> list[int]:
         """Tokens of the prompt that names the target language (an ISO 639-1 code), with the end token."""
-        if language not in LANGUAGE_NAMES:
-            raise InputError("language", f"{language!r} is not known", f"use one of {' '.join(LANGUAGE_NAMES)}")
-        return self._pieces.encode(f"Translate sign language video to {LANGUAGE_NAMES[language]}: ") + [END]
+        if language not in LANGUAGES:
+            raise InputError("language", f"{language!r} is not known", f"use one of {' '.join(LANGUAGES)}")
+        return self._pieces.encode(f"Translate sign language video to {LANGUAGES[language]}: ") + [END]
 
     def target_ids(self, text: str) -> list[int]:
         """Tokens of a target, cut to MAX_TARGET_TOKENS with the end token."""
@@ -84,7 +67,7 @@ class TextCodec:
 def train_codec(texts: Iterable[str], folder: Path) -> TextCodec:
     """A codec for a small corpus, with mT5's special ids and normalisation; the same texts give the same file."""
     folder.mkdir(parents=True, exist_ok=True)
-    prompts = [f"Translate sign language video to {LANGUAGE_NAMES[language]}: " for language in ("zh", "en")]
+    prompts = [f"Translate sign language video to {LANGUAGES[language]}: " for language in ("zh", "en")]
     model = io.BytesIO()  # into a file, it would hold that file's path
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*prompts, *texts]),

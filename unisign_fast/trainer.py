@@ -23,7 +23,8 @@ from unisign_fast.telemetry import Telemetry
 from unisign_fast.train_settings import TrainSettings
 
 MAY_CHANGE = {  # between the starts of one run; everything else would make it another run
-    "clips_per_device",
+    "frames_per_device",
+    "tokens_per_device",
     "checkpoint_every_steps",
     "evaluate_every_epochs",
     "log_every_steps",

@@ -1,12 +1,17 @@
 """A training run from its settings: stores, tokenizer, model with its first weights, trainer, test scores."""
 
+import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kernels.dispatch import default_version
-from pipelines.clip_reader import ClipReader, ClipRef
+from pipelines.batching import Budget
+from pipelines.clip_reader import ClipReader
+from pipelines.clip_set import ClipSet
 from pipelines.demo_corpus import write_demo_corpus
 from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStore
@@ -17,7 +22,7 @@ from unisign_fast.engine import Ranks, start_ranks
 from unisign_fast.evaluation import MAIN_METRIC, evaluate_split, write_evaluation
 from unisign_fast.handshape_pretraining import learn_handshapes
 from unisign_fast.model import UniSign
-from unisign_fast.model_folder import load_model, require_model_folder, save_model, start_from
+from unisign_fast.model_folder import load_model, require_model_folder, save_model, start_from, write_card
 from unisign_fast.predictions import write_json
 from unisign_fast.pretrained import (
     load_pretrained_efficientnet,
@@ -44,19 +49,22 @@ def train(settings: RunSettings) -> None:
     stores = _open_stores(settings, ranks)
     source = _source(settings)
     codec, shape = _language(settings, source, stores, ranks)
-    reader = ClipReader(stores, settings.data, codec, settings.train.seed)
-    refs = _fraction(reader.clips("train"), settings)
-    config = settings.model_config(shape, _head_classes(settings, refs))
+    reader = ClipReader(stores, settings.data, codec, settings.train.seed, ranks.device)
+    _compare_keypoint_sources(stores, ranks)
+    clips = _fraction(_training_clips(reader, ranks), settings)
+    config = settings.model_config(shape, _head_classes(settings, clips))
     torch.manual_seed(settings.train.seed)
     model = _first_weights(UniSign(config), settings, source, ranks)
     if settings.data_fraction == 0:
         _skip_training(settings, config, model, codec, ranks)
     else:
-        _trainer(settings, config, model, codec, reader, refs, ranks).train()
+        _trainer(settings, config, model, codec, reader, clips, ranks).train()
     if ranks.is_first:  # not before: a start that is refused must not change what is said of the run
         write_json(settings.folder / "settings.json", _plain(settings))
     if settings.stage == 3:
         _score_test(settings, reader, ranks)
+    if ranks.is_first:
+        _write_cards(settings)
     ranks.leave()
 
 
@@ -85,6 +93,18 @@ def _plain(settings: RunSettings) -> dict:
     return values | {"stores": [str(store) for store in settings.stores]}
 
 
+def _write_cards(settings: RunSettings) -> None:
+    """The cards of the run's best and last weights; the test scores are those of the best, if there are any."""
+    recipe = {name: value for name, value in _plain(settings).items() if name not in ("out", "start_from", "tokenizer")}
+    recipe["stores"] = [store.name for store in settings.stores]
+    written = settings.folder / "scores-test.json"
+    scores = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else None
+    for name in ("best", "last"):
+        if (settings.folder / name / "config.json").is_file():
+            write_card(settings.folder / name, recipe, scores)
+            scores = None
+
+
 def _open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
     if not settings.stores:
         raise InputError("--stores", "no keypoint store is given", "name one or more written by launch/prepare.py")
@@ -94,6 +114,19 @@ def _open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
             write_demo_corpus(DEMO_CORPUS, DEMO_CLIPS, seed=0)
         ranks.barrier()
     return [KeypointStore.open(store) for store in settings.stores]
+
+
+def _compare_keypoint_sources(stores: list[KeypointStore], ranks: Ranks) -> None:
+    """Warn where keypoints to be tested on come from elsewhere than those to be trained on: scores suffer silently."""
+    if not ranks.is_first:
+        return
+    trained = [store for store in stores if len(store.clips.of_split("train"))]
+    for store in stores:
+        tested = any(len(store.clips.of_split(split)) for split in ("dev", "test"))
+        for other in trained if tested else ():
+            if other.keypoint_source != store.keypoint_source:
+                origins = f"{store.keypoint_source}, those of {other.path} from {other.keypoint_source}"
+                print(f"warning: keypoints of {store.path} are from {origins}", file=sys.stderr, flush=True)
 
 
 def _source(settings: RunSettings) -> Path | None:
@@ -133,25 +166,33 @@ def _language(
 
 def _texts(stores: list[KeypointStore]) -> list[str]:
     """All texts of the training clips: what a tokenizer made for this corpus should know."""
-    clips = [clip for store in stores for clip in store.clips if clip.split == "train"]
+    clips = [store.clips[number] for store in stores for number in store.clips.of_split("train")]
     return [text for clip in clips for text in (clip.text, clip.gloss, *clip.translations.values()) if text]
 
 
-def _fraction(refs: list[ClipRef], settings: RunSettings) -> list[ClipRef]:
+def _training_clips(reader: ClipReader, ranks: Ranks) -> ClipSet:
+    """Tokenised once, by rank 0, for all ranks."""
+    if ranks.is_first:
+        reader.clips("train")
+    ranks.barrier()
+    return reader.clips("train")
+
+
+def _fraction(clips: ClipSet, settings: RunSettings) -> ClipSet:
     """The share of the training clips that --data-fraction asks for; a larger share contains a smaller one."""
-    order = stream(settings.train.seed, 0, "", "fraction").permutation(len(refs))
-    kept = sorted(order[: round(settings.data_fraction * len(refs))].tolist())
-    if settings.data_fraction > 0 and not kept:
-        problem = f"{settings.data_fraction} of {len(refs)} clips is none"
+    order = stream(settings.train.seed, 0, "", "fraction").permutation(len(clips))
+    kept = np.sort(order[: round(settings.data_fraction * len(clips))])
+    if settings.data_fraction > 0 and not len(kept):
+        problem = f"{settings.data_fraction} of {len(clips)} clips is none"
         raise InputError("--data-fraction", problem, "give a larger share, or 0 to train nothing")
-    return [refs[i] for i in kept]
+    return clips.subset(kept)
 
 
-def _head_classes(settings: RunSettings, refs: list[ClipRef]) -> tuple[str, ...]:
+def _head_classes(settings: RunSettings, clips: ClipSet) -> tuple[str, ...]:
     """Words or glosses of the training clips, where a task head needs them."""
     if settings.model.head == "language_model":
         return ()
-    targets = [ref.clip.target(settings.data.task, settings.data.language) for ref in refs]
+    targets = [ref.clip.target(settings.data.task, settings.data.language) for ref in clips]
     return tuple(sorted({c for t in targets for c in (t.split() if settings.model.head == "ctc" else [t])}))
 
 
@@ -186,7 +227,7 @@ def _learn_handshapes(model: UniSign, settings: RunSettings, ranks: Ranks) -> No
 def _skip_training(settings: RunSettings, config: ModelConfig, model: UniSign, codec: TextCodec, ranks: Ranks) -> None:
     if ranks.is_first:
         print(f"--data-fraction 0: nothing is trained, the first weights go to {settings.folder / 'last'}")
-        save_model(settings.folder / "last", config, model.state_dict(), codec)
+        save_model(settings.folder / "last", config, model.state_dict(), codec, settings.data)
     ranks.barrier()
 
 
@@ -196,15 +237,15 @@ def _trainer(
     model: UniSign,
     codec: TextCodec,
     reader: ClipReader,
-    refs: list[ClipRef],
+    clips: ClipSet,
     ranks: Ranks,
 ) -> Trainer:
     def open_loader(on_bad_clip) -> BatchLoader:
         return BatchLoader(
             reader,
-            refs,
+            clips,
             clips_per_step=settings.train.clips_per_step,
-            clips_per_device=settings.train.clips_per_device,
+            budget=Budget(settings.train.frames_per_device, settings.train.tokens_per_device),
             training=True,
             on_bad_clip=on_bad_clip,
             rank=ranks.rank,
@@ -229,13 +270,13 @@ def _trainer(
         settings.folder,
         ranks,
         recipe=identity,
-        save_weights=lambda folder, state: save_model(folder, config, state, codec),
+        save_weights=lambda folder, state: save_model(folder, config, state, codec, settings.data),
         validation=validation,
     )
 
 
 def _has_split(reader: ClipReader, split: str) -> bool:
-    return any(clip.split == split for store in reader.stores for clip in store.clips)
+    return any(len(store.clips.of_split(split)) for store in reader.stores)
 
 
 def _score_test(settings: RunSettings, reader: ClipReader, ranks: Ranks) -> None:

@@ -1,1 +1,1 @@
-"""From other projects' files to a keypoint store: one module per format."""
+"""From other projects' files to a keypoint store: one module per pose format, one folder for labels."""

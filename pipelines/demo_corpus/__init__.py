@@ -11,7 +11,6 @@ said, `signer` performs it, `keypoint_errors` and `renderer` observe it, `plan` 
 import multiprocessing
 import os
 import shutil
-import threading
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -26,6 +25,7 @@ from pipelines.demo_corpus.renderer import render
 from pipelines.demo_corpus.signer import perform
 from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStoreWriter
+from pipelines.worker_processes import end_with_parent
 
 FEWEST_CLIPS, MOST_CLIPS = 60, 5000
 STORES = ("sentences", "words")
@@ -43,16 +43,6 @@ def make_clip(plan: ClipPlan, folder: Path) -> np.ndarray:
     points, confidence = estimate(performance, plan.signer, errors)
     render(performance, plan.signer, plan.camera, folder / f"{plan.id}.mp4")
     return np.concatenate([plan.camera.fractions(points), confidence[..., None]], axis=-1).astype(np.float32)
-
-
-def _end_with_parent() -> None:
-    """Starts in every worker: left alone it would outlive a killed parent, waiting for work."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_store(path: Path, plans: list[ClipPlan], pool: Executor, progress: Progress) -> None:
@@ -105,7 +95,7 @@ def write_demo_corpus(root: Path, clips: int, seed: int, workers: int | None = N
     context = multiprocessing.get_context("spawn")  # the caller may hold threads, which a fork would not survive
     workers = workers or len(os.sched_getaffinity(0))
     try:
-        with Progress(*columns) as progress, ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
+        with Progress(*columns) as progress, ProcessPoolExecutor(workers, context, end_with_parent) as pool:
             for store in STORES:
                 _write_store(unfinished / store, [p for p in plans if p.store == store], pool, progress)
         unfinished.rename(root)

@@ -1,0 +1,405 @@
+"""The data path against the way the published code feeds its model, and what a large corpus costs.
+
+    python benchmarks/data_path.py                     both, on this machine's CPU
+    python benchmarks/data_path.py --draw-rows ROWS    a picture of rows that were written by --json
+
+Five ways take turns, and the medians of their times a clip are compared: the published one (published_data.py), and the
+keypoint store with crops from the crop store, from H.264 and VP9 videos, and from VP9 videos through DALI. All of them
+deliver the same frames. One thread each.
+"""
+
+import json as json_format
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import av
+import google_crc32c
+import numpy as np
+import torch
+import zarr
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.published_data import pad, read_hands, read_parts, write_pose
+from pipelines.clip_reader import ClipReader
+from pipelines.crop_cutting import cut_crops
+from pipelines.data_settings import DataSettings
+from pipelines.demo_corpus import write_demo_corpus
+from pipelines.hand_crops import VideoHandCrops
+from pipelines.keypoint_store import CHUNK_FRAMES, SHARD_FRAMES, KeypointStore, KeypointStoreWriter
+from pipelines.manifest import Clip, ManifestWriter
+from pipelines.sample import collate
+from pipelines.store_merging import merge_stores
+from pipelines.zarr_rows import RowWriter, shard_file
+from unisign_fast.console import run_command
+from unisign_fast.predictions import write_json
+from unisign_fast.text_codec import TextCodec, train_codec
+
+SOURCE = {"estimator": "made for a benchmark", "version": "1", "coordinates": "fractions of width and height"}
+VP9 = {"b": "2M", "deadline": "realtime", "cpu-used": "8"}
+P_SAMP = (0.1, 0.25, 0.5, 1.0)
+BATCH = 8  # clips
+WAYS = ("published", "store", "h264", "vp9", "vp9 dali")
+SIZES = (1_000, 100_000, 1_000_000)  # clips of a corpus
+
+
+@dataclass(frozen=True)
+class Row:
+    """Milliseconds a clip, and how many times faster than the published way of the same corpus and p_samp."""
+
+    corpus: str
+    p_samp: float
+    way: str
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    times_faster: float
+    clips_per_s: float
+    crops_per_clip: float
+
+
+class Codec:
+    """Texts do not matter here."""
+
+    fingerprint = "none"
+
+    def prompt_ids(self, language: str) -> list[int]:
+        return [2, 1]
+
+    def target_ids(self, text: str) -> list[int]:
+        return [2, 1]
+
+
+def made_clip(folder: Path, number: int, frames: int = 250, side: int = 512) -> np.ndarray:
+    """Keypoints [T, 133, 3] of somebody whose hands move, and their video in H.264 and VP9; noise makes it as hard to
+    decode as a real one of two megabits a second."""
+    rng = np.random.default_rng(number)
+    t = np.linspace(0, 6, frames)[:, None, None]
+    keypoints = rng.uniform(0.3, 0.7, (1, 133, 3)) + 0.002 * rng.standard_normal((frames, 133, 3))
+    for first, phase in ((91, 0.0), (112, 2.0)):
+        centre = np.concatenate([0.5 + 0.25 * np.sin(t + phase), 0.5 + 0.25 * np.cos(1.3 * t + phase)], axis=-1)
+        keypoints[:, first : first + 21, :2] = centre + rng.uniform(-0.09, 0.09, (1, 21, 2))
+    keypoints[..., 2] = rng.uniform(0.4, 0.9, (frames, 133))
+    coarse = rng.integers(0, 256, (2, 17, 17, 3), np.uint8)
+    ground, hand = (np.kron(c, np.ones((32, 32, 1), np.uint8))[:side, :side] for c in coarse)
+    grain = rng.integers(0, 24, (side, 2 * side, 3), np.uint8)
+    with av.open(str(folder / f"{number}.mp4"), "w") as mp4, av.open(str(folder / f"{number}.webm"), "w") as webm:
+        streams = [
+            (mp4, mp4.add_stream("libx264", rate=25, options={"crf": "23", "preset": "veryfast"})),
+            (
+                webm,
+                webm.add_stream("libvpx-vp9", rate=25, options={"b": "2M", "deadline": "realtime", "cpu-used": "8"}),
+            ),
+        ]
+        for _, stream in streams:
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+        for f in range(frames):
+            picture = ground // 2 + grain[:, f % side : f % side + side]
+            for first in (91, 112):
+                x, y = (side * keypoints[f, first : first + 21, :2].mean(0)).astype(int)
+                picture[y - 48 : y + 48, x - 48 : x + 48] = hand[:96, :96]
+            for container, stream in streams:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for container, stream in streams:
+            container.mux(stream.encode())
+    return keypoints
+
+
+def made_corpus(folder: Path, clips: int) -> tuple[KeypointStore, KeypointStore]:
+    """Clips of 250 frames of 512 x 512 pixels: the store of the H.264 videos, with crops, and that of the VP9 ones."""
+    folder.mkdir()
+    keypoints = [made_clip(folder, number) for number in range(clips)]
+    fields = dict(split="train", language="en", text="t", fps=25.0, width=512, height=512)
+    for suffix in ("mp4", "webm"):
+        with KeypointStoreWriter(folder / suffix, SOURCE) as writer:
+            for number, pose in enumerate(keypoints):
+                writer.add(pose, id=str(number), source=str(folder / f"{number}.{suffix}"), **fields)
+    h264, vp9 = (KeypointStore.open(folder / suffix) for suffix in ("mp4", "webm"))
+    cut_crops(h264, 112, 90)
+    return h264, vp9
+
+
+def demo_corpus(folder: Path, clips: int) -> tuple[KeypointStore, KeypointStore]:
+    """Sentences of the demo corpus, the same way; it has H.264 alone."""
+    write_demo_corpus(folder, 60, 0)
+    store = KeypointStore.open(folder / "sentences")
+    cut_crops(store, 112, 90)
+    vp9 = folder / "vp9"
+    with KeypointStoreWriter(vp9, store.keypoint_source) as writer:
+        for clip in store.clips:
+            source = vp9 / f"{clip.id}.webm"
+            transcode(store.video(clip), source)
+            size = dict(fps=clip.fps, width=clip.width, height=clip.height)
+            labels = dict(id=clip.id, split=clip.split, language=clip.language, text=clip.text)
+            writer.add(store.keypoints(clip), source=str(source), **labels, **size)
+    return store, KeypointStore.open(vp9)
+
+
+def transcode(source: Path, target: Path) -> None:
+    """To VP9."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as out:
+        stream = out.add_stream("libvpx-vp9", rate=25, options=VP9)
+        first = container.streams.video[0]
+        stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
+        for frame in container.decode(first):
+            frame.pts = None
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+def measure(name: str, h264: KeypointStore, vp9: KeypointStore, clips: int, rounds: int) -> Iterator[Row]:
+    """Rows of every p_samp and way; the ways take turns in each round, every time on other clips and frames."""
+    poses = Path(tempfile.mkdtemp())
+    for clip in h264.clips:
+        write_pose(poses / f"{clip.id}.pkl", h264.keypoints(clip))
+    for p_samp in (0.0, *P_SAMP):
+        settings = DataSettings(p_samp=p_samp)
+        readers = {
+            "store": ClipReader([h264], settings, Codec()),
+            "vp9": ClipReader([vp9], replace(settings, crops="video"), Codec()),
+            "h264": ClipReader([h264], replace(settings, crops="video"), Codec()),
+        }
+        sets = {way: reader.clips("train") for way, reader in readers.items()}
+        times: dict[str, list[float]] = {way: [] for way in (("published", "store") if p_samp == 0 else WAYS)}
+        dali = VideoHandCrops(settings.crop_size, torch.device("cpu"), dali=True)
+        crops = []
+        for number in range(rounds + 1):  # the first one warms up
+            chosen = [(number * BATCH + i) % min(clips, len(sets["store"])) for i in range(BATCH)]
+            samples = [readers["store"].read(sets["store"][n], number, True) for n in chosen]
+            crops.append(sum(len(sample.crop_frame) for sample in samples) / BATCH)
+            for way in times:
+                begin = time.perf_counter()
+                if way == "published":
+                    pad([read_parts(poses / f"{sample.hands.clip.id}.pkl") for sample in samples])
+                    if p_samp:
+                        pixels = [read_hands(h264.video(s.hands.clip), s, 112) for s in samples if len(s.crop_frame)]
+                        torch.cat(pixels)
+                elif way == "vp9 dali":
+                    read = [readers["vp9"].read(sets["vp9"][n], number, True) for n in chosen]
+                    collate(read, dali.read([sample.hands for sample in read]), settings.crop_size)
+                else:
+                    loaded = readers[way].batch(sets[way], chosen, number, True)
+                    assert not loaded.bad, loaded.bad
+                if number:
+                    times[way].append(1000 * (time.perf_counter() - begin) / BATCH)
+        for way, found in times.items():
+            p20, _, _, p80 = statistics.quantiles(found, n=5)
+            p50 = statistics.median(found)
+            faster = statistics.median(times["published"]) / p50
+            yield Row(name, p_samp, way, p20, p50, p80, faster, 1000 / p50, statistics.mean(crops))
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """A corpus of so many clips: seconds to open it and to tokenise it first; then memory and time a batch."""
+
+    clips: int
+    frames: int
+    open_s: float
+    tokenise_s: float
+    reopen_s: float  # with the tokens cached
+    memory_mib: float  # more than a process that has opened a store of one clip
+    batch_ms: float
+
+
+def sparse_corpus(path: Path, clips: int, frames: int = 238) -> None:
+    """A store of empty clips of 9.5 s, whose array takes no room on the disk: its files are holes with an index."""
+    with KeypointStoreWriter(path, SOURCE):
+        pass
+    total = clips * frames
+    rows = RowWriter.create(
+        path / "keypoints.zarr",
+        (133, 3),
+        "float16",
+        chunk_rows=CHUNK_FRAMES,
+        shard_rows=SHARD_FRAMES,
+        fill_value=float("nan"),
+    )
+    zarr.open_array(rows.path, mode="r+").resize((total, 133, 3))
+    per_shard, chunk_bytes = SHARD_FRAMES // CHUNK_FRAMES, CHUNK_FRAMES * 133 * 3 * 2
+    index = np.stack([np.arange(per_shard) * chunk_bytes, np.full(per_shard, chunk_bytes)], axis=1).astype("<u8")
+    footer = index.tobytes() + google_crc32c.value(index.tobytes()).to_bytes(4, "little")
+    for shard in range(-(-total // SHARD_FRAMES)):
+        file = shard_file(rows.path, shard, 3)
+        file.parent.mkdir(parents=True)
+        with open(file, "wb") as opened:
+            opened.seek(per_shard * chunk_bytes)
+            opened.write(footer)
+    manifest = ManifestWriter(path / "manifest.jsonl")
+    empty = zlib.crc32(np.zeros((frames, 133, 3), np.float16))
+    for number in range(clips):
+        text = f"今天的新闻第{number}条，我们来看一下各地的天气情况和交通情况。"
+        name = f"clip-{number:07d}"
+        manifest.append(
+            Clip(name, "train", "zh", text, "", number * frames, frames, 25.0, 512, 512, f"{name}.mp4", empty)
+        )
+    manifest.close()
+    header = json_format.loads((path / "store.json").read_text())
+    header |= dict(clips=clips, frames=total, manifest_bytes=manifest.size, manifest_crc32=manifest.crc32)
+    (path / "store.json").write_text(json_format.dumps(header))
+
+
+def _open_corpus(path: Path, codec: Path) -> dict[str, float]:
+    """In a process of its own: the fields of a SizeRow, memory whole."""
+    begin = time.perf_counter()
+    store = KeypointStore.open(path)
+    opened = time.perf_counter()
+    reader = ClipReader([store], DataSettings(p_samp=0), TextCodec(codec))
+    reader.clips("train")
+    tokenised = time.perf_counter()
+    clips = reader.clips("train")
+    reopened = time.perf_counter()
+    times = []
+    for number in range(30):
+        chosen = np.random.default_rng(number).integers(0, len(clips), BATCH).tolist()
+        start = time.perf_counter()
+        loaded = reader.batch(clips, chosen, 0, True)
+        assert not loaded.bad, loaded.bad
+        times.append(1000 * (time.perf_counter() - start))
+    return dict(
+        clips=len(clips),
+        frames=store.clips.total_frames,
+        open_s=opened - begin,
+        tokenise_s=tokenised - opened,
+        reopen_s=reopened - tokenised,
+        memory_mib=own_memory_mib(),
+        batch_ms=statistics.median(times),
+    )
+
+
+def own_memory_mib() -> float:
+    """Of this process, without mapped files."""
+    return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def measure_sizes(folder: Path, sizes: tuple[int, ...]) -> Iterator[SizeRow]:
+    """Corpora of growing size, each opened by a process of its own that first tokenises the texts and then has them."""
+    codec = train_codec(["今天的新闻，我们来看一下各地的天气情况和交通情况。"], folder / "tokenizer").path
+    context = multiprocessing.get_context("spawn")
+    least = 0.0
+    for clips in (BATCH, *sizes):
+        path = folder / f"corpus-{clips}"
+        sparse_corpus(path, clips)
+        with ProcessPoolExecutor(1, context) as pool:
+            first = pool.submit(_open_corpus, path, codec).result()
+        with ProcessPoolExecutor(1, context) as pool:  # again, with the tokens cached
+            row = pool.submit(_open_corpus, path, codec).result() | {"tokenise_s": first["tokenise_s"]}
+        if clips == BATCH:
+            least = row["memory_mib"]
+        else:
+            yield SizeRow(**row | {"memory_mib": row["memory_mib"] - least})
+
+
+def compression(store: KeypointStore, folder: Path) -> tuple[float, float]:
+    """What compressing the keypoints costs: its size and the time to read a clip, as shares of those without."""
+    compressed = merge_stores([store], folder / "compressed", compress=True)
+    sizes, times = [], []
+    for one in (store, compressed):
+        sizes.append(sum(f.stat().st_size for f in (one.path / "keypoints.zarr").rglob("*") if f.is_file()))
+        begin = time.perf_counter()
+        for _ in range(3):
+            for clip in one.clips:
+                one.packed_keypoints(clip)
+        times.append(time.perf_counter() - begin)
+    return sizes[1] / sizes[0], times[1] / times[0]
+
+
+def draw(rows: list[Row], file: Path) -> None:
+    """Clips a second against p_samp, a line a way."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    corpora = list(dict.fromkeys(row.corpus for row in rows))
+    figure, axes = pyplot.subplots(1, len(corpora), figsize=(5.5 * len(corpora), 4), sharey=True, squeeze=False)
+    for ax, corpus in zip(axes[0], corpora):
+        for way, marker in zip(WAYS, "osD^v"):
+            mine = [row for row in rows if row.corpus == corpus and row.way == way]
+            if mine:
+                ax.plot([100 * row.p_samp for row in mine], [row.clips_per_s for row in mine], marker=marker, label=way)
+        ax.set(title=corpus, xlabel="p_samp, %", ylabel="clips/s, one thread", yscale="log")
+        ax.grid(alpha=0.3)
+        ax.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
+def _print(rows: list[Row], sizes: list[SizeRow]) -> None:
+    table = Table(title="From files to a packed batch, one thread")
+    for name in ("corpus", "p_samp", "way", "ms a clip (p20, p80)", "clips/s", "crops a clip", "times faster"):
+        table.add_column(name, justify="left" if name in ("corpus", "way") else "right")
+    for row in rows:
+        spread = f"{row.p50_ms:.2f} ({row.p20_ms:.2f}, {row.p80_ms:.2f})"
+        numbers = f"{row.clips_per_s:.1f}", f"{row.crops_per_clip:.0f}", f"{row.times_faster:.2f}"
+        table.add_row(row.corpus, str(row.p_samp), row.way, spread, *numbers)
+    Console(width=120).print(table)
+    table = Table(title=f"A corpus of clips of 9.5 s; batches of {BATCH} clips, pose-only")
+    for name in ("clips", "frames", "open, s", "tokenise once, s", "with tokens, s", "memory, MiB", "ms a batch"):
+        table.add_column(name, justify="right")
+    for size in sizes:
+        times = f"{size.open_s:.4f}", f"{size.tokenise_s:.1f}", f"{size.reopen_s:.3f}"
+        table.add_row(f"{size.clips}", f"{size.frames}", *times, f"{size.memory_mib:.0f}", f"{size.batch_ms:.2f}")
+    Console(width=120).print(table)
+
+
+def data_path(
+    clips: int = 16,
+    rounds: int = 9,
+    sizes: tuple[int, ...] = SIZES,
+    json: Path | None = None,
+    picture: Path | None = None,
+    draw_rows: Path | None = None,
+) -> None:
+    """Measure the data path on this machine's CPU.
+
+    Args:
+        clips: Clips of 512 x 512 pixels to make; every round takes 8 of them.
+        rounds: Times that all ways take their turn.
+        sizes: Clips of the corpora to open.
+        json: File for the rows.
+        picture: File for the picture, clips/s against p_samp.
+        draw_rows: Measure nothing; draw `picture` from rows that --json wrote.
+    """
+    if draw_rows:
+        draw([Row(**row) for row in json_format.loads(draw_rows.read_text())["rows"]], picture or Path("data_path.png"))
+        return
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        made, demo = Path(folder) / "made", Path(folder) / "demo"
+        stores = made_corpus(made, clips)
+        rows = list(measure("250 frames, 512 x 512", *stores, clips, rounds))
+        share, slower = compression(stores[0], Path(folder))
+        rows += measure("demo sentences", *demo_corpus(demo, clips), clips, rounds)
+        size_rows = list(measure_sizes(Path(folder), sizes))
+    _print(rows, size_rows)
+    print(
+        f"compressed keypoints: {share:.2f} of the size, {slower:.1f} times the time to read (noise compresses badly)"
+    )
+    if json:
+        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+        about = {"commit": commit.stdout.strip(), "date": date.today().isoformat(), "cores": os.cpu_count()}
+        found = {"rows": [asdict(row) for row in rows], "sizes": [asdict(row) for row in size_rows]}
+        write_json(json, about | found | {"compression": {"size": share, "read_time": slower}})
+    if picture:
+        draw(rows, picture)
+
+
+if __name__ == "__main__":
+    run_command(data_path)

@@ -1,0 +1,173 @@
+"""Poses in any of FORMATS, labels and videos -> a keypoint store."""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from pipelines.converters import dot_pose, mmpose, openpose, rtmlib, unisign
+from pipelines.converters.labels import Label, read_labels
+from pipelines.converters.pose import Pose
+from pipelines.converters.video_info import VideoInfo, read_video_info
+from pipelines.errors import InputError
+from pipelines.keypoint_store import KeypointStoreWriter
+from pipelines.manifest import LANGUAGES
+
+FORMATS: dict[str, ModuleType] = {
+    "unisign": unisign,
+    "mmpose": mmpose,
+    "rtmlib": rtmlib,
+    "openpose": openpose,
+    "pose": dot_pose,
+}
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+UNDECODABLE_FRAMES = 3  # so many frames more than can be decoded a video may declare, and its pose then has
+
+
+def convert(
+    format: str,
+    poses: Path,
+    videos: Path | None,
+    labels: Path,
+    out: Path,
+    language: str | None = None,
+    split: str | None = None,
+    classes: int | None = None,
+    max_bad_share: float = 0.05,
+    append: bool = False,
+) -> list[InputError]:
+    """Writes the store `out`, or adds to it (`append`), and returns why each clip that was left out is bad.
+
+    They are named on stderr, too. `videos` None takes width, height and fps from the pose files. `language` None is
+    "zh" if the texts have Chinese characters, else "en"; `split` and `classes` are as in `read_labels`. Raises
+    InputError if the labels cannot be read, or as soon as more than `max_bad_share` of all clips are bad; then nothing
+    is written.
+    """
+    if not 0 <= max_bad_share <= 1:
+        raise InputError("--max-bad-share", f"is {max_bad_share}", "give a share from 0 to 1")
+    if language not in (None, *LANGUAGES):
+        raise InputError("--language", f"{language!r} is not known", f"use one of {', '.join(LANGUAGES)}")
+    for option, folder in (("--poses", poses), ("--videos", videos)):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"{option}: {folder}", "is not a folder", "name the folder that holds the files")
+    clips, bad_labels = read_labels(labels, split, classes)
+    bad = _BadClips(labels, len(clips) + len(bad_labels), max_bad_share)
+    language = language or ("zh" if any(re.search("[\u4e00-\u9fff]", clip.text) for clip in clips) else "en")
+    files = _Files(FORMATS[format], poses, videos)
+    for error in bad_labels:
+        bad.add(error)
+    with KeypointStoreWriter(out, FORMATS[format].SOURCE, append=append) as writer:
+        for label in track(clips, "converting clips", console=bad.console, disable=not bad.console.is_terminal):
+            try:
+                _add_clip(writer, label, files, language)
+            except InputError as error:
+                bad.add(error)
+    return bad.errors
+
+
+class _BadClips:
+    """Names and counts the clips that are left out of `total`, and stops where they are too many."""
+
+    def __init__(self, labels: Path, total: int, max_share: float):
+        self.labels, self.total, self.max_share = labels, total, max_share
+        self.errors: list[InputError] = []
+        self.console = Console(stderr=True)
+
+    def add(self, error: InputError) -> None:
+        self.errors.append(error)
+        if self.total == 1:
+            raise error
+        self.console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
+        bad = len(self.errors)
+        if bad > self.max_share * self.total or bad == self.total:
+            problem = f"{bad} of {self.total} clips are bad already, --max-bad-share is {self.max_share}"
+            raise InputError(self.labels, problem, "mend the clips named above, or allow a larger share")
+
+
+class _Files:
+    """Finds and reads the pose and the video of a label: the clip's own, or the recording's that it is a part of."""
+
+    def __init__(self, format: ModuleType, poses: Path, videos: Path | None):
+        self.format, self.poses, self.videos = format, poses, videos
+        self._video_info = lru_cache(maxsize=4)(read_video_info)  # a recording has many clips, one after the other
+        self._pose = lru_cache(maxsize=1)(format.read_pose)
+
+    def video(self, label: Label) -> tuple[Path | None, bool, VideoInfo | None]:
+        """The file, whether it is the recording, and what it is like; nothing of these without videos."""
+        if self.videos is None:
+            return None, False, None
+        path, whole = _find(self.videos, label.video, label, VIDEO_SUFFIXES)
+        return path, whole, self._video_info(path)
+
+    def pose(self, label: Label, video: VideoInfo | None) -> tuple[Path, bool, Pose]:
+        """The file, whether it is the recording's, and what it holds."""
+        path, whole = _find(self.poses, label.pose, label, self.format.SUFFIXES)
+        return path, whole, self._pose(path, video)
+
+
+def _find(folder: Path, name: str, label: Label, suffixes: tuple[str, ...]) -> tuple[Path, bool]:
+    """The file of `name`, or else of the recording, in the folder or its subfolder of the split, and which it is."""
+    for stem in (name, label.recording) if label.recording else (name,):
+        for suffix in suffixes:
+            for path in (folder / f"{stem}{suffix}", folder / label.split / f"{stem}{suffix}"):
+                if path.exists():
+                    return path, stem != name
+    others = f" (nor with {', '.join(suffixes[1:])})" if len(suffixes) > 1 else ""
+    recording = f", nor is its recording {label.recording}" if label.recording else ""
+    problem = f"is missing{others}{recording}"
+    raise InputError(folder / f"{name}{suffixes[0]}", problem, "name the folder that holds it, or leave the clip out")
+
+
+def _add_clip(writer: KeypointStoreWriter, label: Label, files: _Files, language: str) -> None:
+    video_file, video_whole, video = files.video(label)
+    pose_file, pose_whole, pose = files.pose(label, video)
+    if video is None:
+        if not (pose.width and pose.height and pose.fps):
+            problem = "does not say width, height and frames per second"
+            raise InputError(pose_file, problem, "give the videos with --videos")
+        video, video_whole = VideoInfo(pose.width, pose.height, pose.fps, pose.file_frames), pose_whole
+    keypoints, start = _placed(pose, pose_whole, video, video_whole, label, pose_file)
+    writer.add(
+        keypoints,
+        id=label.id,
+        split=label.split,
+        language=language,
+        text=label.text,
+        gloss=label.gloss,
+        fps=video.fps,
+        width=video.width,
+        height=video.height,
+        source=str(video_file.resolve()) if video_file else "",
+        video_start=start,
+        video_frames=video.frames,
+    )
+
+
+def _placed(
+    pose: Pose, pose_whole: bool, video: VideoInfo, video_whole: bool, label: Label, where: Path
+) -> tuple[np.ndarray, int]:
+    """The clip's keypoints, without frames at the end that cannot be decoded, and the video frame of the first."""
+    if pose_whole and not video_whole:
+        problem = "is of the whole recording, the video of the clip alone"
+        raise InputError(where, problem, "give videos of the recordings, or poses of the clips")
+    first, last = (round(seconds * video.fps) for seconds in (label.start, label.end))
+    if pose_whole == video_whole:
+        surplus, start = pose.file_frames - video.frames, pose.start
+    else:  # a clip's pose and the recording's video
+        surplus, start = max(0, pose.file_frames - (video.frames - first)), first + pose.start
+    keypoints = pose.keypoints[: max(0, video.frames - start)]
+    if not 0 <= surplus <= UNDECODABLE_FRAMES or len(keypoints) == 0:
+        problem = f"has {pose.file_frames} frames, its video {video.frames}"
+        raise InputError(f"{where}: keypoints", problem, "extract the pose from this very video again")
+    if not pose_whole:
+        return keypoints, start
+    first = max(first, pose.start)
+    keypoints = keypoints[first - pose.start : max(first, last) - pose.start]
+    if len(keypoints) == 0:
+        problem = f"has no frame from {label.start} to {label.end} s"
+        raise InputError(f"{where}: keypoints", problem, "mend the times, or leave the clip out")
+    return keypoints, first

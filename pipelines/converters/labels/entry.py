@@ -1,0 +1,122 @@
+"""One label as every reader gives it, and the one place where a label is checked and its text put right."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import ftfy
+
+from pipelines.errors import InputError
+from pipelines.manifest import SPLITS
+
+_SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+_SUFFIXES = (".pkl", ".json", ".npz", ".npy", ".pose", ".mp4", ".webm", ".mkv", ".avi", ".mov")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One clip of a label file.
+
+    `pose` and `video` are names relative to their folders, without the files' suffix. A clip that is published as a
+    part of a long recording also has the recording's name and its `start` and `end` there, in seconds.
+    """
+
+    id: str
+    split: str
+    text: str
+    gloss: str  # glosses joined by single spaces, "" if there are none
+    pose: str
+    video: str
+    recording: str = ""
+    start: float = 0.0
+    end: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a reader hands on: `values` by the names of Label, unchecked, and the place in the file for messages.
+
+    Where an entry cannot even be read so far, `values` is the InputError that says why.
+    """
+
+    where: str
+    values: object
+
+
+def picked(row: object, **names: str) -> object:
+    """The values of a dict under new names; what is no dict stays as it is, for `make_label` to refuse."""
+    return {new: row[old] for new, old in names.items() if old in row} if isinstance(row, dict) else row
+
+
+def make_label(row: Row, split: str | None) -> Label:
+    """The label of a row, in `split` or (None) in its own. Raises InputError naming the entry and field."""
+    where, values = row.where, row.values
+    if isinstance(values, InputError):
+        raise values
+    if not isinstance(values, dict):
+        raise InputError(
+            where, f"is a {type(values).__name__}", "give a dict with text and the names of video and pose"
+        )
+    split = split or values.get("split")
+    if not isinstance(split, str) or split.lower() not in _SPLIT_NAMES:
+        problem = f"is {split!r}" if split else "is missing"
+        raise InputError(f"{where}: split", problem, f"say --split, one of {', '.join(SPLITS)}")
+    name = values.get("id")
+    if name is None:  # CSL-News: the clip is called after its video
+        name = without_suffix(_name(values, "video", where))
+    elif not isinstance(name, str) or not name:
+        raise InputError(f"{where}: name", f"is {name!r}", "give the clip a name")
+    video = without_suffix(_name(values, "video", where, default=name))
+    pose = without_suffix(_name(values, "pose", where, default=video))
+    text = values.get("text")
+    if not isinstance(text, str):
+        raise InputError(f"{where}: text", "is missing" if text is None else f"is {text!r}", "give a text")
+    if not text.strip():
+        raise InputError(f"{where}: text", "is empty", "label the clip or leave it out")
+    gloss = values.get("gloss", "")
+    if isinstance(gloss, (list, tuple)):
+        gloss = " ".join(map(str, gloss))
+    elif not isinstance(gloss, str):
+        raise InputError(f"{where}: gloss", f"is {gloss!r}", "give a list of glosses")
+    recording = values.get("recording", "")
+    start, end = (_seconds(values.get(x, 0), f"{where}: {x}") for x in ("start", "end"))
+    if recording and not 0 <= start < end:
+        raise InputError(f"{where}: start, end", f"{start} to {end} s is no range", "mend the times or leave it out")
+    return Label(
+        name, _SPLIT_NAMES[split.lower()], clean_text(text), clean_text(gloss), pose, video, recording, start, end
+    )
+
+
+def clean_text(text: str) -> str:
+    """The text with mojibake repaired (UTF-8 that was read as latin-1 or cp1252) and single spaces."""
+    return " ".join(ftfy.fix_encoding(text).split())
+
+
+def without_suffix(name: str) -> str:
+    """The name without a pose's or video's suffix; other dots belong to the name (OpenASL's end in fractions)."""
+    return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.endswith(suffix)), name)
+
+
+def split_in_name(path: Path) -> str | None:
+    """The split that a label file's name says, if it does: labels.dev, how2sign_realigned_val.csv, MSASL_train.json."""
+    words = [word for word in re.split(r"[^a-z]+", path.name.lower()) if word in _SPLIT_NAMES]
+    return words[0] if len(set(words)) == 1 else None
+
+
+def _name(values: dict, field: str, where: str, default: str | None = None) -> str:
+    value = values.get(field, default)
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {field}", "is missing" if value is None else f"is {value!r}", "give a text")
+    if not PurePosixPath(value).name:
+        raise InputError(f"{where}: {field}", f"is {value!r}", "name the clip's file")
+    return value
+
+
+def _seconds(value: object, where: str) -> float:
+    """Seconds from a number, or from [[hours:]minutes:]seconds with a point or comma."""
+    try:
+        if isinstance(value, str):
+            return sum(float(x) * 60**i for i, x in enumerate(reversed(value.replace(",", ".").split(":"))))
+        return float(value)
+    except (TypeError, ValueError):
+        raise InputError(where, f"is {value!r}", "give seconds, or hours:minutes:seconds") from None

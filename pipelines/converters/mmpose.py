@@ -1,0 +1,49 @@
+"""MMPose's predictions -> Pose: the JSON file that MMPose 1.x saves for a video.
+
+The demos (topdown_demo_with_mmdet.py --save-predictions) write {meta_info, instance_info: [{frame_id, instances}]} with
+frame_id from 1, MMPoseInferencer (pred_out_dir) the list [{frame_id, instances}] with frame_id from 0; an instance is
+{keypoints: 133 [x, y] in pixels, keypoint_scores: 133, ...} (split_instances in mmpose/structures/utils.py). All 133
+joints are there.
+"""
+
+import json
+from pathlib import Path
+
+from pipelines.converters.pose import AGAIN, Pose, follow_signer, make_pose, persons_of, picture_size, read_text
+from pipelines.converters.video_info import VideoInfo
+from pipelines.errors import InputError
+
+SUFFIXES = (".json",)
+SOURCE = {
+    "estimator": "MMPose, 133 whole-body keypoints",
+    "version": "not recorded in the files",
+    "coordinates": "x / width, y / height, raw confidence (may exceed 1)",
+}
+
+
+def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
+    """The signer of a video's predictions. Raises InputError naming the file and frame, also for a missing frame."""
+    try:
+        content = json.loads(read_text(path))
+    except ValueError as error:
+        raise InputError(path, f"is not whole JSON ({error})", "copy the file again") from None
+    rows = content.get("instance_info") if isinstance(content, dict) else content
+    whole = isinstance(rows, list) and all(
+        isinstance(row, dict) and {"frame_id", "instances"} <= row.keys() for row in rows
+    )
+    if not rows or not whole:
+        raise InputError(path, "holds no frames with frame_id and instances", "name MMPose's predictions of a video")
+    first = rows[0]["frame_id"]
+    for t, row in enumerate(rows):
+        if first not in (0, 1) or row["frame_id"] != first + t:
+            problem = f"frame {row['frame_id']} stands where frame {t} (counted from {first}) should"
+            raise InputError(f"{path}: frame_id", problem, AGAIN)
+    frames = [_persons(row["instances"], f"{path}: frame {row['frame_id']}") for row in rows]
+    return make_pose(follow_signer(frames), path, picture_size(video))
+
+
+def _persons(instances: object, where: str):
+    """[persons, 133, 3] of one frame."""
+    if not isinstance(instances, list) or not all(isinstance(x, dict) for x in instances):
+        raise InputError(f"{where}: instances", "is not a list of persons", AGAIN)
+    return persons_of([x.get("keypoints") for x in instances], [x.get("keypoint_scores") for x in instances], where)

@@ -1,0 +1,87 @@
+"""OpenPose's output -> Pose: a folder per clip with one file per frame, NAME_000000000012_keypoints.json.
+
+Each file is {version, people: [{pose_keypoints_2d, face_keypoints_2d, hand_left_keypoints_2d,
+hand_right_keypoints_2d}]}, lists of x, y, confidence (OpenPose's doc/02_output.md), in pixels, or in fractions
+(--keypoint_scale 3).
+
+Body: BODY_25, or COCO with its 18 joints, which has no feet (joints 17-22 get confidence 0; Uni-Sign does not use
+them). Neck, mid hip and pupils are dropped. MPI_15 (no ears), BODY_135 and runs without --face or --hand lack joints
+that Uni-Sign uses, and are refused. BODY_25B has as many joints as BODY_25 in another order and cannot be told apart:
+do not convert it.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.converters.pose import AGAIN, Pose, follow_signer, make_pose, picture_size, read_text
+from pipelines.converters.video_info import VideoInfo
+from pipelines.errors import InputError
+from pipelines.skeleton import JOINTS, LEFT_HAND, RIGHT_HAND
+
+SUFFIXES = ("",)  # folders
+SOURCE = {
+    "estimator": "OpenPose (BODY_25 or COCO body, face, hands), reordered as 133 whole-body keypoints",
+    "version": "not recorded in the files",
+    "coordinates": "x / width, y / height, raw confidence",
+}
+# For each body model, by its number of joints, where in it COCO-WholeBody's joints from 0 on are.
+BODY = {
+    25: [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11, 19, 20, 21, 22, 23, 24],
+    18: [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10],
+}
+FACE = np.arange(23, 91)
+
+
+def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
+    """The signer of a folder of frames. Raises InputError naming the file, also for a missing frame."""
+    files = {int(m[1]): file for file in path.iterdir() if (m := re.search(r"(\d+)_keypoints\.json$", file.name))}
+    if not files:
+        raise InputError(path, "holds no *_keypoints.json", "name the folder that OpenPose wrote with --write_json")
+    for frame in range(len(files)):
+        if frame not in files:
+            raise InputError(path, f"frame {frame} of {max(files) + 1} is missing", "copy the folder again")
+    keypoints = follow_signer([_persons(files[frame]) for frame in range(len(files))])
+    if keypoints[..., :2].min() < -0.5 and keypoints[..., :2].max() <= 1:
+        raise InputError(path, "has coordinates from -1 to 1", "run OpenPose with --keypoint_scale 0 or 3")
+    return make_pose(keypoints, path, picture_size(video))
+
+
+def _persons(path: Path) -> np.ndarray:
+    """[persons, 133, 3] of one frame's file."""
+    try:
+        people = json.loads(read_text(path))["people"]
+        persons = [_person(person, path) for person in people]
+    except ValueError as error:
+        raise InputError(path, f"is not whole JSON ({error})", "copy the file again") from None
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(path, "holds no people as OpenPose writes them", AGAIN) from None
+    return np.stack(persons) if persons else np.zeros((0, JOINTS, 3), np.float32)
+
+
+def _person(person: dict, path: Path) -> np.ndarray:
+    """[133, 3]; what the layout lacks stays 0."""
+    body = _joints(person, "pose", path)
+    order = BODY.get(len(body))
+    if order is None:
+        problem = f"has {len(body)} joints, neither BODY_25 nor COCO's 18, and may lack some that Uni-Sign needs"
+        raise InputError(f"{path}: pose_keypoints_2d", problem, "run OpenPose with --model_pose BODY_25")
+    keypoints = np.zeros((JOINTS, 3), np.float32)
+    keypoints[: len(order)] = body[order]
+    for part, places, joints in (("face", FACE, 70), ("hand_left", LEFT_HAND, 21), ("hand_right", RIGHT_HAND, 21)):
+        points = _joints(person, part, path)
+        if len(points) != joints:
+            problem = f"has {len(points)} joints, not {joints}"
+            raise InputError(f"{path}: {part}_keypoints_2d", problem, "run OpenPose with --face and --hand")
+        keypoints[places] = points[: len(places)]
+    return keypoints
+
+
+def _joints(person: dict, part: str, path: Path) -> np.ndarray:
+    """[joints, 3]"""
+    numbers = np.asarray(person.get(f"{part}_keypoints_2d", []), np.float32)
+    if numbers.ndim != 1 or len(numbers) % 3:
+        raise InputError(f"{path}: {part}_keypoints_2d", "is not a list of x, y, confidence", AGAIN)
+    return numbers.reshape(-1, 3)

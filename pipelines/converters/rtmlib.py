@@ -1,0 +1,60 @@
+"""What rtmlib's Wholebody returns for every frame, saved: keypoints (persons, 133, 2) in pixels, scores (persons, 133).
+
+rtmlib itself saves nothing, so any of these is read: keypoints and scores of T frames each, as entries of an .npz file,
+as a dict in a pickle, JSON or .npy file, or a list of such dicts with one frame each in those; an .npy array (T, 133,
+3) or (T, persons, 133, 3) of x, y, score. In the order of `to_openpose` there are 134 joints; its body is put back into
+COCO's order and the neck dropped. All 133 joints are there. w_h says the picture's size if it is not the video's.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.converters.pose import Pose, follow_signer, make_pose, persons_of, picture_size, read_text
+from pipelines.converters.unisign import frames_of
+from pipelines.converters.video_info import VideoInfo
+from pipelines.errors import InputError
+from pipelines.safe_pickle import load_numpy, load_pickle
+
+SUFFIXES = (".npz", ".npy", ".pkl", ".json")
+SOURCE = {
+    "estimator": "rtmlib Wholebody (RTMW or RTMPose), 133 whole-body keypoints",
+    "version": "not recorded in the files",
+    "coordinates": "x / width, y / height, raw confidence (may exceed 1)",
+}
+
+
+def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
+    """The signer of a saved rtmlib result. Raises InputError naming the file and frame."""
+    content = _load(path)
+    if isinstance(content, np.ndarray):
+        content = _unpacked(content, path)
+    elif isinstance(content, (list, tuple)):
+        frames = [frames_of(frame, f"{path}: frame {t}") for t, frame in enumerate(content)]
+        content = {"keypoints": [points for points, _ in frames], "scores": [scores for _, scores in frames]}
+    points, scores = frames_of(content, path)
+    if isinstance(points, np.ndarray) and points.ndim == 3:  # one person, without that axis
+        points, scores = points[:, None], np.asarray(scores)[:, None]
+    frames = [persons_of(points[t], scores[t], f"{path}: frame {t}") for t in range(len(points))]
+    return make_pose(follow_signer(frames), path, picture_size(video, content.get("w_h")))
+
+
+def _load(path: Path) -> object:
+    if path.suffix == ".pkl":
+        return load_pickle(path)
+    if path.suffix != ".json":
+        return load_numpy(path)
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise InputError(path, f"is not whole JSON ({error})", "copy the file again") from None
+
+
+def _unpacked(array: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+    if array.dtype == object or array.ndim not in (3, 4) or array.shape[-1] != 3:
+        problem = f"is an array {array.shape} of {array.dtype}"
+        raise InputError(
+            path, problem, "save x, y, score as (frames, persons, 133, 3), or keypoints and scores as .npz"
+        )
+    return {"keypoints": array[..., :2], "scores": array[..., 2]}

@@ -1,0 +1,125 @@
+"""NVIDIA DALI's decoders: JPEG pictures, and the sampled frames of videos, on the CPU or on a GPU.
+
+On a GPU what leaves the CPU is the files' bytes; nvJPEG and NVDEC decode them, and the pixels stay there. On the CPU
+DALI decodes JPEG, VP9 and MJPEG.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from nvidia.dali import Pipeline
+    from nvidia.dali.backend import TensorListCPU, TensorListGPU
+
+CPU_CODECS = ("vp9", "mjpeg")  # FFmpeg's names
+MOST_PICTURES = 4096  # of one call
+MOST_VIDEOS = {"cpu": 1, "cuda": 16}  # more gain nothing on the CPU; on a GPU they fill its decoders
+DECODER_THREADS = 1  # parallel over the loader's threads instead
+
+
+class DecodingError(Exception):
+    """DALI refused one sample of a call, and does not say which."""
+
+
+class _Decoder:
+    """One pipeline, built when it is first needed and again after an error. To be used by one thread.
+
+    DALI is imported no earlier either: pose-only training does without.
+    """
+
+    def __init__(self, device: torch.device, most: int):
+        self.device, self.most = device, most
+        self._pipeline: "Pipeline | None" = None
+
+    def _graph(self):
+        """What the pipeline computes; called inside it."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _run(self, **inputs: list[np.ndarray]) -> Iterator["TensorListCPU | TensorListGPU"]:
+        """What the pipeline makes of the inputs, in its own buffer: nothing of it may be used outside the block."""
+        if self._pipeline is None:
+            self._pipeline = self._build()
+        try:
+            for name, samples in inputs.items():
+                self._pipeline.feed_input(name, samples)
+            (decoded,) = self._pipeline.run()
+        except RuntimeError as error:
+            self._pipeline = None  # it cannot be used again
+            raise DecodingError(str(error).strip().splitlines()[-1]) from None
+        yield decoded
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # before the next run writes to the buffer
+
+    def _build(self) -> "Pipeline":
+        from nvidia.dali import Pipeline
+
+        pipeline = Pipeline(
+            batch_size=self.most,
+            num_threads=DECODER_THREADS,
+            device_id=self.device.index or 0 if self.device.type == "cuda" else None,
+            prefetch_queue_depth=1,
+            exec_dynamic=False,
+        )
+        with pipeline:
+            pipeline.set_outputs(self._graph())
+        pipeline.build()
+        return pipeline
+
+    @property
+    def _backend(self) -> str:
+        return "mixed" if self.device.type == "cuda" else "cpu"
+
+
+class JpegDecoder(_Decoder):
+    """JPEG files of one size, all of a batch in one call."""
+
+    def __init__(self, device: torch.device):
+        super().__init__(device, MOST_PICTURES)
+
+    def _graph(self):
+        from nvidia.dali import fn, types
+
+        files = fn.external_source(name="files", device="cpu", dtype=types.UINT8, ndim=1)
+        return fn.decoders.image(files, device=self._backend, output_type=types.RGB)
+
+    def decode(self, files: Sequence[np.ndarray]) -> Tensor:
+        """[n, S, S, 3] uint8 RGB on the device, from n >= 1 files. Raises DecodingError."""
+        parts = []
+        for first in range(0, len(files), self.most):
+            with self._run(files=list(files[first : first + self.most])) as decoded:
+                parts.append(torch.from_dlpack(decoded.as_tensor()).clone())
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class VideoDecoder(_Decoder):
+    """Numbered frames of several videos; every one of them must exist, since for some codecs DALI makes up the rest."""
+
+    def __init__(self, device: torch.device):
+        super().__init__(device, MOST_VIDEOS[device.type])
+
+    def _graph(self):
+        from nvidia.dali import fn, types
+
+        files = fn.external_source(name="files", device="cpu", dtype=types.UINT8, ndim=1)
+        frames = fn.external_source(name="frames", device="cpu", dtype=types.INT32, ndim=1)
+        return fn.decoders.video(files, frames=frames, device=self._backend, pad_mode="none")
+
+    @contextmanager
+    def decode(self, files: Sequence[np.ndarray], frames: Sequence[np.ndarray]) -> Iterator[list[Tensor]]:
+        """For each of at most `most` files [n, H, W, 3] uint8 RGB on the device: its frames [n], from 0.
+
+        They last as long as the block. Raises DecodingError.
+        """
+        numbers = [of_video.astype(np.int32) for of_video in frames]
+        with self._run(files=list(files), frames=numbers) as decoded:
+            yield [torch.from_dlpack(video) for video in decoded]
+
+    def supports(self, codec: str) -> bool:
+        """Whether videos of this codec are for DALI here; the others are for PyAV."""
+        return self.device.type == "cuda" or codec in CPU_CODECS

@@ -1,0 +1,152 @@
+"""The two networks of pose estimation, ONNX files run by onnxruntime: a person detector and a whole-body pose network.
+
+What surrounds a network (letterbox, crop, SimCC decoding) is rtmlib's, and so are the default weights: YOLOX-m and
+RTMW-l 384x288, which rtmlib's Wholebody takes in its mode "performance". The paper's RTMPose-x (appendix A.1) has the
+same input, outputs and 133 keypoints, but is released as a PyTorch checkpoint alone, MMPose's
+rtmpose-x_simcc-coco-wholebody_pt-body7_270e-384x288-401dfc90_20230629.pth. Exported with MMDeploy, it can be given as a
+file.
+"""
+
+import sys
+from contextlib import redirect_stdout
+from http.client import HTTPException
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from pipelines.errors import InputError
+from pipelines.skeleton import JOINTS
+
+try:
+    import onnxruntime
+    import rtmlib
+    from rtmlib.tools.file import _get_rtmhub_dir, download_checkpoint, get_mirror_url
+    from rtmlib.tools.object_detection.post_processings import multiclass_nms
+except ImportError as error:
+    remedy = "pip install -e '.[poses]' (a missing libGL.so.1 comes with the system's package libgl1)"
+    raise InputError("pose estimation", f"its packages cannot be imported ({error})", remedy) from None
+
+DEFAULT = rtmlib.Wholebody.MODE["performance"]
+MIN_CONFIDENCE = 0.3  # of a detection, rtmlib's threshold for the default detector
+MAX_OVERLAP = 0.45  # of two detections, rtmlib's: above it they are one person
+STRIDES = (8, 16, 32)  # of YOLOX's three grids
+
+
+class PersonDetector:
+    """YOLOX: a picture's persons."""
+
+    def __init__(self, weights: Path | None = None, device: str = "cpu"):
+        """`weights`: an ONNX file with or without non-maximum suppression inside; None: rtmlib's, downloaded once.
+
+        `device`: "cpu" or "cuda". Raises InputError if weights or device are not to be had, or are no such network.
+        """
+        self.weights = weights or _default_weights("det", "--detector")
+        self._yolox = _load(rtmlib.YOLOX, self.weights, DEFAULT["det_input_size"], device)
+        _, _, height, width = self._yolox.session.get_inputs()[0].shape
+        if isinstance(height, int) and isinstance(width, int):
+            self._yolox.model_input_size = (height, width)
+        shapes = [answer.shape for answer in _probe(self._yolox, self.weights, self._yolox.model_input_size)]
+        height, width = self._yolox.model_input_size
+        anchors = sum((height // stride) * (width // stride) for stride in STRIDES)
+        self._suppresses = len(shapes) == 2 and shapes[0][-1] == 5
+        if not self._suppresses and (shapes[0][:2] != (1, anchors) or shapes[0][-1] <= 5):
+            raise InputError(self.weights, f"is no YOLOX detector: it answers {shapes}", "name the ONNX file of one")
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """RGB [height, width, 3] uint8 -> [persons, 5]: left, top, right, bottom in pixels, confidence."""
+        image, ratio = self._yolox.preprocess(np.ascontiguousarray(picture[..., ::-1]))  # trained on BGR
+        answer = self._yolox.inference(image)
+        if self._suppresses:
+            found = answer[0][0][answer[1][0] == 0]  # of the classes, 0 is the person
+        else:
+            found = self._suppress_overlaps(answer[0][0])
+        found = found[found[:, 4] > MIN_CONFIDENCE]
+        return found / np.array([ratio, ratio, ratio, ratio, 1], np.float32)
+
+    def _suppress_overlaps(self, raw: np.ndarray) -> np.ndarray:
+        """[anchors, 5 + classes] of a network without suppression -> [persons, 5], in the network's pixels."""
+        height, width = self._yolox.model_input_size
+        cells, strides = [], []
+        for stride in STRIDES:
+            grid = np.meshgrid(np.arange(width // stride), np.arange(height // stride))
+            cells.append(np.stack(grid, -1).reshape(-1, 2))
+            strides.append(np.full((len(cells[-1]), 1), stride))
+        cells, strides = np.concatenate(cells), np.concatenate(strides)
+        centre, size = (raw[:, :2] + cells) * strides, np.exp(raw[:, 2:4]) * strides
+        boxes = np.concatenate([centre - size / 2, centre + size / 2], -1)
+        found, _ = multiclass_nms(boxes, raw[:, 4:5] * raw[:, 5:6], MAX_OVERLAP, MIN_CONFIDENCE)
+        return np.zeros((0, 5), np.float32) if found is None else found[:, :5].astype(np.float32)
+
+
+class PoseNetwork:
+    """A whole-body network with SimCC outputs: batches of crops in, keypoints out."""
+
+    def __init__(self, weights: Path | None = None, device: str = "cpu", batch: int = 32):
+        """`weights`: an ONNX file ([N, 3, h, w] -> [N, 133, 2w], [N, 133, 2h]); None: rtmlib's, downloaded once.
+
+        `batch`: crops a run, unless the file fixes it. `device` and errors as for PersonDetector.
+        """
+        self.weights = weights or _default_weights("pose", "--pose-model")
+        self._rtmpose = _load(rtmlib.RTMPose, self.weights, DEFAULT["pose_input_size"], device)
+        fixed_batch, _, height, width = self._rtmpose.session.get_inputs()[0].shape
+        if isinstance(height, int) and isinstance(width, int):
+            self._rtmpose.model_input_size = (width, height)
+        width, height = self._rtmpose.model_input_size
+        shapes = [answer.shape for answer in _probe(self._rtmpose, self.weights, (height, width))]
+        wanted = [(1, JOINTS, 2 * width), (1, JOINTS, 2 * height)]
+        if shapes != wanted:
+            problem = f"is no whole-body SimCC network: it answers {shapes}, wanted are {wanted}"
+            raise InputError(self.weights, problem, "name the ONNX file of one")
+        self.batch = 1 if isinstance(fixed_batch, int) else batch
+
+    def crop(self, picture: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the network sees of a box in an RGB picture: input [3, h, w], centre [2] and size [2] in pixels."""
+        # rtmlib's examples give BGR, but its mean and the network's training (MMPose, bgr_to_rgb) are RGB.
+        image, centre, size = self._rtmpose.preprocess(picture, box)
+        return image.astype(np.float32).transpose(2, 0, 1), centre, size
+
+    def __call__(self, crops: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """At most `batch` crops -> keypoints [crops, 133, 2] in pixels of their pictures, confidences [crops, 133]."""
+        images, centres, sizes = (np.stack(parts) for parts in zip(*crops))
+        session = self._rtmpose.session
+        answer = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(images)})
+        return self._rtmpose.postprocess(answer, centres[:, None], sizes[:, None])
+
+
+def _default_weights(kind: str, option: str) -> Path:
+    """rtmlib's weights of `kind` ("det", "pose"), downloaded unless they are there. Raises InputError offline."""
+    url = DEFAULT[kind]
+    try:
+        return Path(download_checkpoint(url))
+    except (OSError, HTTPException, BadZipFile) as error:
+        folder = Path(_get_rtmhub_dir(), "checkpoints")
+        there = f"put it into {folder} ({get_mirror_url(url)} is the same)"
+        remedy = f"download it on another machine and {there}, or give an ONNX file with {option}"
+        raise InputError(url, f"the weights cannot be downloaded ({error})", remedy) from None
+
+
+def _load(kind: type, weights: Path, size: tuple[int, int], device: str) -> object:
+    """An rtmlib tool of class `kind` with its session."""
+    if not weights.is_file():
+        raise InputError(weights, "is missing", "name the ONNX file of the network")
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    remedy = "install onnxruntime-gpu in the place of onnxruntime, with the CUDA and cuDNN it asks for, or use cpu"
+    if provider not in onnxruntime.get_available_providers():
+        raise InputError("--device", f"is {device}, which this onnxruntime does not know", remedy)
+    try:
+        with redirect_stdout(sys.stderr):
+            network = kind(str(weights), size, backend="onnxruntime", device=device)
+    except Exception as error:  # onnxruntime has a class of its own for every way in which a file is bad
+        raise InputError(weights, f"is not an ONNX network ({error})", "copy or download the file again") from None
+    if provider not in network.session.get_providers():  # it falls back to the CPU with a warning alone
+        raise InputError("--device", f"is {device}, which does not work here", remedy)
+    return network
+
+
+def _probe(network: object, weights: Path, size: tuple[int, int]) -> list[np.ndarray]:
+    """The network's answer to a black picture of `size` (height, width)."""
+    try:
+        return network.inference(np.zeros((*size, 3), np.float32))
+    except Exception as error:
+        raise InputError(weights, f"does not run ({error})", "name the ONNX file of such a network") from None

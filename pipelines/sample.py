@@ -1,0 +1,72 @@
+"""One clip as it is read, and how clips become a packed batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.hand_crops import WantedHands
+from pipelines.packed_batch import PackedBatch
+from pipelines.part_normalize import normalize_parts
+from pipelines.skeleton import HANDS, PACKED_JOINTS
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip, read and chosen, without its crops; arrays as in PackedBatch, crop_frame counting the clip's own
+    chosen frames, the left hand's crops first."""
+
+    text: str
+    parts: np.ndarray  # [T, 69, 3] float32, before part normalisation
+    hands: WantedHands
+    crops_per_hand: tuple[int, int]
+    crop_frame: np.ndarray  # [n] int64
+    crop_points: np.ndarray  # [n, 21, 2] float32
+    prompt_ids: list[int]
+    label_ids: list[int]
+
+    def rows(self, hand: int) -> slice:
+        """The rows of crops, `crop_frame` and `crop_points` that belong to HANDS[hand]."""
+        left = self.crops_per_hand[0]
+        return slice(left, None) if hand else slice(left)
+
+
+def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) -> PackedBatch:
+    """Packs clips end to end in their order, each with its crops [n, 3, S, S]; of none, an empty batch."""
+    lengths = [len(sample.parts) for sample in samples]
+    starts = np.cumsum([0, *lengths])
+    poses = np.empty((starts[-1], len(PACKED_JOINTS), 3), np.float32)
+    for sample, start, length in zip(samples, starts, lengths):
+        normalize_parts(sample.parts, out=poses[start : start + length])
+    hands = [  # all left hands before all right ones
+        (sample, start, pictures, sample.rows(hand))
+        for hand in range(len(HANDS))
+        for sample, start, pictures in zip(samples, starts, crops, strict=False)
+    ]
+    left, right = (sum(sample.crops_per_hand[hand] for sample in samples) for hand in range(len(HANDS)))
+
+    def join(parts: list[np.ndarray], empty: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.concatenate([empty, *parts]))
+
+    pixels = [pictures[rows] for _, _, pictures, rows in hands]
+    return PackedBatch(
+        clip_ids=[sample.hands.clip.id for sample in samples],
+        texts=[sample.text for sample in samples],
+        lengths=lengths,
+        poses=torch.from_numpy(poses),
+        crops=torch.cat(pixels) if pixels else torch.zeros(0, 3, crop_size, crop_size, dtype=torch.uint8),
+        crops_per_hand=(left, right),
+        crop_frame=join([start + sample.crop_frame[rows] for sample, start, _, rows in hands], np.zeros(0, np.int64)),
+        crop_points=join([sample.crop_points[rows] for sample, _, _, rows in hands], np.zeros((0, 21, 2), np.float32)),
+        prompt_ids=_pad_right([sample.prompt_ids for sample in samples], 0),
+        label_ids=_pad_right([sample.label_ids for sample in samples], -100),
+    )
+
+
+def _pad_right(rows: list[list[int]], value: int) -> Tensor:
+    padded = torch.full((len(rows), max(map(len, rows), default=0)), value)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = torch.tensor(row)
+    return padded
