@@ -28,9 +28,11 @@ def write_pose(path: Path, keypoints: np.ndarray) -> None:
     path.write_bytes(pickle.dumps(pose))
 
 
-def read_parts(path: Path) -> dict[str, Tensor]:
-    """The four normalised parts [T, V, 3] of a pose pickle that this benchmark wrote."""
+def read_parts(path: Path, frames: np.ndarray | slice = slice(None)) -> dict[str, Tensor]:
+    """The four normalised parts [T, V, 3] of a pose pickle that this benchmark wrote, of these frames or all."""
     pose = pickle.loads(path.read_bytes())
+    wanted = np.arange(len(pose["scores"]))[frames].tolist()
+    pose = {name: [values[frame] for frame in wanted] for name, values in pose.items()}
     parts, scale = {}, None
     for part in PARTS:
         points, scores = [], []

@@ -30,6 +30,13 @@ class PackedBatch:
     crop_points: Tensor  # [N, 21, 2] float32: the hand's keypoints in the crop, x and y in [0, 1]
     prompt_ids: Tensor  # [B, P] int64, padded right with 0
     label_ids: Tensor  # [B, L] int64, target tokens with end token, padded right with -100
+    prompt_lengths: list[int] = None  # B, tokens of each prompt; counted here
+    label_lengths: list[int] = None  # B, tokens of each target; counted here
+
+    def __post_init__(self):
+        if self.prompt_lengths is None:  # later the tensors are on a device, which nobody should wait for
+            object.__setattr__(self, "prompt_lengths", (self.prompt_ids != 0).sum(1).tolist())
+            object.__setattr__(self, "label_lengths", (self.label_ids != -100).sum(1).tolist())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """The same batch with every tensor on `device`."""

@@ -217,7 +217,7 @@ def test_a_killed_run_leaves_a_store_that_the_next_one_finishes(tmp_path):
     first = prepare("crops", store.path, "--size", 16, "--workers", 1)
     assert "will take" in first.stderr.readline()  # the disk's use is foretold, then the cutting begins
     first.kill()
-    first.wait()
+    first.communicate()
     assert CropStore(store).clips == 0  # a run commits once a minute
     cut_crops(store, 16, 90, workers=2)
     cut = CropStore(store)

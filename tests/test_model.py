@@ -96,10 +96,11 @@ def test_frames_follow_their_own_prompt_without_a_gap():
     torch.manual_seed(0)
     model, batch = UniSign(POSE), make_batch([2, 4])
     features = torch.ones(6, 32) * torch.arange(1, 7)[:, None]
-    embeddings, mask = model.embed(features, batch)
-    assert mask.sum(1).tolist() == [3 + 2, 4 + 4]
-    assert embeddings[0, 3:5, 0].tolist() == [1, 2] and embeddings[1, 4:8, 0].tolist() == [3, 4, 5, 6]
-    torch.testing.assert_close(embeddings[1, :4], model.language_model.embed(batch.prompt_ids[1, :4]))
+    embeddings, packing = model.embed(features, batch)
+    assert packing.lengths == [3 + 2, 4 + 4]
+    first, second = embeddings.split(packing.lengths)
+    assert first[3:, 0].tolist() == [1, 2] and second[4:, 0].tolist() == [3, 4, 5, 6]
+    torch.testing.assert_close(second[:4], model.language_model.embed(batch.prompt_ids[1, :4]))
 
 
 def test_gate_is_closed_at_the_start_of_stage_2_and_alive():

@@ -1,10 +1,9 @@
 """Uni-Sign (ICLR 2025): keypoints and sampled hand crops to text. The whole way of a batch is on this page.
 
-Shapes as in pipelines/packed_batch.py; S positions of mT5's encoder, a clip's prompt and frames together.
+Shapes as in pipelines/packed_batch.py, but P: packed positions of mT5's encoder, each clip's prompt and frames.
 """
 
 from dataclasses import replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +12,12 @@ from pipelines.packed_batch import PackedBatch
 from pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_SLICES, adjacency
 from unisign_fast.config import ModelConfig
 from unisign_fast.language_model import IGNORED, LanguageModel
+from unisign_fast.packing import Packing
 from unisign_fast.pose_encoder import PoseEncoder
 from unisign_fast.rgb_branch import RGBBranch
 from unisign_fast.task_heads import build_head
 from unisign_fast.temporal_encoder import TemporalEncoder
-from unisign_fast.text_codec import END, PAD
+from unisign_fast.text_codec import END
 
 
 def encoder_name(part: str) -> str:
@@ -55,8 +55,8 @@ class UniSign(nn.Module):
         if self.head is not None:
             loss, count = self.head.loss(*self._head_input(features_FD, batch), batch.texts)
             return weight * torch.stack([loss, loss.new_tensor(count)])
-        hidden_BSD, mask_BS = self._encode(features_FD, batch)
-        loss = self.language_model.token_loss(hidden_BSD, mask_BS, batch.label_ids)
+        hidden_PD, packing = self.encode(features_FD, batch)
+        loss = self.language_model.token_loss(hidden_PD, packing, batch.label_ids, batch.label_lengths)
         return weight * torch.stack([loss, (batch.label_ids != IGNORED).sum().float()])
 
     @torch.no_grad()
@@ -68,13 +68,13 @@ class UniSign(nn.Module):
         if self.head is not None:
             found = self.head.predict(*self._head_input(features_FD, filled))
         else:
-            encoded = self._encode(features_FD, filled)
+            encoded = self.encode(features_FD, filled)
             found = self.language_model.generate(*encoded, beams, max_new_tokens, synced_ranks).tolist()
         return found[: len(batch.lengths)]
 
     def sign_features(self, batch: PackedBatch) -> Tensor:
         """[F, D]: one feature a frame, all parts together, projected to the language model's width."""
-        offsets = torch.tensor([0, *accumulate(batch.lengths)], device=batch.poses.device)
+        offsets = Packing(batch.lengths, batch.poses.device).offsets
         poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
         pose_FVC = {
             part: self.pose_encoders[encoder_name(part)](poses_FJ3[:, PART_SLICES[part]], offsets)
@@ -90,48 +90,40 @@ class UniSign(nn.Module):
         features = torch.cat(pooled, -1)
         return self.projection(features if self.part_bias is None else features + self.part_bias)
 
-    def embed(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Each clip's prompt and then its frames, padded behind: embeddings [B, S, D] and mask [B, S].
+    def embed(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Packing]:
+        """What mT5's encoder reads, packed [P, D]: each clip's prompt and then its frames.
 
         The frames follow their own prompt without a gap, since mT5 knows distances between positions only.
         """
-        prompt_BPD = self.language_model.embed(batch.prompt_ids)
-        clips, prompts, width = prompt_BPD.shape
-        positions = prompts + max(batch.lengths, default=0)
         device = features_FD.device
-        clip_B = torch.arange(clips, device=device)
-        length_B = torch.tensor(batch.lengths, dtype=torch.long, device=device)
-        prompt_B = (batch.prompt_ids != PAD).sum(1)
-        # Padded prompt tokens land where frames overwrite them, or behind the clip's end, where the mask is false.
-        prompt_slot = (clip_B[:, None] * positions + torch.arange(prompts, device=device)).flatten()
-        clip_F = clip_B.repeat_interleave(length_B, output_size=features_FD.shape[0])
-        first_F = (length_B.cumsum(0) - length_B)[clip_F]
-        frame_slot = clip_F * positions + prompt_B[clip_F] + torch.arange(features_FD.shape[0], device=device) - first_F
-        flat = features_FD.new_zeros(clips * positions, width)
-        flat = flat.index_copy(0, prompt_slot, prompt_BPD.flatten(0, 1)).index_copy(0, frame_slot, features_FD)
-        mask_BS = torch.arange(positions, device=device) < (prompt_B + length_B)[:, None]
-        return flat.view(clips, positions, width), mask_BS
+        prompts, frames = Packing(batch.prompt_lengths, device), Packing(batch.lengths, device)
+        whole = Packing([p + t for p, t in zip(batch.prompt_lengths, batch.lengths)], device)
+        prompt_PD = self.language_model.embed(prompts.pack(batch.prompt_ids))
+        prompt_place = whole.offsets[prompts.sequence_P] + prompts.position_P
+        frame_place = whole.offsets[frames.sequence_P] + prompts.offsets.diff()[frames.sequence_P] + frames.position_P
+        packed_PD = features_FD.new_zeros(whole.rows, features_FD.shape[1])
+        return packed_PD.index_copy(0, prompt_place, prompt_PD).index_copy(0, frame_place, features_FD), whole
+
+    def encode(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Packing]:
+        """mT5's encoding of prompts and frames, packed [P, D]."""
+        embeddings_PD, packing = self.embed(features_FD, batch)
+        return self.language_model.encode(embeddings_PD, packing), packing
 
     def _never_empty(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, PackedBatch, int]:
         """mT5 refuses a batch without clips: one frame of zeros runs in its place, with a weight of 0."""
         if batch.lengths:
             return features_FD, batch, 1
         one = batch.prompt_ids.new_full((1, 1), END)
-        stand_in = replace(batch, clip_ids=[""], texts=[""], lengths=[1], prompt_ids=one, label_ids=one)
+        lengths = dict(lengths=[1], prompt_lengths=[1], label_lengths=[1])
+        stand_in = replace(batch, clip_ids=[""], texts=[""], prompt_ids=one, label_ids=one, **lengths)
         return features_FD.new_zeros(1, features_FD.shape[1]) + features_FD.sum(), stand_in, 0
-
-    def _encode(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        embeddings_BSD, mask_BS = self.embed(features_FD, batch)
-        return self.language_model.encode(embeddings_BSD, mask_BS), mask_BS
 
     def _head_input(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """What a task head sees, padded [B, T, D] with mask: the sign features, or mT5's encoding of them."""
+        frames = Packing(batch.lengths, features_FD.device)
         if self.config.head_features == "encoder":
-            hidden_BSD, _ = self._encode(features_FD, batch)
-            prompt_B = (batch.prompt_ids != PAD).sum(1).tolist()
-            rows = [h[p : p + t] for h, p, t in zip(hidden_BSD, prompt_B, batch.lengths)]
-        else:
-            rows = list(features_FD.split(batch.lengths))
-        padded_BTD = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        length_B = torch.tensor(batch.lengths, device=padded_BTD.device)
-        return padded_BTD, torch.arange(padded_BTD.shape[1], device=padded_BTD.device) < length_B[:, None]
+            hidden_PD, packing = self.encode(features_FD, batch)
+            prompt_B = packing.offsets.diff() - frames.offsets.diff()
+            place_F = packing.offsets[frames.sequence_P] + prompt_B[frames.sequence_P] + frames.position_P
+            features_FD = hidden_PD[place_F]
+        return frames.pad(features_FD), frames.mask_BS

@@ -24,6 +24,7 @@ from pipelines.packed_batch import PackedBatch
 from pipelines.skeleton import HANDS
 from unisign_fast.language_model import IGNORED
 from unisign_fast.model import UniSign
+from unisign_fast.packing import Packing
 from unisign_fast.published_layout import publish
 from unisign_fast.published_stochastic_depth import keep_crops_of_case
 from unisign_fast.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
@@ -126,9 +127,10 @@ def _evaluation(case: dict, model: UniSign, batch: PackedBatch) -> list[Differen
         generated = model.generate(batch, BEAMS, new_tokens)
     else:
         mask_BS = truth["attention_mask"].bool()
-        hidden_BSD = model.language_model.encode(truth["inputs_embeds"], mask_BS)
-        loss = model.language_model.token_loss(hidden_BSD, mask_BS, batch.label_ids)
-        generated = model.language_model.generate(hidden_BSD, mask_BS, BEAMS, new_tokens).tolist()
+        packing = Packing(mask_BS.sum(1).tolist(), mask_BS.device)
+        hidden_PD = model.language_model.encode(packing.pack(truth["inputs_embeds"]), packing)
+        loss = model.language_model.token_loss(hidden_PD, packing, batch.label_ids, batch.label_lengths)
+        generated = model.language_model.generate(hidden_PD, packing, BEAMS, new_tokens).tolist()
     rows = _features("eval", seen, truth, model, batch, tolerance)
     rows.append(_difference("eval loss", loss / tokens, truth["loss"], tolerance))
     same = generated == case["generated"].tolist()
@@ -222,9 +224,10 @@ def _features(
             ours, theirs = torch.cat(seen[stage]), torch.cat(truth[stage]).transpose(1, 2)
             rows.append(_difference(f"{when} {stage}", ours, theirs, tolerance))
     with torch.no_grad():
-        embeddings_BSD, _ = model.embed(seen["projection"][0], batch)
-    until = [batch.prompt_ids.shape[1] + n for n in clear]
-    ours, theirs = ([x[:n] for x, n in zip(e, until)] for e in (embeddings_BSD, truth["inputs_embeds"]))
+        embeddings_PD, packing = model.embed(seen["projection"][0], batch)
+    until = [p + n for p, n in zip(batch.prompt_lengths, clear)]
+    embeddings = embeddings_PD.split(packing.lengths), truth["inputs_embeds"]
+    ours, theirs = ([x[:n] for x, n in zip(e, until)] for e in embeddings)
     return [*rows, _difference(f"{when} embeddings", torch.cat(ours), torch.cat(theirs), tolerance)]
 
 
