@@ -1,11 +1,11 @@
 """The data path against the way the published code feeds its model, and what a large corpus costs.
 
-    python benchmarks/data_path.py                     both, on this machine's CPU
+    python benchmarks/data_path.py                     both, with crops on the GPU where there is one, else on the CPU
     python benchmarks/data_path.py --draw-rows ROWS    a picture of rows that were written by --json
 
 Five ways take turns, and the medians of their times a clip are compared: the published one (published_data.py), and the
-keypoint store with crops from the crop store, from H.264 and VP9 videos, and from VP9 videos through DALI. All of them
-deliver the same frames. One thread each.
+keypoint store with crops from the crop store, from H.264 and VP9 videos, and from VP9 videos through DALI (on a GPU all
+but the published way are DALI's, through nvJPEG and NVDEC). All of them deliver the same frames. One thread each.
 """
 
 import json as json_format
@@ -44,14 +44,17 @@ from pipelines.hand_crops import VideoHandCrops
 from pipelines.keypoint_store import CHUNK_FRAMES, SHARD_FRAMES, KeypointStore, KeypointStoreWriter
 from pipelines.manifest import Clip, ManifestWriter
 from pipelines.sample import collate
+from pipelines.skeleton import PARTS
 from pipelines.store_merging import merge_stores
 from pipelines.zarr_rows import RowWriter, shard_file
 from unisign_fast.console import run_command
 from unisign_fast.predictions import write_json
+from unisign_fast.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
 from unisign_fast.text_codec import TextCodec, train_codec
 
 SOURCE = {"estimator": "made for a benchmark", "version": "1", "coordinates": "fractions of width and height"}
 VP9 = {"b": "2M", "deadline": "realtime", "cpu-used": "8"}
+CPU = torch.device("cpu")
 P_SAMP = (0.1, 0.25, 0.5, 1.0)
 BATCH = 8  # clips
 WAYS = ("published", "store", "h264", "vp9", "vp9 dali")
@@ -96,7 +99,7 @@ def made_clip(folder: Path, number: int, frames: int = 250, side: int = 512) -> 
         keypoints[:, first : first + 21, :2] = centre + rng.uniform(-0.09, 0.09, (1, 21, 2))
     keypoints[..., 2] = rng.uniform(0.4, 0.9, (frames, 133))
     coarse = rng.integers(0, 256, (2, 17, 17, 3), np.uint8)
-    ground, hand = (np.kron(c, np.ones((32, 32, 1), np.uint8))[:side, :side] for c in coarse)
+    ground, hand = (np.kron(c, np.ones((side // 16, side // 16, 1), np.uint8))[:side, :side] for c in coarse)
     grain = rng.integers(0, 24, (side, 2 * side, 3), np.uint8)
     with av.open(str(folder / f"{number}.mp4"), "w") as mp4, av.open(str(folder / f"{number}.webm"), "w") as webm:
         streams = [
@@ -113,7 +116,8 @@ def made_clip(folder: Path, number: int, frames: int = 250, side: int = 512) -> 
             picture = ground // 2 + grain[:, f % side : f % side + side]
             for first in (91, 112):
                 x, y = (side * keypoints[f, first : first + 21, :2].mean(0)).astype(int)
-                picture[y - 48 : y + 48, x - 48 : x + 48] = hand[:96, :96]
+                half = side * 3 // 32
+                picture[y - half : y + half, x - half : x + half] = hand[: 2 * half, : 2 * half]
             for container, stream in streams:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         for container, stream in streams:
@@ -121,11 +125,11 @@ def made_clip(folder: Path, number: int, frames: int = 250, side: int = 512) -> 
     return keypoints
 
 
-def made_corpus(folder: Path, clips: int) -> tuple[KeypointStore, KeypointStore]:
-    """Clips of 250 frames of 512 x 512 pixels: the store of the H.264 videos, with crops, and that of the VP9 ones."""
+def made_corpus(folder: Path, clips: int, frames: int = 250, side: int = 512) -> tuple[KeypointStore, KeypointStore]:
+    """Made clips: the store of the H.264 videos, with crops, and that of the VP9 ones."""
     folder.mkdir()
-    keypoints = [made_clip(folder, number) for number in range(clips)]
-    fields = dict(split="train", language="en", text="t", fps=25.0, width=512, height=512)
+    keypoints = [made_clip(folder, number, frames, side) for number in range(clips)]
+    fields = dict(split="train", language="en", text="t", fps=25.0, width=side, height=side)
     for suffix in ("mp4", "webm"):
         with KeypointStoreWriter(folder / suffix, SOURCE) as writer:
             for number, pose in enumerate(keypoints):
@@ -163,7 +167,23 @@ def transcode(source: Path, target: Path) -> None:
         out.mux(stream.encode())
 
 
-def measure(name: str, h264: KeypointStore, vp9: KeypointStore, clips: int, rounds: int) -> Iterator[Row]:
+def check(reader: ClipReader, poses: Path) -> None:
+    """Both ways must deliver the same before one is called faster: poses of a clip, and crops from its video."""
+    clips = reader.clips("train")
+    sample = reader.read(clips[0], 0, True)
+    batch = reader.batch(clips, [0], 0, True).batch
+    parts = read_parts(poses / f"{sample.hands.clip.id}.pkl")
+    theirs = torch.cat([parts[part] for part in PARTS], dim=1).float()
+    assert torch.allclose(batch.poses, theirs, atol=1e-5), "poses differ"
+    if len(sample.crop_frame):
+        std, mean = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_STD, IMAGENET_MEAN))
+        pixels = 255 * (read_hands(reader.stores[0].video(sample.hands.clip), sample, 112) * std + mean)
+        assert (pixels - batch.crops.cpu()).abs().mean() < 2, "crops differ"
+
+
+def measure(
+    name: str, h264: KeypointStore, vp9: KeypointStore, clips: int, rounds: int, device: torch.device = CPU
+) -> Iterator[Row]:
     """Rows of every p_samp and way; the ways take turns in each round, every time on other clips and frames."""
     poses = Path(tempfile.mkdtemp())
     for clip in h264.clips:
@@ -171,13 +191,14 @@ def measure(name: str, h264: KeypointStore, vp9: KeypointStore, clips: int, roun
     for p_samp in (0.0, *P_SAMP):
         settings = DataSettings(p_samp=p_samp)
         readers = {
-            "store": ClipReader([h264], settings, Codec()),
-            "vp9": ClipReader([vp9], replace(settings, crops="video"), Codec()),
-            "h264": ClipReader([h264], replace(settings, crops="video"), Codec()),
+            "store": ClipReader([h264], settings, Codec(), device=device),
+            "vp9": ClipReader([vp9], replace(settings, crops="video"), Codec(), device=device),
+            "h264": ClipReader([h264], replace(settings, crops="video"), Codec(), device=device),
         }
+        check(readers["h264"], poses)
         sets = {way: reader.clips("train") for way, reader in readers.items()}
         times: dict[str, list[float]] = {way: [] for way in (("published", "store") if p_samp == 0 else WAYS)}
-        dali = VideoHandCrops(settings.crop_size, torch.device("cpu"), dali=True)
+        dali = VideoHandCrops(settings.crop_size, device, dali=True)
         crops = []
         for number in range(rounds + 1):  # the first one warms up
             chosen = [(number * BATCH + i) % min(clips, len(sets["store"])) for i in range(BATCH)]
@@ -196,6 +217,8 @@ def measure(name: str, h264: KeypointStore, vp9: KeypointStore, clips: int, roun
                 else:
                     loaded = readers[way].batch(sets[way], chosen, number, True)
                     assert not loaded.bad, loaded.bad
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
                 if number:
                     times[way].append(1000 * (time.perf_counter() - begin) / BATCH)
         for way, found in times.items():
@@ -290,6 +313,7 @@ def own_memory_mib() -> float:
 
 def measure_sizes(folder: Path, sizes: tuple[int, ...]) -> Iterator[SizeRow]:
     """Corpora of growing size, each opened by a process of its own that first tokenises the texts and then has them."""
+    folder.mkdir(exist_ok=True)
     codec = train_codec(["今天的新闻，我们来看一下各地的天气情况和交通情况。"], folder / "tokenizer").path
     context = multiprocessing.get_context("spawn")
     least = 0.0
@@ -341,6 +365,10 @@ def draw(rows: list[Row], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def _print(rows: list[Row], sizes: list[SizeRow]) -> None:
     table = Table(title="From files to a packed batch, one thread")
     for name in ("corpus", "p_samp", "way", "ms a clip (p20, p80)", "clips/s", "crops a clip", "times faster"):
@@ -367,7 +395,7 @@ def data_path(
     picture: Path | None = None,
     draw_rows: Path | None = None,
 ) -> None:
-    """Measure the data path on this machine's CPU.
+    """Measure the data path on this machine.
 
     Args:
         clips: Clips of 512 x 512 pixels to make; every round takes 8 of them.
@@ -381,12 +409,13 @@ def data_path(
         draw([Row(**row) for row in json_format.loads(draw_rows.read_text())["rows"]], picture or Path("data_path.png"))
         return
     torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         made, demo = Path(folder) / "made", Path(folder) / "demo"
         stores = made_corpus(made, clips)
-        rows = list(measure("250 frames, 512 x 512", *stores, clips, rounds))
+        rows = list(measure("250 frames, 512 x 512", *stores, clips, rounds, device))
         share, slower = compression(stores[0], Path(folder))
-        rows += measure("demo sentences", *demo_corpus(demo, clips), clips, rounds)
+        rows += measure("demo sentences", *demo_corpus(demo, clips), clips, rounds, device)
         size_rows = list(measure_sizes(Path(folder), sizes))
     _print(rows, size_rows)
     print(
@@ -394,7 +423,12 @@ def data_path(
     )
     if json:
         commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
-        about = {"commit": commit.stdout.strip(), "date": date.today().isoformat(), "cores": os.cpu_count()}
+        about = {
+            "commit": commit.stdout.strip(),
+            "date": date.today().isoformat(),
+            "cores": os.cpu_count(),
+            "device": _name(device),
+        }
         found = {"rows": [asdict(row) for row in rows], "sizes": [asdict(row) for row in size_rows]}
         write_json(json, about | found | {"compression": {"size": share, "read_time": slower}})
     if picture:

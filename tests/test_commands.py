@@ -23,6 +23,7 @@ from video_files import write_video
 from pipelines.keypoint_store import CHUNK_FRAMES, KeypointStore, KeypointStoreWriter
 from unisign_fast.predictions import read_predictions
 from unisign_fast.telemetry import read_events
+from unisign_fast.training_run import compare_keypoint_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, FRAMES, CLIPS = 64, 12, 24
@@ -321,3 +322,19 @@ def test_scores_of_a_run_can_be_had_from_its_files(command, stage1, tmp_path):
 
 if __name__ == "__main__":
     serve()
+
+
+def test_keypoints_of_another_origin_are_warned_of(tmp_path, capsys):
+    """Training on one estimator's keypoints and testing on another's lowers scores, and nothing else would say why."""
+    stores = []
+    for split, version in (("train", "1"), ("test", "1"), ("dev", "2")):
+        with KeypointStoreWriter(
+            tmp_path / split, {"estimator": "e", "version": version, "coordinates": "c"}
+        ) as writer:
+            writer.add(np.ones((2, 133, 3)), id="a", split=split, language="en", text="t", fps=25.0, width=8, height=8)
+        stores.append(KeypointStore.open(tmp_path / split))
+    compare_keypoint_sources(stores[:2])
+    assert capsys.readouterr().err == ""
+    compare_keypoint_sources(stores)
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1 and warning.startswith(f"warning: keypoints of {tmp_path / 'dev'} are from ")

@@ -50,7 +50,8 @@ def train(settings: RunSettings) -> None:
     source = _source(settings)
     codec, shape = _language(settings, source, stores, ranks)
     reader = ClipReader(stores, settings.data, codec, settings.train.seed, ranks.device)
-    _compare_keypoint_sources(stores, ranks)
+    if ranks.is_first:
+        compare_keypoint_sources(stores)
     clips = _fraction(_training_clips(reader, ranks), settings)
     config = settings.model_config(shape, _head_classes(settings, clips))
     torch.manual_seed(settings.train.seed)
@@ -116,10 +117,8 @@ def _open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
     return [KeypointStore.open(store) for store in settings.stores]
 
 
-def _compare_keypoint_sources(stores: list[KeypointStore], ranks: Ranks) -> None:
+def compare_keypoint_sources(stores: list[KeypointStore]) -> None:
     """Warn where keypoints to be tested on come from elsewhere than those to be trained on: scores suffer silently."""
-    if not ranks.is_first:
-        return
     trained = [store for store in stores if len(store.clips.of_split("train"))]
     for store in stores:
         tested = any(len(store.clips.of_split(split)) for split in ("dev", "test"))
