@@ -23,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from pipelines.crop_store import CropStoreWriter
+from pipelines.crop_store import CropStoreWriter, crops_folder
 from pipelines.errors import InputError
 from pipelines.hand_crops import VideoHandCrops, want_hands
 from pipelines.keypoint_store import KeypointStore
@@ -47,18 +47,30 @@ def cut_crops(
         raise InputError("--size, --quality", f"{size} and {quality} are not possible", "give 8 to 512, and 1 to 95")
     if videos is not None and not videos.is_dir():
         raise InputError(f"--videos: {videos}", "is not a folder", "name the folder that holds the videos")
-    writer = CropStoreWriter(store, size, quality)
+    try:
+        writer = CropStoreWriter(store, size, quality)
+        _cut_the_rest(store, writer, videos, workers or len(os.sched_getaffinity(0)))
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise InputError(crops_folder(store), problem, "make room and call again: it goes on from there") from None
+    if writer.clips and len(writer.left_out) == writer.clips:
+        raise InputError(store.path, "no clip of it could be cut", "mend what is said above, then delete its crops")
+    return writer
+
+
+def _cut_the_rest(store: KeypointStore, writer: CropStoreWriter, videos: Path | None, workers: int) -> None:
+    """All clips from the writer's next one on; what is written is committed once a minute and in the end."""
     console = Console(stderr=True)
     waiting = range(writer.clips, len(store.clips))
     context = multiprocessing.get_context("spawn")  # DALI and PyAV hold threads, which a fork would not survive
-    workers = workers or len(os.sched_getaffinity(0))
-    settings = (store.path, size, quality, videos)
+    settings = (store.path, writer.size, writer.quality, videos)
     with ProcessPoolExecutor(workers, context, _start_worker, settings) as pool:
         if waiting:
             _foretell(store, waiting, pool, writer.path, console)
         committed = time.monotonic()
-        bar = track(_in_order(pool, waiting, 4 * workers), "cutting hands", len(waiting), console=console)
-        for number, files in bar if console.is_terminal else _in_order(pool, waiting, 4 * workers):
+        clips = _in_order(pool, waiting, 4 * workers)
+        bar = track(clips, "cutting hands", len(waiting), console=console, disable=not console.is_terminal)
+        for number, files in bar:
             if isinstance(files, str):
                 writer.leave_out(files)
                 line = f"left out: clip {store.clips[number].id}: {files}"
@@ -69,9 +81,6 @@ def cut_crops(
                 writer.commit()
                 committed = time.monotonic()
     writer.commit()
-    if writer.clips and len(writer.left_out) == writer.clips:
-        raise InputError(store.path, "no clip of it could be cut", "mend what is said above, then delete its crops")
-    return writer
 
 
 def _foretell(store: KeypointStore, waiting: range, pool: ProcessPoolExecutor, folder: Path, console: Console) -> None:

@@ -247,3 +247,30 @@ def test_the_command_names_what_it_leaves_out(tmp_path):
 def test_sizes_that_are_not_possible(made, size, quality):
     with pytest.raises(InputError, match="--size, --quality: "):
         cut_crops(made, size, quality)
+
+
+FULL_DISK = """
+import resource
+from pipelines.crop_cutting import cut_crops
+from pipelines.errors import InputError
+from pipelines.keypoint_store import KeypointStore
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        cut_crops(KeypointStore.open({path!r}), 16, 90, workers=1)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more(tmp_path):
+    """A real refusal of the operating system; what was committed before it stays, and the next call goes on."""
+    clips = [dict(keypoints=pose(40, i), source=textured(tmp_path / f"{i}.webm", 40)) for i in range(3)]
+    store = write_store(tmp_path / "store", clips)
+    (tmp_path / "full.py").write_text(FULL_DISK.format(path=str(store.path)))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, str(tmp_path / "full.py")], capture_output=True, text=True, env=environment)
+    assert "crops: cannot be written (File too large); make room and call again" in run.stdout, run.stderr
+    assert CropStore(store).clips == 0
+    cut_crops(store, 16, 90, workers=1)
+    CropStore(store).verify(store)

@@ -130,6 +130,11 @@ def test_outside_the_picture_is_black_at_the_true_place(video):
     assert np.abs(crop[:, :8, :4] - 70).max() < 4 and (crop[:, 8:] == 0).all() and (crop[:, :, 4:] == 0).all()
 
 
+def test_a_hand_wholly_outside_the_picture_is_black(video):
+    outside = [(-40, -40, -24, -24), (WIDTH, 0, WIDTH + 16, 16), (0, HEIGHT + 3, 16, HEIGHT + 19)]
+    assert not read(video, [1, 2, 3], outside).any()
+
+
 def test_crops_are_scaled_to_one_size(video):
     crop = read(video, [0], [(24, 8, 56, 40)], size=112)[0]  # the block lies in the middle half
     assert crop.shape == (3, 112, 112)
