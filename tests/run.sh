@@ -3,4 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/install.sh test
+# The report of a run is tried in a real browser. Without one those tests are skipped.
+if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "installing chromium"
+  { apt-get update && apt-get install --yes --no-install-recommends chromium; } >/dev/null 2>&1 ||
+    echo "chromium could not be installed: the tests in a browser are skipped"
+fi
 exec .venv/bin/python -m pytest "$@"

@@ -79,7 +79,7 @@ class Telemetry:
         self._board: SummaryWriter | None = None
         self._console = Console(quiet=not ranks.is_first)
         self._bar: Progress | None = None
-        self._pending: tuple[dict, Tensor, torch.cuda.Event | None] | None = None
+        self._pending: tuple[dict, Tensor, torch.cuda.Event | None, float] | None = None
         self._step = 0
         self._said_at = self._clock = time.monotonic()
         self._busy = 0.0  # seconds of training since the last logged step
@@ -117,7 +117,7 @@ class Telemetry:
             if values.is_cuda:
                 event = torch.cuda.Event()
                 event.record()
-            self._pending = {"step": step, **row}, host, event
+            self._pending = {"step": step, **row}, host, event, time.monotonic()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -154,12 +154,12 @@ class Telemetry:
         """
         if self._pending is None:
             return
-        row, host, event = self._pending
+        row, host, event, now = self._pending  # on a CPU the step was done by then
         self._pending = None
         if event:
             event.synchronize()
+            now = time.monotonic()
         loss, clips = host.tolist()
-        now = time.monotonic()
         rate = clips / max(self._busy + now - self._clock, 1e-9)
         self._busy, self._clock = 0.0, now
         if self.ranks.is_first:

@@ -1,0 +1,158 @@
+"""A clip's view as what the page draws: numbers of its SVGs, and of the player that script.js runs."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.part_normalize import CONFIDENT
+from pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_EDGES, PART_SLICES, PARTS, ROOT_JOINT
+from unisign_fast.report.clip_view import ClipView, HandView, SampledCrop
+from unisign_fast.report.pictures import FRACTION, data_uri, packed_numbers, sprite
+
+MOST_CROPS = 6  # sampled crops shown large, of each hand
+
+
+class Mark(NamedTuple):
+    """A sampled frame on the strip."""
+
+    percent: float  # of the strip's width
+    frame: int
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A hand's mean confidence over the frames; 100 x 40 units, 1 at the top."""
+
+    hand: str
+    line: str
+    threshold: float  # height of CONFIDENT
+    marks: list[Mark]
+    words: str
+
+
+@dataclass(frozen=True)
+class CropFigure:
+    """A sampled crop with what the fusion did there; 100 x 100 units."""
+
+    uri: str
+    samples: str  # path of dots
+    joints: list[tuple[float, float, float]]  # x, y, radius
+    caption: str
+
+
+@dataclass(frozen=True)
+class ClipFigures:
+    """All of a clip but its texts."""
+
+    place: int  # of the clip on the page
+    target: str
+    language: str
+    about: str
+    strips: list[Strip]
+    crops: list[CropFigure]
+    crops_left_out: int
+    has_gates: bool
+    has_samples: bool
+    player: dict
+    problems: list[str]
+
+
+def clip_figures(view: ClipView, place: int) -> ClipFigures:
+    """The figures of clip number `place` on the page."""
+    clip = view.clip
+    chosen = [(hand.name, crop) for hand in view.hands for crop in _some(hand.sampled, MOST_CROPS)]
+    sampled = [crop for hand in view.hands for crop in hand.sampled]
+    tags = "".join(f", {name} {value}" for name, value in clip.tags.items())
+    chosen_of = f"{len(view.frames)} of " if len(view.frames) < clip.frames else ""
+    return ClipFigures(
+        place=place,
+        target=view.target,
+        language=view.language,
+        about=f"{chosen_of}{clip.frames} frames at {clip.fps:g} a second, video {clip.width}x{clip.height}{tags}",
+        strips=[_strip(hand) for hand in view.hands],
+        crops=[_crop_figure(hand, crop, view) for hand, crop in chosen],
+        crops_left_out=len(sampled) - len(chosen),
+        has_gates=any(crop.gate_V is not None for crop in sampled),
+        has_samples=any(crop.position_GV2 is not None for crop in sampled),
+        player=_player(view, place),
+        problems=view.problems,
+    )
+
+
+def _strip(hand: HandView) -> Strip:
+    frames = len(hand.confidence_T)
+    across = (np.arange(frames) + 0.5) / frames * 100
+    up = 40 * (1 - hand.confidence_T.clip(0, 1))
+    sampled = [crop.frame for crop in hand.sampled]
+    confidence = f"between {hand.confidence_T.min():.2f} and {hand.confidence_T.max():.2f}"
+    which = f"sampled: {', '.join(str(t + 1) for t in sampled)}" if sampled else "no frame sampled"
+    return Strip(
+        hand=hand.name,
+        line=" ".join(f"{x:.2f},{y:.1f}" for x, y in zip(across, up)),
+        threshold=40 * (1 - float(CONFIDENT)),
+        marks=[Mark(round(float(across[t]), 2), t + 1) for t in sampled],
+        words=f"{hand.name.capitalize()} hand: mean confidence {confidence} over {frames} frames; {which}.",
+    )
+
+
+def _crop_figure(hand: str, crop: SampledCrop, view: ClipView) -> CropFigure:
+    side = view.hands[HANDS.index(hand)]
+    caption = f"{hand.capitalize()} hand, frame {crop.frame + 1}: confidence {side.confidence_T[crop.frame]:.2f}"
+    radius_V = np.full(len(crop.point_V2), 1.5)
+    if crop.gate_V is not None:
+        caption += f", gate {crop.gate_V.mean():.2f} on average, {crop.gate_V.max():.2f} at most"
+        radius_V = 1.2 + 4 * crop.gate_V
+    dots = [] if crop.position_GV2 is None else (100 * crop.position_GV2.reshape(-1, 2)).tolist()
+    joints = zip(*(100 * crop.point_V2).T.tolist(), radius_V.tolist())
+    return CropFigure(
+        uri=data_uri(crop.picture),
+        samples="".join(f"M{x:.1f} {y:.1f}h0" for x, y in dots),
+        joints=[(round(x, 1), round(y, 1), round(r, 1)) for x, y, r in joints],
+        caption=caption,
+    )
+
+
+def _player(view: ClipView, place: int) -> dict:
+    """What script.js draws; `frames` are the numbers of the clip's frames."""
+    return {
+        "id": view.clip.id,
+        "place": place,
+        "width": view.clip.width,
+        "height": view.clip.height,
+        "fps": view.clip.fps * len(view.frames) / view.clip.frames,  # of the chosen frames
+        "rate": view.clip.fps,
+        "frames": view.frames.tolist(),
+        "fraction": FRACTION,
+        "confident": float(CONFIDENT),
+        "keypoints": packed_numbers(view.keypoints_TJ3),
+        "joints": view.keypoints_TJ3.shape[1],
+        "parts": {part: _edges(part) for part in PARTS},
+        "slices": {part: [PART_SLICES[part].start, PART_SLICES[part].stop] for part in PARTS},
+        "hands": [
+            {
+                "name": hand.name,
+                "shown": list(hand.crops),
+                "sprite": sprite(list(hand.crops.values())) if hand.crops else None,
+                "sampled": [crop.frame for crop in hand.sampled],
+            }
+            for hand in view.hands
+        ],
+        "video": None if view.pictures is None else sprite(list(view.pictures)),
+    }
+
+
+def _edges(part: str) -> list[list[int]]:
+    """Lines between packed joints: the model's graph, each hand hung on its wrist, the nose without its rays."""
+    first = PART_SLICES[part].start
+    edges = [[first + a, first + b] for a, b in PART_EDGES[part] if part != "face" or ROOT_JOINT["face"] not in (a, b)]
+    if part in HANDS:
+        edges.append([PART_SLICES["body"].start + ANCHOR_JOINT[part], first + ROOT_JOINT[part]])
+    return edges
+
+
+def _some(crops: list[SampledCrop], most: int) -> list[SampledCrop]:
+    """At most so many of them, evenly."""
+    if len(crops) <= most:
+        return crops
+    return [crops[round(i * (len(crops) - 1) / (most - 1))] for i in range(most)]

@@ -1,0 +1,148 @@
+"""What is to be seen of a clip: its skeleton, its hand crops, and what the model did with those it sampled.
+
+T chosen frames, as the model gets them in evaluation; J the 69 joints of PackedBatch.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from PIL import Image
+
+from pipelines.clip_reader import ClipReader
+from pipelines.clip_set import ClipRef, ClipSet
+from pipelines.errors import InputError
+from pipelines.keypoint_store import KeypointStore
+from pipelines.manifest import Clip
+from pipelines.packed_batch import PackedBatch
+from pipelines.part_normalize import choose_frames
+from pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES
+from pipelines.video_file import VideoFile
+from unisign_fast.model import UniSign
+from unisign_fast.report.fusion_probe import Fusion, probe
+from unisign_fast.report.run_folder import RunFolder
+
+FACE_WIDTH = 160  # of a shown video frame, pixels
+
+
+@dataclass(frozen=True)
+class SampledCrop:
+    """A hand crop that the model looked at."""
+
+    frame: int  # of the T
+    picture: np.ndarray  # [S, S, 3] uint8
+    point_V2: np.ndarray  # keypoints in the crop, [0, 1]
+    gate_V: np.ndarray | None  # None without weights
+    position_GV2: np.ndarray | None  # where the fusion sampled the crop; None without weights or by cross-attention
+
+
+@dataclass(frozen=True)
+class HandView:
+    """One hand of a clip."""
+
+    name: str  # of skeleton.HANDS
+    confidence_T: np.ndarray  # mean over the hand's joints
+    crops: dict[int, np.ndarray]  # frame of the T -> [S, S, 3] uint8; not every frame has one
+    sampled: list[SampledCrop]
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """One clip."""
+
+    clip: Clip
+    target: str  # what the model should say
+    language: str  # of the target
+    frames: np.ndarray  # [T] their numbers in the clip
+    keypoints_TJ3: np.ndarray  # x, y as fractions of the picture, raw confidence
+    hands: list[HandView]
+    pictures: np.ndarray | None  # [T, h, w, 3] uint8: whole video frames, small, where asked for
+    problems: list[str] = field(default_factory=list)  # why pictures are missing
+
+
+class NoTexts:
+    """A TextCodec for readers of pictures and poses."""
+
+    fingerprint = "none"
+
+    def prompt_ids(self, language: str) -> list[int]:
+        return []
+
+    def target_ids(self, text: str) -> list[int]:
+        return []
+
+
+class ClipViewer:
+    """Shows clips of a split of the run's stores; `model` is None where its weights are missing or without RGB."""
+
+    def __init__(self, run: RunFolder, stores: list[KeypointStore], split: str, model: UniSign | None, faces: bool):
+        """Raises InputError if the split is empty, or if the run samples crops and the crop store does not fit."""
+        self.model, self.faces = model, faces
+        self._as_trained = ClipReader(stores, run.data, NoTexts(), run.seed)
+        self.clips: ClipSet = self._as_trained.clips(split)
+        self._every_hand, self._problems = None, []
+        try:  # the published rule at p_samp 1 takes every hand that was seen at all
+            every = replace(run.data, p_samp=1.0, sampling="published")
+            self._every_hand = ClipReader(stores, every, NoTexts(), run.seed)
+        except InputError as error:  # a pose-only run may name no crop size that is there
+            self._problems.append(str(error))
+
+    def view(self, number: int) -> ClipView:
+        """Clip `number` of `clips`; lost pictures are its problem. Raises InputError if keypoints or text are lost."""
+        ref = self.clips[number]
+        keypoints = ref.store.keypoints(ref.clip)
+        settings = self._as_trained.settings
+        target, language = ref.clip.target(settings.task, settings.language), settings.language or ref.clip.language
+        frames = choose_frames(len(keypoints), settings.max_frames, None)
+        packed = keypoints[frames][:, PACKED_JOINTS]
+        problems = list(self._problems)
+        every = self._batch(self._every_hand, number, problems)
+        sampled = self._batch(self._as_trained, number, problems)
+        crops = self._sampled_crops(sampled) if sampled else []
+        hands = []
+        for hand, name in enumerate(HANDS):
+            mine = [crops[row] for row in _rows(sampled, hand)]
+            pictures = {int(every.crop_frame[row]): _picture(every, row) for row in _rows(every, hand)}
+            pictures |= {crop.frame: crop.picture for crop in mine}
+            confidence = packed[:, PART_SLICES[name], 2].mean(axis=1)
+            hands.append(HandView(name, confidence, dict(sorted(pictures.items())), mine))
+        shown = self._video_frames(ref, frames, problems) if self.faces else None
+        reasons = list(dict.fromkeys(problems))
+        return ClipView(ref.clip, target, language, frames, packed, hands, shown, reasons)
+
+    def _sampled_crops(self, batch: PackedBatch) -> list[SampledCrop]:
+        """In the batch's order, each with what the fusion did to it."""
+        count = len(batch.crops)
+        fusion = probe(self.model, batch) if self.model and count else Fusion(None, None)
+        gates, positions = ([None] * count if values is None else list(values) for values in fusion)
+        frames, points = batch.crop_frame.tolist(), batch.crop_points.numpy()
+        pictures = (_picture(batch, row) for row in range(count))
+        return [SampledCrop(*row) for row in zip(frames, pictures, points, gates, positions, strict=True)]
+
+    def _batch(self, reader: ClipReader | None, number: int, problems: list[str]) -> PackedBatch | None:
+        if reader is None:
+            return None
+        loaded = reader.batch(self.clips, [number], epoch=0, training=False)
+        problems += [str(bad.error) for bad in loaded.bad]
+        return None if loaded.bad else loaded.batch
+
+    def _video_frames(self, ref: ClipRef, frames: np.ndarray, problems: list[str]) -> np.ndarray | None:
+        height = max(1, round(FACE_WIDTH * ref.clip.height / ref.clip.width))
+        try:
+            with VideoFile(ref.store.video(ref.clip)) as video:
+                pictures = [p for _, p in video.frames(ref.clip.video_start + frames)]
+        except InputError as error:
+            problems.append(str(error))
+            return None
+        return np.stack([np.asarray(Image.fromarray(p).resize((FACE_WIDTH, height))) for p in pictures])
+
+
+def _rows(batch: PackedBatch | None, hand: int) -> range:
+    """The crops of HANDS[hand]; the left ones come first."""
+    if batch is None:
+        return range(0)
+    left, right = batch.crops_per_hand
+    return range(left, left + right) if hand else range(left)
+
+
+def _picture(batch: PackedBatch, row: int) -> np.ndarray:
+    return batch.crops[row].permute(1, 2, 0).contiguous().numpy()

@@ -1,0 +1,35 @@
+"""What the prior-guided fusion does with each hand crop: how far its gates open, and where it samples the crop."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pipelines.packed_batch import PackedBatch
+from unisign_fast.model import UniSign
+
+
+class Fusion(NamedTuple):
+    """Of the N crops of a batch, in its order."""
+
+    gate_NV: np.ndarray | None  # share of the fused feature in each joint's, 0 to 1
+    position_NGV2: np.ndarray | None  # x and y in the crop, [0, 1] inside it; None for fusion by cross-attention
+
+
+def probe(model: UniSign, batch: PackedBatch) -> Fusion:
+    """Runs the sign encoder of a model with an RGB branch in evaluation mode; the batch has crops."""
+    assert model.rgb is not None and len(batch.crops)
+    fusion, seen = model.rgb.fusion, {}
+    hooks = [fusion.gate.register_forward_hook(lambda module, inputs, gate_NV1: seen.update(gate=gate_NV1))]
+    if fusion.deformable:  # the position bias is told where each joint's samples are taken
+        bias = fusion.local.position_bias
+        hooks.append(bias.register_forward_hook(lambda module, inputs, out: seen.update(position=inputs[1])))
+    model.eval()
+    try:
+        with torch.no_grad():
+            model.sign_features(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    position = (seen["position"].float().cpu().numpy() + 1) / 2 if fusion.deformable else None
+    return Fusion(seen["gate"].squeeze(-1).float().cpu().numpy(), position)

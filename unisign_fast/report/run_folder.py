@@ -1,0 +1,76 @@
+"""What a run left in its folder, as far as it is there."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from pipelines.data_settings import DataSettings
+from pipelines.errors import InputError
+from unisign_fast.predictions import Prediction, read_predictions
+from unisign_fast.telemetry import read_events
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run, finished or not."""
+
+    path: Path
+    recipe: str
+    stage: int
+    stores: list[Path]
+    data: DataSettings
+    seed: int
+    events: list[dict]  # of log.jsonl; none if it is missing
+    scores: dict | None  # of scores-test.json
+    predictions: list[Prediction]  # of predictions-test.jsonl; none if it is missing
+    model: Path | None  # the weights that were tested: best/, else last/
+
+    def of(self, event: str) -> list[dict]:
+        """The events of a kind; of steps logged again after a resume the last counts."""
+        found = [e for e in self.events if e.get("event") == event]
+        return list({e["step"]: e for e in found}.values()) if event in ("step", "evaluation") else found
+
+
+def read_run(path: Path) -> RunFolder:
+    """Raises InputError if `path` is no run folder, or what is in it cannot be read."""
+    log, settings = path / "log.jsonl", path / "settings.json"
+    if not (log.is_file() or settings.is_file()):
+        problem = "is no run folder (neither log.jsonl nor settings.json is in it)"
+        raise InputError(path, problem, "name a folder that launch/pretrain.py or launch/finetune.py wrote")
+    events = read_events(log) if log.is_file() else []
+    where, values = (settings, _read_json(settings)) if settings.is_file() else (log, _settings_of_log(events))
+    scores, predictions = path / "scores-test.json", path / "predictions-test.jsonl"
+    models = [path / name for name in ("best", "last") if (path / name / "config.json").is_file()]
+    try:
+        return RunFolder(
+            path=path,
+            recipe=values["recipe"],
+            stage=values["stage"],
+            stores=[Path(store) for store in values["stores"]],
+            data=DataSettings(**values["data"]),
+            seed=values["train"]["seed"],
+            events=events,
+            scores=_read_json(scores) if scores.is_file() else None,
+            predictions=read_predictions(predictions) if predictions.is_file() else [],
+            model=models[0] if models else None,
+        )
+    except (KeyError, TypeError) as error:
+        remedy = "use the version of the project that trained it, or train again"
+        raise InputError(where, f"does not say how the run was trained ({error})", remedy) from None
+
+
+def _settings_of_log(events: list[dict]) -> dict:
+    """As in settings.json, which is written at the end: a run that is not finished says it when it starts."""
+    start = next((event for event in events if event.get("event") == "start"), {"recipe": {}, "setting": {}})
+    said = start["recipe"]
+    data = {f.name: said[f.name] for f in fields(DataSettings) if f.name in said}
+    return {**said, "data": data, "train": start["setting"]}
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(values, dict)
+        return values
+    except (OSError, ValueError, AssertionError) as error:
+        raise InputError(path, f"cannot be read ({error})", "train again, or remove the file") from None
