@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Every GPU measurement of the project, in calls of less than ten minutes; needs no network.
 #   bash benchmarks/gpu_suite.sh              all of it
-#   bash benchmarks/gpu_suite.sh timing       one part: correct | timing
+#   bash benchmarks/gpu_suite.sh step         one part: correct | kernels | step | input
 # Rows go to benchmarks/results/, with GPU, versions and commit. What is skipped is named, with the reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$([ -x .venv/bin/python ] && echo .venv/bin/python || command -v python3)
 part=${1:-all}
-case "$part" in all | correct | timing) ;; *) echo "gpu_suite.sh: no part '$part'; choose correct or timing" >&2; exit 2 ;; esac
+case "$part" in
+  all | correct | kernels | step | input) ;;
+  *) echo "gpu_suite.sh: no part '$part'; choose correct, kernels, step or input" >&2; exit 2 ;;
+esac
 if ! gpu=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))' 2>/dev/null); then
   echo "gpu_suite.sh: skipped all: PyTorch finds no GPU" >&2
   exit 1
 fi
-rows="benchmarks/results/kernels-$gpu.json"
+rows=benchmarks/results
 
 # within_ten_minutes NAME COMMAND...: a call that fails or takes too long is named, and the others go on.
 failed=()
@@ -20,16 +23,28 @@ within_ten_minutes() {
   echo "== $1"
   timeout 590 "${@:2}" || { echo "== $1: failed with status $?" >&2; failed+=("$1"); }
 }
+wanted() { [ "$part" = all ] || [ "$part" = "$1" ]; }
+# needs NAME MODULE: whether the module is there; what does without it is skipped, and says so.
+needs() { "$python" -c "import $2" 2>/dev/null || { echo "== $1: skipped, $2 is not installed" >&2; false; }; }
 
-if [ "$part" != timing ]; then
+if wanted correct; then
   within_ten_minutes "kernels against the reference" "$python" -m pytest tests/test_kernels.py
 fi
-if [ "$part" != correct ]; then
-  within_ten_minutes "time of the kernels" "$python" benchmarks/kernels.py --json "$rows"
-  if "$python" -c 'import matplotlib' 2>/dev/null; then
-    within_ten_minutes "picture" "$python" benchmarks/kernels.py --draw-rows "$rows"
-  else
-    echo "== picture: skipped, matplotlib is not installed; later: python benchmarks/kernels.py --draw-rows $rows"
+if wanted kernels; then
+  within_ten_minutes "time of the kernels" "$python" benchmarks/kernels.py --json "$rows/kernels-$gpu.json"
+  if needs "picture of the kernels" matplotlib; then
+    within_ten_minutes "picture of the kernels" "$python" benchmarks/kernels.py --draw-rows "$rows/kernels-$gpu.json"
   fi
+fi
+if wanted step && needs "training step" deepspeed; then
+  within_ten_minutes "stage 1" "$python" benchmarks/throughput.py --stage 1 --p-samp 0 --json "$rows/stage1-$gpu.json"
+  if needs "RGB" nvidia.dali; then
+    within_ten_minutes "what RGB costs" "$python" benchmarks/throughput.py --stage 3 --p-samp 0,0.1,0.25,0.5,1 \
+      --json "$rows/throughput-$gpu.json" --picture "$rows/throughput-$gpu.png"
+  fi
+fi
+if wanted input && needs "data path" nvidia.dali; then
+  within_ten_minutes "data path" "$python" benchmarks/data_path.py --json "$rows/data_path-$gpu.json" \
+    --picture "$rows/data_path-$gpu.png"
 fi
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}" >&2; exit 1; }

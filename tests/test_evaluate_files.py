@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import InputError
-from unisign_fast.predictions import Prediction, read_predictions, write_json, write_predictions
+from unisign_fast.predictions import Prediction, read_baseline, read_predictions, write_json, write_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = [
@@ -120,3 +120,39 @@ def test_command_ends_with_one_line_and_status_2(tmp_path):
     result = evaluate("--predictions", tmp_path / "none.jsonl", "--task", "slt", "--language", "en")
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and "none.jsonl" in result.stderr
+
+
+def test_command_compares_two_systems(tmp_path):
+    words = [f"w{i}" for i in range(40)]
+    rows = [Prediction(f"clip{i}", word, word) for i, word in enumerate(words)]
+    write_predictions(tmp_path / "good.jsonl", rows)
+    worse = [Prediction(row.id, "x" if i % 2 else row.prediction, row.reference) for i, row in enumerate(rows)]
+    write_predictions(tmp_path / "worse.jsonl", worse[::-1])
+    files = ["--predictions", tmp_path / "good.jsonl", "--baseline", tmp_path / "worse.jsonl"]
+    result = evaluate(*files, "--task", "islr", "--language", "en", "--json", tmp_path / "out.json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["values"]["top-1 per instance"] == 100 and found["intervals"]["top-1 per instance"] == [100, 100]
+    difference = found["differences"]["top-1 per instance"]
+    assert difference["value"] == 50 and difference["p_value"] < 0.01
+    assert 30 < difference["interval"][0] < 50 < difference["interval"][1] < 70
+    assert "+50.00" in result.stdout and "approximate randomisation" in result.stdout
+
+
+def test_a_baseline_of_other_clips_is_refused(tmp_path):
+    rows = [Prediction("a", "x", "x"), Prediction("b", "y", "z")]
+    write_predictions(tmp_path / "other.jsonl", [*rows, Prediction("c", "x", "x")])
+    with pytest.raises(InputError, match="other.jsonl: id: differs in 1 clips from the predictions, such as 'c'"):
+        read_baseline(tmp_path / "other.jsonl", rows)
+    write_predictions(tmp_path / "other.jsonl", rows[::-1])
+    assert read_baseline(tmp_path / "other.jsonl", rows) == rows
+
+
+def test_command_takes_a_class_list(tmp_path):
+    write_predictions(tmp_path / "rows.jsonl", [Prediction("a", "give ticket", "ticket")])
+    (tmp_path / "classes.json").write_text('[["ticket", "give ticket"]]')
+    options = ["--predictions", tmp_path / "rows.jsonl", "--language", "en", "--classes", tmp_path / "classes.json"]
+    result = evaluate(*options, "--task", "islr")
+    assert result.returncode == 0 and "100.00" in result.stdout and "exact class" in result.stdout, result
+    result = evaluate(*options, "--task", "slt")
+    assert result.returncode == 2 and "--classes: classes are of words" in result.stderr

@@ -15,7 +15,7 @@ from pipelines.errors import InputError
 from unisign_fast.config import ModelConfig, MT5Shape
 from unisign_fast.language_model import LanguageModel
 from unisign_fast.model import UniSign
-from unisign_fast.model_folder import TIED, load_model, require_model_folder, save_model, start_from
+from unisign_fast.model_folder import FILES, TIED, load_model, require_model_folder, save_model, start_from
 from unisign_fast.pretrained import load_pretrained_mt5, pretrained_codec, pretrained_shape
 from unisign_fast.text_codec import TextCodec, train_codec
 
@@ -69,7 +69,7 @@ def equal_weights(model: UniSign, other: UniSign) -> set[str]:
 @pytest.mark.parametrize("config", [POSE, replace(RGB, gate="published"), HEAD], ids=["pose", "rgb", "head"])
 def test_a_model_comes_back_bit_for_bit(saved, codec, config):
     folder = saved(config)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "spiece.model"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     model, loaded_codec = load_model(folder)
     assert model.config == config
     expected = build(config, seed=1).state_dict()
@@ -213,7 +213,7 @@ def test_truncated_weights_are_named(broken, kept):
         assert said.startswith(f"{path}: not a whole safetensors file") and "copy it again" in said
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "spiece.model"])
+@pytest.mark.parametrize("name", FILES[:4])
 def test_a_missing_file_is_named(broken, name):
     (broken / name).unlink()
     assert refusal(load_model, broken).startswith(f"{broken / name}: ")

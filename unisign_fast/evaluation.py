@@ -34,7 +34,7 @@ class GenerationSettings:
 
     beams: int = 4
     max_new_tokens: int = 100  # of a text at most
-    frames_per_batch: int = 8192  # clips times frames of the longest: a matter of memory
+    frames_per_batch: int = 4096  # clips times frames of the longest: a matter of memory
 
     def __post_init__(self):
         for name in ("beams", "max_new_tokens", "frames_per_batch"):

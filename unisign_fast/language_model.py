@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import MT5Config, MT5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
+from unisign_fast.beam_cache import beam_cache
 from unisign_fast.config import MT5Shape
 from unisign_fast.packed_mt5 import decode, encode
 from unisign_fast.packing import Packing
@@ -65,8 +66,10 @@ class LanguageModel(nn.Module):
         self, hidden_PD: Tensor, packing: Packing, beams: int, max_new_tokens: int, synced_ranks: bool = False
     ) -> Tensor:
         """Beam search from encoded clips: [B, at most 1 + max_new_tokens] tokens, the start token first."""
+        hidden_BSD = packing.pad(hidden_PD)
         return self.mt5.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=packing.pad(hidden_PD)),
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden_BSD),
+            past_key_values=beam_cache(self.mt5, hidden_BSD, beams),
             attention_mask=packing.mask_BS.long(),
             num_beams=beams,
             max_new_tokens=max_new_tokens,

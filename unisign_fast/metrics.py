@@ -1,41 +1,60 @@
 """The field's scores, as the published Uni-Sign counts them: SLT, CSLR and ISLR. All values are percentages.
 
-Texts are normalised before they are compared, predictions and references alike, and the rule is named beside the
-scores. `published` reproduces the published numbers; `nfkc` also folds every other character that mT5's tokenizer
-cannot write (it turns all text into Unicode's compatibility form), so that each reference can be matched in full.
+Texts are normalised first (unisign_fast/text_rules.py); the rule is named beside the scores.
 """
 
 import sys
-import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 from rouge import Rouge
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.base import Metric
 
 from pipelines.errors import InputError
-
-Task = Literal["slt", "cslr", "islr"]
-Language = Literal["zh", "en"]
-Normalization = Literal["published", "nfkc"]
+from unisign_fast.resampling import RESAMPLES, SEED, ClipStatistics, interval
+from unisign_fast.text_rules import RULES, Language, Normalization, Task, rule_for, unreachable
 
 SUBSTITUTION, INSERTION, DELETION = 4, 3, 3  # costs of the alignment only; each counts as one error
-INVISIBLE = dict.fromkeys((0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0xFEFF), " ")  # zero-width and direction marks
 
 
 @dataclass(frozen=True)
 class Scores:
     """What one set of predictions reached."""
 
-    values: dict[str, float]  # metric -> percent
+    statistics: dict[str, ClipStatistics]  # by metric, in the order of the clips
     signature: str  # how the metrics were computed, with library versions
     normalization: str  # a key of RULES
-    count: int  # clips
     unreachable: int  # references with characters mT5's tokenizer cannot write, left as they are by the rule
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Metric -> percent."""
+        return {metric: statistics.value for metric, statistics in self.statistics.items()}
+
+    @property
+    def count(self) -> int:
+        """Clips."""
+        return len(next(iter(self.statistics.values())).per_clip)
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Metric -> 95 % interval over resampled clips, percent; takes about a second."""
+        return {metric: interval(statistics) for metric, statistics in self.statistics.items()}
+
+    def plain(self) -> dict:
+        """Everything of it as JSON knows it."""
+        return {
+            "values": self.values,
+            "intervals": self.intervals(),
+            "interval": f"95 %|bs:{RESAMPLES}|seed:{SEED}",
+            "signature": self.signature,
+            "normalization": self.normalization,
+            "count": self.count,
+            "unreachable": self.unreachable,
+        }
 
 
 def score(
@@ -45,111 +64,116 @@ def score(
     language: Language,
     normalization: Normalization = "published",
     bleurt: Path | None = None,
+    classes: Mapping[str, str] | None = None,
 ) -> Scores:
     """The scores of `task`; `predictions[i]` belongs to `references[i]`, which is never empty.
 
-    `bleurt` is the folder of a BLEURT-20 checkpoint, for English SLT. InputError when it cannot be used.
+    `bleurt` is the folder of a BLEURT-20 checkpoint, for English SLT. InputError when it cannot be used. `classes`
+    (word -> class, see class_list.py) makes synonyms one class in ISLR.
     """
-    if task == "slt":
-        return slt_scores(predictions, references, language, normalization, bleurt)
-    if bleurt is not None:
+    if task != "slt" and bleurt is not None:
         raise InputError("--bleurt", f"BLEURT scores translations, not {task}", "leave it out")
-    scorer = cslr_scores if task == "cslr" else islr_scores
-    return scorer(predictions, references, language, normalization)
+    if task != "islr" and classes is not None:
+        raise InputError("--classes", f"classes are of words (islr), not of {task}", "leave it out")
+    rule = rule_for(task, language, normalization)
+    predictions, references = ([RULES[rule](text) for text in texts] for texts in (predictions, references))
+    if task == "slt":
+        statistics, signature = _slt(predictions, references, language, bleurt)
+    elif task == "cslr":
+        statistics, signature = _cslr(predictions, references)
+    else:
+        statistics, signature = _islr(predictions, references, {RULES[rule](w): c for w, c in (classes or {}).items()})
+    return Scores(statistics, signature, rule, unreachable(references))
 
 
-def slt_scores(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    language: Language,
-    normalization: Normalization = "published",
-    bleurt: Path | None = None,
-) -> Scores:
+def _slt(
+    predictions: list[str], references: list[str], language: Language, bleurt: Path | None
+) -> tuple[dict[str, ClipStatistics], str]:
     """BLEU-1 to 4, ROUGE-L, chrF and, where `bleurt` names a checkpoint, BLEURT-20 times 100.
 
     BLEU-k is sacrebleu's with 13a, exponential smoothing and maximal order k. Chinese is scored by character.
     """
-    rule = _rule("slt", language, normalization)
-    predictions, references = _apply(rule, predictions), _apply(rule, references)
-    values = {}
+    statistics = {}
     for order in (1, 2, 3, 4):
         bleu = BLEU(tokenize="13a", smooth_method="exp", max_ngram_order=order, force=True)
-        values[f"BLEU-{order}"] = bleu.corpus_score(predictions, [references]).score
-    values["ROUGE-L"] = rouge_l(predictions, references)
+        statistics[f"BLEU-{order}"] = _of_sacrebleu(bleu, predictions, references)
+    statistics["ROUGE-L"] = _mean([rouge_l(p, r) for p, r in zip(predictions, references, strict=True)])
     chrf = CHRF()
-    values["chrF"] = chrf.corpus_score(predictions, [references]).score
+    statistics["chrF"] = _of_sacrebleu(chrf, predictions, references)
     signature = (
         f"BLEU-k {bleu.get_signature()}|order:k; ROUGE-L f1|mean|rouge:{version('rouge')}; chrF {chrf.get_signature()}"
     )
     if bleurt is not None:
-        values["BLEURT-20"] = _bleurt(predictions, references, language, bleurt)
+        statistics["BLEURT-20"] = _mean([100 * x for x in _bleurt(predictions, references, language, bleurt)])
         signature += f"; BLEURT-20 mean x 100|checkpoint:{bleurt.name}"
-    return Scores(values, signature, rule, len(references), _unreachable(references))
+    return statistics, signature
 
 
-def cslr_scores(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    language: Language,
-    normalization: Normalization = "published",
-) -> Scores:
+def _cslr(predictions: list[str], references: list[str]) -> tuple[dict[str, ClipStatistics], str]:
     """Word error rate over glosses separated by spaces, and its three parts, in percent of the reference's glosses."""
-    rule = _rule("cslr", language, normalization)
-    predictions, references = _apply(rule, predictions), _apply(rule, references)
     counts = [edit_counts(r.split(), p.split()) for p, r in zip(predictions, references, strict=True)]
-    words = sum(len(r.split()) for r in references)
-    assert words, "no glosses in the references"
-    substitutions, insertions, deletions = (100 * sum(column) / words for column in zip(*counts, strict=True))
-    values = {
-        "WER": substitutions + insertions + deletions,
-        "substitutions": substitutions,
-        "insertions": insertions,
-        "deletions": deletions,
-    }
+    words = [len(r.split()) for r in references]
+    assert sum(words), "no glosses in the references"
+    columns = {"WER": [sum(c) for c in counts]}
+    columns |= dict(zip(("substitutions", "insertions", "deletions"), zip(*counts, strict=True), strict=True))
     signature = f"WER alignment costs sub:{SUBSTITUTION}|ins:{INSERTION}|del:{DELETION}|ties:match,sub,ins,del"
-    return Scores(values, signature, rule, len(references), _unreachable(references))
+    return {metric: _ratio(errors, words) for metric, errors in columns.items()}, signature
 
 
-def islr_scores(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    language: Language,
-    normalization: Normalization = "published",
-) -> Scores:
-    """Top-1 accuracy over clips, and its mean over the classes of the references. A hit is the exact string."""
-    rule = _rule("islr", language, normalization)
-    predictions, references = _apply(rule, predictions), _apply(rule, references)
-    hits_of_class = defaultdict(list)
-    for prediction, reference in zip(predictions, references, strict=True):
-        hits_of_class[reference].append(prediction == reference)
-    assert hits_of_class, "nothing to score"
-    values = {
-        "top-1 per instance": 100 * sum(map(sum, hits_of_class.values())) / len(references),
-        "top-1 per class": 100 * sum(sum(h) / len(h) for h in hits_of_class.values()) / len(hits_of_class),
-    }
-    signature = f"top-1 exact string|classes:{len(hits_of_class)} of the references"
-    return Scores(values, signature, rule, len(references), _unreachable(references))
+def _islr(
+    predictions: list[str], references: list[str], classes: Mapping[str, str]
+) -> tuple[dict[str, ClipStatistics], str]:
+    """Top-1 accuracy over clips, and its mean over the classes of the references.
+
+    A hit is the exact string, or a word of the same class where `classes` has the reference.
+    """
+    predictions, references = ([classes.get(word, word) for word in words] for words in (predictions, references))
+    assert references, "nothing to score"
+    hits = np.array([p == r for p, r in zip(predictions, references, strict=True)])
+    names, number = np.unique(references, return_inverse=True)
+    of_class = np.eye(len(names), dtype=np.float32)[number]
+    per_class = ClipStatistics(np.concatenate([of_class * hits[:, None], of_class], axis=1), _mean_over_classes)
+    signature = f"top-1 exact {'class' if classes else 'string'}|classes:{len(names)} of the references"
+    return {"top-1 per instance": _mean(100 * hits), "top-1 per class": per_class}, signature
 
 
-def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Mean F1 of PyPI `rouge`'s summary-level ROUGE-L, in percent.
+def _mean_over_classes(total: np.ndarray) -> float:
+    hits, clips = np.split(total, 2)
+    there = clips > 0  # a resample may lack a class
+    return 100 * float((hits[there] / clips[there]).mean())
+
+
+def _ratio(errors: Sequence[float], words: Sequence[float]) -> ClipStatistics:
+    per_clip = np.stack([errors, words], axis=1).astype(np.float32)
+    return ClipStatistics(per_clip, lambda total: 100 * float(total[0] / max(total[1], 1)))
+
+
+def _mean(percents: Sequence[float]) -> ClipStatistics:
+    per_clip = np.stack([percents, np.ones(len(percents))], axis=1).astype(np.float32)
+    return ClipStatistics(per_clip, lambda total: float(total[0] / total[1]))
+
+
+def _of_sacrebleu(metric: Metric, predictions: list[str], references: list[str]) -> ClipStatistics:
+    """The two methods are what sacrebleu's own significance tests call."""
+    per_clip = np.array(metric._extract_corpus_statistics(predictions, [references]), np.float32)
+    return ClipStatistics(per_clip, lambda total: metric._compute_score_from_stats(total.tolist()).score)
+
+
+def rouge_l(prediction: str, reference: str) -> float:
+    """F1 of PyPI `rouge`'s summary-level ROUGE-L, in percent.
 
     Distinct words of the longest common subsequences of all pairs of sentences, which end at ".", over the distinct
     words of each side. Where a text is empty but for full stops the pair scores 0; the library alone would raise.
     """
-    library = Rouge(metrics=["rouge-l"], stats=["f"])
+    if not all(text.replace(".", "").split() for text in (prediction, reference)):
+        return 0.0
     usual_limit = sys.getrecursionlimit()
-    total = 0.0
-    for prediction, reference in zip(predictions, references, strict=True):
-        if not (_words(prediction.replace(".", "")) and _words(reference.replace(".", ""))):
-            continue
-        # The library walks the alignment recursively, one call a word of either side.
-        sys.setrecursionlimit(usual_limit + len(prediction) + len(reference))
-        try:
-            total += library.get_scores(prediction, reference)[0]["rouge-l"]["f"]
-        finally:
-            sys.setrecursionlimit(usual_limit)
-    return 100 * total / len(references)
+    # The library walks the alignment recursively, one call a word of either side.
+    sys.setrecursionlimit(usual_limit + len(prediction) + len(reference))
+    try:
+        return 100 * Rouge(metrics=["rouge-l"], stats=["f"]).get_scores(prediction, reference)[0]["rouge-l"]["f"]
+    finally:
+        sys.setrecursionlimit(usual_limit)
 
 
 def edit_counts(reference: Sequence[str], prediction: Sequence[str]) -> tuple[int, int, int]:
@@ -181,48 +205,7 @@ def edit_counts(reference: Sequence[str], prediction: Sequence[str]) -> tuple[in
     return substitutions, insertions, deletions
 
 
-def _words(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _characters(text: str) -> str:
-    return " ".join("".join(text.split()))
-
-
-def _nfkc(text: str) -> str:
-    """What mT5's tokenizer makes of a text: NFKC, but invisible marks become spaces and U+FF5E stays."""
-    parts = text.translate(INVISIBLE).split("～")
-    return "～".join(unicodedata.normalize("NFKC", part) for part in parts)
-
-
-RULES: dict[str, Callable[[str], str]] = {
-    "none": lambda text: text,
-    "single-spaces": _words,
-    # Published for references only; predictions of mT5 hold neither mark, those of other systems get the same chance.
-    "csl-daily": lambda text: _characters(text.replace("，", ",").replace("？", "?")),
-    "nfkc": lambda text: _words(_nfkc(text)),
-    "nfkc-characters": lambda text: _characters(_nfkc(text)),
-}
-
-
-def _rule(task: Task, language: Language, normalization: Normalization) -> str:
-    by_character = task == "slt" and language == "zh"
-    if normalization == "nfkc":
-        return "nfkc-characters" if by_character else "nfkc"
-    if by_character:
-        return "csl-daily"
-    return "none" if task == "slt" else "single-spaces"
-
-
-def _apply(rule: str, texts: Sequence[str]) -> list[str]:
-    return [RULES[rule](text) for text in texts]
-
-
-def _unreachable(references: Sequence[str]) -> int:
-    return sum(_nfkc(text).split() != text.split() for text in references)
-
-
-def _bleurt(predictions: Sequence[str], references: Sequence[str], language: Language, checkpoint: Path) -> float:
+def _bleurt(predictions: Sequence[str], references: Sequence[str], language: Language, checkpoint: Path) -> list[float]:
     if language != "en":
         raise InputError("--bleurt", "BLEURT-20 is reported for English only", "leave it out")
     if not (checkpoint / "bleurt_config.json").is_file():
@@ -232,5 +215,4 @@ def _bleurt(predictions: Sequence[str], references: Sequence[str], language: Lan
     except ImportError:
         remedy = "install BLEURT from its authors' repository (google-research/bleurt), or leave --bleurt out"
         raise InputError("--bleurt", "the Python package bleurt is not installed", remedy) from None
-    values = BleurtScorer(str(checkpoint)).score(references=list(references), candidates=list(predictions))
-    return 100 * sum(values) / len(values)
+    return BleurtScorer(str(checkpoint)).score(references=list(references), candidates=list(predictions))

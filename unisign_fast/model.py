@@ -4,6 +4,7 @@ Shapes as in pipelines/packed_batch.py, but P: packed positions of mT5's encoder
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,19 @@ class UniSign(nn.Module):
         needs_mt5 = config.head == "language_model" or config.head_features == "encoder"
         self.language_model = LanguageModel(config.mt5, config.label_smoothing) if needs_mt5 else None
         self.head = build_head(config) if config.head != "language_model" else None
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> "UniSign":
+        """The model of a folder or hub id, for evaluation; tokenizer and more in `companions` (model_folder.py)."""
+        from unisign_fast.model_folder import from_pretrained  # late: it imports this module
+
+        return from_pretrained(source)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write it as a model folder, with its companions."""
+        from unisign_fast.model_folder import save_pretrained
+
+        save_pretrained(self, folder)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """[2] float32: the sum of the target tokens' losses, and the number of target tokens.

@@ -1,20 +1,34 @@
-"""A model on disk: a folder that needs nothing else.
+"""A model on disk: a folder that needs nothing else, made to be uploaded to the Hugging Face hub as it is.
 
-FOLDER/config.json        unisign_fast.config.ModelConfig
-FOLDER/model.safetensors  weights, float32
-FOLDER/spiece.model       the tokenizer
+FOLDER/config.json               unisign_fast.config.ModelConfig
+FOLDER/model.safetensors         weights, float32
+FOLDER/spiece.model              the tokenizer
+FOLDER/preprocessor_config.json  pipelines.data_settings.DataSettings: how clips are prepared for it
+FOLDER/README.md                 the model card: data, recipe, scores
+FOLDER/published_unused.safetensors  of a converted RGB-pose checkpoint: a layer that only the authors' code has
+
+Nothing in it is a pickle: loading runs no code.
 """
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
+from pipelines.data_settings import DataSettings
 from pipelines.errors import InputError
 from unisign_fast.config import ModelConfig
 from unisign_fast.model import UniSign
+from unisign_fast.model_card import model_card
 from unisign_fast.text_codec import TextCodec
 from unisign_fast.weight_files import load_strictly, read_weights, save_weights
 
+FILES = ("config.json", "model.safetensors", "spiece.model", "preprocessor_config.json", "README.md")
+UNUSED_FILE = "published_unused.safetensors"
 # The same tensor as language_model.mt5.shared.weight, which alone is stored.
 TIED = tuple(f"language_model.mt5.{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
 SHARED = "language_model.mt5.shared.weight"
@@ -23,12 +37,78 @@ ADDED = ("rgb.", "head.")
 LEFT_BEHIND = ("language_model.", "head.")
 
 
-def save_model(folder: Path, config: ModelConfig, weights: dict[str, Tensor], codec: TextCodec) -> None:
-    """Write a model folder; an existing one is overwritten, its weights last and in one move."""
+@dataclass(frozen=True)
+class Companions:
+    """What travels with a model's weights."""
+
+    codec: TextCodec
+    data: DataSettings
+    card: str  # text of the model card
+
+
+def from_pretrained(source: str | Path) -> UniSign:
+    """The model of a folder or of a hub id, for evaluation; its tokenizer and more are its `companions`.
+
+    Raises InputError when it cannot be had, a file is missing or a weight does not fit.
+    """
+    model, _ = load_model(find_model(source))
+    return model.eval()
+
+
+def save_pretrained(model: UniSign, folder: str | Path) -> None:
+    """Write a model that came `from_pretrained` as a model folder, with its companions."""
+    companions = getattr(model, "companions", None)
+    if companions is None:
+        raise InputError("save_pretrained", "the model has no tokenizer", "set model.companions, or use save_model")
+    save_model(Path(folder), model.config, model.state_dict(), companions.codec, companions.data, companions.card)
+
+
+def find_model(source: str | Path) -> Path:
+    """The folder of a model: `source` itself, or where the hub's files of that id are, downloaded if need be.
+
+    HF_HUB_OFFLINE is respected. Raises InputError saying what to download and where to put it.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    remedy = f"name a folder, or put {', '.join(FILES[:4])} of {source} into one and name it"
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[*FILES, UNUSED_FILE]))
+    except HFValidationError:
+        raise InputError(source, "is neither a folder nor a hub id", remedy) from None
+    except LocalEntryNotFoundError:
+        problem = "is no folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has left no copy here"
+        raise InputError(source, problem, remedy) from None
+    except (OSError, HfHubHTTPError) as error:
+        reason = (str(error).strip().split("\n") or [""])[0][:160]
+        raise InputError(source, f"is no folder, and the hub does not give it ({reason})", remedy) from None
+
+
+def save_model(
+    folder: Path,
+    config: ModelConfig,
+    weights: dict[str, Tensor],
+    codec: TextCodec,
+    data: DataSettings = DataSettings(),
+    card: str = "",
+) -> None:
+    """Write a model folder; an existing one is overwritten, its weights last and in one move.
+
+    `data` says how clips were prepared in training; without a `card` one is made that names no scores.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / "config.json")
     codec.save(folder)
+    settings = json.dumps(asdict(data), indent=1) + "\n"
+    (folder / "preprocessor_config.json").write_text(settings, encoding="utf-8")
+    (folder / "README.md").write_text(card or model_card(config, data), encoding="utf-8")
     save_weights(folder / "model.safetensors", {name: w for name, w in weights.items() if name not in TIED})
+
+
+def write_card(folder: Path, recipe: Mapping, scores: Mapping | None) -> None:
+    """Replace the card of a model folder when a run has ended; see model_card.py for what `recipe` and `scores` are."""
+    config = ModelConfig.load(folder / "config.json")
+    card = model_card(config, load_data_settings(folder), recipe, scores)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def load_model(folder: Path) -> tuple[UniSign, TextCodec]:
@@ -36,8 +116,25 @@ def load_model(folder: Path) -> tuple[UniSign, TextCodec]:
     config = ModelConfig.load(folder / "config.json")
     model = UniSign(config)
     path = folder / "model.safetensors"
-    load_strictly(model, _with_tied(read_weights(path), model), path)
-    return model, TextCodec(folder)
+    load_strictly(model, with_tied(read_weights(path)), path)
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    model.companions = Companions(TextCodec(folder), load_data_settings(folder), text)
+    return model, model.companions.codec
+
+
+def load_data_settings(folder: Path) -> DataSettings:
+    """How clips are prepared for the model of a folder."""
+    path = folder / "preprocessor_config.json"
+    remedy = "use the file of a run, or train or convert the model again"
+    try:
+        return DataSettings(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(path, "not there", remedy) from None
+    except InputError as error:
+        raise InputError(path, f"{error.where}: {error.problem}", error.remedy) from None
+    except (ValueError, TypeError) as error:
+        raise InputError(path, f"not the settings of the data path ({error})", remedy) from None
 
 
 def start_from(model: UniSign, folder: Path) -> None:
@@ -46,7 +143,7 @@ def start_from(model: UniSign, folder: Path) -> None:
     Raises InputError naming every weight that is missing or of another shape.
     """
     path = folder / "model.safetensors"
-    weights = _with_tied(read_weights(path), model)
+    weights = with_tied(read_weights(path))
     own = model.state_dict()
     weights = {n: w for n, w in weights.items() if n in own or not n.startswith(LEFT_BEHIND)}
     fresh = {
@@ -61,7 +158,6 @@ def require_model_folder(folder: Path, option: str, remedy: str) -> None:
         raise InputError(option, f"{folder} holds no trained model", remedy)
 
 
-def _with_tied(weights: dict[str, Tensor], model: UniSign) -> dict[str, Tensor]:
-    if SHARED not in weights or model.language_model is None:
-        return weights
-    return weights | {name: weights[SHARED] for name in TIED}
+def with_tied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as a model's state has them: the one stored embedding under all its names."""
+    return weights | {name: weights[SHARED] for name in TIED} if SHARED in weights else weights

@@ -7,7 +7,7 @@ TEXT`. An ID may hold colons and begin with a hyphen; a TEXT may hold anything b
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +43,18 @@ def read_predictions(predictions: Path, references: Path | None = None) -> list[
             problem = f"lacks {len(lacking)} of the ids of {other}, such as {min(lacking)!r}"
             raise InputError(f"{where}: id", problem, "pass predictions and references of the same clips")
     return [Prediction(clip_id, text, expected[clip_id]) for clip_id, text in predicted.items()]
+
+
+def read_baseline(path: Path, rows: Sequence[Prediction]) -> list[Prediction]:
+    """What another system said of the clips of `rows`, in their order.
+
+    References are those of `rows`. InputError when the file is malformed or has other clips.
+    """
+    said = _read_field(path, "prediction")
+    if odd := said.keys() ^ {row.id for row in rows}:
+        problem = f"differs in {len(odd)} clips from the predictions, such as {min(odd)!r}"
+        raise InputError(f"{path}: id", problem, "compare predictions for the same clips")
+    return [Prediction(row.id, said[row.id], row.reference) for row in rows]
 
 
 def write_predictions(path: Path, rows: Iterable[Prediction]) -> None:

@@ -57,6 +57,44 @@ def to_published(model: UniSign) -> dict[str, Tensor]:
     return result
 
 
+def import_weights(weights: dict[str, Tensor], where: object) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Configuration and state, by our names, of a published table; each tensor keeps its type, and nothing is lost.
+
+    The layer that the published code never uses stays under its own name, for `export_weights`. Raises InputError as
+    `load_published` does.
+    """
+    with torch.device("meta"):
+        model = UniSign(published_config(weights, where, MT5Shape.dropout_rate))
+        check_fit(weights, to_published(model), where)
+    check_copies(weights, where)
+    unused = {name: tensor for name, tensor in weights.items() if is_unused(name)}
+    return model.config, unpublish(weights, model.state_dict()) | unused
+
+
+def export_weights(config: ModelConfig, own: dict[str, Tensor], where: object) -> dict[str, Tensor]:
+    """The inverse of `import_weights`, of any trained model's state; the unused layer is zero where there is none.
+
+    Raises InputError naming every entry that does not fit, or what the published implementation does not have.
+    """
+    with torch.device("meta"):
+        model = UniSign(config)
+        table = to_published(model)
+    unused = {name: tensor for name, tensor in own.items() if is_unused(name)}
+    own = {name: tensor for name, tensor in own.items() if name not in unused}
+    check_fit(own, model.state_dict(), where)
+    own = {name: own[name] for name in model.state_dict()}  # what is published as one is joined in this order
+    kind = own["projection.weight"].dtype
+    zeros = {n: torch.zeros(t.shape, dtype=kind) for n, t in table.items() if is_unused(n)}
+    published = publish(own) | zeros | unused
+    check_fit(published, table, where)
+    return published
+
+
+def is_unused(name: str) -> bool:
+    """Whether a published entry belongs to the layer that the published code never uses."""
+    return name.startswith(f"{UNUSED}.")
+
+
 def model_from_published(
     weights: dict[str, Tensor], where: object, dropout_rate: float = MT5Shape.dropout_rate
 ) -> UniSign:

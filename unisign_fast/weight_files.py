@@ -53,6 +53,14 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     new.replace(path)
 
 
+def write_torch_file(path: Path, content: dict) -> None:
+    """Write a .pth file in one move, in the place of an older one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".part")
+    torch.save(content, new)
+    new.replace(path)
+
+
 def check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: object) -> None:
     """Raise an InputError that names what is missing, unknown or misshapen among `weights`, if anything is."""
     problems = [f"{name} is missing" for name in expected if name not in weights]

@@ -1,0 +1,82 @@
+"""Turns a checkpoint in the authors' format (.pth) into a model folder, and a model folder into such a checkpoint.
+
+python launch/convert.py import csl_stage1_weight.pth --tokenizer mt5-base/spiece.model --out models/csl_stage1
+python launch/convert.py export models/csl_stage1 --out csl_stage1_weight.pth
+
+Both ways every tensor keeps its bits and its type, and a key that does not fit is named.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import tyro
+
+from pipelines.errors import InputError
+from unisign_fast.console import run_command
+from unisign_fast.text_rules import Task
+
+
+def import_published(
+    checkpoint: tyro.conf.Positional[Path], tokenizer: Path, out: Path, task: Task = "slt", max_frames: int = 256
+) -> None:
+    """Turn the authors' checkpoint into a model folder.
+
+    Args:
+        checkpoint: Their file: a dict with the key model. Nothing pickled in it is run.
+        tokenizer: spiece.model of mT5-Base, or its folder.
+        out: Model folder to write; it must be new.
+        task: What the model was trained for.
+        max_frames: Longest clip in its training (published: 64 for WLASL, else 256).
+    """
+    from pipelines.data_settings import DataSettings  # late: torch and transformers take seconds that --help need not
+    from unisign_fast.model_folder import UNUSED_FILE, save_model
+    from unisign_fast.published_checkpoint import import_weights, is_unused
+    from unisign_fast.text_codec import TextCodec
+    from unisign_fast.weight_files import read_weights, save_weights
+
+    if out.exists():
+        raise InputError("--out", f"{out} is there already", "name a new folder")
+    codec = TextCodec(tokenizer)
+    config, weights = import_weights(read_weights(checkpoint), checkpoint)
+    if len(codec) > config.mt5.vocab_size:
+        problem = f"{codec.path} has {len(codec)} pieces, {checkpoint} only {config.mt5.vocab_size} embeddings"
+        raise InputError("--tokenizer", problem, "give the spiece.model that the checkpoint was trained with")
+    weights = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors wants no shared memory
+    unused = {name: weights.pop(name) for name in list(weights) if is_unused(name)}
+    p_samp = 0.1 if config.rgb else 0.0
+    data = DataSettings(task=task, max_frames=max_frames, p_samp=p_samp, sampling="published", boxes="sampled")
+    save_model(out, config, weights, codec, data)
+    if unused:
+        save_weights(out / UNUSED_FILE, unused)
+    print(f"{out}: {'RGB-pose' if config.rgb else 'pose-only'}, {_described(weights | unused)}")
+
+
+def export_published(model: tyro.conf.Positional[str], out: Path) -> None:
+    """Turn a model folder into a checkpoint that the authors' code loads.
+
+    Args:
+        model: Model folder (best/ or last/ of a run), or its id on the hub.
+        out: .pth file to write.
+    """
+    from unisign_fast.config import ModelConfig
+    from unisign_fast.model_folder import UNUSED_FILE, find_model, with_tied
+    from unisign_fast.published_checkpoint import export_weights
+    from unisign_fast.weight_files import read_weights, write_torch_file
+
+    folder = find_model(model)
+    config = ModelConfig.load(folder / "config.json")
+    weights = with_tied(read_weights(folder / "model.safetensors"))
+    if (folder / UNUSED_FILE).is_file():
+        weights |= read_weights(folder / UNUSED_FILE)
+    published = export_weights(config, weights, folder / "model.safetensors")
+    write_torch_file(out, {"model": OrderedDict(published)})
+    print(f"{out}: {'RGB-pose' if config.rgb else 'pose-only'}, {_described(published)}")
+
+
+def _described(weights: dict) -> str:
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
+    return f"{len(weights)} tensors, {', '.join(kinds)}"
+
+
+if __name__ == "__main__":
+    run_command({"import": import_published, "export": export_published})
