@@ -6,7 +6,8 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 
 from pipelines.errors import InputError
-from unisign_fast.text_codec import END, LANGUAGE_NAMES, MAX_TARGET_TOKENS, PAD, UNKNOWN, TextCodec, train_codec
+from pipelines.manifest import LANGUAGES
+from unisign_fast.text_codec import END, MAX_TARGET_TOKENS, PAD, UNKNOWN, TextCodec, train_codec
 
 TEXTS = ["我喜欢茶。", "I like tea.", "他明天去学校，你呢？", "Does he go to school tomorrow?", "我 喜欢 茶"] * 20
 
@@ -107,6 +108,6 @@ def test_real_pieces_fold_full_width_marks_into_known_ones(real):
 
 
 def test_real_pieces_know_every_prompt(real):
-    for language, name in LANGUAGE_NAMES.items():
+    for language, name in LANGUAGES.items():
         ids = real.prompt_ids(language)
         assert UNKNOWN not in ids and real.decode(ids) == f"Translate sign language video to {name}:"

@@ -1,0 +1,51 @@
+"""A camera, and the signer's keypoints picture by picture."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from pipelines.errors import InputError
+from pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
+from pipelines.pose_estimation.signer_tracking import follow_signer
+from pipelines.skeleton import JOINTS
+
+REMEMBERED = 50  # pictures: so long the signer may be out of the detector's sight
+
+
+def pictures(camera: str) -> Iterator[np.ndarray]:
+    """RGB [height, width, 3] uint8 of a camera (its number, device or address) or a video file, as they come.
+
+    Ends with the file, or when the camera gives no more. Raises InputError if it gives no picture at all.
+    """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # one line says it all
+    capture = cv2.VideoCapture(int(camera) if camera.isdigit() else camera)
+    seen = False
+    try:
+        while (answer := capture.read())[0]:
+            seen = True
+            yield np.ascontiguousarray(answer[1][..., ::-1])
+    finally:
+        capture.release()
+    if not seen:
+        problem = "no picture comes from such a camera"
+        raise InputError(f"--live {camera}", problem, "plug it in, or give another's number (0, 1, ...) or device")
+
+
+class LivePose:
+    """The signer's keypoints; the signer is who was largest and surest lately."""
+
+    def __init__(self, detector: PersonDetector, network: PoseNetwork):
+        self._detector, self._network = detector, network
+        self._detections: deque[np.ndarray] = deque(maxlen=REMEMBERED)
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """[133, 3] float32: x and y as fractions of the picture, confidence; zeros where the signer is not found."""
+        self._detections.append(self._detector(picture))
+        box = follow_signer(list(self._detections))[-1]
+        if box is None:
+            return np.zeros((JOINTS, 3), np.float32)
+        points, confidence = self._network([self._network.crop(picture, box)])
+        height, width, _ = picture.shape
+        return np.concatenate([points[0] / (width, height), confidence[0][:, None]], axis=-1).astype(np.float32)
