@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.errors import InputError
+from pipelines.manifest import LANGUAGES
 from unisign_fast.class_list import read_class_list
 from unisign_fast.console import run_command
 from unisign_fast.metrics import Scores, score
 from unisign_fast.predictions import Prediction, read_baseline, read_predictions, write_json, write_predictions
 from unisign_fast.resampling import Difference, difference
-from unisign_fast.text_rules import Language, Normalization, Task
+from unisign_fast.text_rules import Normalization, Task
 
 if TYPE_CHECKING:
     from unisign_fast.engine import Ranks
@@ -44,7 +45,7 @@ class Settings:
     predictions: Path | None = None  # JSON lines {id, prediction, reference}, or published lines
     references: Path | None = None  # their references, if in a file of their own
     baseline: Path | None = None  # another predictions file, to compare with
-    language: Language | None = None  # of the texts; a model's clips know theirs
+    language: str | None = None  # of the texts (zh, en, de, ...); a model's clips know theirs
     normalization: Normalization = "published"  # nfkc also folds what mT5's tokenizer cannot write
     classes: Path | None = None  # islr: a class a line, synonyms behind tabs; or JSON
     bleurt: Path | None = None  # folder of a BLEURT-20 checkpoint, for English slt
@@ -57,7 +58,9 @@ class Settings:
             missing = "--out" if self.stores else "--stores"
             raise InputError(missing, "is needed with --model", "name keypoint stores, and a folder for the results")
         if self.model is None and self.language is None:
-            raise InputError("--language", "is needed with --predictions", "give zh or en")
+            raise InputError("--language", "is needed with --predictions", "give that of the texts, as zh or en")
+        if self.language not in (None, *LANGUAGES):
+            raise InputError("--language", f"{self.language!r} is not known", f"use one of {' '.join(LANGUAGES)}")
 
 
 def evaluate(settings: tyro.conf.OmitArgPrefixes[Settings]) -> None:

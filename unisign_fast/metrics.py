@@ -16,7 +16,7 @@ from sacrebleu.metrics.base import Metric
 
 from pipelines.errors import InputError
 from unisign_fast.resampling import RESAMPLES, SEED, ClipStatistics, interval
-from unisign_fast.text_rules import RULES, Language, Normalization, Task, rule_for, unreachable
+from unisign_fast.text_rules import RULES, Normalization, Task, rule_for, unreachable
 
 SUBSTITUTION, INSERTION, DELETION = 4, 3, 3  # costs of the alignment only; each counts as one error
 
@@ -61,7 +61,7 @@ def score(
     task: Task,
     predictions: Sequence[str],
     references: Sequence[str],
-    language: Language,
+    language: str,
     normalization: Normalization = "published",
     bleurt: Path | None = None,
     classes: Mapping[str, str] | None = None,
@@ -87,7 +87,7 @@ def score(
 
 
 def _slt(
-    predictions: list[str], references: list[str], language: Language, bleurt: Path | None
+    predictions: list[str], references: list[str], language: str, bleurt: Path | None
 ) -> tuple[dict[str, ClipStatistics], str]:
     """BLEU-1 to 4, ROUGE-L, chrF and, where `bleurt` names a checkpoint, BLEURT-20 times 100.
 
@@ -205,7 +205,7 @@ def edit_counts(reference: Sequence[str], prediction: Sequence[str]) -> tuple[in
     return substitutions, insertions, deletions
 
 
-def _bleurt(predictions: Sequence[str], references: Sequence[str], language: Language, checkpoint: Path) -> list[float]:
+def _bleurt(predictions: Sequence[str], references: Sequence[str], language: str, checkpoint: Path) -> list[float]:
     if language != "en":
         raise InputError("--bleurt", "BLEURT-20 is reported for English only", "leave it out")
     if not (checkpoint / "bleurt_config.json").is_file():

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 Task = Literal["slt", "cslr", "islr"]
-Language = Literal["zh", "en"]
 Normalization = Literal["published", "nfkc"]
 
 INVISIBLE = dict.fromkeys((0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0xFEFF), " ")  # zero-width and direction marks
@@ -39,7 +38,7 @@ RULES: dict[str, Callable[[str], str]] = {
 }
 
 
-def rule_for(task: Task, language: Language, normalization: Normalization) -> str:
+def rule_for(task: Task, language: str, normalization: Normalization) -> str:
     """The key of RULES that a task's texts are normalised by; Chinese sentences are scored by character."""
     by_character = task == "slt" and language == "zh"
     if normalization == "nfkc":
