@@ -140,3 +140,10 @@ def test_settings_name_the_option(field, value):
 
 if __name__ == "__main__":
     train_in_ranks(Path(sys.argv[1]))
+
+
+def test_tasks_that_do_not_know_their_ranks_are_refused():
+    """As `deepspeed --launcher slurm` starts them: each would train alone, into one folder."""
+    script = "from unisign_fast.engine import start_ranks; start_ranks()"
+    status, output = run_script([sys.executable, "-c", script], SLURM_NTASKS="2")
+    assert status == 1 and "SLURM_NTASKS: is above 1" in output

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipelines.errors import InputError
 from pipelines.packed_batch import PackedBatch
 from unisign_fast.train_settings import TrainSettings
 
@@ -80,8 +81,11 @@ class Ranks:
 
 def start_ranks() -> Ranks:
     """Join the other processes (nccl on GPUs, gloo on CPU), whoever launched this one. Call it once, first, and
-    `Ranks.leave` last.
+    `Ranks.leave` last. Raises InputError where ranks were started without being told so.
     """
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "RANK" not in os.environ:
+        problem = "is above 1, and no launcher has told the tasks their ranks: each would train alone"
+        raise InputError("SLURM_NTASKS", problem, "start one deepspeed or torchrun a node (launch/README.md)")
     on_gpu = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):

@@ -1,0 +1,89 @@
+"""The useful floating-point work of a training step: what the model needs, whatever a recipe adds to it.
+
+Matrix products and convolutions only, two FLOPs a multiplication and addition; nothing padded, nothing computed twice,
+the logits of real target tokens alone, each sampled hand once.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipelines.skeleton import PART_JOINTS
+from unisign_fast.config import ModelConfig
+from unisign_fast.efficientnet import EfficientNet
+from unisign_fast.prior_guided_fusion import PriorGuidedFusion
+from unisign_fast.temporal_encoder import BLOCKS, TAPS
+
+HOPS = 2
+TRAINING = 3  # forward work once more for the gradients of the inputs, and once more for those of the weights
+
+
+def forward_flops(
+    config: ModelConfig, frames: Sequence[int], prompts: Sequence[int], tokens: Sequence[int], crops: int, side: int
+) -> dict[str, int]:
+    """Of the forward pass of some clips, by station: frames, prompt tokens and target tokens (with the end token) of
+    each clip, hand crops of `side` pixels of all clips."""
+    mt5, total = config.mt5, sum(frames)
+    width, inner = mt5.d_model, mt5.num_heads * mt5.d_kv
+    feed_forward = 3 * width * mt5.d_ff  # two inputs of the gate, one output
+    positions = [f + p for f, p in zip(frames, prompts)]
+    encoder = sum(positions) * (4 * width * inner + feed_forward) + sum(2 * s * s * inner for s in positions)
+    decoder = sum(tokens) * (6 * width * inner + feed_forward)  # four products of its own, query and output across
+    decoder += sum(2 * t * (t + 1) // 2 * inner + 2 * t * s * inner for t, s in zip(tokens, positions))
+    across = sum(positions) * 2 * width * inner
+    features = config.pose_channels[-1] * len(config.part_names)
+    counted = {
+        "pose encoder": total * _pose_encoder(config),
+        "temporal encoder": total * (_temporal_encoder(config) + features * width),
+        "mT5 encoder": mt5.num_layers * encoder,
+        "mT5 decoder": mt5.num_decoder_layers * decoder,
+        "cross keys and values": mt5.num_decoder_layers * across,
+        "vocabulary loss": sum(tokens) * width * mt5.vocab_size,
+    }
+    work = {station: 2 * products for station, products in counted.items()}
+    if config.rgb:
+        rgb_encoder, fusion = _of_a_crop(config, side)
+        work |= {"RGB encoder": crops * rgb_encoder, "fusion": crops * fusion}
+    return work
+
+
+def _graph_conv(inputs: int, outputs: int, joints: int) -> int:
+    """Multiplications a frame: aggregation over the joints of the smaller side, and one linear map a hop."""
+    return HOPS * joints * (joints * min(inputs, outputs) + inputs * outputs)
+
+
+def _pose_encoder(config: ModelConfig) -> int:
+    """Multiplications a frame, all parts."""
+    channels, total = config.pose_channels, 0
+    for joints in (len(PART_JOINTS[part]) for part in config.part_names):
+        total += joints * 3 * channels[0]
+        for inputs, outputs in zip(channels, channels[1:]):
+            shortcut = joints * inputs * outputs if inputs != outputs else 0
+            total += _graph_conv(inputs, outputs, joints) + shortcut
+    return total
+
+
+def _temporal_encoder(config: ModelConfig) -> int:
+    """Multiplications a frame, all parts."""
+    channels = config.pose_channels[-1]
+    joints = [len(PART_JOINTS[part]) for part in config.part_names]
+    return BLOCKS * sum(_graph_conv(channels, channels, v) + TAPS * v * channels * channels for v in joints)
+
+
+@cache
+def _of_a_crop(config: ModelConfig, side: int) -> tuple[int, int]:
+    """FLOPs of the RGB encoder with the projection of its map, and of the fusion, counted by PyTorch."""
+    channels = config.pose_channels[-1]
+    with torch.device("meta"):
+        backbone = EfficientNet(config.backbone_width, config.backbone_depth)
+        projection = torch.nn.Conv2d(backbone.channels, channels, 1)
+        fusion = PriorGuidedFusion(channels, config.fusion, config.gate, config.gate_input)
+        crop, pose, points = torch.empty(1, 3, side, side), torch.empty(1, 21, channels), torch.empty(1, 21, 2)
+    backbone.eval()
+    with FlopCounterMode(display=False) as of_encoder:
+        map_NCHW = projection(backbone(crop))
+    with FlopCounterMode(display=False) as of_fusion:
+        fusion(pose, map_NCHW, points)
+    return of_encoder.get_total_flops(), of_fusion.get_total_flops()
