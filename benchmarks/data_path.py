@@ -409,6 +409,7 @@ def data_path(
         draw([Row(**row) for row in json_format.loads(draw_rows.read_text())["rows"]], picture or Path("data_path.png"))
         return
     torch.set_num_threads(1)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         made, demo = Path(folder) / "made", Path(folder) / "demo"
@@ -422,7 +423,6 @@ def data_path(
         f"compressed keypoints: {share:.2f} of the size, {slower:.1f} times the time to read (noise compresses badly)"
     )
     if json:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
         about = {
             "commit": commit.stdout.strip(),
             "date": date.today().isoformat(),
