@@ -1,0 +1,120 @@
+"""What the benchmarks of the training step have in common: their options, their data, and the jobs they give out."""
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from os import sched_getaffinity
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.step_data import made_store, write_published
+from benchmarks.step_sides import Job
+from pipelines.errors import InputError
+from pipelines.keypoint_store import KeypointStore
+from unisign_fast.recipes import RECIPES, RecipeName
+from unisign_fast.text_codec import train_codec
+
+SYNTHETIC = "synthetic"
+CPU_VOCABULARY = 32_000  # two recipes with mT5's 250,112 classes do not fit in 24 GiB
+CPU_CLIPS_PER_STEP, CPU_CLIPS_PER_MICRO_BATCH = 8, 4
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How the training step is measured."""
+
+    recipe: RecipeName = "base"  # geometry and lengths
+    stage: Literal[1, 2, 3] = 3  # whose sizes of a step
+    crops: Literal["video", "store"] = "store"  # where hand crops come from; the published code reads videos
+    kernels: Literal["reference", "triton", "compiled"] | None = None  # None: Triton's on a GPU
+    data: str = SYNTHETIC  # or the folder of a keypoint store
+    precision: Literal["fp32", "bf16"] | None = None  # None: the recipe's on a GPU, fp32 on a CPU
+    vocabulary: int | None = None  # classes; None: the recipe's on a GPU, at most 32,000 on a CPU
+    clips_per_step: int | None = None  # None: the stage's on a GPU, at most 8 on a CPU
+    clips_per_micro_batch: int | None = None  # of full length; None: the stage's, at most 4 on a CPU
+    clips: int = 64  # of the synthetic data
+    rounds: int = 5  # turns
+    steps: int = 1  # optimiser steps of a turn
+
+    def __post_init__(self):
+        for name in ("clips", "rounds", "steps", "vocabulary", "clips_per_step", "clips_per_micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')}", f"{value} is not possible", "give 1 or more")
+
+    def job(self, folder: Path, p_samps: tuple[float, ...]) -> Job:
+        """The fast recipe's at the first of these shares, its data prepared in `folder` for all of them."""
+        for p_samp in p_samps:
+            self._check(p_samp)
+        recipe, on_gpu = RECIPES[self.recipe], torch.cuda.is_available()
+        settings = recipe.stages[self.stage]
+        per_step, per_micro_batch = settings.clips_per_step, settings.frames_per_device // recipe.max_frames
+        if not on_gpu:
+            per_step = min(per_step, CPU_CLIPS_PER_STEP)
+            per_micro_batch = min(per_micro_batch, CPU_CLIPS_PER_MICRO_BATCH)
+        per_step = self.clips_per_step or per_step
+        store = self._store(folder / "store", per_step, rgb=max(p_samps) > 0)
+        write_published(store, folder / "poses")
+        codec = train_codec((clip.text for clip in store.clips if clip.text), folder / "tokenizer")
+        return Job(
+            side="fast",
+            recipe=self.recipe,
+            stage=self.stage,
+            p_samp=p_samps[0],
+            crops=self.crops,
+            kernels=self.kernels or ("triton" if on_gpu else "reference"),
+            precision=self.precision or (settings.precision if on_gpu else "fp32"),
+            vocabulary=self._classes(len(codec), on_gpu),
+            clips_per_step=per_step,
+            clips_per_micro_batch=self.clips_per_micro_batch or per_micro_batch,
+            store=str(store.path.resolve()),
+            poses=str((folder / "poses").resolve()),
+            tokenizer=str((folder / "tokenizer").resolve()),
+        )
+
+    def _classes(self, needed: int, on_gpu: bool) -> int:
+        """Of the vocabulary: what was asked for, the recipe's, or those of the texts where it has none."""
+        of_recipe = RECIPES[self.recipe].model.mt5.vocab_size
+        if self.vocabulary is not None and self.vocabulary < needed:
+            raise InputError("--vocabulary", f"{self.vocabulary} is too few", f"the texts need {needed}")
+        if of_recipe and not on_gpu:
+            of_recipe = CPU_VOCABULARY
+        return self.vocabulary or of_recipe or -(-needed // 8) * 8
+
+    def _check(self, p_samp: float) -> None:
+        if not 0 <= p_samp <= 1:
+            raise InputError("--p-samp", f"{p_samp} is not possible", "give shares in [0, 1]")
+        if self.stage == 1 and p_samp or self.stage == 2 and not p_samp:
+            kind = "is pose-only" if self.stage == 1 else "trains the RGB branch"
+            raise InputError("--p-samp", f"{p_samp} is not possible, stage {self.stage} {kind}", "take --stage 3")
+
+    def _store(self, path: Path, clips_per_step: int, rgb: bool) -> KeypointStore:
+        if self.data != SYNTHETIC:
+            return KeypointStore.open(self.data)
+        recipe = RECIPES[self.recipe]
+        return made_store(path, max(self.clips, clips_per_step), recipe.max_frames, rgb, recipe.crop_size)
+
+
+def reference(job: Job) -> Job:
+    """The same for the published recipe, which has no kernels but PyTorch's."""
+    return replace(job, side="reference", kernels="reference")
+
+
+def progress(turns: Sequence[int], name: str) -> Iterable[int]:
+    """The turns, with a bar on stderr where somebody looks."""
+    console = Console(stderr=True)
+    return track(turns, name, console=console, transient=True, disable=not console.is_terminal)
+
+
+def about() -> dict[str, str]:
+    """The machine, versions and commit that a row was measured with."""
+    command = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    cores = f"{len(sched_getaffinity(0))} CPU cores"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cores
+    return {"device": device, "torch": torch.__version__, "commit": commit, "date": date.today().isoformat()}

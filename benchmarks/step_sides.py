@@ -1,0 +1,286 @@
+"""The two recipes whose training steps are compared: this project's, and the published one on the same clips.
+
+Both have the same settings, first weights, optimiser and engine, and see the same frames and the same hands.
+"""
+
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
+
+from benchmarks.published_data import read_hands, read_parts
+from benchmarks.published_step import PublishedBatch, PublishedUniSign, published_batch
+from benchmarks.stations import StationClock
+from benchmarks.step_data import StepCodec
+from benchmarks.step_flops import TRAINING, forward_flops
+from pipelines.batching import Budget
+from pipelines.clip_reader import ClipReader
+from pipelines.clip_set import ClipSet
+from pipelines.data_settings import DataSettings
+from pipelines.keypoint_store import KeypointStore
+from pipelines.loader import BatchLoader
+from pipelines.packed_batch import PackedBatch
+from pipelines.part_normalize import choose_frames
+from pipelines.random_streams import stream
+from pipelines.sample import Sample
+from unisign_fast.config import ModelConfig
+from unisign_fast.engine import backward_step, start_engine, start_ranks
+from unisign_fast.model import UniSign
+from unisign_fast.recipes import RECIPES
+from unisign_fast.text_codec import MAX_TARGET_TOKENS
+from unisign_fast.train_settings import TrainSettings
+from unisign_fast.trainer import count, step_seed
+from unisign_fast.training_run import LOADER_THREADS
+
+SMOOTHING = 0.2  # the published loss
+MOST_WORKERS = 8  # reading processes of the published code
+FOREVER = 10**6  # epochs, or steps
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe at work; plain values, to be sent to a process."""
+
+    side: str  # fast | reference
+    recipe: str
+    stage: int
+    p_samp: float
+    crops: str  # video | store, of the fast side; the published code has videos alone
+    kernels: str
+    precision: str
+    vocabulary: int  # classes
+    clips_per_step: int
+    clips_per_micro_batch: int
+    store: str
+    poses: str  # folder of the published pickles
+    tokenizer: str
+
+    @property
+    def data(self) -> DataSettings:
+        recipe = RECIPES[self.recipe]
+        sizes = {"max_frames": recipe.max_frames, "crop_size": recipe.crop_size}
+        crops = {"fast": self.crops, "reference": "video"}[self.side]
+        return DataSettings(p_samp=self.p_samp, crops=crops, **sizes)
+
+    @property
+    def train(self) -> TrainSettings:
+        settings = RECIPES[self.recipe].stages[self.stage]
+        return replace(settings, precision=self.precision, clips_per_step=self.clips_per_step)
+
+    @property
+    def budget(self) -> Budget:
+        clips = self.clips_per_micro_batch
+        return Budget(clips * self.data.max_frames, clips * MAX_TARGET_TOKENS)
+
+    @property
+    def model(self) -> ModelConfig:
+        model = RECIPES[self.recipe].model
+        mt5 = replace(model.mt5, vocab_size=self.vocabulary)
+        return replace(model, mt5=mt5, rgb=self.p_samp > 0, label_smoothing=SMOOTHING)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the clips of a step: frames, prompt tokens and target tokens of each, and the hand crops of all."""
+
+    frames: list[int]
+    prompts: list[int]
+    tokens: list[int]
+    crops: int
+
+
+class Side:
+    """A recipe in this process. `run` takes steps and times them, `stations` says what they spend their time on."""
+
+    def __init__(self, job: Job):
+        os.environ["UNISIGN_KERNELS"] = job.kernels
+        self.job, self.ranks = job, start_ranks()
+        self.device = self.ranks.device
+        self.codec = StepCodec(Path(job.tokenizer))
+        self.reader = ClipReader([KeypointStore.open(job.store)], job.data, self.codec, device=self.device)
+        self.clips = self.reader.clips("train")
+        torch.manual_seed(0)
+        self.engine = start_engine(self._model(UniSign(job.model)), job.train, FOREVER)
+        self.engine.train()
+        self._data, self._steps_done = self._batches(), 0
+
+    def _loader(self) -> BatchLoader:
+        return BatchLoader(
+            self.reader,
+            self.clips,
+            clips_per_step=self.job.clips_per_step,
+            budget=self.job.budget,
+            training=True,
+            on_bad_clip=lambda clip_id, error: print(f"left out: {error}", file=sys.stderr),
+            workers=LOADER_THREADS,
+        )
+
+    def _model(self, model: UniSign) -> torch.nn.Module:
+        raise NotImplementedError
+
+    def _batches(self) -> Iterator[list]:
+        """The micro-batches of one step after the other."""
+        raise NotImplementedError
+
+    def _take_step(self, batches: list) -> float:
+        """One optimiser step; the mean loss of the target tokens."""
+        raise NotImplementedError
+
+    def _sizes(self, batch) -> Sizes:
+        raise NotImplementedError
+
+    def run(self, steps: int) -> dict:
+        """Seconds of so many steps, and what was in them."""
+        self._wait()
+        begin, losses, taken = time.perf_counter(), [], []
+        for _ in range(steps):
+            batches = next(self._data)
+            torch.manual_seed(step_seed(0, self._steps_done, 0))
+            losses.append(self._take_step(batches))
+            taken += batches
+            self._steps_done += 1
+        self._wait()
+        seconds = time.perf_counter() - begin
+        return {"seconds": seconds, "losses": [float(loss) for loss in losses]} | self._counted(taken)
+
+    def stations(self, steps: int) -> dict:
+        """Seconds of each station, and the share of padding among the positions of mT5's encoder."""
+        clock = StationClock(self.device)
+        optimise = self.engine.step
+        self.engine.step = lambda: (clock.enter("optimiser"), optimise(), clock.enter("input"))
+        with clock.watch(self.engine.module):
+            found = self.run(steps)
+        self.engine.step = optimise
+        return {"seconds": dict(clock.seconds), "padding": 1 - found["positions"] / clock.positions}
+
+    def profile(self, steps: int, trace: str) -> dict:
+        """Writes a trace (Chrome's JSON) of so many steps; `operations` by their own time, the costliest first: name,
+        calls, and milliseconds on the device."""
+        on_gpu = self.device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        with profile(activities=activities) as profiler:
+            self.run(steps)
+        profiler.export_chrome_trace(trace)
+        times = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+        found = [(event.key, event.count, getattr(event, times) / 1000) for event in profiler.key_averages()]
+        return {"operations": sorted(found, key=lambda one: -one[2])}
+
+    def memory(self) -> dict:
+        """The most bytes so far: of the GPU's memory, or of this process's."""
+        if self.device.type == "cuda":
+            return {"bytes": torch.cuda.max_memory_allocated()}
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return {"bytes": 1024 * int(status["VmHWM"].split()[0])}
+
+    def _counted(self, batches: list) -> dict:
+        totals: dict[str, float] = defaultdict(int)
+        for batch in batches:
+            s = self._sizes(batch)
+            flops = forward_flops(self.job.model, s.frames, s.prompts, s.tokens, s.crops, self.job.data.crop_size)
+            totals["clips"] += len(s.frames)
+            totals["frames"] += sum(s.frames)
+            totals["positions"] += sum(s.frames) + sum(s.prompts)
+            totals["tokens"] += sum(s.tokens)
+            totals["crops"] += s.crops
+            totals["flops"] += TRAINING * sum(flops.values())
+        return totals
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class FastSide(Side):
+    """This project's own step, as unisign_fast/trainer.py takes it."""
+
+    def _model(self, model: UniSign) -> UniSign:
+        return model
+
+    def _batches(self) -> Iterator[list[PackedBatch]]:
+        for _, _, batches in self._loader().steps(FOREVER):
+            yield batches
+
+    def _take_step(self, batches: list[PackedBatch]) -> Tensor:
+        tokens = count(batches, self.device)[0].clamp_(min=1)
+        return backward_step(self.engine, batches, 1 / tokens) / tokens
+
+    def _sizes(self, batch: PackedBatch) -> Sizes:
+        return Sizes(batch.lengths, batch.prompt_lengths, batch.label_lengths, sum(batch.crops_per_hand))
+
+
+class ReferenceSide(Side):
+    """The published step (published_step.py, published_data.py). Its clips come in no order of length, read ahead by
+    processes."""
+
+    def _model(self, model: UniSign) -> PublishedUniSign:
+        return PublishedUniSign(model, self.codec)
+
+    def _batches(self) -> Iterator[list[PublishedBatch]]:
+        plans = self._plans()
+        workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        loader = DataLoader(
+            PublishedClips(self.reader, self.clips, Path(self.job.poses)),
+            batch_sampler=(batch for step in self._plans() for batch in step),
+            num_workers=workers,
+            collate_fn=lambda found: published_batch(*map(list, zip(*found))),
+            pin_memory=self.device.type == "cuda",
+        )
+        loaded = iter(loader)
+        for step in plans:
+            yield [next(loaded) for _ in step]
+
+    def _plans(self) -> Iterator[list[list[tuple[int, int]]]]:
+        """Of each step, the micro-batches of (epoch, clip): the fast side's clips, the way they were shuffled."""
+        loader, size = self._loader(), self.job.clips_per_micro_batch
+        for epoch in range(FOREVER):
+            plan = loader.plan(epoch)
+            for step in range(plan.steps):
+                clips = [(epoch, clip) for clip in sorted(chain(*plan.micro_batches(step, 0)))]
+                yield [clips[first : first + size] for first in range(0, len(clips), size)]
+
+    def _take_step(self, batches: list[PublishedBatch]) -> float:
+        losses, tokens = 0.0, 0.0
+        for number, batch in enumerate(batches, 1):
+            self.engine.set_gradient_accumulation_boundary(number == len(batches))
+            loss, here = self.engine(batch.to(self.device))
+            self.engine.backward(loss / here.clamp(min=1) / len(batches))
+            losses, tokens = losses + loss.item(), tokens + here.item()
+        self.engine.step()
+        return losses / max(tokens, 1)
+
+    def _sizes(self, batch: PublishedBatch) -> Sizes:
+        prompts = [len(self.codec.prompt_ids(language)) for language in batch.languages]
+        tokens = [len(self.codec.target_ids(text)) for text in batch.texts]
+        return Sizes(batch.lengths, prompts, tokens, sum(map(sum, batch.crop_counts)))
+
+
+class PublishedClips:
+    """A data set of (epoch, clip): the choices of the project's own rules, read the published way."""
+
+    def __init__(self, reader: ClipReader, clips: ClipSet, poses: Path):
+        self.reader, self.clips, self.poses = reader, clips, poses
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, str, dict[str, Tensor], Tensor]:
+        epoch, number = key
+        ref = self.clips[number]
+        sample = self.reader.read(ref, epoch, True)
+        most, frames = self.reader.settings.max_frames, ref.clip.frames
+        chance = stream(self.reader.seed, epoch, ref.clip.id, "frames") if frames > most else None
+        parts = read_parts(self.poses / f"{number}.pkl", choose_frames(frames, most, chance))
+        size = self.reader.settings.crop_size
+        crops = torch.zeros(0, 3, size, size)
+        if len(sample.crop_frame):
+            crops = read_hands(sample.hands.video, sample, size)
+        return sample, ref.clip.language, parts, crops
+
+
+SIDES: dict[str, Callable[[Job], Side]] = {"fast": FastSide, "reference": ReferenceSide}
