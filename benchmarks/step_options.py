@@ -34,6 +34,7 @@ class StepOptions:
     kernels: Literal["reference", "triton", "compiled"] | None = None  # None: Triton's on a GPU
     data: str = SYNTHETIC  # or the folder of a keypoint store
     precision: Literal["fp32", "bf16"] | None = None  # None: the recipe's on a GPU, fp32 on a CPU
+    zero_stage: Literal[0, 1, 2, 3] | None = None  # None: the recipe's on a GPU, 0 on a CPU
     vocabulary: int | None = None  # classes; None: the recipe's on a GPU, at most 32,000 on a CPU
     clips_per_step: int | None = None  # None: the stage's on a GPU, at most 8 on a CPU
     clips_per_micro_batch: int | None = None  # of full length; None: the stage's, at most 4 on a CPU
@@ -69,6 +70,7 @@ class StepOptions:
             crops=self.crops,
             kernels=self.kernels or ("triton" if on_gpu else "reference"),
             precision=self.precision or (settings.precision if on_gpu else "fp32"),
+            zero_stage=(settings.zero_stage if on_gpu else 0) if self.zero_stage is None else self.zero_stage,
             vocabulary=self._classes(len(codec), on_gpu),
             clips_per_step=per_step,
             clips_per_micro_batch=self.clips_per_micro_batch or per_micro_batch,

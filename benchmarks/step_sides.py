@@ -3,6 +3,7 @@
 Both have the same settings, first weights, optimiser and engine, and see the same frames and the same hands.
 """
 
+import ctypes
 import os
 import sys
 import time
@@ -57,6 +58,7 @@ class Job:
     crops: str  # video | store, of the fast side; the published code has videos alone
     kernels: str
     precision: str
+    zero_stage: int
     vocabulary: int  # classes
     clips_per_step: int
     clips_per_micro_batch: int
@@ -74,7 +76,8 @@ class Job:
     @property
     def train(self) -> TrainSettings:
         settings = RECIPES[self.recipe].stages[self.stage]
-        return replace(settings, precision=self.precision, clips_per_step=self.clips_per_step)
+        chosen = {name: getattr(self, name) for name in ("precision", "zero_stage", "clips_per_step")}
+        return replace(settings, **chosen)
 
     @property
     def budget(self) -> Budget:
@@ -150,6 +153,8 @@ class Side:
             self._steps_done += 1
         self._wait()
         seconds = time.perf_counter() - begin
+        if self.device.type == "cpu":
+            ctypes.CDLL(None).malloc_trim(0)  # or the one that waits would keep the memory of its activations
         return {"seconds": seconds, "losses": [float(loss) for loss in losses]} | self._counted(taken)
 
     def stations(self, steps: int) -> dict:

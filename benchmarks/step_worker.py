@@ -87,6 +87,8 @@ def serve(job: Job) -> None:
             reply(getattr(side, request.pop("do"))(**request))
     except InputError as error:
         reply({"refused": [error.where, error.problem, error.remedy]})
+    except BrokenPipeError:
+        pass  # nobody waits any more
     os._exit(0)  # threads that read ahead have more to do
 
 

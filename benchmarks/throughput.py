@@ -50,6 +50,7 @@ class Row:
     crops: str
     kernels: str
     precision: str
+    zero_stage: int
     vocabulary: int
     clips_per_step: int
     clips_per_micro_batch: int
@@ -134,8 +135,9 @@ def known_peak(precision: str) -> float | None:
 def tables(rows: list[Row]) -> Iterator[Table]:
     """Rates, the time of the stations, and, where pose-only was measured too, the cost of RGB."""
     row = rows[0]
-    sizes = f"{row.clips_per_step} clips a step, {row.clips_per_micro_batch} a micro-batch, {row.vocabulary} classes"
-    title = f"Training step, {row.recipe} stage {row.stage}, {row.precision}, {sizes}; {row.device}"
+    sizes = f"{row.clips_per_step} clips a step, {row.clips_per_micro_batch} at once, {row.vocabulary} classes"
+    numbers = f"{row.precision}, ZeRO {row.zero_stage}, {row.kernels} kernels"
+    title = f"Training step, {row.recipe} stage {row.stage}, {sizes}, {numbers}; {row.device}"
     names = "p_samp", "recipe", "clips/s", "frames/s", "tokens/s", "GFLOP/s", "of peak", "peak MiB", "padding"
     rates = _table(title, *names, "times faster", "memory")
     for row in rows:
