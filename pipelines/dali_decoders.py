@@ -4,6 +4,7 @@ On a GPU what leaves the CPU is the files' bytes; nvJPEG and NVDEC decode them, 
 DALI decodes JPEG, VP9 and MJPEG.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ class DecodingError(Exception):
     """DALI refused one sample of a call, and does not say which."""
 
 
-class _Decoder:
+class _Decoder(ABC):
     """One pipeline, built when it is first needed and again after an error. To be used by one thread.
 
     DALI is imported no earlier either: pose-only training does without.
@@ -36,9 +37,9 @@ class _Decoder:
         self.device, self.most = device, most
         self._pipeline: "Pipeline | None" = None
 
+    @abstractmethod
     def _graph(self):
         """What the pipeline computes; called inside it."""
-        raise NotImplementedError
 
     @contextmanager
     def _run(self, **inputs: list[np.ndarray]) -> Iterator["TensorListCPU | TensorListGPU"]:

@@ -24,6 +24,7 @@ def vocabulary_loss(hidden_LD: Tensor, weight_WD: Tensor, labels_L: Tensor, smoo
 class _VocabularyLoss(Function):
     @staticmethod
     def forward(ctx, hidden_LD: Tensor, weight_WD: Tensor, labels_L: Tensor, smoothing: float) -> Tensor:
+        """The loss, and the gradients for an upstream of 1: [L, D] and [W, D], where they are asked for."""
         for_hidden, for_weight = ctx.needs_input_grad[:2]
         hidden_grad_LD = torch.empty_like(hidden_LD) if for_hidden else None
         weight_grad_WD = torch.empty_like(weight_WD) if for_weight else None
