@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -101,7 +102,7 @@ class Sizes:
     crops: int
 
 
-class Side:
+class Side(ABC):
     """A recipe in this process. `run` takes steps and times them, `stations` says what they spend their time on."""
 
     def __init__(self, job: Job):
@@ -127,19 +128,21 @@ class Side:
             workers=LOADER_THREADS,
         )
 
+    @abstractmethod
     def _model(self, model: UniSign) -> torch.nn.Module:
-        raise NotImplementedError
+        """The module to train, of our model's weights."""
 
+    @abstractmethod
     def _batches(self) -> Iterator[list]:
         """The micro-batches of one step after the other."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take_step(self, batches: list) -> float:
         """One optimiser step; the mean loss of the target tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sizes(self, batch) -> Sizes:
-        raise NotImplementedError
+        """How much is in a micro-batch."""
 
     def run(self, steps: int) -> dict:
         """Seconds of so many steps, and what was in them."""

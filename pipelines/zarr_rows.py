@@ -32,7 +32,7 @@ class RowWriter:
         self._array = array
         self._waiting: list[np.ndarray] = []  # rows of the shard that is not yet full
         self._written = rows
-        self._unsynced: set[Path] = {path, path / "zarr.json", path / "c"}
+        self._unsynced: set[Path] = set()  # shards, and the folders they are in
 
     @classmethod
     def create(
@@ -79,10 +79,10 @@ class RowWriter:
     def commit(self) -> None:
         """Returns when all rows are on disk."""
         self._write(self.rows)
-        for written in self._unsynced:
+        for written in self._unsynced | {self.path, self.path / "zarr.json", self.path / "c"}:
             if written.exists():  # an array without rows has no shards
                 sync_to_disk(written)
-        self._unsynced = {self.path, self.path / "zarr.json", self.path / "c"}
+        self._unsynced.clear()
 
     def discard(self) -> None:
         """Removes the array."""
