@@ -7,7 +7,7 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import data_path
+from benchmarks import corpus_sizes, data_path
 from pipelines.clip_reader import ClipReader
 from pipelines.data_settings import DataSettings
 from pipelines.keypoint_store import KeypointStore
@@ -43,19 +43,19 @@ def test_a_way_that_delivers_something_else_is_not_timed(corpus, tmp_path):
 
 
 def test_a_sparse_corpus_is_a_store_of_its_size(tmp_path):
-    data_path.sparse_corpus(tmp_path, 600)
+    corpus_sizes.sparse_corpus(tmp_path, 600)
     store = KeypointStore.open(tmp_path)
     assert len(store.clips) == 600 and store.clips.total_frames == 600 * 238
     for number in (0, 275, 276, 599):
         assert not store.keypoints(store.clips[number]).any()
     used = sum(file.stat().st_blocks * 512 for file in (tmp_path / "keypoints.zarr").rglob("*"))
     assert used < 1e6 < store.clips.total_frames * 133 * 3 * 2
-    (row,) = data_path.measure_sizes(tmp_path / "sizes", (20,))
+    (row,) = corpus_sizes.measure_sizes(tmp_path / "sizes", (20,))
     assert row.clips == 20 and row.open_s < 1 and abs(row.memory_mib) < 20
 
 
 def test_compression_costs_time(corpus, tmp_path):
-    share, slower = data_path.compression(corpus[0], tmp_path)
+    share, slower = corpus_sizes.compression(corpus[0], tmp_path)
     assert 0.2 < share < 1 and slower > 1
 
 
