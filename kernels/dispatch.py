@@ -1,6 +1,6 @@
-"""Which version of an operation runs: Triton on a GPU, the PyTorch reference elsewhere.
+"""Which version of an operation runs: Triton on a GPU; on a CPU what was written for CPUs, or the PyTorch reference.
 
-UNISIGN_KERNELS=reference|triton|compiled forces one for the whole process; `compiled` is torch.compile of the
+UNISIGN_KERNELS=reference|triton|cpu|compiled forces one for the whole process; `compiled` is torch.compile of the
 reference. The first call of each operation says in the log which version it takes.
 """
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from kernels.registry import KernelSpec
 
-VERSIONS = ("reference", "triton", "compiled")
+VERSIONS = ("reference", "triton", "cpu", "compiled")
+FAST = {"triton": "cuda", "cpu": "cpu"}  # and the device that each is for
 DTYPES = (torch.float32, torch.bfloat16)
 logger = logging.getLogger(__name__)
 
@@ -30,20 +31,22 @@ def forced_version() -> str | None:
 
 def default_version(on_gpu: bool) -> str:
     """The version that runs there wherever it can. Raises ValueError as `forced_version` does."""
-    return forced_version() or ("triton" if on_gpu else "reference")
+    return forced_version() or ("triton" if on_gpu else "cpu")
 
 
 def run(spec: KernelSpec, *arguments: Any) -> Tensor:
     """The operation on these arguments, by the version chosen for them.
 
-    Where Triton cannot take them the reference runs, with one warning an operation; where Triton is forced, ValueError
-    is raised instead.
+    Where a fast version cannot take them the reference runs, with one warning an operation; where it is forced,
+    ValueError is raised instead. Not every operation has a version for CPUs: the reference serves.
     """
     version = default_version(next(tensors(arguments)).is_cuda)
-    if version == "triton":
-        refusal = refused(spec, arguments)
+    if version == "cpu" and spec.cpu is None:
+        version = "reference"
+    if version in FAST:
+        refusal = refused(spec, version, arguments)
         if refusal and forced_version():
-            raise ValueError(f"{spec.name}: the Triton kernel cannot run: {refusal}; unset UNISIGN_KERNELS")
+            raise ValueError(f"{spec.name}: the {version} kernel cannot run: {refusal}; unset UNISIGN_KERNELS")
         if refusal:
             _warn(spec.name, refusal)
             version = "reference"
@@ -52,17 +55,18 @@ def run(spec: KernelSpec, *arguments: Any) -> Tensor:
     return _implementation(spec, version)(*arguments)
 
 
-def refused(spec: KernelSpec, arguments: tuple) -> str | None:
-    """Why the Triton path cannot take these arguments; None where it can."""
+def refused(spec: KernelSpec, version: str, arguments: tuple) -> str | None:
+    """Why a fast version cannot take these arguments; None where it can."""
+    device = FAST[version]
     for tensor in tensors(arguments):
         if tensor.dtype not in (*DTYPES, torch.int64):
             return f"{tensor.dtype} is not one of {', '.join(map(str, DTYPES))}"
-        if not tensor.is_cuda and not _interpreted():
-            return f"a tensor is on {tensor.device.type}, not on a GPU"
+        if tensor.device.type != device and not (version == "triton" and _interpreted()):
+            return f"a tensor is on {tensor.device.type}, not on {device}"
     floats = {tensor.dtype for tensor in tensors(arguments) if tensor.dtype in DTYPES and tensor.ndim > 1}
     if len(floats) > 1:
         return f"tensors of different types ({', '.join(sorted(map(str, floats)))})"
-    return spec.refusal(*arguments)
+    return spec.refusal(*arguments) if version == "triton" else None
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
@@ -84,12 +88,12 @@ def _compiled(reference):
 
 
 def _implementation(spec: KernelSpec, version: str):
-    return {"reference": spec.reference, "triton": spec.triton}.get(version) or _compiled(spec.reference)
+    return _compiled(spec.reference) if version == "compiled" else getattr(spec, version)
 
 
 @cache
 def _warn(name: str, refusal: str) -> None:
-    logger.warning("%s: the reference runs in the place of the Triton kernel: %s", name, refusal)
+    logger.warning("%s: the reference runs in the place of a faster version: %s", name, refusal)
 
 
 @cache

@@ -15,12 +15,12 @@ class Case:
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """One operation: the PyTorch reference, the Triton path, and what is needed to test and to time them.
+    """One operation: the PyTorch reference, its fast versions, and what is needed to test and to time them.
 
-    `reference` and `triton` take the same arguments and give the same tensors, nested alike. `refusal(*arguments)` says
-    in a line why the Triton path cannot take them, or gives None. `inputs(shape, random)` makes arguments;
-    `random(*size, scale=1, exact=False)` gives a leaf tensor that wants a gradient, in float32 at least where exact.
-    FLOPs and bytes are the useful ones: nothing padded, every tensor read or written once.
+    `reference`, `triton` and `cpu` take the same arguments and give the same tensors, nested alike.
+    `refusal(*arguments)` says in a line why the Triton path cannot take them, or gives None. `inputs(shape, random)`
+    makes arguments; `random(*size, scale=1, exact=False)` gives a leaf tensor that wants a gradient, in float32 at
+    least where exact. FLOPs and bytes are the useful ones: nothing padded, every tensor read or written once.
     """
 
     name: str
@@ -34,6 +34,7 @@ class KernelSpec:
     backward_flops: Callable[[dict[str, Any]], int]
     bytes: Callable[[dict[str, Any], int], int]  # shape, bytes of an element
     backward_bytes: Callable[[dict[str, Any], int], int]
+    cpu: Callable | None = None  # faster than the reference on a CPU
 
 
 def kernels() -> tuple[KernelSpec, ...]:

@@ -37,8 +37,8 @@ def results_and_gradients(operation, arguments: tuple, seed: int = 1) -> list[Te
     return [*(y.detach() for y in found), *torch.autograd.grad(found, leaves(arguments), upstream)]
 
 
-def check(spec: KernelSpec, shape: dict, dtype: torch.dtype, device: str) -> list[tuple[float, float]]:
-    """The Triton path against the reference in float64: (error, allowed) of each result and gradient.
+def check(spec: KernelSpec, version: str, shape: dict, dtype: torch.dtype, device: str) -> list[tuple[float, float]]:
+    """A fast version against the reference in float64: (error, allowed) of each result and gradient.
 
     Errors are the largest absolute ones. float32: rounding, relative to the largest value. bfloat16: twice the error
     of the reference run in bfloat16, plus one rounding of the largest value.
@@ -46,7 +46,7 @@ def check(spec: KernelSpec, shape: dict, dtype: torch.dtype, device: str) -> lis
     truth = results_and_gradients(spec.reference, make_inputs(spec, shape, torch.float64, device))
     plain = results_and_gradients(spec.reference, make_inputs(spec, shape, dtype, device))
     with poisoned_memory():
-        found = results_and_gradients(spec.triton, make_inputs(spec, shape, dtype, device))
+        found = results_and_gradients(getattr(spec, version), make_inputs(spec, shape, dtype, device))
     rows = []
     for exact, eager, ours in zip(truth, plain, found, strict=True):
         assert ours.shape == exact.shape and ours.dtype == eager.dtype, (ours.shape, exact.shape, ours.dtype)

@@ -101,7 +101,7 @@ def _targets(
     store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize, key: object
 ) -> tuple[np.ndarray, np.ndarray]:
     """All tokens of a store's clips, and where each clip's end; from the store's folder, or made and put there."""
-    name = json.dumps([key, len(store.clips), store.manifest_crc32]).encode()
+    name = json.dumps([key, len(store.clips), store.manifest_crc32c]).encode()
     folder = store.path / "targets" / hashlib.blake2b(name, digest_size=8).hexdigest()
     try:
         return _read(folder)

@@ -80,8 +80,8 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
             splits.append(SPLITS.index(clip.split))
             digest = blake2b(" ".join(clip.text.split()).encode(), digest_size=8).digest()
             texts.append(int.from_bytes(digest, "little"))
-    crc32, frames = (np.concatenate([getattr(store.clips, name) for store in stores]) for name in ("crc32", "frames"))
-    keypoints = crc32.astype(np.uint64) << np.uint64(32) | frames.astype(np.uint64)
+    crc32c, frames = (np.concatenate([getattr(store.clips, name) for store in stores]) for name in ("crc32c", "frames"))
+    keypoints = crc32c.astype(np.uint64) << np.uint64(32) | frames.astype(np.uint64)
     groups = {key: group for key, group in groups.items() if group.seconds}
     return Corpus(stores, groups, np.asarray(splits, np.uint8), np.asarray(texts, np.uint64), keypoints)
 

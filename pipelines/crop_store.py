@@ -2,16 +2,16 @@
 
     STORE/crops/jpeg.zarr    [bytes] uint8: one file after the other, by frame, the left hand before the right one
     STORE/crops/ends.zarr    [2 frames] int64: where each file ends (it begins where the one before ends)
-    STORE/crops/crc32.zarr   [2 frames] uint32: each file's checksum
+    STORE/crops/crc32c.zarr   [2 frames] uint32: each file's checksum
     STORE/crops/crops.json   what counts of these, and how they were cut; replaced when more clips are on disk
 
 Boxes follow the `clip` rule of pipelines/hand_boxes.py. The files of a clip that could not be cut are empty.
 """
 
 import json
-import zlib
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
 from pipelines.durable import replace_json
@@ -21,13 +21,13 @@ from pipelines.manifest import Clip
 from pipelines.zarr_rows import RowReader, RowWriter
 
 FORMAT = "unisign_fast crop store"
-VERSION = 1
+VERSION = 2
 _ARRAYS = {  # dtype, rows of a chunk and of a shard
     "jpeg": ("uint8", 2**20, 2**26),
     "ends": ("int64", 2**13, 2**20),
-    "crc32": ("uint32", 2**13, 2**20),
+    "crc32c": ("uint32", 2**13, 2**20),
 }
-_FIELDS = ("format", "version", "size", "quality", "clips", "frames", "bytes", "keypoints_crc32", "left_out")
+_FIELDS = ("format", "version", "size", "quality", "clips", "frames", "bytes", "keypoints_crc32c", "left_out")
 
 
 def crops_folder(store: KeypointStore) -> Path:
@@ -49,12 +49,12 @@ class CropStore:
         self.size, self.quality, self.clips = header["size"], header["quality"], header["clips"]
         self.left_out: dict[str, str] = header["left_out"]
         self.frames, self.bytes = header["frames"], header["bytes"]
-        if self.clips > len(store.clips) or header["keypoints_crc32"] != keypoints_crc32(store, self.clips):
+        if self.clips > len(store.clips) or header["keypoints_crc32c"] != keypoints_crc32c(store, self.clips):
             raise InputError(
                 self.path, "holds the crops of other keypoints", f"delete it, then {_cut_again(self.path)}"
             )
-        rows = {"jpeg": header["bytes"], "ends": 2 * header["frames"], "crc32": 2 * header["frames"]}
-        self._jpeg, self._ends, self._crc32 = (
+        rows = {"jpeg": header["bytes"], "ends": 2 * header["frames"], "crc32c": 2 * header["frames"]}
+        self._jpeg, self._ends, self._crc32c = (
             RowReader(self.path / f"{name}.zarr", (), _ARRAYS[name][0], rows[name], f"delete {self.path} and cut again")
             for name in _ARRAYS
         )
@@ -72,10 +72,10 @@ class CropStore:
         before = self._ends[first - 1 : first] if first else np.zeros(1, np.int64)
         ends = np.concatenate([before, self._ends[first : first + 2 * clip.frames]])
         rows = 2 * frames + hands
-        checksums = self._crc32[first : first + 2 * clip.frames][rows]
+        checksums = self._crc32c[first : first + 2 * clip.frames][rows]
         files = [self._jpeg[start:end] for start, end in zip(ends[rows].tolist(), ends[rows + 1].tolist())]
         for row, file, checksum in zip(rows.tolist(), files, checksums.tolist()):
-            if not len(file) or zlib.crc32(file) != checksum:
+            if not len(file) or google_crc32c.value(file) != checksum:
                 where = f"{self.path}: clip {clip.id}: frame {row // 2}"
                 raise InputError(where, "does not match its checksum", "delete the folder and cut again")
         return files
@@ -108,7 +108,7 @@ class CropStoreWriter:
                 raise InputError(self.path, problem, "ask for the same, or delete the folder")
             self.clips, self.left_out = before.clips, before.left_out
             self._frames = before.frames
-            rows = {"jpeg": before.bytes, "ends": 2 * self._frames, "crc32": 2 * self._frames}
+            rows = {"jpeg": before.bytes, "ends": 2 * self._frames, "crc32c": 2 * self._frames}
             self._arrays = {name: RowWriter.reopen(self.path / f"{name}.zarr", rows[name]) for name in _ARRAYS}
         else:
             self.path.mkdir(exist_ok=True)
@@ -151,7 +151,7 @@ class CropStoreWriter:
             "clips": self.clips,
             "frames": self._frames,
             "bytes": self.bytes,
-            "keypoints_crc32": keypoints_crc32(self._store, self.clips),
+            "keypoints_crc32c": keypoints_crc32c(self._store, self.clips),
             "left_out": self.left_out,
         }
         replace_json(self.path / "crops.json", header)
@@ -164,13 +164,13 @@ class CropStoreWriter:
 
     def _append(self, files: list[bytes], sizes: np.ndarray) -> None:
         self._arrays["ends"].append(self.bytes + np.cumsum(sizes))
-        self._arrays["crc32"].append(np.array([zlib.crc32(file) for file in files], np.uint32))
+        self._arrays["crc32c"].append(np.array([google_crc32c.value(file) for file in files], np.uint32))
         self._arrays["jpeg"].append(np.frombuffer(b"".join(files), np.uint8))
 
 
-def keypoints_crc32(store: KeypointStore, clips: int) -> int:
+def keypoints_crc32c(store: KeypointStore, clips: int) -> int:
     """Tells the keypoints of a store's first `clips` clips from others: the checksum of their checksums."""
-    return zlib.crc32(np.ascontiguousarray(store.clips.crc32[:clips]))
+    return google_crc32c.value(np.ascontiguousarray(store.clips.crc32c[:clips]))
 
 
 def _cut_again(path: Path) -> str:

@@ -1,7 +1,7 @@
 """The keypoint store: every clip's 133 keypoints in one Zarr array, a manifest beside it, checksums for both.
 
     STORE/keypoints.zarr   [total frames, 133, 3] float16: x, y as fractions of width and height, raw confidence
-    STORE/manifest.jsonl   one line per clip (pipelines/manifest.py), with its place in the array and its CRC-32
+    STORE/manifest.jsonl   one line per clip (pipelines/manifest.py), with its place in the array and its CRC-32C
     STORE/store.json       written last, when everything else is on disk: a folder without it is not a store
     STORE/crops            hand crops, once launch/prepare.py crops has cut them (pipelines/crop_store.py)
 
@@ -10,9 +10,9 @@ lost chunk as the fill value and never says so, hence the checksums and the fill
 """
 
 import json
-import zlib
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
 from pipelines.durable import replace_json
@@ -22,7 +22,7 @@ from pipelines.skeleton import JOINTS
 from pipelines.zarr_rows import RowReader, RowWriter
 
 FORMAT = "unisign_fast keypoint store"
-VERSION = 2
+VERSION = 3
 CHUNK_FRAMES = 256
 SHARD_FRAMES = 65536
 REWRITE = "write the store again with launch/prepare.py"
@@ -38,7 +38,7 @@ class KeypointStore:
         """Use `open`."""
         self.path, self.clips = path, clips
         self.keypoint_source: dict[str, str] = header["keypoint_source"]
-        self.manifest_crc32: int = header["manifest_crc32"]
+        self.manifest_crc32c: int = header["manifest_crc32c"]
         self._rows, self._header = rows, header
 
     @classmethod
@@ -64,7 +64,7 @@ class KeypointStore:
             packed = self._rows[clip.first_frame : clip.first_frame + clip.frames]
         except InputError as error:
             raise InputError(where, f"{error.where}: {error.problem}", error.remedy) from None
-        if zlib.crc32(np.ascontiguousarray(packed)) != clip.crc32:
+        if google_crc32c.value(np.ascontiguousarray(packed)) != clip.crc32c:
             problem = f"frames {clip.first_frame} to {clip.first_frame + clip.frames - 1} do not match their checksum"
             raise InputError(where, problem, REWRITE)
         return packed
@@ -78,7 +78,7 @@ class KeypointStore:
 
     def verify(self) -> None:
         """Reads everything and compares it with the checksums. Raises InputError naming the first damaged clip."""
-        self.clips.verify(self.manifest_crc32)
+        self.clips.verify(self.manifest_crc32c)
         for clip in self.clips:
             self.packed_keypoints(clip)
 
@@ -119,7 +119,7 @@ class KeypointStoreWriter:
             header = self._before._header
             self._rows = RowWriter.reopen(array, header["frames"])
             self._manifest = ManifestWriter(
-                manifest, header["clips"], header["manifest_bytes"], header["manifest_crc32"]
+                manifest, header["clips"], header["manifest_bytes"], header["manifest_crc32c"]
             )
         else:
             shape = dict(chunk_rows=CHUNK_FRAMES, shard_rows=SHARD_FRAMES, fill_value=float("nan"))
@@ -153,7 +153,7 @@ class KeypointStoreWriter:
             "clips": self._manifest.clips,
             "frames": self._rows.rows,
             "manifest_bytes": self._manifest.size,
-            "manifest_crc32": self._manifest.crc32,
+            "manifest_crc32c": self._manifest.crc32c,
             "keypoint_source": self.keypoint_source,
         }
         replace_json(self.path / "store.json", header)
@@ -195,7 +195,7 @@ class KeypointStoreWriter:
             width=width,
             height=height,
             source=source,
-            crc32=zlib.crc32(packed),
+            crc32c=google_crc32c.value(packed),
             translations=dict(translations or {}),
             tags=dict(tags or {}),
             video_start=video_start,
@@ -226,7 +226,7 @@ def _read_header(path: Path) -> dict:
         raise InputError(path / "store.json: format", f"is not {FORMAT!r}", "name a store written by launch/prepare.py")
     if header.get("version") != VERSION:
         raise InputError(path / "store.json: version", f"is {header.get('version')}, not {VERSION}", REWRITE)
-    for name in ("clips", "frames", "manifest_bytes", "manifest_crc32", "keypoint_source"):
+    for name in ("clips", "frames", "manifest_bytes", "manifest_crc32c", "keypoint_source"):
         if name not in header:
             raise InputError(path / f"store.json: {name}", "is missing", REWRITE)
     return header

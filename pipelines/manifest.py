@@ -6,13 +6,13 @@ memory-mapped; lines are parsed when they are asked for.
 
 import json
 import math
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import get_origin
 
+import google_crc32c
 import numpy as np
 
 from pipelines.durable import sync_to_disk
@@ -42,7 +42,7 @@ LANGUAGES = {
 TASKS = ("slt", "cslr", "islr")
 _KINDS = {str: "a text", int: "a whole number", float: "a number", dict: "texts by name"}
 _INDEX = np.dtype(
-    [("line", "<i8"), ("first_frame", "<i8"), ("frames", "<i4"), ("crc32", "<u4"), ("split", "u1")]
+    [("line", "<i8"), ("first_frame", "<i8"), ("frames", "<i4"), ("crc32c", "<u4"), ("split", "u1")]
 )  # line: where the clip's line starts in the manifest; split: a number of SPLITS
 _REMEDY = "write the store again with launch/prepare.py"
 
@@ -62,7 +62,7 @@ class Clip:
     width: int  # of the video, pixels
     height: int
     source: str  # video path, relative to the store or absolute; "" if there is no video
-    crc32: int  # of the clip's float16 bytes in the keypoint array
+    crc32c: int  # of the clip's float16 bytes in the keypoint array
     translations: dict[str, str] = field(default_factory=dict)  # other languages -> text
     tags: dict[str, str] = field(default_factory=dict)  # free: signer, ...
     video_start: int = 0  # the video frame that keypoint frame 0 belongs to
@@ -126,7 +126,7 @@ class Manifest(Sequence[Clip]):
         end = self._index[number + 1]["line"] if number + 1 < len(self) else self._size
         where = f"{self.path}: line {number + 1}"
         clip = _parse(where, self._text[row["line"] : end].tobytes())
-        for name in ("first_frame", "frames", "crc32"):
+        for name in ("first_frame", "frames", "crc32c"):
             if getattr(clip, name) != row[name]:
                 raise InputError(f"{where}: {name}", f"is {getattr(clip, name)}, the index says {row[name]}", _REMEDY)
         return clip
@@ -137,9 +137,9 @@ class Manifest(Sequence[Clip]):
         return self._index["frames"]
 
     @property
-    def crc32(self) -> np.ndarray:
+    def crc32c(self) -> np.ndarray:
         """The checksum of every clip's keypoints."""
-        return self._index["crc32"]
+        return self._index["crc32c"]
 
     @property
     def total_frames(self) -> int:
@@ -150,7 +150,7 @@ class Manifest(Sequence[Clip]):
         """The numbers of a split's clips, int64 ascending."""
         return np.flatnonzero(self._index["split"] == SPLITS.index(split))
 
-    def verify(self, crc32: int) -> None:
+    def verify(self, crc32c: int) -> None:
         """Reads every line. Raises InputError on the first bad one, an id that occurs twice, or another checksum."""
         ids, frames = set(), 0
         for clip in self:
@@ -161,15 +161,15 @@ class Manifest(Sequence[Clip]):
                 raise InputError(f"{where}: id", "occurs twice", _REMEDY)
             ids.add(clip.id)
             frames += clip.frames
-        if zlib.crc32(self._text) != crc32:
+        if google_crc32c.value(self._text) != crc32c:
             raise InputError(self.path, "does not match its checksum in store.json", _REMEDY)
 
 
 class ManifestWriter:
-    """Appends clips to a manifest and its index, behind the first `clips` clips in `size` bytes of checksum `crc32`."""
+    """Appends clips to a manifest and its index, behind the first `clips` clips in `size` bytes of this checksum."""
 
-    def __init__(self, path: Path, clips: int = 0, size: int = 0, crc32: int = 0):
-        self.size, self.crc32, self.clips = size, crc32, clips
+    def __init__(self, path: Path, clips: int = 0, size: int = 0, crc32c: int = 0):
+        self.size, self.crc32c, self.clips = size, crc32c, clips
         self._files = [open(file, "ab") for file in (path, index_file(path))]
         for file, kept in zip(self._files, (size, clips * _INDEX.itemsize)):
             file.truncate(kept)
@@ -177,11 +177,11 @@ class ManifestWriter:
     def append(self, clip: Clip) -> None:
         """One line, and its entry in the index."""
         line = json.dumps(asdict(clip), ensure_ascii=False).encode() + b"\n"
-        entry = (self.size, clip.first_frame, clip.frames, clip.crc32, SPLITS.index(clip.split))
+        entry = (self.size, clip.first_frame, clip.frames, clip.crc32c, SPLITS.index(clip.split))
         for file, content in zip(self._files, (line, np.array(entry, _INDEX).tobytes())):
             file.write(content)
         self.size += len(line)
-        self.crc32 = zlib.crc32(line, self.crc32)
+        self.crc32c = google_crc32c.extend(self.crc32c, line)
         self.clips += 1
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ def clip_of(path: Path, length: int = FRAMES, **more) -> Clip:
     with VideoFile(path) as video:
         size = dict(width=video.width, height=video.height)
     fields = dict(id="a", split="train", language="en", text="t", gloss="", first_frame=0, frames=length, fps=25.0)
-    return Clip(**fields | size | dict(source=str(path), crc32=0) | more)
+    return Clip(**fields | size | dict(source=str(path), crc32c=0) | more)
 
 
 def read(path: Path, frames: list[int], boxes: list[tuple[int, int, int, int]], size: int = 16, **more) -> np.ndarray:

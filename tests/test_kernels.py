@@ -1,4 +1,4 @@
-"""Every operation's Triton path against its reference: numbers, gradients, shapes, and what chooses between them."""
+"""Every operation's fast versions against its reference: numbers, gradients, shapes, and what chooses between them."""
 
 import copy
 import json
@@ -25,8 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16]
 SPECS = {spec.name: spec for spec in kernels()}
-CASES = [(spec, case) for spec in kernels() for case in spec.cases]
-each_case = pytest.mark.parametrize("spec, case", CASES, ids=[f"{s.name}-{c.reason}" for s, c in CASES])
+FAST = ("triton",) if DEVICE == "cuda" else ("triton", "cpu")
+VERSIONS = [(spec, version) for spec in kernels() for version in FAST if getattr(spec, version)]
+CASES = [(*one, case) for one in VERSIONS for case in one[0].cases]
+each_case = pytest.mark.parametrize("spec, version, case", CASES, ids=[f"{s.name}-{v}-{c.reason}" for s, v, c in CASES])
+each_version = pytest.mark.parametrize("spec, version", VERSIONS, ids=[f"{s.name}-{v}" for s, v in VERSIONS])
 each_operation = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
@@ -42,17 +45,39 @@ def forced(monkeypatch):
     return lambda version: monkeypatch.setenv("UNISIGN_KERNELS", version)
 
 
-def errors_and_allowed(spec: KernelSpec, shape: dict, dtype: torch.dtype) -> list[str]:
+def errors_and_allowed(spec: KernelSpec, version: str, shape: dict, dtype: torch.dtype) -> list[str]:
     """The results that are too far off, as text."""
     names = ["output", *(f"gradient {i}" for i in range(99))]
-    rows = zip(names, check(spec, shape, dtype, DEVICE))
+    rows = zip(names, check(spec, version, shape, dtype, DEVICE))
     return [f"{name}: {error:.1e} > {allowed:.1e}" for name, (error, allowed) in rows if not error <= allowed]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @each_case
-def test_kernel_equals_reference(spec, case, dtype):
-    assert errors_and_allowed(spec, case.shape, dtype) == []
+def test_fast_version_equals_reference(spec, version, case, dtype):
+    assert errors_and_allowed(spec, version, case.shape, dtype) == []
+
+
+LONG = {
+    "activation": {"F": 230, "V": 21, "C": 24, "X": "rectified and added"},
+    "graph_conv": {"F": 230, "V": 21, "C": 24, "O": 32, "K": 2, "X": "both scaled", "shortcut": True, "moments": True},
+    "temporal_conv": {
+        "T": [97, 3, 130],
+        "V": 21,
+        "C": 24,
+        "O": 32,
+        "K": 5,
+        "X": "rectified and added",
+        "moments": True,
+    },
+}
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="for CPUs")
+@pytest.mark.parametrize("name, shape", LONG.items(), ids=LONG)
+def test_cpu_version_equals_reference_over_several_turns(name, shape):
+    """More frames than it takes at a time."""
+    assert errors_and_allowed(SPECS[name], "cpu", shape, torch.float32) == []
 
 
 @pytest.mark.gpu
@@ -60,7 +85,7 @@ def test_kernel_equals_reference(spec, case, dtype):
 @each_operation
 def test_kernel_equals_reference_at_training_size(spec, dtype):
     for case in spec.training:
-        assert errors_and_allowed(spec, case.shape, dtype) == []
+        assert errors_and_allowed(spec, "triton", case.shape, dtype) == []
 
 
 @each_operation
@@ -74,7 +99,7 @@ def test_check_notices_a_wrong_and_a_missing_value(spec):
                 found = list(tensors(spec.reference(*inputs)))
                 return [damage(y) if i == number else y for i, y in enumerate(found)]
 
-            assert errors_and_allowed(replace(spec, triton=broken), shape, torch.float32), number
+            assert errors_and_allowed(replace(spec, triton=broken), "triton", shape, torch.float32), number
 
 
 def _first(out: torch.Tensor) -> torch.Tensor:
@@ -90,11 +115,10 @@ def _unwritten(out: torch.Tensor) -> torch.Tensor:
     return torch.where(_first(out), torch.empty_like(out), out)
 
 
-@each_operation
-def test_the_same_bits_every_time(spec):
-    runs = [
-        results_and_gradients(spec.triton, make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)) for _ in "ab"
-    ]
+@each_version
+def test_the_same_bits_every_time(spec, version):
+    inputs = [make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE) for _ in "ab"]
+    runs = [results_and_gradients(getattr(spec, version), one) for one in inputs]
     assert all(torch.equal(one, other) for one, other in zip(*runs))
 
 
@@ -126,8 +150,8 @@ def test_traced_by_torch_compile_without_a_break(spec, forced):
         torch.testing.assert_close(found, expected)
 
 
-@each_operation
-def test_used_twice_in_a_graph_and_on_strided_inputs(spec):
+@each_version
+def test_used_twice_in_a_graph_and_on_strided_inputs(spec, version):
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
     strided = _strided(inputs)
     assert any(not x.is_contiguous() for x in leaves(strided))
@@ -136,7 +160,7 @@ def test_used_twice_in_a_graph_and_on_strided_inputs(spec):
         return lambda *arguments: [a + 2 * b for a, b in zip(*(tensors(operation(*arguments)) for _ in "ab"))]
 
     with poisoned_memory():
-        found = results_and_gradients(twice(spec.triton), strided)
+        found = results_and_gradients(twice(getattr(spec, version)), strided)
     for ours, expected in zip(found, results_and_gradients(twice(spec.reference), inputs)):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * max(1.0, expected.abs().max().item()))
 
@@ -153,13 +177,14 @@ def _strided(arguments):
 
 
 @each_operation
-def test_chooses_the_reference_without_a_gpu(spec, caplog):
+def test_chooses_what_is_for_cpus_without_a_gpu(spec, caplog):
     dispatch._say.cache_clear()
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, "cpu")
     with caplog.at_level(logging.INFO, "kernels.dispatch"):
         found = dispatch.run(spec, *inputs)
-    assert all(map(torch.equal, tensors(found), tensors(spec.reference(*inputs))))
-    assert caplog.messages == [f"{spec.name}: reference"]
+    chosen = "reference" if spec.cpu is None else "cpu"
+    assert all(map(torch.equal, tensors(found), tensors(getattr(spec, chosen)(*inputs))))
+    assert caplog.messages == [f"{spec.name}: {chosen}"]
 
 
 @each_operation
@@ -203,11 +228,12 @@ def _step(encoders: torch.nn.Module, training: bool, call=None) -> dict[str, tor
     return {"features": features.detach(), "pose.grad": pose_FV3.grad, **gradients, **dict(encoders.named_buffers())}
 
 
+@pytest.mark.parametrize("version", FAST)
 @pytest.mark.parametrize("training", [True, False])
-def test_encoders_give_the_same_on_the_kernels(encoders, forced, training):
+def test_encoders_give_the_same_on_the_kernels(encoders, forced, training, version):
     forced("reference")
     expected = _step(encoders, training)
-    forced("triton")
+    forced(version)
     found = _step(encoders, training)
     _assert_close(found, expected)
 

@@ -2,10 +2,10 @@
 
 import json
 import threading
-import zlib
 from dataclasses import fields, replace
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -169,7 +169,7 @@ def nan_store(folder: Path) -> KeypointStore:
     array[:] = keypoints
     (clip,) = KeypointStore.open(folder).clips
     manifest = ManifestWriter(folder / "manifest.jsonl")
-    manifest.append(replace(clip, crc32=zlib.crc32(keypoints)))
+    manifest.append(replace(clip, crc32c=google_crc32c.value(keypoints)))
     manifest.close()
     header = json.loads((folder / "store.json").read_text())
     (folder / "store.json").write_text(json.dumps(header | {"manifest_bytes": manifest.size}))

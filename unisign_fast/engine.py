@@ -122,6 +122,8 @@ def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) ->
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     if hasattr(engine.optimizer, "fp32_groups"):
         _undo_first_step(engine)
+    if engine.world_size == 1 and settings.zero_stage == 0:
+        engine.enable_backward_allreduce = False  # it would copy all gradients into one tensor and back
     return engine
 
 

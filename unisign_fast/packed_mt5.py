@@ -1,7 +1,8 @@
 """mT5's encoder and decoder over packed sequences, with Hugging Face's weights and to their results.
 
-Everything but the attention itself runs over real positions only. The attention pads queries, keys and values; its mask
-and position bias are made once for all layers, and cross-attention has a plain mask, which leaves its fast path open.
+Everything but the attention itself runs over real positions only. On a GPU the attention pads queries, keys and values;
+its mask and position bias are made once for all layers, and cross-attention has a plain mask, which leaves its fast
+path open. On a CPU it takes the clips one by one (clip_attention.py), and needs no mask but the decoder's.
 
 P packed positions of the encoder, L of the decoder; B clips, S and T their padded lengths; H heads.
 """
@@ -11,75 +12,101 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5LayerFF, MT5LayerNorm, MT5Stack
 
+from unisign_fast.clip_attention import clip_attention
+from unisign_fast.dropout import dropout
+from unisign_fast.gated_feed_forward import gated_feed_forward
 from unisign_fast.packing import Packing
 
 
 def encode(stack: MT5Stack, x_PD: Tensor, packing: Packing) -> Tensor:
     """Hidden states [P, D] of the encoder, from embeddings [P, D]."""
-    bias_BHSS = _position_bias(stack, packing, causal=False)
-    x_PD = stack.dropout(x_PD)
+    bias = _position_bias(stack, packing, causal=False)
+    x_PD = _drop(stack, x_PD)
     for block in stack.block:
         attention, feed_forward = block.layer
-        x_PD = _self_attention(attention, x_PD, packing, bias_BHSS)
+        x_PD = _self_attention(attention, x_PD, packing, bias)
         x_PD = _feed_forward(feed_forward, x_PD)
-    return stack.dropout(_norm(stack.final_layer_norm, x_PD))
+    return _drop(stack, _norm(stack.final_layer_norm, x_PD))
 
 
 def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, encoder_packing: Packing) -> Tensor:
     """Hidden states [L, D] of the decoder, from embeddings [L, D] of the target and the encoder's hidden states."""
-    bias_BHTT = _position_bias(stack, packing, causal=True)
-    keys_B11S = _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
-    x_LD = stack.dropout(x_LD)
+    bias = _position_bias(stack, packing, causal=True)
+    keys_B11S = None if _by_clip(packing) else _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
+    x_LD = _drop(stack, x_LD)
     for block in stack.block:
         attention, cross_attention, feed_forward = block.layer
-        x_LD = _self_attention(attention, x_LD, packing, bias_BHTT)
+        x_LD = _self_attention(attention, x_LD, packing, bias)
         module = cross_attention.EncDecAttention
         normed = _norm(cross_attention.layer_norm, x_LD)
         query, key, value = module.q(normed), module.k(hidden_PD), module.v(hidden_PD)
         attended = _attend(module, query, key, value, packing, encoder_packing, keys_B11S)
-        x_LD = x_LD + cross_attention.dropout(attended)
+        x_LD = x_LD + _drop(cross_attention, attended)
         x_LD = _feed_forward(feed_forward, x_LD)
-    return stack.dropout(_norm(stack.final_layer_norm, x_LD))
+    return _drop(stack, _norm(stack.final_layer_norm, x_LD))
 
 
-def _self_attention(layer: nn.Module, x_PD: Tensor, packing: Packing, bias_BHSS: Tensor) -> Tensor:
+def _self_attention(layer: nn.Module, x_PD: Tensor, packing: Packing, bias: Tensor) -> Tensor:
     module, normed = layer.SelfAttention, _norm(layer.layer_norm, x_PD)
     query, key, value = module.q(normed), module.k(normed), module.v(normed)
-    return x_PD + layer.dropout(_attend(module, query, key, value, packing, packing, bias_BHSS))
+    return x_PD + _drop(layer, _attend(module, query, key, value, packing, packing, bias))
 
 
 def _attend(
-    module: MT5Attention, query: Tensor, key: Tensor, value: Tensor, queries: Packing, keys: Packing, bias: Tensor
+    module: MT5Attention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    queries: Packing,
+    keys: Packing,
+    bias: Tensor | None,
 ) -> Tensor:
     """Attention with projected queries and keys; mT5 does not scale its logits."""
+    p = module.dropout if module.training else 0.0
+    if _by_clip(queries):
+        return module.o(clip_attention(query, key, value, queries, keys, module.n_heads, bias, p))
     split = module.n_heads, module.key_value_proj_dim
     padded = [packing.pad(x).unflatten(-1, split).transpose(1, 2) for x, packing in
               ((query, queries), (key, keys), (value, keys))]  # fmt: skip
-    p = module.dropout if module.training else 0.0
     out_BHSC = scaled_dot_product_attention(*padded, attn_mask=bias, dropout_p=p, scale=1.0)
     return module.o(queries.pack(out_BHSC.transpose(1, 2).flatten(2)))
 
 
 def _feed_forward(layer: MT5LayerFF, x_PD: Tensor) -> Tensor:
-    return x_PD + layer.dropout(layer.DenseReluDense(_norm(layer.layer_norm, x_PD)))
+    module, normed = layer.DenseReluDense, _norm(layer.layer_norm, x_PD)
+    if x_PD.device.type == "cpu":
+        weights = (linear.weight for linear in (module.wi_0, module.wi_1, module.wo))
+        return x_PD + _drop(layer, gated_feed_forward(normed, *weights, module.dropout.p if module.training else 0.0))
+    return x_PD + _drop(layer, module(normed))
+
+
+def _drop(module: nn.Module, x: Tensor) -> Tensor:
+    return dropout(x, module.dropout.p, module.training)
 
 
 def _norm(layer: MT5LayerNorm, x_PD: Tensor) -> Tensor:
     return rms_norm(x_PD, layer.weight.shape, layer.weight, layer.variance_epsilon)
 
 
+def _by_clip(packing: Packing) -> bool:
+    return packing.device.type == "cpu"
+
+
 def _position_bias(stack: MT5Stack, packing: Packing, causal: bool) -> Tensor:
-    """[B, H, S, S] to be added to the logits of every layer: position bias, and what may not be attended to."""
-    first = stack.block[0].layer[0].SelfAttention
-    bias_1HSS = first.compute_bias(packing.longest, packing.longest, device=packing.device)
-    allowed_B1SS = packing.mask_BS[:, None, None]
+    """To be added to the logits of every layer: position bias, and what may not be attended to. [B, H, S, S], or
+    [H, S, S] where clips are taken one by one.
+    """
+    first, longest = stack.block[0].layer[0].SelfAttention, packing.longest
+    bias = first.compute_bias(longest, longest, device=packing.device)
     if causal:
-        allowed_B1SS = (
-            allowed_B1SS & torch.ones(packing.longest, packing.longest, dtype=torch.bool, device=packing.device).tril()
-        )
-    return bias_1HSS + _additive(allowed_B1SS, bias_1HSS.dtype)
+        bias = bias + _additive(torch.ones(longest, longest, dtype=torch.bool, device=bias.device).tril(), bias.dtype)
+    if _by_clip(packing):
+        return bias[0]
+    return bias + _additive(packing.mask_BS[:, None, None], bias.dtype)
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where attention is allowed, the least finite number elsewhere."""
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+    """0 where attention is allowed, elsewhere half the least finite number, so that two of them stay finite."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
+        ~allowed, torch.finfo(dtype).min / 2
+    )

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kernels.activation.cpu_kernel import activation as on_cpu
 from kernels.activation.reference import Activation, Measured
 from kernels.activation.reference import activation as reference
 from kernels.dispatch import run
@@ -98,6 +99,7 @@ SPEC = KernelSpec(
     name="activation",
     reference=reference,
     triton=_triton,
+    cpu=on_cpu,
     refusal=lambda x: None,
     inputs=lambda shape, random: (activation_inputs(shape, random),),
     cases=(

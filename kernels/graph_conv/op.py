@@ -8,6 +8,7 @@ from torch import Tensor
 from kernels.activation.op import activated_bytes, activation_bytes, activation_inputs, as_measured, whole_gradient
 from kernels.activation.reference import Activation
 from kernels.dispatch import run
+from kernels.graph_conv.cpu_kernel import graph_conv as on_cpu
 from kernels.graph_conv.reference import GraphConvolved
 from kernels.graph_conv.reference import graph_conv as reference
 from kernels.launch import contiguous
@@ -197,6 +198,7 @@ SPEC = KernelSpec(
     name="graph_conv",
     reference=reference,
     triton=_triton,
+    cpu=on_cpu,
     refusal=_refusal,
     inputs=_inputs,
     cases=(

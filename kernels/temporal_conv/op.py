@@ -10,6 +10,8 @@ from kernels.activation.reference import Activation, Measured
 from kernels.dispatch import run
 from kernels.launch import contiguous
 from kernels.registry import Case, KernelSpec
+from kernels.temporal_conv.cpu_kernel import MOST_TAPS
+from kernels.temporal_conv.cpu_kernel import temporal_conv as on_cpu
 from kernels.temporal_conv.reference import temporal_conv as reference
 
 
@@ -81,6 +83,10 @@ def _triton(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, 
     return as_measured(found[: 3 if moments else 1])
 
 
+def _cpu(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
+    return (on_cpu if len(weight_TOC) <= MOST_TAPS else reference)(x, offsets, weight_TOC, bias_O, moments)
+
+
 def _refusal(x: Activation, offsets: Tensor, weight_TOC: Tensor, *_) -> str | None:
     return None if weight_TOC.shape[0] % 2 else f"{weight_TOC.shape[0]} taps have no middle one"
 
@@ -132,6 +138,7 @@ SPEC = KernelSpec(
     name="temporal_conv",
     reference=reference,
     triton=_triton,
+    cpu=_cpu,
     refusal=_refusal,
     inputs=_inputs,
     cases=(

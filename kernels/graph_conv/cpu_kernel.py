@@ -1,0 +1,125 @@
+"""Graph convolution on a CPU, some frames at a time (kernels/activation/cpu_kernel.py).
+
+What is aggregated over the joints, K times the size of x, never reaches memory: the backward pass aggregates again,
+which costs V / O of the product with the weight.
+
+R rows (frame, joint) at a time; U = V K, joints and hops; M = K C, hops and input channels.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+from kernels.activation.cpu_kernel import ActivationGradient, Moments, OutputGradient, activated, frames_at_once
+from kernels.activation.reference import Activation, Measured
+from kernels.graph_conv.reference import GraphConvolved
+
+
+class _GraphConv(Function):
+    """The output, its moments if they are asked for, and x_FVC where it is computed; None for the others."""
+
+    @staticmethod
+    def forward(ctx, rectified: bool, moments: bool, adjacency_KVV, weight_KOC, bias_VO, *tensors):
+        x = Activation(*tensors, rectified)
+        plain = x.scale_C is None
+        x_FVC = x.raw_FVC if plain else torch.empty_like(x.raw_FVC, memory_format=torch.contiguous_format)
+        out_FVO = x_FVC.new_empty(*x_FVC.shape[:2], weight_KOC.shape[1])
+        aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
+        measure = Moments(out_FVO)
+        for frames in frames_at_once(*x_FVC.shape[:2]):
+            if not plain:
+                x_FVC[frames] = activated(x, frames)
+            mixed_RO = _aggregated(aggregate_UV, x_FVC[frames].float(), len(mix_MO)) @ mix_MO
+            torch.add(mixed_RO.view(out_FVO[frames].shape), bias_VO, out=out_FVO[frames])
+            if moments:
+                measure.add(out_FVO[frames])
+        out = Measured(out_FVO, *(measure.found() if moments else (None, None)))
+        ctx.set_materialize_grads(False)
+        ctx.rectified = rectified
+        ctx.save_for_backward(x_FVC, adjacency_KVV, weight_KOC, *out, *tensors)
+        return *out, None if plain else x_FVC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor | None):
+        x_FVC, adjacency_KVV, weight_KOC, *saved = ctx.saved_tensors
+        *of_out, of_x_FVC = gradients
+        of_out = OutputGradient(Measured(*saved[:3]), of_out)
+        found = ActivationGradient(Activation(*saved[3:], ctx.rectified))
+        aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
+        of_aggregate_VU, of_mix_OM = torch.zeros_like(aggregate_UV.T), torch.zeros_like(mix_MO.T)
+        of_bias_VO = mix_MO.new_zeros(x_FVC.shape[1], mix_MO.shape[1])
+        for frames in frames_at_once(*x_FVC.shape[:2]):
+            some_FVC, grad_FVO = x_FVC[frames].float(), of_out.of(frames)
+            grad_RO = grad_FVO.flatten(0, 1)
+            of_aggregated_FUC = (grad_RO @ mix_MO.T).view(len(some_FVC), len(aggregate_UV), -1)
+            of_some_FVC = aggregate_UV.T @ of_aggregated_FUC
+            if of_x_FVC is not None:
+                of_some_FVC += of_x_FVC[frames]
+            found.put(frames, of_some_FVC, some_FVC)
+            of_bias_VO += grad_FVO.sum(0)
+            of_mix_OM.addmm_(grad_RO.T, _aggregated(aggregate_UV, some_FVC, len(mix_MO)))
+            of_aggregate_VU += (some_FVC @ of_aggregated_FUC.mT).sum(0)
+        hops = len(adjacency_KVV)
+        of_adjacency_KVV = of_aggregate_VU.unflatten(1, (-1, hops)).permute(2, 0, 1).to(adjacency_KVV.dtype)
+        of_weight_KOC = of_mix_OM.unflatten(1, (hops, -1)).transpose(0, 1).to(weight_KOC.dtype)
+        return None, None, of_adjacency_KVV, of_weight_KOC, of_bias_VO, *found.found()
+
+
+def _matrices(adjacency_KVV: Tensor, weight_KOC: Tensor) -> tuple[Tensor, Tensor]:
+    """aggregate_UV and mix_MO, float32."""
+    return adjacency_KVV.float().permute(2, 0, 1).flatten(0, 1), weight_KOC.float().transpose(1, 2).flatten(0, 1)
+
+
+def _aggregated(aggregate_UV: Tensor, x_FVC: Tensor, hop_channels: int) -> Tensor:
+    """[R, M]: of each joint, its neighbours' sum for every hop."""
+    return (aggregate_UV @ x_FVC).view(-1, hop_channels)
+
+
+class _Pointwise(Function):
+    """The 1x1 convolution of a shortcut, with moments if they are asked for, otherwise None."""
+
+    @staticmethod
+    def forward(ctx, moments: bool, x_FVC, weight_OC, bias_O):
+        out_FVO = x_FVC.new_empty(*x_FVC.shape[:2], len(weight_OC))
+        measure = Moments(out_FVO)
+        for frames in frames_at_once(*x_FVC.shape[:2]):
+            out_FVO[frames] = linear(x_FVC[frames].float(), weight_OC.float(), bias_O.float())
+            if moments:
+                measure.add(out_FVO[frames])
+        out = Measured(out_FVO, *(measure.found() if moments else (None, None)))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x_FVC, weight_OC, bias_O, *out)
+        return tuple(out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor | None):
+        x_FVC, weight_OC, bias_O, *saved = ctx.saved_tensors
+        of_out = OutputGradient(Measured(*saved), gradients)
+        of_x_FVC = torch.empty_like(x_FVC, memory_format=torch.contiguous_format)
+        of_weight_OC, of_bias_O = (torch.zeros_like(x, dtype=torch.float32) for x in (weight_OC, bias_O))
+        for frames in frames_at_once(*x_FVC.shape[:2]):
+            grad_RO = of_out.of(frames).flatten(0, 1)
+            of_x_FVC[frames] = (grad_RO @ weight_OC.float()).view(of_x_FVC[frames].shape)
+            of_weight_OC.addmm_(grad_RO.T, x_FVC[frames].float().flatten(0, 1))
+            of_bias_O += grad_RO.sum(0)
+        return None, of_x_FVC, of_weight_OC.to(weight_OC.dtype), of_bias_O.to(bias_O.dtype)
+
+
+def graph_conv(
+    x: Activation,
+    adjacency_KVV: Tensor,
+    weight_KOC: Tensor,
+    bias_KO: Tensor,
+    shortcut: tuple[Tensor, Tensor] | None,
+    moments: bool,
+) -> GraphConvolved:
+    """See kernels/graph_conv/reference.py."""
+    bias_VO = adjacency_KVV.sum(1, dtype=torch.float32).T @ bias_KO.float()
+    *out, x_FVC = _GraphConv.apply(x.rectified, moments, adjacency_KVV, weight_KOC, bias_VO, *x[:6])
+    x_FVC = x.raw_FVC if x_FVC is None else x_FVC
+    beside = None if shortcut is None else Measured(*_Pointwise.apply(moments, x_FVC, *shortcut))
+    return GraphConvolved(x_FVC, Measured(*out), beside)
