@@ -136,7 +136,11 @@ class PublishedUniSign(nn.Module):
         self.part_bias, self.projection = model.part_bias, model.projection
         self.mt5, self.label_smoothing = model.language_model.mt5, model.config.label_smoothing
         for block in (*self.mt5.encoder.block, *self.mt5.decoder.block):
-            block.layer[-1].DenseReluDense.act = ACT2FN["gelu_new"]  # Hugging Face's own
+            block.layer[-1].DenseReluDense.act = ACT2FN["gelu_new"]  # Hugging Face's own, as is dropout
+        for module in list(self.mt5.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Dropout):
+                    setattr(module, name, nn.Dropout(child.p))
 
     def forward(self, batch: PublishedBatch) -> Tensor:
         embeddings_BSD, mask_BS = self.embed(batch)

@@ -5,19 +5,20 @@ gives 64 bits, which serve four elements.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 _LEVELS = 2**16  # of the probability
 
 
-def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """torch's dropout; on a CPU its probability is rounded to 1 / 65,536, the mean of the result is that of x."""
-    if not training or p == 0 or x.device.type != "cpu":
-        return functional.dropout(x, p, training)
-    return _Dropout.apply(x, p)
+class Dropout(nn.Dropout):
+    """torch's, but on a CPU its probability is rounded to 1 / 65,536; the mean of the result is that of x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        return _Dropout.apply(x, self.p)
 
 
 def kept(shape: torch.Size, p: float) -> tuple[Tensor, float]:

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from unisign_fast.beam_cache import beam_cache
 from unisign_fast.config import MT5Shape
+from unisign_fast.dropout import Dropout
 from unisign_fast.packed_mt5 import decode, encode
 from unisign_fast.packing import Packing
 from unisign_fast.text_codec import END, PAD
@@ -31,6 +32,10 @@ def build_mt5(shape: MT5Shape) -> MT5ForConditionalGeneration:
     mt5.config.tie_word_embeddings = False
     for block in (*mt5.encoder.block, *mt5.decoder.block):
         block.layer[-1].DenseReluDense.act = nn.GELU("tanh")  # the same function in one pass instead of eight
+    for module in list(mt5.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Dropout):
+                setattr(module, name, Dropout(child.p))
     return mt5
 
 

@@ -13,7 +13,6 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5LayerFF, MT5LayerNorm, MT5Stack
 
 from unisign_fast.clip_attention import clip_attention
-from unisign_fast.dropout import dropout
 from unisign_fast.gated_feed_forward import gated_feed_forward
 from unisign_fast.packing import Packing
 
@@ -21,19 +20,19 @@ from unisign_fast.packing import Packing
 def encode(stack: MT5Stack, x_PD: Tensor, packing: Packing) -> Tensor:
     """Hidden states [P, D] of the encoder, from embeddings [P, D]."""
     bias = _position_bias(stack, packing, causal=False)
-    x_PD = _drop(stack, x_PD)
+    x_PD = stack.dropout(x_PD)
     for block in stack.block:
         attention, feed_forward = block.layer
         x_PD = _self_attention(attention, x_PD, packing, bias)
         x_PD = _feed_forward(feed_forward, x_PD)
-    return _drop(stack, _norm(stack.final_layer_norm, x_PD))
+    return stack.dropout(_norm(stack.final_layer_norm, x_PD))
 
 
 def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, encoder_packing: Packing) -> Tensor:
     """Hidden states [L, D] of the decoder, from embeddings [L, D] of the target and the encoder's hidden states."""
     bias = _position_bias(stack, packing, causal=True)
     keys_B11S = None if _by_clip(packing) else _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
-    x_LD = _drop(stack, x_LD)
+    x_LD = stack.dropout(x_LD)
     for block in stack.block:
         attention, cross_attention, feed_forward = block.layer
         x_LD = _self_attention(attention, x_LD, packing, bias)
@@ -41,15 +40,15 @@ def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, e
         normed = _norm(cross_attention.layer_norm, x_LD)
         query, key, value = module.q(normed), module.k(hidden_PD), module.v(hidden_PD)
         attended = _attend(module, query, key, value, packing, encoder_packing, keys_B11S)
-        x_LD = x_LD + _drop(cross_attention, attended)
+        x_LD = x_LD + cross_attention.dropout(attended)
         x_LD = _feed_forward(feed_forward, x_LD)
-    return _drop(stack, _norm(stack.final_layer_norm, x_LD))
+    return stack.dropout(_norm(stack.final_layer_norm, x_LD))
 
 
 def _self_attention(layer: nn.Module, x_PD: Tensor, packing: Packing, bias: Tensor) -> Tensor:
     module, normed = layer.SelfAttention, _norm(layer.layer_norm, x_PD)
     query, key, value = module.q(normed), module.k(normed), module.v(normed)
-    return x_PD + _drop(layer, _attend(module, query, key, value, packing, packing, bias))
+    return x_PD + layer.dropout(_attend(module, query, key, value, packing, packing, bias))
 
 
 def _attend(
@@ -76,12 +75,8 @@ def _feed_forward(layer: MT5LayerFF, x_PD: Tensor) -> Tensor:
     module, normed = layer.DenseReluDense, _norm(layer.layer_norm, x_PD)
     if x_PD.device.type == "cpu":
         weights = (linear.weight for linear in (module.wi_0, module.wi_1, module.wo))
-        return x_PD + _drop(layer, gated_feed_forward(normed, *weights, module.dropout.p if module.training else 0.0))
-    return x_PD + _drop(layer, module(normed))
-
-
-def _drop(module: nn.Module, x: Tensor) -> Tensor:
-    return dropout(x, module.dropout.p, module.training)
+        return x_PD + layer.dropout(gated_feed_forward(normed, *weights, module.dropout.p if module.training else 0.0))
+    return x_PD + layer.dropout(module(normed))
 
 
 def _norm(layer: MT5LayerNorm, x_PD: Tensor) -> Tensor:
