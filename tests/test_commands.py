@@ -202,10 +202,14 @@ def test_a_process_of_its_own_says_no_more(store):
     assert_refused(Ended(done.returncode, done.stdout, done.stderr), f"--start-from: {store} holds no trained model")
 
 
+SCREEN = 50  # lines of 80 columns
+
+
 @pytest.mark.parametrize(
     "line, shown",
     [
-        ("pretrain.py --help", ["--clips-per-step", "(default: 8)", "(default: demo)", "(default: hands,body,face)"]),
+        ("pretrain.py --help", ["--clips-per-step", "(default: 8)", "(default: demo)", "--help-all"]),
+        ("pretrain.py --stage 2 --help-all", ["(default: hands,body,face)", "(default: 0.9 0.999)", "(default: 0.1)"]),
         ("pretrain.py --recipe base --help", ["(default: 512)", "(default: google/mt5-base)"]),
         ("pretrain.py --stage 2 --help", ["--p-samp", "(default: 0.1)"]),
         ("finetune.py --task islr --help", ["(default: islr)", "(default: 0.1)", "(default: data/demo/words)"]),
@@ -213,6 +217,12 @@ def test_a_process_of_its_own_says_no_more(store):
         ("prepare.py demo --help", ["(default: data/demo)"]),
         ("prepare.py convert --help", ["--poses PATH", "(required)", "(default: 0.05)", "rtmlib"]),
         ("evaluate.py --help", ["(default: published)"]),
+        ("prepare.py poses --help", ["--videos PATH", "(default: 2)"]),
+        ("prepare.py crops --help", ["--quality INT", "(default: 90)"]),
+        ("convert.py --help", ["import", "export"]),
+        ("translate.py --help", ["--live", "Camera"]),
+        ("report.py --help", ["--faces"]),
+        ("ablate.py --help", ["(default: 0 1 2)"]),
         ("summary.py --help", ["(default: runs/demo)"]),
     ],
 )
@@ -222,6 +232,7 @@ def test_help_shows_the_defaults(command, tmp_path, line, shown):
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", ended.output).split())
     assert [words for words in shown if words not in text] == []
     assert len(text) > 200 or "summary" in line
+    assert "--help-all" in line or ended.output.count("\n") <= SCREEN, "one screen"
 
 
 # --- a run that is there already

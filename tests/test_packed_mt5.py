@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from unisign_fast import packed_mt5
 from unisign_fast import vocabulary_loss as module
+from unisign_fast.clip_attention import clip_attention
 from unisign_fast.config import MT5Shape
+from unisign_fast.dropout import Dropout, kept
+from unisign_fast.gated_feed_forward import gated_feed_forward
 from unisign_fast.language_model import LanguageModel
 from unisign_fast.packing import Packing
 from unisign_fast.vocabulary_loss import vocabulary_loss
@@ -33,7 +37,9 @@ def padded_labels() -> torch.Tensor:
     return labels
 
 
-def test_packed_equals_padded_forward_and_backward(language_model):
+@pytest.mark.parametrize("by_clip", [True, False], ids=["clip by clip, as on a CPU", "padded, as on a GPU"])
+def test_packed_equals_padded_forward_and_backward(language_model, by_clip, monkeypatch):
+    monkeypatch.setattr(packed_mt5, "_by_clip", lambda packing: by_clip)
     packing, labels = Packing(LENGTHS, torch.device("cpu")), padded_labels()
     x_PD = torch.randn(sum(LENGTHS), 32, requires_grad=True)
     hidden_PD = language_model.encode(x_PD, packing)
@@ -80,6 +86,71 @@ def test_dropout_is_drawn_where_hugging_face_draws_it(language_model):
     ours, theirs = torch.stack(ours), torch.stack(theirs)
     assert abs(ours.mean() - theirs.mean()) < 4 * theirs.std() / 60**0.5
     assert abs(ours.mean() - without) > 10 * theirs.std() / 60**0.5
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.73, 1.0])
+def test_dropout_keeps_its_share_and_the_mean(p):
+    torch.manual_seed(0)
+    x = torch.full((333, 1001), 2.0, requires_grad=True)
+    y = Dropout(p)(x)
+    y.sum().backward()
+    share = (y > 0).float().mean().item()
+    assert share == pytest.approx(1 - p, abs=4e-3) and y.mean().item() == pytest.approx(2.0 * (p < 1), abs=0.03)
+    assert torch.equal(2 * x.grad, y.detach()), "the gradient passes where the value did"
+    assert Dropout(p).eval()(x) is x
+    torch.manual_seed(0)
+    assert torch.equal(Dropout(p)(x), y), "follows from torch's seed"
+
+
+def test_dropout_of_neighbours_is_independent():
+    torch.manual_seed(0)
+    mask = kept(torch.Size([2**20]), 0.5)[0].float()
+    for apart in (1, 2, 3, 4):
+        assert abs((mask[apart:] * mask[:-apart]).mean().item() - 0.25) < 3e-3
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_attention_clip_by_clip_is_attention(p):
+    torch.manual_seed(0)
+    queries, keys = Packing([3, 1, 5], torch.device("cpu")), Packing([4, 6, 2], torch.device("cpu"))
+    inputs = [torch.randn(rows, 8, requires_grad=True) for rows in (9, 12, 12)] + [torch.randn(2, 5, 6)]
+    inputs[3].requires_grad_()
+    torch.manual_seed(1)
+    found = clip_attention(*inputs[:3], queries, keys, 2, inputs[3], p)
+    torch.manual_seed(1)
+    query, key, value, bias = inputs
+    expected, q, s = [], 0, 0
+    for a, b in zip(queries.lengths, keys.lengths):
+        one, other, third = (
+            x.unflatten(1, (2, 4)).transpose(0, 1) for x in (query[q : q + a], key[s : s + b], value[s : s + b])
+        )
+        weights = (one @ other.mT + bias[:, :a, :b]).softmax(-1)
+        mask, scale = kept(weights.shape, p) if p else (1.0, 1.0)
+        expected.append((weights * mask * scale @ third).transpose(0, 1).flatten(1))
+        q, s = q + a, s + b
+    _assert_same(found, torch.cat(expected), inputs)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_gated_feed_forward_is_hugging_faces(p, language_model):
+    module = language_model.mt5.encoder.block[0].layer[1].DenseReluDense
+    inputs = [
+        torch.randn(300, 32, requires_grad=True),
+        *(part.weight for part in (module.wi_0, module.wi_1, module.wo)),
+    ]
+    module.dropout.p = p
+    torch.manual_seed(1)
+    found = gated_feed_forward(*inputs, p)
+    torch.manual_seed(1)
+    _assert_same(found, module.train()(inputs[0]), inputs)
+
+
+def _assert_same(found: torch.Tensor, expected: torch.Tensor, inputs: list[torch.Tensor]) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(found.shape)
+    pairs = zip(torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, inputs, upstream))
+    for mine, plain in pairs:
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_packing_and_padding_are_each_others_reverse():

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.compare import compare
 from benchmarks.profile_step import profile_step
+from benchmarks.published_data import pad
 from benchmarks.published_step import PublishedBatch, PublishedUniSign, published_batch
 from benchmarks.stations import STATIONS, StationClock
 from benchmarks.step_data import StepCodec, csl_news_lengths, made_store
@@ -107,6 +108,49 @@ def test_the_published_step_learns_what_ours_learns(store, codec):
     expected = losses_of(published, [padded for _, padded in pairs])
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert found[-1] < 0.9 * found[0]
+
+
+def pose_only(packed: PackedBatch) -> PublishedBatch:
+    """The same clips for the published step, padded."""
+    parts = [
+        {part: poses[:, joints] for part, joints in PART_SLICES.items()} for poses in packed.poses.split(packed.lengths)
+    ]
+    none, counts = torch.zeros(0), [0] * len(packed.lengths)
+    languages = ["zh"] * len(packed.lengths)
+    pairs = dict(crops=(none, none), crop_counts=(counts, counts), crop_frame=(none, none), crop_points=(none, none))
+    return PublishedBatch(packed.texts, languages, packed.lengths, pad(parts), **pairs)
+
+
+STEPS, WINDOW, SEEDS = 200, 50, (0, 1, 2)
+
+
+def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
+    """200 steps on clips of different lengths, with dropout: padding and all that is computed otherwise included."""
+    store = made_store(tmp_path / "store", 24, DEMO.max_frames, False, DEMO.crop_size)
+    codec = StepCodec(train_codec([clip.text for clip in store.clips], tmp_path / "tokenizer").path)
+    mt5 = MT5Shape(
+        -(-len(codec) // 8) * 8, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=2, num_heads=4
+    )
+    assert mt5.dropout_rate == 0.1
+    config = ModelConfig(pose_channels=(8, 8, 16, 24), mt5=mt5, rgb=False, label_smoothing=0.2)
+    reader = ClipReader([store], DataSettings(max_frames=DEMO.max_frames, p_samp=0.0), codec)
+    clips = reader.clips("train")
+    curves = {"fast": [], "reference": []}
+    for seed in SEEDS:
+        order = np.random.default_rng(seed).integers(len(clips), size=(STEPS, 4))
+        loaded = [reader.batch(clips, numbers.tolist(), 0, True).batch for numbers in order]
+        for side, curve in curves.items():
+            torch.manual_seed(seed)
+            model = UniSign(config)
+            if side == "reference":
+                losses = losses_of(PublishedUniSign(model, codec).train(), map(pose_only, loaded))
+            else:
+                losses = losses_of(model.train(), loaded)
+            curve.append(np.mean(np.reshape(losses, (-1, WINDOW)), axis=1))
+    fast, reference = np.array(curves["fast"]), np.array(curves["reference"])
+    spread = np.maximum(np.ptp(fast, axis=0), np.ptp(reference, axis=0))
+    assert (np.abs(fast.mean(0) - reference.mean(0)) <= spread).all(), curves
+    assert (fast[:, -1] < 0.8 * fast[:, 0]).all(), "it learns"
 
 
 def test_published_batches_repeat_the_last_frame_and_keep_hands_apart(store, codec):

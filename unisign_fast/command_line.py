@@ -2,24 +2,40 @@
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 import tyro
 
+from pipelines.data_settings import DataSettings
 from pipelines.errors import InputError
 from unisign_fast.config import ModelConfig
 from unisign_fast.console import one_line_errors, without_local_rank
 from unisign_fast.recipes import RecipeName, RunSettings, Source, default_settings
+from unisign_fast.train_settings import TrainSettings
+
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+IN_SHORT = {  # what --help shows, one screen; --help-all shows everything
+    RunSettings: ("recipe", "stage", "stores", "out", "start_from", "mt5", "data", "train"),
+    DataSettings: ("task", "p_samp"),
+    TrainSettings: ("epochs", "clips_per_step", "frames_per_device", "learning_rate", "precision", "seed"),
+}
 
 
 def training_command(description: str, stages: tuple[int, ...]) -> None:
     """Parse the command line of a training script for these stages, and train."""
     arguments = without_local_rank(sys.argv[1:])
     with one_line_errors():
+        default = _defaults(stages, arguments)
+        if HELP_ALL in arguments:
+            arguments = [HELP[-1]]
+        elif any(option in arguments for option in HELP):
+            _shorten_help()
+            description = f"{description.splitlines()[0]} {HELP_ALL} shows every option of data, training and model."
         settings = tyro.cli(
             RunSettings,
-            default=_defaults(stages, arguments),
+            default=default,
             args=arguments,
             description=description,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
@@ -46,6 +62,12 @@ def _defaults(stages: tuple[int, ...], arguments: list[str]) -> RunSettings:
         chosen = parser.parse_args([])
     source = chosen.settings or _settings_of(chosen.start_from)
     return default_settings(chosen.recipe, source, chosen.stage, chosen.task)
+
+
+def _shorten_help() -> None:
+    """From now on, which is until the help is printed, what IN_SHORT does not name is left out of it."""
+    for group, shown in IN_SHORT.items():
+        group.__annotations__ |= {f.name: tyro.conf.Suppress[f.type] for f in fields(group) if f.name not in shown}
 
 
 def _settings_of(start_from: Path | None) -> Source:
