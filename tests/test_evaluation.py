@@ -14,15 +14,17 @@ from pipelines.clip_reader import ClipReader
 from pipelines.data_settings import DataSettings
 from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStore, KeypointStoreWriter
-from unisign_fast.beam_cache import beam_cache
+from unisign_fast.beam_search import beam_search
 from unisign_fast.config import ModelConfig, MT5Shape
 from unisign_fast.engine import Ranks
 from unisign_fast.evaluation import GenerationSettings, evaluate_split, length_batches
+from unisign_fast.language_model import build_mt5
 from unisign_fast.metrics import score
 from unisign_fast.model import UniSign
 from unisign_fast.model_folder import load_model, save_model
+from unisign_fast.packing import Packing
 from unisign_fast.predictions import read_predictions
-from unisign_fast.text_codec import train_codec
+from unisign_fast.text_codec import END, PAD, train_codec
 
 TEXTS = ["我喜欢茶。", "他喜欢水。", "我明天去学校。", "她今天很高兴。"]
 CLIPS, DATA = 13, DataSettings(p_samp=0.0, max_frames=12)
@@ -57,7 +59,7 @@ def model(store, tmp_path_factory) -> Path:
     reader = ClipReader([KeypointStore.open(store)], DATA, codec)
     batch = reader.batch(reader.clips("test"), range(CLIPS - 1), epoch=0, training=False).batch
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(30):
+    for _ in range(60):
         loss, tokens = model(batch)
         optimizer.zero_grad()
         (loss / tokens).backward()
@@ -100,26 +102,33 @@ def test_texts_end_at_the_limit(store, model):
     assert all(len(codec.target_ids(row.prediction)) <= 3 for row in short.rows)
 
 
-@pytest.mark.parametrize("beams", [1, 4])
-def test_the_beams_of_a_clip_may_share_what_they_attend_to(store, model, beams):
-    """BeamCache against the cache that transformers makes itself: the same tokens."""
-    loaded, codec = load_model(model)
-    loaded.eval()
-    reader = ClipReader([KeypointStore.open(store)], DATA, codec)
-    batch = reader.batch(reader.clips("test"), range(CLIPS - 1), epoch=0, training=False).batch
-    mt5 = loaded.language_model.mt5
-    with torch.no_grad():
-        embeddings_PD, packing = loaded.embed(loaded.sign_features(batch), batch)
-        hidden_BSD = packing.pad(loaded.language_model.encode(embeddings_PD, packing))
-
-    def tokens(**cache) -> list[list[int]]:
-        encoded = {"encoder_outputs": BaseModelOutput(hidden_BSD), "attention_mask": packing.mask_BS.long()}
-        return mt5.generate(**encoded, num_beams=beams, max_new_tokens=12, do_sample=False, **cache).tolist()
-
-    shared = beam_cache(mt5, hidden_BSD, beams)
-    found = tokens(past_key_values=shared)
-    assert found == tokens() and len(set(map(tuple, found))) > 2
-    assert shared.get_seq_length() >= len(found[0]) - 1, "the cache given is the one used"
+@pytest.mark.parametrize("most", [1, 12, 40])
+@pytest.mark.parametrize("beams", [1, 2, 4])
+def test_beam_search_finds_what_transformers_finds(beams, most):
+    """Random models, whose clips end at different lengths, some not at all."""
+    lengths = [9, 1, 30, 4, 17, 8]
+    packing = Packing(lengths, torch.device("cpu"))
+    ended = set()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        shape = MT5Shape(vocab_size=24, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4)
+        mt5 = build_mt5(shape).eval()
+        mt5.lm_head.weight.data *= 4  # sure of what follows, each in its own way
+        for block in mt5.decoder.block:
+            torch.nn.init.normal_(block.layer[1].layer_norm.weight, 1.0, 2.0)
+        hidden_PD = 2 * torch.randn(sum(lengths), 32)
+        found = beam_search(mt5, hidden_PD, packing, beams, most)
+        expected = mt5.generate(
+            encoder_outputs=BaseModelOutput(packing.pad(hidden_PD)),
+            attention_mask=packing.mask_BS.long(),
+            num_beams=beams,
+            max_new_tokens=most,
+            do_sample=False,
+        )
+        for tokens, (_, *whole) in zip(found, expected.tolist(), strict=True):
+            assert tokens == whole[: len(tokens)] and set(whole[len(tokens) :]) <= {PAD, END}  # END pads there, too
+            ended.add(len(tokens))
+    assert most == 1 or len(ended) >= 3, "they end at different lengths"
 
 
 def test_a_bad_clip_is_left_out_and_named(store, model):

@@ -83,7 +83,7 @@ def evaluate_split(
         batch = loaded.batch.to(ranks.device)
         texts = model.generate(batch, generation.beams, generation.max_new_tokens)
         for number, clip_id, text, tokens in zip(loaded.numbers, batch.clip_ids, batch.texts, texts):
-            prediction = tokens if isinstance(tokens, str) else codec.decode(tokens[1:])
+            prediction = tokens if isinstance(tokens, str) else codec.decode(tokens)
             found[number] = Prediction(clip_id, prediction, text)
     for other_found, other_bad in ranks.gather((found, bad)):
         found.update(other_found)

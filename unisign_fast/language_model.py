@@ -8,9 +8,8 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 from transformers import MT5Config, MT5ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
 
-from unisign_fast.beam_cache import beam_cache
+from unisign_fast.beam_search import beam_search
 from unisign_fast.config import MT5Shape
 from unisign_fast.dropout import Dropout
 from unisign_fast.packed_mt5 import decode, encode
@@ -66,18 +65,6 @@ class LanguageModel(nn.Module):
         decoded_LD = decode(self.mt5.decoder, inputs_LD, targets, hidden_PD, packing)
         return vocabulary_loss(decoded_LD, self.mt5.lm_head.weight, targets.pack(labels_BL), self.label_smoothing)
 
-    @torch.no_grad()
-    def generate(
-        self, hidden_PD: Tensor, packing: Packing, beams: int, max_new_tokens: int, synced_ranks: bool = False
-    ) -> Tensor:
-        """Beam search from encoded clips: [B, at most 1 + max_new_tokens] tokens, the start token first."""
-        hidden_BSD = packing.pad(hidden_PD)
-        return self.mt5.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden_BSD),
-            past_key_values=beam_cache(self.mt5, hidden_BSD, beams),
-            attention_mask=packing.mask_BS.long(),
-            num_beams=beams,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            synced_gpus=synced_ranks,
-        )
+    def generate(self, hidden_PD: Tensor, packing: Packing, beams: int, max_new_tokens: int) -> list[list[int]]:
+        """Beam search from encoded clips: the tokens of each, the end token the last if there was room for it."""
+        return beam_search(self.mt5, hidden_PD, packing, beams, max_new_tokens)

@@ -74,16 +74,14 @@ class UniSign(nn.Module):
         return weight * torch.stack([loss, (batch.label_ids != IGNORED).sum().float()])
 
     @torch.no_grad()
-    def generate(
-        self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100, synced_ranks: bool = False
-    ) -> list[list[int]] | list[str]:
+    def generate(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[int]] | list[str]:
         """Beam search: the tokens of each clip, to be decoded by TextCodec; a task head gives its text at once."""
         features_FD, filled, _ = self._never_empty(self.sign_features(batch), batch)
         if self.head is not None:
             found = self.head.predict(*self._head_input(features_FD, filled))
         else:
             encoded = self.encode(features_FD, filled)
-            found = self.language_model.generate(*encoded, beams, max_new_tokens, synced_ranks).tolist()
+            found = self.language_model.generate(*encoded, beams, max_new_tokens)
         return found[: len(batch.lengths)]
 
     def sign_features(self, batch: PackedBatch) -> Tensor:

@@ -28,7 +28,6 @@ from unisign_fast.evaluation import GenerationSettings
 from unisign_fast.model_folder import find_model, load_model
 from unisign_fast.packing import Packing
 from unisign_fast.recipes import RUNS
-from unisign_fast.text_codec import END
 
 WINDOWS_PER_BATCH = 8
 GENERATION = GenerationSettings()
@@ -173,11 +172,8 @@ class Translator:
         if self.model.head is not None:
             return [(text, None) for text in self.model.generate(batch)]
         hidden_PD, packing = self.model.encode(self.model.sign_features(batch), batch)
-        answers = self.model.language_model.generate(
-            hidden_PD, packing, GENERATION.beams, GENERATION.max_new_tokens
-        ).tolist()
+        tokens = self.model.language_model.generate(hidden_PD, packing, GENERATION.beams, GENERATION.max_new_tokens)
         clips = hidden_PD.split(packing.lengths)
-        tokens = [_until_end(answer[1:]) for answer in answers]  # without the start token
         return [(self.codec.decode(ids), self._score(clip_PD, ids)) for clip_PD, ids in zip(clips, tokens, strict=True)]
 
     def _score(self, hidden_PD: Tensor, tokens: list[int]) -> float:
@@ -192,11 +188,6 @@ def _translation(window: Window, text: str, score: float | None, took: float) ->
     name, _, clip = window.recording
     start, end = ((clip.video_start + frame) / clip.fps for frame in (window.first, window.end))
     return Translation(name, clip.id, text, score, start, end, took)
-
-
-def _until_end(tokens: list[int]) -> list[int]:
-    """The tokens with the first end token, without padding behind it."""
-    return tokens[: tokens.index(END) + 1] if END in tokens else tokens
 
 
 def demo_model() -> Path:
