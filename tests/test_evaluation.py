@@ -109,7 +109,7 @@ def test_beam_search_finds_what_transformers_finds(beams, most):
     lengths = [9, 1, 30, 4, 17, 8]
     packing = Packing(lengths, torch.device("cpu"))
     ended = set()
-    for seed in range(4):
+    for seed in range(10):
         torch.manual_seed(seed)
         shape = MT5Shape(vocab_size=24, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4)
         mt5 = build_mt5(shape).eval()
@@ -128,7 +128,7 @@ def test_beam_search_finds_what_transformers_finds(beams, most):
         for tokens, (_, *whole) in zip(found, expected.tolist(), strict=True):
             assert tokens == whole[: len(tokens)] and set(whole[len(tokens) :]) <= {PAD, END}  # END pads there, too
             ended.add(len(tokens))
-    assert most == 1 or len(ended) >= 3, "they end at different lengths"
+    assert most == 1 or len(ended) > 2, "they end at different lengths"
 
 
 def test_a_bad_clip_is_left_out_and_named(store, model):
