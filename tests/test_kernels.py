@@ -71,10 +71,11 @@ LONG = {
         "moments": True,
     },
 }
+LONG_CASES = [*LONG.items(), ("temporal_conv", LONG["temporal_conv"] | {"T": [96]})]  # whose last turn writes nothing
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="for CPUs")
-@pytest.mark.parametrize("name, shape", LONG.items(), ids=LONG)
+@pytest.mark.parametrize("name, shape", LONG_CASES, ids=str)
 def test_cpu_version_equals_reference_over_several_turns(name, shape):
     """More frames than it takes at a time."""
     assert errors_and_allowed(SPECS[name], "cpu", shape, torch.float32) == []

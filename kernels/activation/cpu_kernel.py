@@ -76,7 +76,9 @@ class Moments:
         self.mean_O, self.squares_O = out_FVO.new_zeros(2, out_FVO.shape[2], dtype=torch.float32)
 
     def add(self, out_FVO: Tensor) -> None:
-        """More rows."""
+        """More rows, or none."""
+        if not len(out_FVO):
+            return
         rows_RO = out_FVO.flatten(0, 1).float()
         mean_O = rows_RO.mean(0)
         apart_O, share = mean_O - self.mean_O, len(rows_RO) / (self.rows + len(rows_RO))
