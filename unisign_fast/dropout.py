@@ -23,10 +23,10 @@ class Dropout(nn.Dropout):
 
 def kept(shape: torch.Size, p: float) -> tuple[Tensor, float]:
     """What is kept, uint8 ones on the CPU, and what it is multiplied by to make up for the rest."""
-    dropped = round(p * _LEVELS)
+    dropped = max(1, round(p * _LEVELS))
     count = shape.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-    return (bits >= dropped - _LEVELS // 2).view(torch.uint8).view(shape), _LEVELS / max(1, _LEVELS - dropped)
+    return (bits > dropped - _LEVELS // 2 - 1).view(torch.uint8).view(shape), _LEVELS / max(1, _LEVELS - dropped)
 
 
 class _Dropout(Function):
