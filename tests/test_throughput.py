@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def equal_lengths(store: KeypointStore, codec: TextCodec, epoch: int) -> tuple[P
     return packed, published_batch(samples, ["zh"] * len(samples), parts, crops)
 
 
-def losses_of(model: torch.nn.Module, batches: list) -> list[float]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+def losses_of(model: torch.nn.Module, batches: Iterable, rate: float = 1e-3) -> list[float]:
+    optimizer = torch.optim.AdamW(model.parameters(), rate)
     losses = []
     for batch in batches:
         loss, tokens = model(batch)
@@ -121,7 +122,7 @@ def pose_only(packed: PackedBatch) -> PublishedBatch:
     return PublishedBatch(packed.texts, languages, packed.lengths, pad(parts), **pairs)
 
 
-STEPS, WINDOW, SEEDS = 200, 50, (0, 1, 2)
+STEPS, WINDOW, SEEDS, RATE = 200, 50, (0, 1, 2), 3e-3
 
 
 def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
@@ -129,23 +130,23 @@ def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
     store = made_store(tmp_path / "store", 24, DEMO.max_frames, False, DEMO.crop_size)
     codec = StepCodec(train_codec([clip.text for clip in store.clips], tmp_path / "tokenizer").path)
     mt5 = MT5Shape(
-        -(-len(codec) // 8) * 8, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=2, num_heads=4
+        -(-len(codec) // 8) * 8, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=4
     )
     assert mt5.dropout_rate == 0.1
-    config = ModelConfig(pose_channels=(8, 8, 16, 24), mt5=mt5, rgb=False, label_smoothing=0.2)
+    config = ModelConfig(mt5, parts="hands", pose_channels=(8, 8, 16, 24), label_smoothing=0.2)
     reader = ClipReader([store], DataSettings(max_frames=DEMO.max_frames, p_samp=0.0), codec)
     clips = reader.clips("train")
     curves = {"fast": [], "reference": []}
     for seed in SEEDS:
-        order = np.random.default_rng(seed).integers(len(clips), size=(STEPS, 4))
+        order = np.random.default_rng(seed).integers(len(clips), size=(STEPS, 3))
         loaded = [reader.batch(clips, numbers.tolist(), 0, True).batch for numbers in order]
         for side, curve in curves.items():
             torch.manual_seed(seed)
             model = UniSign(config)
             if side == "reference":
-                losses = losses_of(PublishedUniSign(model, codec).train(), map(pose_only, loaded))
+                losses = losses_of(PublishedUniSign(model, codec).train(), map(pose_only, loaded), RATE)
             else:
-                losses = losses_of(model.train(), loaded)
+                losses = losses_of(model.train(), loaded, RATE)
             curve.append(np.mean(np.reshape(losses, (-1, WINDOW)), axis=1))
     fast, reference = np.array(curves["fast"]), np.array(curves["reference"])
     spread = np.maximum(np.ptp(fast, axis=0), np.ptp(reference, axis=0))
