@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from benchmarks.published_data import pad
 from pipelines.sample import Sample
 from pipelines.skeleton import ANCHOR_JOINT, HANDS
+from unisign_fast.dropout import replace_dropout
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.graph_block import GraphBlock
 from unisign_fast.language_model import IGNORED
@@ -137,10 +138,7 @@ class PublishedUniSign(nn.Module):
         self.mt5, self.label_smoothing = model.language_model.mt5, model.config.label_smoothing
         for block in (*self.mt5.encoder.block, *self.mt5.decoder.block):
             block.layer[-1].DenseReluDense.act = ACT2FN["gelu_new"]  # Hugging Face's own, as is dropout
-        for module in list(self.mt5.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, nn.Dropout):
-                    setattr(module, name, nn.Dropout(child.p))
+        replace_dropout(self.mt5, nn.Dropout)
 
     def forward(self, batch: PublishedBatch) -> Tensor:
         embeddings_BSD, mask_BS = self.embed(batch)

@@ -2,7 +2,7 @@
 
     STORE/crops/jpeg.zarr    [bytes] uint8: one file after the other, by frame, the left hand before the right one
     STORE/crops/ends.zarr    [2 frames] int64: where each file ends (it begins where the one before ends)
-    STORE/crops/crc32c.zarr   [2 frames] uint32: each file's checksum
+    STORE/crops/crc32c.zarr  [2 frames] uint32: each file's checksum
     STORE/crops/crops.json   what counts of these, and how they were cut; replaced when more clips are on disk
 
 Boxes follow the `clip` rule of pipelines/hand_boxes.py. The files of a clip that could not be cut are empty.

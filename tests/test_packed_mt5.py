@@ -39,7 +39,7 @@ def padded_labels() -> torch.Tensor:
 
 @pytest.mark.parametrize("by_clip", [True, False], ids=["clip by clip, as on a CPU", "padded, as on a GPU"])
 def test_packed_equals_padded_forward_and_backward(language_model, by_clip, monkeypatch):
-    monkeypatch.setattr(packed_mt5, "_by_clip", lambda packing: by_clip)
+    monkeypatch.setattr(packed_mt5, "_on_cpu", lambda device: by_clip)
     packing, labels = Packing(LENGTHS, torch.device("cpu")), padded_labels()
     x_PD = torch.randn(sum(LENGTHS), 32, requires_grad=True)
     hidden_PD = language_model.encode(x_PD, packing)
@@ -119,15 +119,13 @@ def test_attention_clip_by_clip_is_attention(p):
     found = clip_attention(*inputs[:3], queries, keys, 2, inputs[3], p)
     torch.manual_seed(1)
     query, key, value, bias = inputs
-    expected, q, s = [], 0, 0
-    for a, b in zip(queries.lengths, keys.lengths):
-        one, other, third = (
-            x.unflatten(1, (2, 4)).transpose(0, 1) for x in (query[q : q + a], key[s : s + b], value[s : s + b])
-        )
-        weights = (one @ other.mT + bias[:, :a, :b]).softmax(-1)
+    clips = zip(query.split(queries.lengths), key.split(keys.lengths), value.split(keys.lengths))
+    expected = []
+    for clip in clips:
+        one, other, third = (x.unflatten(1, (2, 4)).transpose(0, 1) for x in clip)
+        weights = (one @ other.mT + bias[:, : one.shape[1], : other.shape[1]]).softmax(-1)
         mask, scale = kept(weights.shape, p) if p else (1.0, 1.0)
         expected.append((weights * mask * scale @ third).transpose(0, 1).flatten(1))
-        q, s = q + a, s + b
     _assert_same(found, torch.cat(expected), inputs)
 
 

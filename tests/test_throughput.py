@@ -56,6 +56,12 @@ def codec(store, tmp_path_factory) -> TextCodec:
 # --- equal results
 
 
+def parts_of(packed: PackedBatch) -> list[dict[str, torch.Tensor]]:
+    """Of each clip, its parts [T, V, 3]."""
+    clips = packed.poses.split(packed.lengths)
+    return [{part: poses[:, joints] for part, joints in PART_SLICES.items()} for poses in clips]
+
+
 def equal_lengths(store: KeypointStore, codec: TextCodec, epoch: int) -> tuple[PackedBatch, PublishedBatch]:
     """The same clips, all of one length, for both."""
     shortest = int(store.clips.frames.min())
@@ -64,9 +70,7 @@ def equal_lengths(store: KeypointStore, codec: TextCodec, epoch: int) -> tuple[P
     clips = reader.clips("train")
     packed = reader.batch(clips, range(len(clips)), epoch, True).batch
     samples = [reader.read(clips[number], epoch, True) for number in range(len(clips))]
-    parts = [
-        {part: poses[:, joints] for part, joints in PART_SLICES.items()} for poses in packed.poses.split(packed.lengths)
-    ]
+    parts = parts_of(packed)
     model = UniSign(replace(DEMO.model, mt5=replace(DEMO.model.mt5, vocab_size=8), rgb=True))
     hands = [list(pixels) for pixels in model.rgb.pixels(packed.crops).split(packed.crops_per_hand)]
     crops = []
@@ -113,9 +117,7 @@ def test_the_published_step_learns_what_ours_learns(store, codec):
 
 def pose_only(packed: PackedBatch) -> PublishedBatch:
     """The same clips for the published step, padded."""
-    parts = [
-        {part: poses[:, joints] for part, joints in PART_SLICES.items()} for poses in packed.poses.split(packed.lengths)
-    ]
+    parts = parts_of(packed)
     none, counts = torch.zeros(0), [0] * len(packed.lengths)
     languages = ["zh"] * len(packed.lengths)
     pairs = dict(crops=(none, none), crop_counts=(counts, counts), crop_frame=(none, none), crop_points=(none, none))

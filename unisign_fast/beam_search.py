@@ -8,12 +8,13 @@ B clips at work, K beams of each, H heads, C channels of a head; S positions of 
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import MT5ForConditionalGeneration
-from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5LayerNorm
+from transformers.models.mt5.modeling_mt5 import MT5Attention
 
+from unisign_fast.packed_mt5 import heads, norm
 from unisign_fast.packing import Packing
-from unisign_fast.text_codec import END, PAD
+from unisign_fast.text_codec import END, PAD, until_end
 
 NEVER = -1e9  # score of what is not there
 DONE = -1
@@ -57,7 +58,7 @@ def beam_search(
         goes_on = ((text_scores_BK[:, -1] < limit_B) & (length < most)).tolist()
         for row, clip in enumerate(at_work):
             if clip != DONE and not goes_on[row]:
-                found[clip], at_work[row] = _text(texts_BKt[row, 0].tolist()), DONE
+                found[clip], at_work[row] = until_end(texts_BKt[row, 0].tolist()), DONE
         rows = [row for row, clip in enumerate(at_work) if clip != DONE]
         if not rows:
             break
@@ -86,10 +87,6 @@ def _of_beams(x_BKt: Tensor, beam_Bn: Tensor) -> Tensor:
     return x_BKt.gather(1, beam_Bn[..., None].expand(-1, -1, x_BKt.shape[2]))
 
 
-def _text(tokens: list[int]) -> list[int]:
-    return tokens[: tokens.index(END) + 1] if END in tokens else tokens
-
-
 class _Decoder:
     """mT5's decoder a token at a time, for all beams of all clips at work."""
 
@@ -98,7 +95,7 @@ class _Decoder:
         self._frames = []  # of each layer, keys and values [B, H, S, C]
         for block in mt5.decoder.block:
             module = block.layer[1].EncDecAttention
-            self._frames.append([_heads(packing.pad(linear(hidden_PD)), module) for linear in (module.k, module.v)])
+            self._frames.append([heads(packing.pad(linear(hidden_PD)), module) for linear in (module.k, module.v)])
         self._real_B11S = packing.mask_BS[:, None, None]
         first = mt5.decoder.block[0].layer[0].SelfAttention
         self._position_Htt = first.compute_bias(most, most, device=hidden_PD.device)[0]
@@ -117,15 +114,15 @@ class _Decoder:
         x_BKD = self.mt5.shared(last_BK)
         for layer, frames, tokens in zip(self.mt5.decoder.block, self._frames, self._tokens, strict=True):
             within, across, feed_forward = layer.layer
-            module, normed = within.SelfAttention, _norm(within.layer_norm, x_BKD)
+            module, normed = within.SelfAttention, norm(within.layer_norm, x_BKD)
             for which, linear in enumerate((module.k, module.v)):
-                tokens[which] = _with(tokens[which], _heads(linear(normed), module), first)
+                tokens[which] = _with(tokens[which], heads(linear(normed), module), first)
             seen = (tokens[which][:, :, : first + self.beams] for which in (0, 1))
             x_BKD = x_BKD + _attended(module, normed, *seen, bias_BHKU)
-            normed = _norm(across.layer_norm, x_BKD)
+            normed = norm(across.layer_norm, x_BKD)
             x_BKD = x_BKD + _attended(across.EncDecAttention, normed, *frames, self._real_B11S)
-            x_BKD = x_BKD + feed_forward.DenseReluDense(_norm(feed_forward.layer_norm, x_BKD))
-        return self.mt5.lm_head(_norm(self.mt5.decoder.final_layer_norm, x_BKD))
+            x_BKD = x_BKD + feed_forward.DenseReluDense(norm(feed_forward.layer_norm, x_BKD))
+        return self.mt5.lm_head(norm(self.mt5.decoder.final_layer_norm, x_BKD))
 
     def descend(self, parent_BK: Tensor) -> None:
         """Each beam goes on from what that beam of its clip was."""
@@ -149,15 +146,6 @@ def _with(cache_BHUC: Tensor, new_BHKC: Tensor, first: int) -> Tensor:
 
 
 def _attended(module: MT5Attention, normed_BKD: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    query_BHKC = _heads(module.q(normed_BKD), module)
+    query_BHKC = heads(module.q(normed_BKD), module)
     out_BHKC = scaled_dot_product_attention(query_BHKC, key, value, attn_mask=mask, scale=1.0)
     return module.o(out_BHKC.transpose(1, 2).flatten(2))
-
-
-def _heads(x_BSD: Tensor, module: MT5Attention) -> Tensor:
-    """[B, H, S, C]"""
-    return x_BSD.unflatten(-1, (module.n_heads, module.key_value_proj_dim)).transpose(1, 2)
-
-
-def _norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
-    return rms_norm(x, layer.weight.shape, layer.weight, layer.variance_epsilon)

@@ -6,8 +6,6 @@ keeps of them is remembered, a byte each; the backward pass computes them again.
 P and Q packed rows of keys and queries; of one sequence s keys and q queries; H heads, C channels of a head.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -38,7 +36,7 @@ class _ClipAttention(Function):
     @staticmethod
     def forward(ctx, query_QD, key_PD, value_PD, bias_HST, queries: Packing, keys: Packing, heads: int, p: float):
         out_QD = torch.empty_like(query_QD)
-        ctx.sequences, ctx.heads, ctx.scale = list(zip(_rows(queries), _rows(keys))), heads, 1.0
+        ctx.sequences, ctx.heads, ctx.scale = list(zip(queries.slices, keys.slices)), heads, 1.0
         masks = []
         for q, s in ctx.sequences:
             query, key, value = _split(query_QD[q], heads), _split(key_PD[s], heads), _split(value_PD[s], heads)
@@ -54,6 +52,7 @@ class _ClipAttention(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, of_out_QD: Tensor):
+        """Of queries, keys, values and bias; the bias' is the sum over sequences."""
         query_QD, key_PD, value_PD, bias_HST, *masks = ctx.saved_tensors
         of_query_QD, of_key_PD, of_value_PD = map(torch.empty_like, (query_QD, key_PD, value_PD))
         of_bias_HST = torch.zeros_like(bias_HST) if ctx.needs_input_grad[3] else None
@@ -71,10 +70,6 @@ class _ClipAttention(Function):
             if of_bias_HST is not None:
                 of_bias_HST[:, : of_logits_Hqs.shape[1], : of_logits_Hqs.shape[2]] += of_logits_Hqs
         return of_query_QD, of_key_PD, of_value_PD, of_bias_HST, None, None, None, None
-
-
-def _rows(packing: Packing) -> list[slice]:
-    return [slice(*ends) for ends in pairwise(packing.offsets.tolist())]
 
 
 def _split(x_sD: Tensor, heads: int) -> Tensor:

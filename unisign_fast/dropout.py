@@ -21,6 +21,14 @@ class Dropout(nn.Dropout):
         return _Dropout.apply(x, self.p)
 
 
+def replace_dropout(model: nn.Module, kind: type[nn.Dropout]) -> None:
+    """Every dropout inside becomes one of this kind."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Dropout):
+                setattr(module, name, kind(child.p))
+
+
 def kept(shape: torch.Size, p: float) -> tuple[Tensor, float]:
     """What is kept, uint8 ones on the CPU, and what it is multiplied by to make up for the rest."""
     dropped = max(1, round(p * _LEVELS))

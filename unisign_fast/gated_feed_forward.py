@@ -35,6 +35,7 @@ class _GatedFeedForward(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, of_y_RM: Tensor):
+        """Of x and the three weights."""
         x_RM, gate_FM, up_FM, down_MF, gate_RF, up_RF, mask_RF = ctx.saved_tensors
         of_gate_RF = of_y_RM @ down_MF  # of what is gated, until the loop has passed
         of_up_RF, gated_RF = torch.empty_like(up_RF), torch.empty_like(up_RF)

@@ -11,7 +11,7 @@ from transformers import MT5Config, MT5ForConditionalGeneration
 
 from unisign_fast.beam_search import beam_search
 from unisign_fast.config import MT5Shape
-from unisign_fast.dropout import Dropout
+from unisign_fast.dropout import Dropout, replace_dropout
 from unisign_fast.packed_mt5 import decode, encode
 from unisign_fast.packing import Packing
 from unisign_fast.text_codec import END, PAD
@@ -31,10 +31,7 @@ def build_mt5(shape: MT5Shape) -> MT5ForConditionalGeneration:
     mt5.config.tie_word_embeddings = False
     for block in (*mt5.encoder.block, *mt5.decoder.block):
         block.layer[-1].DenseReluDense.act = nn.GELU("tanh")  # the same function in one pass instead of eight
-    for module in list(mt5.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Dropout):
-                setattr(module, name, Dropout(child.p))
+    replace_dropout(mt5, Dropout)
     return mt5
 
 

@@ -25,28 +25,28 @@ def encode(stack: MT5Stack, x_PD: Tensor, packing: Packing) -> Tensor:
         attention, feed_forward = block.layer
         x_PD = _self_attention(attention, x_PD, packing, bias)
         x_PD = _feed_forward(feed_forward, x_PD)
-    return stack.dropout(_norm(stack.final_layer_norm, x_PD))
+    return stack.dropout(norm(stack.final_layer_norm, x_PD))
 
 
 def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, encoder_packing: Packing) -> Tensor:
     """Hidden states [L, D] of the decoder, from embeddings [L, D] of the target and the encoder's hidden states."""
     bias = _position_bias(stack, packing, causal=True)
-    keys_B11S = None if _by_clip(packing) else _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
+    keys_B11S = None if _on_cpu(packing.device) else _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
     x_LD = stack.dropout(x_LD)
     for block in stack.block:
         attention, cross_attention, feed_forward = block.layer
         x_LD = _self_attention(attention, x_LD, packing, bias)
         module = cross_attention.EncDecAttention
-        normed = _norm(cross_attention.layer_norm, x_LD)
+        normed = norm(cross_attention.layer_norm, x_LD)
         query, key, value = module.q(normed), module.k(hidden_PD), module.v(hidden_PD)
         attended = _attend(module, query, key, value, packing, encoder_packing, keys_B11S)
         x_LD = x_LD + cross_attention.dropout(attended)
         x_LD = _feed_forward(feed_forward, x_LD)
-    return stack.dropout(_norm(stack.final_layer_norm, x_LD))
+    return stack.dropout(norm(stack.final_layer_norm, x_LD))
 
 
 def _self_attention(layer: nn.Module, x_PD: Tensor, packing: Packing, bias: Tensor) -> Tensor:
-    module, normed = layer.SelfAttention, _norm(layer.layer_norm, x_PD)
+    module, normed = layer.SelfAttention, norm(layer.layer_norm, x_PD)
     query, key, value = module.q(normed), module.k(normed), module.v(normed)
     return x_PD + layer.dropout(_attend(module, query, key, value, packing, packing, bias))
 
@@ -62,29 +62,35 @@ def _attend(
 ) -> Tensor:
     """Attention with projected queries and keys; mT5 does not scale its logits."""
     p = module.dropout if module.training else 0.0
-    if _by_clip(queries):
+    if _on_cpu(queries.device):
         return module.o(clip_attention(query, key, value, queries, keys, module.n_heads, bias, p))
-    split = module.n_heads, module.key_value_proj_dim
-    padded = [packing.pad(x).unflatten(-1, split).transpose(1, 2) for x, packing in
-              ((query, queries), (key, keys), (value, keys))]  # fmt: skip
+    pairs = (query, queries), (key, keys), (value, keys)
+    padded = [heads(packing.pad(x), module) for x, packing in pairs]
     out_BHSC = scaled_dot_product_attention(*padded, attn_mask=bias, dropout_p=p, scale=1.0)
     return module.o(queries.pack(out_BHSC.transpose(1, 2).flatten(2)))
 
 
 def _feed_forward(layer: MT5LayerFF, x_PD: Tensor) -> Tensor:
-    module, normed = layer.DenseReluDense, _norm(layer.layer_norm, x_PD)
-    if x_PD.device.type == "cpu":
+    module, normed = layer.DenseReluDense, norm(layer.layer_norm, x_PD)
+    if _on_cpu(x_PD.device):
         weights = (linear.weight for linear in (module.wi_0, module.wi_1, module.wo))
         return x_PD + layer.dropout(gated_feed_forward(normed, *weights, module.dropout.p if module.training else 0.0))
     return x_PD + layer.dropout(module(normed))
 
 
-def _norm(layer: MT5LayerNorm, x_PD: Tensor) -> Tensor:
-    return rms_norm(x_PD, layer.weight.shape, layer.weight, layer.variance_epsilon)
+def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
+    """mT5's layer norm of [..., D], in one pass."""
+    return rms_norm(x, layer.weight.shape, layer.weight, layer.variance_epsilon)
 
 
-def _by_clip(packing: Packing) -> bool:
-    return packing.device.type == "cpu"
+def heads(x_BSD: Tensor, module: MT5Attention) -> Tensor:
+    """[B, H, S, C], a view: the channels of each head."""
+    return x_BSD.unflatten(-1, (module.n_heads, module.key_value_proj_dim)).transpose(1, 2)
+
+
+def _on_cpu(device: torch.device) -> bool:
+    """Clips one by one, and what is cheap computed again."""
+    return device.type == "cpu"
 
 
 def _position_bias(stack: MT5Stack, packing: Packing, causal: bool) -> Tensor:
@@ -95,7 +101,7 @@ def _position_bias(stack: MT5Stack, packing: Packing, causal: bool) -> Tensor:
     bias = first.compute_bias(longest, longest, device=packing.device)
     if causal:
         bias = bias + _additive(torch.ones(longest, longest, dtype=torch.bool, device=bias.device).tril(), bias.dtype)
-    if _by_clip(packing):
+    if _on_cpu(packing.device):
         return bias[0]
     return bias + _additive(packing.mask_BS[:, None, None], bias.dtype)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -36,6 +36,11 @@ class Packing:
     def offsets(self) -> Tensor:
         """[B + 1] where each sequence starts, and the end."""
         return to_device([0, *accumulate(self.lengths)], self.device)
+
+    @cached_property
+    def slices(self) -> list[slice]:
+        """The rows of each sequence."""
+        return [slice(*ends) for ends in pairwise([0, *accumulate(self.lengths)])]
 
     @cached_property
     def mask_BS(self) -> Tensor:

@@ -28,7 +28,7 @@ from unisign_fast.packing import Packing
 from unisign_fast.published_layout import publish
 from unisign_fast.published_stochastic_depth import keep_crops_of_case
 from unisign_fast.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
-from unisign_fast.text_codec import END, PAD
+from unisign_fast.text_codec import PAD, until_end
 from unisign_fast.undecided_relu import UndecidedReLU
 from unisign_fast.weight_files import read_torch_file
 
@@ -133,13 +133,8 @@ def _evaluation(case: dict, model: UniSign, batch: PackedBatch) -> list[Differen
         generated = model.language_model.generate(hidden_PD, packing, BEAMS, new_tokens)
     rows = _features("eval", seen, truth, model, batch, tolerance)
     rows.append(_difference("eval loss", loss / tokens, truth["loss"], tolerance))
-    same = generated == [_until_end(row[1:]) for row in case["generated"].tolist()]
+    same = generated == [until_end(row[1:]) for row in case["generated"].tolist()]
     return [*rows, Difference("eval generated tokens", 0.0 if same else float("inf"), 0.0)]
-
-
-def _until_end(tokens: list[int]) -> list[int]:
-    """The tokens with the first end token, without padding behind it."""
-    return tokens[: tokens.index(END) + 1] if END in tokens else tokens
 
 
 def _training(case: dict, model: UniSign, batch: PackedBatch) -> list[Difference]:

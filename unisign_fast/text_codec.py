@@ -21,6 +21,11 @@ PAD, END, UNKNOWN = 0, 1, 2  # mT5's special ids; its decoder starts with PAD
 MAX_TARGET_TOKENS = 50  # with the end token, as published
 
 
+def until_end(tokens: list[int]) -> list[int]:
+    """The tokens with the first end token, without padding behind it."""
+    return tokens[: tokens.index(END) + 1] if END in tokens else tokens
+
+
 class TextCodec:
     """Tokens of prompts and targets. `path`: a spiece.model, or a folder that holds one."""
 

@@ -69,26 +69,28 @@ def _behind_relu(of_y: Tensor, y: Tensor) -> Tensor:
 
 
 class Moments:
-    """Mean and biased variance [O] of rows that come some at a time (Chan, Golub and LeVeque, 1983)."""
+    """Mean and biased variance of an output, if wanted, some rows at a time (Chan, Golub and LeVeque, 1983)."""
 
-    def __init__(self, out_FVO: Tensor):
-        self.rows = 0
+    def __init__(self, out_FVO: Tensor, wanted: bool):
+        self.out_FVO, self.wanted, self.rows = out_FVO, wanted, 0
         self.mean_O, self.squares_O = out_FVO.new_zeros(2, out_FVO.shape[2], dtype=torch.float32)
 
-    def add(self, out_FVO: Tensor) -> None:
-        """More rows, or none."""
-        if not len(out_FVO):
+    def add(self, frames: slice) -> None:
+        """These frames of the output, or none, are written."""
+        rows_RO = self.out_FVO[frames].flatten(0, 1).float()
+        if not (self.wanted and len(rows_RO)):
             return
-        rows_RO = out_FVO.flatten(0, 1).float()
         mean_O = rows_RO.mean(0)
         apart_O, share = mean_O - self.mean_O, len(rows_RO) / (self.rows + len(rows_RO))
         self.squares_O += (rows_RO - mean_O).square_().sum(0) + apart_O.square() * (self.rows * share)
         self.mean_O += apart_O * share
         self.rows += len(rows_RO)
 
-    def found(self) -> tuple[Tensor, Tensor]:
-        """Of all rows; zeros without any."""
-        return self.mean_O, self.squares_O / max(1, self.rows)
+    def measured(self) -> Measured:
+        """The output, with the moments of all rows if they are wanted; zeros without any row."""
+        if not self.wanted:
+            return Measured(self.out_FVO, None, None)
+        return Measured(self.out_FVO, self.mean_O, self.squares_O / max(1, self.rows))
 
 
 class OutputGradient:

@@ -22,20 +22,20 @@ class _GraphConv(Function):
 
     @staticmethod
     def forward(ctx, rectified: bool, moments: bool, adjacency_KVV, weight_KOC, bias_VO, *tensors):
+        """tensors: the six of an `Activation`."""
         x = Activation(*tensors, rectified)
         plain = x.scale_C is None
         x_FVC = x.raw_FVC if plain else torch.empty_like(x.raw_FVC, memory_format=torch.contiguous_format)
         out_FVO = x_FVC.new_empty(*x_FVC.shape[:2], weight_KOC.shape[1])
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
-        measure = Moments(out_FVO)
+        measure = Moments(out_FVO, moments)
         for frames in frames_at_once(*x_FVC.shape[:2]):
             if not plain:
                 x_FVC[frames] = activated(x, frames)
             mixed_RO = _aggregated(aggregate_UV, x_FVC[frames].float(), len(mix_MO)) @ mix_MO
             torch.add(mixed_RO.view(out_FVO[frames].shape), bias_VO, out=out_FVO[frames])
-            if moments:
-                measure.add(out_FVO[frames])
-        out = Measured(out_FVO, *(measure.found() if moments else (None, None)))
+            measure.add(frames)
+        out = measure.measured()
         ctx.set_materialize_grads(False)
         ctx.rectified = rectified
         ctx.save_for_backward(x_FVC, adjacency_KVV, weight_KOC, *out, *tensors)
@@ -44,6 +44,7 @@ class _GraphConv(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor | None):
+        """One for each argument of `forward`; those of parameters are summed in float32."""
         x_FVC, adjacency_KVV, weight_KOC, *saved = ctx.saved_tensors
         *of_out, of_x_FVC = gradients
         of_out = OutputGradient(Measured(*saved[:3]), of_out)
@@ -84,12 +85,11 @@ class _Pointwise(Function):
     @staticmethod
     def forward(ctx, moments: bool, x_FVC, weight_OC, bias_O):
         out_FVO = x_FVC.new_empty(*x_FVC.shape[:2], len(weight_OC))
-        measure = Moments(out_FVO)
+        measure = Moments(out_FVO, moments)
         for frames in frames_at_once(*x_FVC.shape[:2]):
             out_FVO[frames] = linear(x_FVC[frames].float(), weight_OC.float(), bias_O.float())
-            if moments:
-                measure.add(out_FVO[frames])
-        out = Measured(out_FVO, *(measure.found() if moments else (None, None)))
+            measure.add(frames)
+        out = measure.measured()
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x_FVC, weight_OC, bias_O, *out)
         return tuple(out)

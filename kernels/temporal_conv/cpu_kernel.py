@@ -49,28 +49,30 @@ class _TemporalConv(Function):
 
     @staticmethod
     def forward(ctx, rectified: bool, moments: bool, offsets, weight_TOC, bias_O, *tensors):
+        """tensors: the six of an `Activation`."""
         x = Activation(*tensors, rectified)
         frames, joints, _ = x.raw_FVC.shape
         out_FVO = x.raw_FVC.new_empty(frames, joints, weight_TOC.shape[1])
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
-        measure = Moments(out_FVO)
-        for tiles in _tiles(offsets, frames, joints, len(weight_TOC)):
+        measure = Moments(out_FVO, moments)
+        ctx.tiles = list(_tiles(offsets, frames, joints, len(weight_TOC)))
+        for tiles in ctx.tiles:
             x_NRC = _input_points(transforms, tiles, activated(x, tiles.seen))
             y_FVO = (transforms.outputs_PN @ (x_NRC @ weight_NCO).flatten(1)).view(-1, *out_FVO.shape[1:])
             torch.add(y_FVO.index_select(0, tiles.written_place), bias_O, out=out_FVO[tiles.written])
-            if moments:
-                measure.add(out_FVO[tiles.written])
-        out = Measured(out_FVO, *(measure.found() if moments else (None, None)))
+            measure.add(tiles.written)
+        out = measure.measured()
         ctx.set_materialize_grads(False)
         ctx.rectified = rectified
-        ctx.save_for_backward(offsets, weight_TOC, bias_O, *out, *tensors)
+        ctx.save_for_backward(weight_TOC, bias_O, *out, *tensors)
         return tuple(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor | None):
-        offsets, weight_TOC, bias_O, *saved = ctx.saved_tensors
+        """One for each argument of `forward`; those of parameters are summed in float32."""
+        weight_TOC, bias_O, *saved = ctx.saved_tensors
         x = Activation(*saved[3:], ctx.rectified)
         frames, joints, channels = x.raw_FVC.shape
         taps, phases = len(weight_TOC), _phases(len(weight_TOC))
@@ -79,7 +81,7 @@ class _TemporalConv(Function):
         weight_NCO = _weight_points(transforms, weight_TOC)
         of_weight_NCO, of_bias_O = torch.zeros_like(weight_NCO), torch.zeros_like(bias_O, dtype=torch.float32)
         of_next = 0.0  # what the tiles before found of the frames that these see too
-        for tiles in _tiles(offsets, frames, joints, taps):
+        for tiles in ctx.tiles:
             x_FVC, grad_FVO = activated(x, tiles.seen), of_out.of(tiles.written)
             of_bias_O += grad_FVO.sum((0, 1))
             grad_PR = grad_FVO.new_zeros(phases * tiles.count, *grad_FVO.shape[1:])
