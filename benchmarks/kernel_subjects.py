@@ -1,6 +1,5 @@
 """What benchmarks/kernels.py times: the single operations, and the two parts of the model that are made of them."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.activation.reference import Activation, Measured, activation, measured
+from kernels.dispatch import forcing
 from kernels.registry import Case, KernelSpec, kernels
 from kernels.testing import make_inputs
 from pipelines.skeleton import PART_JOINTS, PARTS, adjacency
@@ -148,10 +148,7 @@ def _forced(version: str, call: Callable) -> Callable:
     """`call` with that version of the kernels."""
 
     def run(*inputs):
-        os.environ["UNISIGN_KERNELS"] = version
-        try:
+        with forcing(version):
             return call(*inputs)
-        finally:
-            del os.environ["UNISIGN_KERNELS"]
 
     return run

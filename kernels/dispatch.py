@@ -7,6 +7,7 @@ reference. The first call of each operation says in the log which version it tak
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -27,6 +28,19 @@ def forced_version() -> str | None:
     if name not in (None, *VERSIONS):
         raise ValueError(f"UNISIGN_KERNELS: {name!r} is not known; choose one of {' | '.join(VERSIONS)}")
     return name
+
+
+@contextmanager
+def forcing(version: str) -> Iterator[None]:
+    """Within the block UNISIGN_KERNELS is `version`."""
+    before = os.environ.get("UNISIGN_KERNELS")
+    os.environ["UNISIGN_KERNELS"] = version
+    try:
+        yield
+    finally:
+        os.environ.pop("UNISIGN_KERNELS")
+        if before is not None:
+            os.environ["UNISIGN_KERNELS"] = before
 
 
 def default_version(on_gpu: bool) -> str:

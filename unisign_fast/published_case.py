@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kernels.activation.op import activation
 from kernels.activation.reference import Activation
+from kernels.dispatch import forcing
 from pipelines.errors import InputError
 from pipelines.packed_batch import PackedBatch
 from pipelines.skeleton import HANDS
@@ -149,11 +150,13 @@ def _training(case: dict, model: UniSign, batch: PackedBatch) -> list[Difference
     rows.append(_difference("train loss", loss, truth["loss"], tolerance))
     rows += _statistics(model, truth["bn_after"], tolerance)
     undecided = defaultdict(float)  # published name -> how far redrawn ReLUs move that gradient
-    for seed in range(COIN_PAIRS):
-        for side in (False, True):
-            with UndecidedReLU(band, seed, side):
-                for name, gradient in _loss_and_gradients(model, batch)[1].items():
-                    undecided[name] = max(undecided[name], (gradient - gradients[name]).norm().item())
+    with forcing("reference"):  # the fast versions call no ReLU that could be redrawn
+        decided = _loss_and_gradients(model, batch)[1]
+        for seed in range(COIN_PAIRS):
+            for side in (False, True):
+                with UndecidedReLU(band, seed, side):
+                    for name, gradient in _loss_and_gradients(model, batch)[1].items():
+                        undecided[name] = max(undecided[name], (gradient - decided[name]).norm().item())
     for name, gradient in truth["grad"].items():
         # A bias is measured by its layer's weight: before BatchNorm or a softmax its gradient is zero but for rounding.
         layer = truth["grad"].get(name.removesuffix("bias") + "weight", gradient)
