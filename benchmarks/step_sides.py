@@ -146,37 +146,54 @@ class Side(ABC):
 
     def run(self, steps: int) -> dict:
         """Seconds of so many steps, and what was in them."""
+        self._warm_up()
+        return self._timed(steps)
+
+    def _warm_up(self) -> None:
+        """A step for memory alone: in the turn before it was given back."""
+        if self.device.type == "cpu":
+            self._steps(1)
+
+    def _timed(self, steps: int) -> dict:
         self._wait()
-        begin, losses, taken = time.perf_counter(), [], []
-        for _ in range(steps):
-            batches = next(self._data)
-            torch.manual_seed(step_seed(0, self._steps_done, 0))
-            losses.append(self._take_step(batches))
-            taken += batches
-            self._steps_done += 1
+        begin = time.perf_counter()
+        losses, taken = self._steps(steps)
         self._wait()
         seconds = time.perf_counter() - begin
         if self.device.type == "cpu":
             ctypes.CDLL(None).malloc_trim(0)  # or the one that waits would keep the memory of its activations
         return {"seconds": seconds, "losses": [float(loss) for loss in losses]} | self._counted(taken)
 
+    def _steps(self, steps: int) -> tuple[list, list]:
+        """The losses and the micro-batches of so many steps."""
+        losses, taken = [], []
+        for _ in range(steps):
+            batches = next(self._data)
+            torch.manual_seed(step_seed(0, self._steps_done, 0))
+            losses.append(self._take_step(batches))
+            taken += batches
+            self._steps_done += 1
+        return losses, taken
+
     def stations(self, steps: int) -> dict:
         """Seconds of each station, and the share of padding among the positions of mT5's encoder."""
+        self._warm_up()
         clock = StationClock(self.device)
         optimise = self.engine.step
         self.engine.step = lambda: (clock.enter("optimiser"), optimise(), clock.enter("input"))
         with clock.watch(self.engine.module):
-            found = self.run(steps)
+            found = self._timed(steps)
         self.engine.step = optimise
         return {"seconds": dict(clock.seconds), "padding": 1 - found["positions"] / clock.positions}
 
     def profile(self, steps: int, trace: str) -> dict:
         """Writes a trace (Chrome's JSON) of so many steps; `operations` by their own time, the costliest first: name,
         calls, and milliseconds on the device."""
+        self._warm_up()
         on_gpu = self.device.type == "cuda"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
         with profile(activities=activities) as profiler:
-            self.run(steps)
+            self._timed(steps)
         profiler.export_chrome_trace(trace)
         times = "self_device_time_total" if on_gpu else "self_cpu_time_total"
         found = [(event.key, event.count, getattr(event, times) / 1000) for event in profiler.key_averages()]

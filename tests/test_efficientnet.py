@@ -1,10 +1,14 @@
 """EfficientNet-B0: torchvision's names, sizes and numbers."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
+from kernels.dispatch import forcing
 from pipelines.errors import InputError
 from unisign_fast.efficientnet import EfficientNet, StochasticDepth
 
@@ -75,6 +79,34 @@ def test_thin_network_keeps_the_layout_with_channels_in_multiples_of_eight():
     assert thin.channels == 320
     assert thin(torch.zeros(2, 3, 112, 112)).shape == (2, 320, 4, 4)
     assert all(p.shape[0] % 8 == 0 for name, p in thin.named_parameters() if p.dim() == 4 and ".fc1." not in name)
+
+
+def trained(backbone: EfficientNet) -> tuple[int, list[Tensor]]:
+    """Bytes of maps kept for the backward pass; then the loss's gradients and the state."""
+    maps = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 4 and not isinstance(tensor, nn.Parameter):
+            maps[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    torch.manual_seed(0)
+    x_NCHW = torch.randn(4, 3, 112, 112).contiguous(memory_format=torch.channels_last)
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        loss = backbone(x_NCHW).square().mean()
+    loss.backward()
+    return sum(maps.values()), [p.grad for p in backbone.parameters()] + list(backbone.state_dict().values())
+
+
+def test_maps_that_are_made_again_change_nothing_to_the_last_bit_and_take_less_room():
+    plain = EfficientNet(width=0.5)
+    remaking = deepcopy(plain)
+    with forcing("reference"):
+        kept, expected = trained(plain)
+    with forcing("cpu"):
+        still_kept, found = trained(remaking)
+    assert still_kept < 0.5 * kept
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
 
 def test_no_crops_give_an_empty_map_and_zero_gradients():

@@ -14,6 +14,11 @@ from kernels.activation.reference import Measured
 from unisign_fast.float32_buffers import Float32Buffers
 
 
+def alone() -> bool:
+    """Whether this rank is the only one."""
+    return not (dist.is_initialized() and dist.get_world_size() > 1)
+
+
 class BatchNorm(Float32Buffers):
     """Scale and shift of each channel, from the moments of what a convolution wrote, over all ranks while training.
 
@@ -43,7 +48,7 @@ class BatchNorm(Float32Buffers):
         Sums are taken about the running mean, which is the same on every rank: a square of a small number loses less.
         """
         count = mean.new_full((1,), rows)
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if not alone():
             shift = mean - self.running_mean
             sums = all_reduce(torch.cat([count * shift, count * (var + shift.square()), count]))
             count = sums[-1:].detach()
@@ -71,8 +76,7 @@ class BatchNorm2d(BatchNorm):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """y_NCHW in the type of x."""
         rows = x_NCHW.numel() // self.weight.numel()
-        alone = not (dist.is_initialized() and dist.get_world_size() > 1)
-        if not self.training or (alone and rows > 1):
+        if not self.training or (alone() and rows > 1):
             self.num_batches_tracked += self.training
             running = self.running_mean, self.running_var
             parameters = self.weight.float(), self.bias.float()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipelines.errors import InputError
 from unisign_fast.batch_norm import BatchNorm2d
+from unisign_fast.remade import Remade, convolved, map_of, normalized_silu, scaled
 from unisign_fast.weight_files import load_strictly, read_weights
 
 # expansion, kernel, stride, channels, layers of each stage; the stem has 32 channels
@@ -36,10 +37,24 @@ def scaled_channels(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int, batch_norm: BatchNormFactory) -> list:
+class ConvNorm(nn.Sequential):
     """Convolution without bias that keeps ceil(side / stride), and its normalisation."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
-    return [conv, batch_norm(outputs)]
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, batch_norm: BatchNormFactory):
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        super().__init__(conv, batch_norm(outputs))
+
+    def forward(self, x_NCHW: Tensor | Remade) -> Tensor:
+        conv, norm = self
+        return norm(convolved(conv, x_NCHW))
+
+
+class ConvNormSiLU(ConvNorm):
+    """And SiLU behind them."""
+
+    def forward(self, x_NCHW: Tensor | Remade) -> Tensor | Remade:
+        conv, norm = self
+        return normalized_silu(norm, convolved(conv, x_NCHW))
 
 
 class SqueezeExcitation(nn.Module):
@@ -50,9 +65,9 @@ class SqueezeExcitation(nn.Module):
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        mean_NC11 = x_NCHW.mean((2, 3), keepdim=True)
-        return x_NCHW * self.fc2(nn.functional.silu(self.fc1(mean_NC11))).sigmoid()
+    def forward(self, x_NCHW: Tensor | Remade) -> Tensor | Remade:
+        mean_NC11 = map_of(x_NCHW).mean((2, 3), keepdim=True)
+        return scaled(x_NCHW, self.fc2(nn.functional.silu(self.fc1(mean_NC11))).sigmoid())
 
 
 class StochasticDepth(nn.Module):
@@ -80,17 +95,17 @@ class MBConv(nn.Module):
         wide = scaled_channels(inputs * expansion)
         layers = []
         if wide != inputs:
-            layers.append(nn.Sequential(*conv_norm(inputs, wide, 1, 1, 1, batch_norm), nn.SiLU()))
-        layers.append(nn.Sequential(*conv_norm(wide, wide, kernel, stride, wide, batch_norm), nn.SiLU()))
+            layers.append(ConvNormSiLU(inputs, wide, 1, 1, 1, batch_norm))
+        layers.append(ConvNormSiLU(wide, wide, kernel, stride, wide, batch_norm))
         layers.append(SqueezeExcitation(wide, max(1, inputs // 4)))
-        layers.append(nn.Sequential(*conv_norm(wide, outputs, 1, 1, 1, batch_norm)))
+        layers.append(ConvNorm(wide, outputs, 1, 1, 1, batch_norm))
         self.block = nn.Sequential(*layers)
         self.residual = stride == 1 and inputs == outputs
         self.stochastic_depth = StochasticDepth(drop)
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
+    def forward(self, x_NCHW: Tensor | Remade) -> Tensor:
         y_NCHW = self.block(x_NCHW)
-        return self.stochastic_depth(y_NCHW) + x_NCHW if self.residual else y_NCHW
+        return self.stochastic_depth(y_NCHW) + map_of(x_NCHW) if self.residual else y_NCHW
 
 
 class EfficientNet(nn.Sequential):
@@ -111,14 +126,17 @@ class EfficientNet(nn.Sequential):
                 blocks.append(MBConv(inputs, outputs, expansion, kernel, stride if first else 1, drop, batch_norm))
                 inputs, built = outputs, built + 1
             stages.append(nn.Sequential(*blocks))
-        head = nn.Sequential(*conv_norm(inputs, 4 * inputs, 1, 1, 1, batch_norm), nn.SiLU())
-        super().__init__(nn.Sequential(*conv_norm(3, stem, 3, 2, 1, batch_norm), nn.SiLU()), *stages, head)
+        head = ConvNormSiLU(inputs, 4 * inputs, 1, 1, 1, batch_norm)
+        super().__init__(ConvNormSiLU(3, stem, 3, 2, 1, batch_norm), *stages, head)
         self.channels = 4 * inputs
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return map_of(super().forward(x_NCHW))
 
     def load_imagenet_weights(self, path: Path) -> None:
         """Load torchvision's `efficientnet_b0_rwightman-*.pth`, or the same as safetensors, leaving its classifier out.

@@ -1,0 +1,21 @@
+"""How a process on a CPU asks for memory: it keeps what it has, in large pages.
+
+A training step allocates the same gigabytes as the one before. glibc gives a large tensor back to the system when it is
+freed, and the system hands out the next one in pages of 4 KiB, each filled with zeros first.
+"""
+
+import ctypes
+import os
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+MORE_AT_ONCE = 2**28  # bytes
+
+
+def keep_memory() -> None:
+    """For the whole process; to be called before the first large tensor. Does nothing where libc is not glibc's."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then asks for large pages
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_MAX, 0)
+        mallopt(TRIM_THRESHOLD, -1)
+        mallopt(TOP_PAD, MORE_AT_ONCE)

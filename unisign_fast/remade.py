@@ -1,0 +1,88 @@
+"""Maps that are made again in the backward pass instead of being kept for it, while EfficientNet trains on a CPU.
+
+Two thirds of what it would keep are written by BatchNorm, SiLU and squeeze-and-excitation, and follow from what the
+convolutions write for little work.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import batch_norm, silu
+
+from kernels.dispatch import default_version
+from unisign_fast.batch_norm import BatchNorm2d, alone
+
+
+@dataclass(frozen=True)
+class Remade:
+    """A map, and how to make it again."""
+
+    tensor: Tensor
+    make: Callable[[], Tensor]
+
+    def not_kept(self) -> AbstractContextManager:
+        """Operations within the block don't keep the map for their backward pass, but make it again there."""
+        address, shape, make = self.tensor.data_ptr(), self.tensor.shape, self.make
+
+        def pack(tensor: Tensor) -> Tensor | Callable[[], Tensor]:
+            return make if tensor.data_ptr() == address and tensor.shape == shape else tensor
+
+        return saved_tensors_hooks(pack, lambda kept: kept if isinstance(kept, Tensor) else kept())
+
+    def for_two(self) -> "Remade":
+        """The same, where two operations need it again: the second one gets what was made for the first."""
+        make, made = self.make, []
+
+        def give() -> Tensor:
+            if made:
+                return made.pop()
+            made.append(make())
+            return made[0]
+
+        return replace(self, make=give)
+
+
+def map_of(x: Tensor | Remade) -> Tensor:
+    """The map itself."""
+    return x if isinstance(x, Tensor) else x.tensor
+
+
+def convolved(conv: nn.Conv2d, x: Tensor | Remade) -> Tensor:
+    """The convolution of a map."""
+    if isinstance(x, Tensor):
+        return conv(x)
+    with x.not_kept():
+        return conv(x.tensor)
+
+
+def normalized_silu(norm: nn.Module, raw_NCHW: Tensor) -> Tensor | Remade:
+    """SiLU of the normalised map, to be made again where that is possible."""
+    if not (type(norm) is BatchNorm2d and norm.training and alone() and _can_be_remade(raw_NCHW)):
+        return silu(norm(raw_NCHW))
+    raw, weight, bias = raw_NCHW.detach(), norm.weight.detach(), norm.bias.detach()  # the closures hold no graph
+    make = lambda: batch_norm(raw, None, None, weight, bias, training=True, eps=norm.eps)  # noqa: E731
+    normal = Remade(norm(raw_NCHW), make).for_two()
+    make_normal = normal.make  # and not the map either
+    with normal.not_kept():
+        return Remade(silu(normal.tensor), lambda: silu(make_normal()))
+
+
+def scaled(x: Tensor | Remade, gate_NC11: Tensor) -> Tensor | Remade:
+    """The map times a gate for each of its channels."""
+    if isinstance(x, Tensor):
+        return x * gate_NC11
+    x, gate = x.for_two(), gate_NC11.detach()
+    make = x.make
+    with x.not_kept():
+        return Remade(x.tensor * gate_NC11, lambda: make() * gate)
+
+
+def _can_be_remade(raw_NCHW: Tensor) -> bool:
+    rows = raw_NCHW.numel() // raw_NCHW.shape[1]
+    is_kept = torch.is_grad_enabled() and raw_NCHW.requires_grad
+    exact = raw_NCHW.dtype == torch.float32 and rows > 1
+    return is_kept and exact and default_version(raw_NCHW.is_cuda) == "cpu"
