@@ -92,12 +92,15 @@ class ClipReader:
         is_cut = clip.frames > self.settings.max_frames
         rng = stream(self.seed, epoch, clip.id, "frames") if training and is_cut else None
         frames = choose_frames(clip.frames, self.settings.max_frames, rng)
-        parts = select_parts(packed[frames] if is_cut else packed)
-        if not np.isfinite(parts).all():
-            where = f"{store.path}: clip {clip.id}: keypoints"
-            raise InputError(where, "are not all finite numbers", "extract the pose again, or leave the clip out")
+        try:
+            parts = select_parts(packed[frames] if is_cut else packed)
+        except ValueError:
+            where, remedy = f"{store.path}: clip {clip.id}: keypoints", "extract the pose again, or leave the clip out"
+            raise InputError(where, "are not all finite numbers", remedy) from None
         sampled = [self._sampled(parts[:, PART_SLICES[hand], 2], clip.id, hand, epoch) for hand in HANDS]
-        crop_frame, numbers = np.concatenate(sampled), np.repeat(np.arange(len(HANDS)), [len(x) for x in sampled])
+        crop_frame = np.concatenate(sampled)
+        numbers = np.zeros(len(crop_frame), np.int64)
+        numbers[len(sampled[0]) :] = 1
         from_video = len(crop_frame) > 0 and self._crop_stores[store.path] is None
         video = store.video(clip) if from_video else None
         hands = want_hands(clip, video, packed, frames[crop_frame], numbers, self.settings.boxes)

@@ -59,15 +59,15 @@ class KeypointStore:
 
     def packed_keypoints(self, clip: Clip) -> np.ndarray:
         """The same as it is stored, float16, where possible without a copy."""
-        where = f"{self.path / 'keypoints.zarr'}: clip {clip.id}"
         try:
             packed = self._rows[clip.first_frame : clip.first_frame + clip.frames]
+            if google_crc32c.value(np.ascontiguousarray(packed)) == clip.crc32c:
+                return packed
+            last = clip.first_frame + clip.frames - 1
+            problem, remedy = f"frames {clip.first_frame} to {last} do not match their checksum", REWRITE
         except InputError as error:
-            raise InputError(where, f"{error.where}: {error.problem}", error.remedy) from None
-        if google_crc32c.value(np.ascontiguousarray(packed)) != clip.crc32c:
-            problem = f"frames {clip.first_frame} to {clip.first_frame + clip.frames - 1} do not match their checksum"
-            raise InputError(where, problem, REWRITE)
-        return packed
+            problem, remedy = f"{error.where}: {error.problem}", error.remedy
+        raise InputError(f"{self.path / 'keypoints.zarr'}: clip {clip.id}", problem, remedy)
 
     def video(self, clip: Clip) -> Path:
         """Where the clip's video is. Raises InputError if the clip has none; the file itself is not looked at."""

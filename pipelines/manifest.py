@@ -121,14 +121,14 @@ class Manifest(Sequence[Clip]):
 
     def __getitem__(self, number: int) -> Clip:
         """Raises InputError, naming line and field, if that line is not the clip that was written."""
-        row = self._index[number]  # an IndexError ends iteration, as a sequence's must
+        line, first_frame, frames, crc32c, _ = self._index[number].item()  # an IndexError ends iteration
         number %= len(self)
-        end = self._index[number + 1]["line"] if number + 1 < len(self) else self._size
+        end = int(self._index["line"][number + 1]) if number + 1 < len(self) else self._size
         where = f"{self.path}: line {number + 1}"
-        clip = _parse(where, self._text[row["line"] : end].tobytes())
-        for name in ("first_frame", "frames", "crc32c"):
-            if getattr(clip, name) != row[name]:
-                raise InputError(f"{where}: {name}", f"is {getattr(clip, name)}, the index says {row[name]}", _REMEDY)
+        clip = _parse(where, self._text[line:end].tobytes())
+        for name, value in (("first_frame", first_frame), ("frames", frames), ("crc32c", crc32c)):
+            if getattr(clip, name) != value:
+                raise InputError(f"{where}: {name}", f"is {getattr(clip, name)}, the index says {value}", _REMEDY)
         return clip
 
     @property

@@ -66,7 +66,7 @@ def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) 
 
 
 def _pad_right(rows: list[list[int]], value: int) -> Tensor:
-    padded = torch.full((len(rows), max(map(len, rows), default=0)), value)
+    padded = np.full((len(rows), max(map(len, rows), default=0)), value)
     for i, row in enumerate(rows):
-        padded[i, : len(row)] = torch.tensor(row)
-    return padded
+        padded[i, : len(row)] = row
+    return torch.from_numpy(padded)

@@ -12,7 +12,7 @@ import pytest
 import pipelines
 from pipelines.part_normalize import choose_frames, normalize_parts, select_parts
 from pipelines.random_streams import stream
-from pipelines.skeleton import PACKED_JOINTS, PART_SLICES
+from pipelines.skeleton import JOINTS, PACKED_JOINTS, PART_SLICES, RIGHT_HAND
 
 
 def clip(frames: int, points: dict[tuple[int, int], tuple[float, float, float]]) -> np.ndarray:
@@ -34,9 +34,20 @@ def normalized(keypoints: np.ndarray) -> np.ndarray:
 def test_float16_is_selected_as_it_would_be_cast():
     rng = np.random.default_rng(0)
     stored = rng.uniform(-1, 2, (7, 133, 3)).astype(np.float16)
-    stored[0, 91] = np.nan, np.inf, -0.0
+    stored[0, 91] = 6e-8, 65504, -0.0  # the smallest, the largest
     np.testing.assert_array_equal(select_parts(stored), stored.astype(np.float32)[:, PACKED_JOINTS])
     np.testing.assert_array_equal(select_parts(stored[1:]), select_parts(stored[1:].astype(np.float64)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_numbers_that_are_not_finite_are_refused_where_they_are_used(bad, dtype):
+    keypoints = np.full((3, JOINTS, 3), -65504, dtype)  # float16's largest
+    keypoints[2, 1] = bad  # an eye, which the model does not see
+    select_parts(keypoints)
+    keypoints[2, RIGHT_HAND[-1], 2] = bad
+    with pytest.raises(ValueError, match="not all finite"):
+        select_parts(keypoints)
 
 
 def test_body_fills_the_box_of_the_whole_clip():
