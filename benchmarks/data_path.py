@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -41,9 +42,13 @@ from pipelines.sample import collate
 from pipelines.skeleton import PARTS
 from unisign_fast.console import run_command
 from unisign_fast.predictions import write_json
+from unisign_fast.process_memory import keep_memory
 from unisign_fast.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
 
-VP9 = {"b": "2M", "deadline": "realtime", "cpu-used": "8"}
+CODECS = {  # of made videos: suffix, FFmpeg's encoder and its options; both at two megabits a second
+    "mp4": ("libx264", {"b": "2M", "preset": "veryfast"}),
+    "webm": ("libvpx-vp9", {"b": "2M", "deadline": "realtime", "cpu-used": "8"}),
+}
 CPU = torch.device("cpu")
 P_SAMP = (0.1, 0.25, 0.5, 1.0)
 WAYS = ("published", "store", "h264", "vp9", "vp9 dali")
@@ -78,8 +83,7 @@ class Codec:
 
 
 def made_clip(folder: Path, number: int, frames: int = 250, side: int = 512) -> np.ndarray:
-    """Keypoints [T, 133, 3] of somebody whose hands move, and their video in H.264 and VP9; noise makes it as hard to
-    decode as a real one of two megabits a second."""
+    """Keypoints [T, 133, 3] of somebody whose hands move, and their video in H.264 and VP9; noise fills the bits."""
     rng = np.random.default_rng(number)
     t = np.linspace(0, 6, frames)[:, None, None]
     keypoints = rng.uniform(0.3, 0.7, (1, 133, 3)) + 0.002 * rng.standard_normal((frames, 133, 3))
@@ -90,17 +94,13 @@ def made_clip(folder: Path, number: int, frames: int = 250, side: int = 512) -> 
     coarse = rng.integers(0, 256, (2, 17, 17, 3), np.uint8)
     ground, hand = (np.kron(c, np.ones((side // 16, side // 16, 1), np.uint8))[:side, :side] for c in coarse)
     grain = rng.integers(0, 24, (side, 2 * side, 3), np.uint8)
-    with av.open(str(folder / f"{number}.mp4"), "w") as mp4, av.open(str(folder / f"{number}.webm"), "w") as webm:
-        streams = [
-            (mp4, mp4.add_stream("libx264", rate=25, options={"crf": "23", "preset": "veryfast"})),
-            (
-                webm,
-                webm.add_stream("libvpx-vp9", rate=25, options={"b": "2M", "deadline": "realtime", "cpu-used": "8"}),
-            ),
-        ]
-        for _, stream in streams:
-            stream.width = stream.height = side
-            stream.pix_fmt = "yuv420p"
+    with ExitStack() as stack:
+        streams = []
+        for suffix, (encoder, options) in CODECS.items():
+            container = stack.enter_context(av.open(str(folder / f"{number}.{suffix}"), "w"))
+            stream = container.add_stream(encoder, rate=25, options=options)
+            stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
+            streams.append((container, stream))
         for f in range(frames):
             picture = ground // 2 + grain[:, f % side : f % side + side]
             for first in (91, 112):
@@ -147,7 +147,8 @@ def demo_corpus(folder: Path, clips: int) -> tuple[KeypointStore, KeypointStore]
 def transcode(source: Path, target: Path) -> None:
     """To VP9."""
     with av.open(str(source)) as container, av.open(str(target), "w") as out:
-        stream = out.add_stream("libvpx-vp9", rate=25, options=VP9)
+        encoder, options = CODECS["webm"]
+        stream = out.add_stream(encoder, rate=25, options=options)
         first = container.streams.video[0]
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
         for frame in container.decode(first):
@@ -284,6 +285,7 @@ def data_path(
     torch.set_num_threads(1)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_memory()  # as a training process does
     with tempfile.TemporaryDirectory() as folder:
         made, demo = Path(folder) / "made", Path(folder) / "demo"
         stores = made_corpus(made, clips)
