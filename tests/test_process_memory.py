@@ -1,0 +1,31 @@
+"""A process that keeps its memory touches it for the first time only once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+import torch
+from unisign_fast.process_memory import keep_memory
+if sys.argv[1:] == ["keeping"]:
+    keep_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**26)  # 256 MiB, more than glibc would ever keep by itself
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+def faults_of_the_second_time(*arguments: str) -> int:
+    run = [sys.executable, "-c", SCRIPT, *arguments]
+    return int(subprocess.run(run, check=True, capture_output=True, cwd=Path(__file__).parents[1]).stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="the kernel's page faults are Linux's")
+def test_memory_that_was_freed_is_not_touched_anew():
+    assert faults_of_the_second_time("keeping") < 50
+    assert faults_of_the_second_time() > 50
