@@ -90,6 +90,10 @@ class ClipSet(Sequence[ClipRef]):
         except InputError:
             return f"{self.stores[self._store_N[number]].path}: clip number {self._clip_N[number]}"
 
+    def share_of(self, token: int) -> float:
+        """How many of the tokens of all targets are this one, of a subset those of the whole split."""
+        return sum(int((ids == token).sum()) for ids in self._ids) / max(1, sum(map(len, self._ids)))
+
     def subset(self, numbers: Sequence[int]) -> "ClipSet":
         """These clips alone, in this order."""
         n = np.asarray(numbers, np.int64)

@@ -20,10 +20,13 @@ import pytest
 from safetensors.torch import load_file
 from video_files import write_video
 
+from pipelines.clip_reader import ClipReader
+from pipelines.data_settings import DataSettings
 from pipelines.keypoint_store import CHUNK_FRAMES, KeypointStore, KeypointStoreWriter
 from unisign_fast.predictions import read_predictions
 from unisign_fast.telemetry import read_events
-from unisign_fast.training_run import compare_keypoint_sources
+from unisign_fast.text_codec import train_codec
+from unisign_fast.training_run import compare_keypoint_sources, warn_of_unknown
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, FRAMES, CLIPS = 64, 12, 24
@@ -331,10 +334,6 @@ def test_scores_of_a_run_can_be_had_from_its_files(command, stage1, tmp_path):
     assert table.status == 0 and all(word in table.output for word in ("SLT", "pose-only", "BLEU-4", "tok:13a")), table
 
 
-if __name__ == "__main__":
-    serve()
-
-
 def test_keypoints_of_another_origin_are_warned_of(tmp_path, capsys):
     """Training on one estimator's keypoints and testing on another's lowers scores, and nothing else would say why."""
     stores = []
@@ -349,3 +348,25 @@ def test_keypoints_of_another_origin_are_warned_of(tmp_path, capsys):
     compare_keypoint_sources(stores)
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1 and warning.startswith(f"warning: keypoints of {tmp_path / 'dev'} are from ")
+
+
+def test_a_language_that_the_tokenizer_does_not_know_is_warned_of(tmp_path, capsys):
+    """Its characters become one unknown token, which no output can hold."""
+    with KeypointStoreWriter(tmp_path / "s", {"estimator": "e", "version": "1", "coordinates": "c"}) as writer:
+        for number, text in enumerate(["今天", "tea", "tea"]):
+            labels = dict(id=str(number), split="train", language="en", text=text)
+            writer.add(np.ones((2, 133, 3)), fps=25.0, width=8, height=8, **labels)
+    store = KeypointStore.open(tmp_path / "s")
+    for texts, percent in ((["今天", "tea"], None), (["tea", "a cup of tea"], r"1\d\.\d")):
+        codec = train_codec(texts, tmp_path / texts[0])
+        warn_of_unknown(ClipReader([store], DataSettings(p_samp=0), codec).clips("train"), codec)
+        warning = capsys.readouterr().err
+        assert (
+            re.match(rf"warning: {percent}% of the targets' tokens are unknown to ", warning)
+            if percent
+            else not warning
+        )
+
+
+if __name__ == "__main__":
+    serve()

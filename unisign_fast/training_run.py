@@ -31,11 +31,12 @@ from unisign_fast.pretrained import (
     pretrained_shape,
 )
 from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
-from unisign_fast.text_codec import TextCodec, train_codec
+from unisign_fast.text_codec import UNKNOWN, TextCodec, train_codec
 from unisign_fast.trainer import Trainer, Validation, check_run_folder
 from unisign_fast.weight_files import load_strictly, read_weights, save_weights
 
 LOADER_THREADS = 2
+MUCH_UNKNOWN = 0.01  # of the targets' tokens
 
 
 def train(settings: RunSettings) -> None:
@@ -52,6 +53,7 @@ def train(settings: RunSettings) -> None:
     reader = ClipReader(stores, settings.data, codec, settings.train.seed, ranks.device)
     if ranks.is_first:
         compare_keypoint_sources(stores)
+        warn_of_unknown(reader.clips("train"), codec)
     clips = _fraction(_training_clips(reader, ranks), settings)
     config = settings.model_config(shape, _head_classes(settings, clips))
     torch.manual_seed(settings.train.seed)
@@ -126,6 +128,15 @@ def compare_keypoint_sources(stores: list[KeypointStore]) -> None:
             if other.keypoint_source != store.keypoint_source:
                 origins = f"{store.keypoint_source}, those of {other.path} from {other.keypoint_source}"
                 print(f"warning: keypoints of {store.path} are from {origins}", file=sys.stderr, flush=True)
+
+
+def warn_of_unknown(clips: ClipSet, codec: TextCodec) -> None:
+    """Where the tokenizer has no pieces for much of the targets: the model can never write them."""
+    share = clips.share_of(UNKNOWN)
+    if share > MUCH_UNKNOWN:
+        problem = f"{share:.1%} of the targets' tokens are unknown to {codec.path}"
+        remedy = "start from a model whose tokenizer knows the language, as mT5's does"
+        print(f"warning: {problem}: {remedy}", file=sys.stderr, flush=True)
 
 
 def _source(settings: RunSettings) -> Path | None:
