@@ -37,6 +37,7 @@ from pipelines.sample import Sample
 from unisign_fast.config import ModelConfig
 from unisign_fast.engine import backward_step, start_engine, start_ranks
 from unisign_fast.model import UniSign
+from unisign_fast.process_memory import keep_memory
 from unisign_fast.recipes import RECIPES
 from unisign_fast.text_codec import MAX_TARGET_TOKENS
 from unisign_fast.train_settings import TrainSettings
@@ -225,7 +226,12 @@ class Side(ABC):
 
 
 class FastSide(Side):
-    """This project's own step, as unisign_fast/trainer.py takes it."""
+    """This project's own step, as unisign_fast/trainer.py takes it, in a process as training_run.py makes it."""
+
+    def __init__(self, job: Job):
+        if not torch.cuda.is_available():
+            keep_memory()
+        super().__init__(job)
 
     def _model(self, model: UniSign) -> UniSign:
         return model

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from pipelines.errors import InputError
 from pipelines.packed_batch import PackedBatch
-from unisign_fast.process_memory import keep_memory
 from unisign_fast.train_settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -97,8 +96,6 @@ def start_ranks() -> Ranks:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    else:
-        keep_memory()
     _import_deepspeed().init_distributed("nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False)
     atexit.register(_destroy_group)
     return Ranks(rank, world_size, device)

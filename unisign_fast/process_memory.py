@@ -8,11 +8,11 @@ import ctypes
 import os
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # glibc's malloc.h
-MORE_AT_ONCE = 2**28  # bytes
+MORE_AT_ONCE = 2**26  # bytes
 
 
 def keep_memory() -> None:
-    """For the whole process; to be called before the first large tensor. Does nothing where libc is not glibc's."""
+    """For the whole process, before its first tensor. Does nothing of it where libc is not glibc."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then asks for large pages
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

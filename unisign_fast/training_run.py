@@ -30,6 +30,7 @@ from unisign_fast.pretrained import (
     pretrained_codec,
     pretrained_shape,
 )
+from unisign_fast.process_memory import keep_memory
 from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
 from unisign_fast.text_codec import UNKNOWN, TextCodec, train_codec
 from unisign_fast.trainer import Trainer, Validation, check_run_folder
@@ -44,6 +45,8 @@ def train(settings: RunSettings) -> None:
 
     Fine-tuning ends with the scores of its best weights on the test split, where the stores have one.
     """
+    if not torch.cuda.is_available():
+        keep_memory()
     ranks = start_ranks()
     check_run_folder(settings.folder, settings.train, ranks)
     _announce(settings, ranks)
