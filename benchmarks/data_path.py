@@ -145,10 +145,10 @@ def demo_corpus(folder: Path, clips: int) -> tuple[KeypointStore, KeypointStore]
 
 
 def transcode(source: Path, target: Path) -> None:
-    """To VP9."""
+    """To VP9 of the same bit rate."""
     with av.open(str(source)) as container, av.open(str(target), "w") as out:
         encoder, options = CODECS["webm"]
-        stream = out.add_stream(encoder, rate=25, options=options)
+        stream = out.add_stream(encoder, rate=25, options=options | {"b": str(container.bit_rate)})
         first = container.streams.video[0]
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
         for frame in container.decode(first):
