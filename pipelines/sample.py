@@ -44,6 +44,7 @@ def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) 
         (sample, start, pictures, sample.rows(hand))
         for hand in range(len(HANDS))
         for sample, start, pictures in zip(samples, starts, crops, strict=False)
+        if sample.crops_per_hand[hand]
     ]
     left, right = (sum(sample.crops_per_hand[hand] for sample in samples) for hand in range(len(HANDS)))
 

@@ -47,7 +47,7 @@ def keep_crops_of_case(rgb: RGBBranch, batch: PackedBatch, after: dict[str, Tens
         branches = [block.block(x) for x in hands]
         depth = block.stochastic_depth
         if block.residual and depth.p > 0:
-            conv, norm = (following.block[0] if isinstance(following, MBConv) else following)[:2]
+            conv, norm = following.block[0] if isinstance(following, MBConv) else following
             statistics = [after[f"{BACKBONE}{names[norm]}.running_{kind}"] for kind in ("mean", "var")]
             scaled = [branch / (1 - depth.p) for branch in branches]
             kept = _recover(conv, norm, hands, scaled, statistics)
