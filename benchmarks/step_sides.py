@@ -229,8 +229,7 @@ class FastSide(Side):
     """This project's own step, as unisign_fast/trainer.py takes it, in a process as training_run.py makes it."""
 
     def __init__(self, job: Job):
-        if not torch.cuda.is_available():
-            keep_memory()
+        keep_memory()
         super().__init__(job)
 
     def _model(self, model: UniSign) -> UniSign:

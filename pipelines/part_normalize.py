@@ -5,7 +5,7 @@ release the GIL, so that background threads run side by side.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numba
 import numpy as np
@@ -71,10 +71,11 @@ def normalize_parts(parts: np.ndarray, out: np.ndarray | None = None) -> np.ndar
 @cache
 def _compiled(function: Callable) -> Callable:
     """`function` compiled and kept on disk; in memory only where neither the package nor a cache folder is writable."""
+    compiled = partial(numba.njit, function, nogil=True, error_model="numpy")
     try:
-        return numba.njit(function, nogil=True, error_model="numpy", cache=True)
+        return compiled(cache=True)
     except RuntimeError:  # numba's "cannot cache function: no locator available"
-        return numba.njit(function, nogil=True, error_model="numpy")
+        return compiled()
 
 
 def _select(bits, joints_J, selected):  # bits: numba has no float16 on CPUs

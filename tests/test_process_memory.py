@@ -1,5 +1,6 @@
 """A process that keeps its memory touches it for the first time only once."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ print(faults)
 
 def faults_of_the_second_time(*arguments: str) -> int:
     run = [sys.executable, "-c", SCRIPT, *arguments]
-    return int(subprocess.run(run, check=True, capture_output=True, cwd=Path(__file__).parents[1]).stdout)
+    on_cpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    return int(subprocess.run(run, check=True, capture_output=True, cwd=Path(__file__).parents[1], env=on_cpu).stdout)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="the kernel's page faults are Linux's")

@@ -7,12 +7,16 @@ freed, and the system hands out the next one in pages of 4 KiB, each filled with
 import ctypes
 import os
 
+import torch
+
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 MORE_AT_ONCE = 2**26  # bytes
 
 
 def keep_memory() -> None:
-    """For the whole process, before its first tensor. Does nothing of it where libc is not glibc."""
+    """For the whole process, before its first tensor; nothing where a GPU computes, or with another libc than glibc."""
+    if torch.cuda.is_available():
+        return
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then asks for large pages
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -7,6 +7,7 @@ convolutions write for little work.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -61,10 +62,10 @@ def convolved(conv: nn.Conv2d, x: Tensor | Remade) -> Tensor:
 
 def normalized_silu(norm: nn.Module, raw_NCHW: Tensor) -> Tensor | Remade:
     """SiLU of the normalised map, to be made again where that is possible."""
-    if not (type(norm) is BatchNorm2d and norm.training and alone() and _can_be_remade(raw_NCHW)):
+    if not _can_be_remade(norm, raw_NCHW):
         return silu(norm(raw_NCHW))
     raw, weight, bias = raw_NCHW.detach(), norm.weight.detach(), norm.bias.detach()  # the closures hold no graph
-    make = lambda: batch_norm(raw, None, None, weight, bias, training=True, eps=norm.eps)  # noqa: E731
+    make = partial(batch_norm, raw, None, None, weight, bias, training=True, eps=norm.eps)
     normal = Remade(norm(raw_NCHW), make).for_two()
     make_normal = normal.make  # and not the map either
     with normal.not_kept():
@@ -81,7 +82,10 @@ def scaled(x: Tensor | Remade, gate_NC11: Tensor) -> Tensor | Remade:
         return Remade(x.tensor * gate_NC11, lambda: make() * gate)
 
 
-def _can_be_remade(raw_NCHW: Tensor) -> bool:
+def _can_be_remade(norm: nn.Module, raw_NCHW: Tensor) -> bool:
+    """Whether the backward pass will want the map, and BatchNorm makes the same of it a second time."""
+    if not (type(norm) is BatchNorm2d and norm.training and alone()):
+        return False
     rows = raw_NCHW.numel() // raw_NCHW.shape[1]
     is_kept = torch.is_grad_enabled() and raw_NCHW.requires_grad
     exact = raw_NCHW.dtype == torch.float32 and rows > 1

@@ -45,8 +45,7 @@ def train(settings: RunSettings) -> None:
 
     Fine-tuning ends with the scores of its best weights on the test split, where the stores have one.
     """
-    if not torch.cuda.is_available():
-        keep_memory()
+    keep_memory()
     ranks = start_ranks()
     check_run_folder(settings.folder, settings.train, ranks)
     _announce(settings, ranks)
@@ -56,8 +55,10 @@ def train(settings: RunSettings) -> None:
     reader = ClipReader(stores, settings.data, codec, settings.train.seed, ranks.device)
     if ranks.is_first:
         compare_keypoint_sources(stores)
-        warn_of_unknown(reader.clips("train"), codec)
-    clips = _fraction(_training_clips(reader, ranks), settings)
+    clips = _training_clips(reader, ranks)
+    if ranks.is_first:
+        warn_of_unknown(clips, codec)
+    clips = _fraction(clips, settings)
     config = settings.model_config(shape, _head_classes(settings, clips))
     torch.manual_seed(settings.train.seed)
     model = _first_weights(UniSign(config), settings, source, ranks)
