@@ -60,7 +60,7 @@ def published_batch(
     return PublishedBatch(
         texts=[sample.text for sample in samples],
         languages=list(languages),
-        lengths=[len(sample.parts) for sample in samples],
+        lengths=[len(sample.poses) for sample in samples],
         parts=pad(list(parts)),
         crops=tuple(torch.cat([x[r] for x, r in zip(crops, rows[hand])]) for hand in both),
         crop_counts=tuple([sample.crops_per_hand[hand] for sample in samples] for hand in both),

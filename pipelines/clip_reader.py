@@ -22,11 +22,11 @@ from pipelines.hand_boxes import crop_points
 from pipelines.hand_crops import StoredHandCrops, VideoHandCrops, WantedHands, want_hands
 from pipelines.keypoint_store import KeypointStore
 from pipelines.packed_batch import PackedBatch
-from pipelines.part_normalize import choose_frames, select_parts
+from pipelines.part_normalize import choose_frames, normalize_parts
 from pipelines.random_streams import stream
 from pipelines.sample import Sample, collate
 from pipelines.score_sampling import sample_frames
-from pipelines.skeleton import HANDS, PART_SLICES
+from pipelines.skeleton import HANDS, PART_JOINTS
 
 
 class TextCodec(Protocol):
@@ -92,12 +92,13 @@ class ClipReader:
         is_cut = clip.frames > self.settings.max_frames
         rng = stream(self.seed, epoch, clip.id, "frames") if training and is_cut else None
         frames = choose_frames(clip.frames, self.settings.max_frames, rng)
+        chosen = packed[frames] if is_cut else packed
         try:
-            parts = select_parts(packed[frames] if is_cut else packed)
+            poses = normalize_parts(chosen)
         except ValueError:
             where, remedy = f"{store.path}: clip {clip.id}: keypoints", "extract the pose again, or leave the clip out"
             raise InputError(where, "are not all finite numbers", remedy) from None
-        sampled = [self._sampled(parts[:, PART_SLICES[hand], 2], clip.id, hand, epoch) for hand in HANDS]
+        sampled = [self._sampled(chosen, clip.id, hand, epoch) for hand in HANDS]
         crop_frame = np.concatenate(sampled)
         numbers = np.zeros(len(crop_frame), np.int64)
         numbers[len(sampled[0]) :] = 1
@@ -106,7 +107,7 @@ class ClipReader:
         hands = want_hands(clip, video, packed, frames[crop_frame], numbers, self.settings.boxes)
         return Sample(
             text=text,
-            parts=parts,
+            poses=poses,
             hands=hands,
             crops_per_hand=(len(sampled[0]), len(sampled[1])),
             crop_frame=crop_frame,
@@ -151,11 +152,11 @@ class ClipReader:
         batch = collate([samples[n] for n in good], [crops[n] for n in good], self.settings.crop_size)
         return LoadedClips(batch, good, bad)
 
-    def _sampled(self, confidence: np.ndarray, clip_id: str, hand: str, epoch: int) -> np.ndarray:
+    def _sampled(self, keypoints: np.ndarray, clip_id: str, hand: str, epoch: int) -> np.ndarray:
         if self.settings.p_samp == 0:
             return np.zeros(0, np.int64)
         rng = stream(self.seed, epoch, clip_id, hand)
-        return sample_frames(confidence, self.settings.p_samp, self.settings.sampling, rng)
+        return sample_frames(keypoints[:, PART_JOINTS[hand], 2], self.settings.p_samp, self.settings.sampling, rng)
 
     def _crops(self, store: Path, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
         """This thread's source for the store reads them."""

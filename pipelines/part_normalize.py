@@ -9,7 +9,6 @@ from functools import cache, partial
 
 import numba
 import numpy as np
-import torch
 
 from pipelines.skeleton import JOINTS, PACKED_JOINTS, PART_SLICES, PARTS, ROOT_JOINT
 
@@ -34,38 +33,28 @@ def choose_frames(frames: int, max_frames: int, rng: np.random.Generator | None)
     return np.sort(rng.choice(frames, max_frames, replace=False, shuffle=False))
 
 
-def select_parts(keypoints: np.ndarray) -> np.ndarray:
-    """The 69 joints of the four parts: [T, 133, 3], float16 as stored or another type, to float32 [T, 69, 3].
+def normalize_parts(keypoints: np.ndarray) -> np.ndarray:
+    """The 69 joints of a clip's chosen frames, normalised: [T, 133, 3] to float32 [T, 69, 3], values in [-1, 1].
 
-    Raises ValueError unless all of their numbers are finite.
+    Input: x and y as fractions of width and height, raw confidence (may exceed 1); float16 as stored is fastest.
+    The clip's scale is the larger side of the box around all confident body points; without at least four of them, or
+    at scale 0, all is zero. The body is put into that box as [-1, 1]; hands and face are taken relative to their root
+    joint of the same frame, over the scale. Joints that are not confident are zero.
+
+    Raises ValueError unless all numbers of these joints are finite.
     """
     assert keypoints.ndim == 3 and keypoints.shape[1:] == (JOINTS, 3), keypoints.shape
-    if keypoints.dtype != np.float16:
-        selected = keypoints[:, PACKED_JOINTS].astype(np.float32)
-        finite = np.isfinite(selected).all()
-    else:
-        halves = np.empty((len(keypoints), len(PACKED_JOINTS), 3), np.float16)
-        largest = _compiled(_select)(keypoints.view(np.uint16), PACKED_JOINTS, halves.view(np.uint16))
+    packed = np.empty((len(keypoints), len(PACKED_JOINTS), 3), np.float32)
+    if keypoints.dtype == np.float16:
+        largest = _compiled(_select)(keypoints.view(np.uint16), PACKED_JOINTS, packed.view(np.uint32), packed)
         finite = largest < FLOAT16_INFINITY
-        selected = torch.from_numpy(halves).float().numpy()  # eight numbers an instruction, which numpy doesn't know
+    else:
+        packed[:] = keypoints[:, PACKED_JOINTS]
+        finite = np.isfinite(packed).all()
     if not finite:
         raise ValueError("keypoints are not all finite numbers")
-    return selected
-
-
-def normalize_parts(parts: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """The chosen frames of one clip, normalised: float32 [T, 69, 3] of `select_parts`, to values in [-1, 1].
-
-    Input: x and y as fractions of width and height, raw confidence (may exceed 1); all finite. The clip's scale is the
-    larger side of the box around all confident body points; without at least four of them, or at scale 0, all is zero.
-    The body is put into that box as [-1, 1]; hands and face are taken relative to their root joint of the same frame,
-    over the scale. Joints that are not confident are zero. The result is written to `out`, if given.
-    """
-    assert parts.ndim == 3 and parts.shape[1:] == (len(PACKED_JOINTS), 3) and parts.dtype == np.float32, parts.shape
-    parts = np.ascontiguousarray(parts)
-    out = np.empty_like(parts) if out is None else out
-    _compiled(_normalize)(parts, _ENDS, _ROOTS, CONFIDENT, out)
-    return out
+    _compiled(_normalize)(packed, _ENDS, _ROOTS, CONFIDENT)
+    return packed
 
 
 @cache
@@ -78,30 +67,40 @@ def _compiled(function: Callable) -> Callable:
         return compiled()
 
 
-def _select(bits, joints_J, selected):  # bits: numba has no float16 on CPUs
-    numbers, row = selected.reshape(-1), 3 * len(joints_J)
+def _select(bits_TVC, joints_J, packed_bits, packed):
+    """float16 to float32, the largest magnitude as bits: numba has no float16 on CPUs.
+
+    The wider exponent's offset is 112 more. Setting it by a multiplication gets the numbers right whose exponent is 0.
+    """
+    frames, row = len(bits_TVC), 3 * len(joints_J)
+    halves_N = np.empty(row, np.uint16)  # of one frame, so that what follows is eight numbers an instruction
+    packed_bits_TN, packed_TN = packed_bits.reshape(-1, row), packed.reshape(-1, row)
     largest = np.uint16(0)
-    for t in range(len(bits)):
+    for t in range(frames):
         for j in range(len(joints_J)):
             joint = np.uint64(joints_J[j])  # never negative: counted from the end by nobody
             for c in range(3):
-                selected[t, j, c] = bits[t, joint, c]
-        for n in range(t * row, (t + 1) * row):
-            largest = max(largest, numbers[n] & np.uint16(0x7FFF))  # without the sign
+                halves_N[3 * j + c] = bits_TVC[t, joint, c]
+        for n in range(row):
+            sign, magnitude = np.uint32(halves_N[n] & np.uint16(0x8000)), np.uint32(halves_N[n] & np.uint16(0x7FFF))
+            packed_bits_TN[t, n] = sign << np.uint32(16) | magnitude << np.uint32(13)
+            largest = max(largest, halves_N[n] & np.uint16(0x7FFF))
+        for n in range(row):
+            packed_TN[t, n] *= np.float32(2.0**112)
     return largest
 
 
-def _normalize(keypoints, ends_P, roots_P, confident, packed):
+def _normalize(packed, ends_P, roots_P, confident):
     # Parts come in as arguments, since numba would not notice a change of another module's globals in its disk cache.
     # Every constant is float32: the published numbers are, and a float64 literal would widen the arithmetic.
     half, one, two, zero = np.float32(0.5), np.float32(1), np.float32(2), np.float32(0)
-    body, joints = ends_P[0], keypoints.shape[1]
+    body, joints = ends_P[0], packed.shape[1]
     points = 0
     x_min = y_min = np.float32(np.inf)
     x_max = y_max = np.float32(-np.inf)
-    for t in range(len(keypoints)):
+    for t in range(len(packed)):
         for j in range(body):
-            x, y, confidence = keypoints[t, j]
+            x, y, confidence = packed[t, j]
             if confidence > confident:
                 points += 1
                 x_min, x_max = min(x_min, x), max(x_max, x)
@@ -116,16 +115,16 @@ def _normalize(keypoints, ends_P, roots_P, confident, packed):
     centre_J, factor_J = np.zeros(joints, np.float32), np.ones(joints, np.float32)
     x_origin_J[:body], y_origin_J[:body] = (x_min + x_max - scale) / two, (y_min + y_max - scale) / two
     centre_J[:body], factor_J[:body] = half, two
-    values_TN, packed_TN = keypoints.reshape(-1, 3 * joints), packed.reshape(-1, 3 * joints)
-    for t in range(len(keypoints)):
+    packed_TN = packed.reshape(-1, 3 * joints)
+    for t in range(len(packed)):
         for p in range(1, len(ends_P)):
-            x_root, y_root = keypoints[t, roots_P[p], 0], keypoints[t, roots_P[p], 1]
+            x_root, y_root = packed[t, roots_P[p], 0], packed[t, roots_P[p], 1]
             for j in range(ends_P[p - 1], ends_P[p]):
                 x_origin_J[j], y_origin_J[j] = x_root, y_root
         for j in range(joints):
-            confidence = values_TN[t, 3 * j + 2]
-            x = ((values_TN[t, 3 * j] - x_origin_J[j]) / scale - centre_J[j]) * factor_J[j]
-            y = ((values_TN[t, 3 * j + 1] - y_origin_J[j]) / scale - centre_J[j]) * factor_J[j]
+            confidence = packed_TN[t, 3 * j + 2]
+            x = ((packed_TN[t, 3 * j] - x_origin_J[j]) / scale - centre_J[j]) * factor_J[j]
+            y = ((packed_TN[t, 3 * j + 1] - y_origin_J[j]) / scale - centre_J[j]) * factor_J[j]
             packed_TN[t, 3 * j] = min(max(x, -one), one) if confidence > confident else zero
             packed_TN[t, 3 * j + 1] = min(max(y, -one), one) if confidence > confident else zero
             packed_TN[t, 3 * j + 2] = min(confidence, one) if confidence > confident else zero

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pipelines.hand_crops import WantedHands
 from pipelines.packed_batch import PackedBatch
-from pipelines.part_normalize import normalize_parts
 from pipelines.skeleton import HANDS, PACKED_JOINTS
 
 
@@ -19,7 +18,7 @@ class Sample:
     chosen frames, the left hand's crops first."""
 
     text: str
-    parts: np.ndarray  # [T, 69, 3] float32, before part normalisation
+    poses: np.ndarray  # [T, 69, 3] float32, normalised
     hands: WantedHands
     crops_per_hand: tuple[int, int]
     crop_frame: np.ndarray  # [n] int64
@@ -35,11 +34,8 @@ class Sample:
 
 def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) -> PackedBatch:
     """Packs clips end to end in their order, each with its crops [n, 3, S, S]; of none, an empty batch."""
-    lengths = [len(sample.parts) for sample in samples]
+    lengths = [len(sample.poses) for sample in samples]
     starts = np.cumsum([0, *lengths])
-    poses = np.empty((starts[-1], len(PACKED_JOINTS), 3), np.float32)
-    for sample, start, length in zip(samples, starts, lengths):
-        normalize_parts(sample.parts, out=poses[start : start + length])
     hands = [  # all left hands before all right ones
         (sample, start, pictures, sample.rows(hand))
         for hand in range(len(HANDS))
@@ -56,7 +52,7 @@ def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) 
         clip_ids=[sample.hands.clip.id for sample in samples],
         texts=[sample.text for sample in samples],
         lengths=lengths,
-        poses=torch.from_numpy(poses),
+        poses=join([sample.poses for sample in samples], np.zeros((0, len(PACKED_JOINTS), 3), np.float32)),
         crops=torch.cat(pixels) if pixels else torch.zeros(0, 3, crop_size, crop_size, dtype=torch.uint8),
         crops_per_hand=(left, right),
         crop_frame=join([start + sample.crop_frame[rows] for sample, start, _, rows in hands], np.zeros(0, np.int64)),

@@ -150,7 +150,7 @@ def test_open_refuses_what_is_not_a_whole_store(tmp_path):
         ('"text": "你好"', '"text": "好你"', "manifest.jsonl: does not match its checksum"),
         ('"first_frame": 3,', '"first_frame": 4,', "line 2: first_frame: is 4, the index says 3"),
         ('"frames": 1,', '"frames": 2,', "line 3: frames: is 2, the index says 1"),
-        ('"fps": 25.0', '"fps": "25"', "line 1: fps: is '25'"),
+        ('"fps": 25.0', '"fps": "25"', "line 1: is not a clip (Expected `float`, got `str` - at `$.fps`)"),
         ('"train"', '"trein"', "line 1: split: is 'trein'"),
         ('{"id": "clip1"', '["id": "clip1"', "line 2: is not a clip"),
     ],

@@ -21,7 +21,7 @@ from pipelines.keypoint_store import KeypointStore, KeypointStoreWriter
 from pipelines.loader import BatchLoader
 from pipelines.manifest import ManifestWriter
 from pipelines.packed_batch import PackedBatch
-from pipelines.part_normalize import choose_frames, normalize_parts, select_parts
+from pipelines.part_normalize import choose_frames, normalize_parts
 
 SIDE = 64  # of the pictures; picture i is grey with value 4 i
 SOURCE = {"estimator": "test", "version": "1", "coordinates": "fractions"}
@@ -97,7 +97,7 @@ def test_a_clip_becomes_poses_texts_and_the_crops_of_its_frames(store):
     r = reader(store, settings)
     batch = batch_of(r, [4], training=False)
     frames = choose_frames(30, 20, None)
-    np.testing.assert_array_equal(batch.poses, normalize_parts(select_parts(store.keypoints(store.clips[4])[frames])))
+    np.testing.assert_array_equal(batch.poses, normalize_parts(store.keypoints(store.clips[4])[frames]))
     assert (batch.clip_ids, batch.texts) == (["clip4"], ["t4"])
     assert (batch.prompt_ids.tolist(), batch.label_ids.tolist()) == ([[2, 1]], [[116, 52, 1]])
     left, right = batch.crops_per_hand

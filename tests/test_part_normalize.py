@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pipelines
-from pipelines.part_normalize import choose_frames, normalize_parts, select_parts
+from pipelines.part_normalize import choose_frames, normalize_parts
 from pipelines.random_streams import stream
 from pipelines.skeleton import JOINTS, PACKED_JOINTS, PART_SLICES, RIGHT_HAND
 
@@ -27,16 +27,15 @@ def clip(frames: int, points: dict[tuple[int, int], tuple[float, float, float]])
 BODY = {(0, 0): (0.25, 0.5, 1), (0, 5): (0.75, 0.5, 0.5), (1, 9): (0.5, 0.625, 0.75), (1, 10): (0.5, 0.5, 0.4)}
 
 
-def normalized(keypoints: np.ndarray) -> np.ndarray:
-    return normalize_parts(select_parts(keypoints))
-
-
-def test_float16_is_selected_as_it_would_be_cast():
-    rng = np.random.default_rng(0)
-    stored = rng.uniform(-1, 2, (7, 133, 3)).astype(np.float16)
-    stored[0, 91] = 6e-8, 65504, -0.0  # the smallest, the largest
-    np.testing.assert_array_equal(select_parts(stored), stored.astype(np.float32)[:, PACKED_JOINTS])
-    np.testing.assert_array_equal(select_parts(stored[1:]), select_parts(stored[1:].astype(np.float64)))
+@pytest.mark.parametrize("size", [1, 1e-6, 6e4])  # of float16's numbers: usual, subnormal, largest
+def test_float16_is_read_as_if_it_were_cast(size):
+    stored = np.random.default_rng(0).uniform(-1, 1, (7, 133, 3))
+    stored[..., :2] *= size
+    stored = stored.astype(np.float16)
+    for wide in (np.float32, np.float64):
+        expected = normalize_parts(stored.astype(wide))
+        assert len(np.unique(expected)) > 100
+        np.testing.assert_array_equal(normalize_parts(stored).view(np.uint32), expected.view(np.uint32))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -44,14 +43,14 @@ def test_float16_is_selected_as_it_would_be_cast():
 def test_numbers_that_are_not_finite_are_refused_where_they_are_used(bad, dtype):
     keypoints = np.full((3, JOINTS, 3), -65504, dtype)  # float16's largest
     keypoints[2, 1] = bad  # an eye, which the model does not see
-    select_parts(keypoints)
+    normalize_parts(keypoints)
     keypoints[2, RIGHT_HAND[-1], 2] = bad
     with pytest.raises(ValueError, match="not all finite"):
-        select_parts(keypoints)
+        normalize_parts(keypoints)
 
 
 def test_body_fills_the_box_of_the_whole_clip():
-    packed = normalized(clip(2, BODY))
+    packed = normalize_parts(clip(2, BODY))
     assert packed.shape == (2, 69, 3) and packed.dtype == np.float32
     expected = np.zeros((2, 9, 3), np.float32)
     expected[0, 0], expected[0, 3] = (-1, -0.25, 1), (1, -0.25, 0.5)
@@ -64,7 +63,7 @@ def test_hands_and_face_are_relative_to_their_root_of_the_same_frame():
     keypoints[:, 91] = [(0.5, 0.5, 0.1), (0.25, 0.5, 0.1)]  # the root's confidence does not matter
     keypoints[:, 95] = [(0.625, 0.4375, 0.9), (0.625, 0.4375, 0.9)]
     keypoints[0, 53], keypoints[0, 23] = (0.5, 0.25, 0.9), (0.375, 0.25, 0.9)
-    packed = normalized(keypoints)
+    packed = normalize_parts(keypoints)
     left, face = packed[:, PART_SLICES["left"]], packed[:, PART_SLICES["face"]]
     np.testing.assert_array_equal(left[:, 4], np.float32([(0.25, -0.125, 0.9), (0.75, -0.125, 0.9)]))
     np.testing.assert_array_equal(left[:, 0], 0)
@@ -74,21 +73,21 @@ def test_hands_and_face_are_relative_to_their_root_of_the_same_frame():
 def test_values_are_clipped_and_uncertain_joints_are_zero():
     at_threshold = np.float32(0.3)
     points = BODY | {(0, 3): (5, -5, at_threshold), (0, 96): (3, -3, 1.08), (0, 97): (0.5, 0.5, at_threshold)}
-    packed = normalized(clip(2, points))
+    packed = normalize_parts(clip(2, points))
     np.testing.assert_array_equal(packed[0, PART_SLICES["body"]][1], 0)  # nor did it count for the box
     np.testing.assert_array_equal(packed[0, PART_SLICES["body"]][0], (-1, -0.25, 1))
     np.testing.assert_array_equal(packed[0, PART_SLICES["left"]][5], (1, -1, 1))
     np.testing.assert_array_equal(packed[0, PART_SLICES["left"]][6], 0)
     below = np.nextafter(at_threshold, np.float32(1))
-    assert normalized(clip(2, points | {(0, 97): (0.5, 0.5, below)}))[0, PART_SLICES["left"]][6].any()
+    assert normalize_parts(clip(2, points | {(0, 97): (0.5, 0.5, below)}))[0, PART_SLICES["left"]][6].any()
 
 
 def test_a_clip_without_scale_is_zero():
     three = {place: values for place, values in BODY.items() if place != (1, 10)}
     hand = {(0, 95): (0.5, 0.5, 1)}
-    assert normalized(clip(2, BODY | hand)).any()
-    assert not normalized(clip(2, three | hand)).any()
-    assert not normalized(clip(2, {place: (0.5, 0.5, 1) for place in BODY} | hand)).any()
+    assert normalize_parts(clip(2, BODY | hand)).any()
+    assert not normalize_parts(clip(2, three | hand)).any()
+    assert not normalize_parts(clip(2, {place: (0.5, 0.5, 1) for place in BODY} | hand)).any()
 
 
 def test_only_the_69_joints_matter():
@@ -96,7 +95,7 @@ def test_only_the_69_joints_matter():
     keypoints = rng.uniform(0, 1, (5, 133, 3)).astype(np.float32)
     changed = rng.uniform(0, 1, (5, 133, 3)).astype(np.float32)
     changed[:, PACKED_JOINTS] = keypoints[:, PACKED_JOINTS]
-    np.testing.assert_array_equal(normalized(keypoints), normalized(changed))
+    np.testing.assert_array_equal(normalize_parts(keypoints), normalize_parts(changed))
 
 
 def test_short_clips_keep_all_frames():
@@ -134,7 +133,7 @@ def test_works_where_the_package_cannot_be_written(tmp_path: Path, home: str):
     command = (
         "import numpy, pipelines.part_normalize as p; print(p.__file__);"
         "keypoints = numpy.random.default_rng(0).random((3, 133, 3));"
-        "print(p.normalize_parts(p.select_parts(keypoints)).any())"
+        "print(p.normalize_parts(keypoints).any())"
     )
     result = subprocess.run(
         [sys.executable, "-c", command],

@@ -159,7 +159,7 @@ def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
 def test_published_batches_repeat_the_last_frame_and_keep_hands_apart(store, codec):
     reader = ClipReader([store], DataSettings(max_frames=DEMO.max_frames, p_samp=0.3, crops="video"), codec)
     samples = [reader.read(clip, 0, True) for clip in reader.clips("train")]
-    parts = [{part: torch.from_numpy(s.parts[:, joints]) for part, joints in PART_SLICES.items()} for s in samples]
+    parts = [{part: torch.from_numpy(s.poses[:, joints]) for part, joints in PART_SLICES.items()} for s in samples]
     crops = [torch.full((len(s.crop_frame), 3, 8, 8), float(number)) for number, s in enumerate(samples)]
     batch = published_batch(samples, ["zh"] * len(samples), parts, crops)
     short = int(np.argmin(batch.lengths))
