@@ -18,7 +18,7 @@ from pipelines.dali_decoders import DecodingError, JpegDecoder, VideoDecoder
 from pipelines.errors import InputError
 from pipelines.hand_boxes import BoxRule, hand_boxes, side_of_clip, side_of_sampled
 from pipelines.manifest import Clip
-from pipelines.skeleton import LEFT_HAND, RIGHT_HAND
+from pipelines.skeleton import HANDS, LEFT_HAND, RIGHT_HAND
 from pipelines.video_file import VideoFile
 
 LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
@@ -46,11 +46,15 @@ def want_hands(
     """
     if not len(frames):
         return WantedHands(clip, video, frames, hands, np.zeros((0, 21, 2)), np.zeros((0, 4), np.int64))
-    both_THVC = np.stack([keypoints[:, LEFT_HAND], keypoints[:, RIGHT_HAND]], axis=1)
-    all_px = both_THVC[..., :2].astype(np.float64) * (clip.width, clip.height)
-    points_px = all_px[frames, hands]
+    hands_THVC = keypoints[:, LEFT_HAND[0] : RIGHT_HAND[-1] + 1].reshape(len(keypoints), len(HANDS), -1, 3)
+    hands_CVTH = np.ascontiguousarray(hands_THVC.transpose(3, 2, 0, 1), np.float64)  # extents are taken over V
+    hands_CVTH[0] *= clip.width
+    hands_CVTH[1] *= clip.height
+    hands_THVC = hands_CVTH.transpose(2, 3, 1, 0)
+    points_px = hands_THVC[frames, hands, :, :2]
     if rule == "clip":
-        side = side_of_clip(all_px.reshape(-1, 21, 2), both_THVC[..., 2].reshape(-1, 21))
+        every_NVC = hands_THVC.reshape(-1, *hands_THVC.shape[2:])
+        side = side_of_clip(every_NVC[..., :2], every_NVC[..., 2])
     else:
         side = side_of_sampled(points_px)
     if side > MAX_BOX_SIDE * max(clip.width, clip.height):

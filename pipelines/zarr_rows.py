@@ -5,7 +5,7 @@ Every shard's index is verified before the file is mapped, because a chunk that 
 """
 
 import shutil
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import google_crc32c
@@ -137,24 +137,20 @@ class RowReader:
                 raise InputError(
                     self.path, f"rows {start} to {stop - 1} cannot be read ({error})", self._remedy
                 ) from None
-        pieces = list(self._pieces(start, stop))
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        shard, first = divmod(start, self._shard_rows)
+        if first + stop - start <= self._shard_rows:
+            return self._piece(shard, first, first + stop - start)
+        borders = [start, *range((shard + 1) * self._shard_rows, stop, self._shard_rows), stop]
+        return np.concatenate([self[a:b] for a, b in pairwise(borders)])
 
-    def _pieces(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        while True:
-            shard, first = divmod(start, self._shard_rows)
-            last = min(first + stop - start, self._shard_rows)
-            if shard not in self._maps:
-                self._maps[shard] = self._map(shard)
-            piece = self._maps[shard][first:last]
-            if len(piece) < last - first:
-                raise InputError(
-                    shard_file(self.path, shard, self._array.ndim), f"ends before row {last} of the shard", self._remedy
-                )
-            yield piece
-            start += last - first
-            if start >= stop:
-                return
+    def _piece(self, shard: int, first: int, last: int) -> np.ndarray:
+        if shard not in self._maps:
+            self._maps[shard] = self._map(shard)
+        piece = self._maps[shard][first:last]
+        if len(piece) < last - first:
+            file = shard_file(self.path, shard, self._array.ndim)
+            raise InputError(file, f"ends before row {last} of the shard", self._remedy)
+        return piece
 
     def _map(self, shard: int) -> np.ndarray:
         """The rows of a shard file whose index says that its chunks lie one after the other."""
