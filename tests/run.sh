@@ -9,4 +9,6 @@ if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get 
   { apt-get update && apt-get install --yes --no-install-recommends chromium; } >/dev/null 2>&1 ||
     echo "chromium could not be installed: the tests in a browser are skipped"
 fi
-exec .venv/bin/python -m pytest "$@"
+# Two files at a time, each with its share of the cores.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((($(nproc) + 1) / 2))}"
+exec .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
