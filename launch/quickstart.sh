@@ -5,6 +5,7 @@
 # A second call reuses what is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case "${1:-}" in "" | --full) ;; *) sed -n 's/^#   //p' launch/quickstart.sh; exit 2 ;; esac
 bash launch/install.sh
 export PATH="$PWD/.venv/bin:$PATH"
 

@@ -20,6 +20,7 @@ from pipelines.clip_reader import BadClip, ClipReader, LoadedClips
 from pipelines.clip_set import ClipSet
 from pipelines.errors import InputError
 from pipelines.packed_batch import PackedBatch
+from pipelines.worker_threads import compute_alone
 
 SURE_AFTER = 20  # clips seen before the share of bad ones means anything
 
@@ -86,7 +87,7 @@ class BatchLoader:
         wrong in a thread.
         """
         stop = threading.Event()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader", initializer=compute_alone)
         submitted = ((job, pool.submit(self._load, job, stop)) for job in self._jobs(epochs, epoch, step))
         try:
             ahead = deque(islice(submitted, 2 * self.workers))

@@ -408,6 +408,27 @@ def test_no_thread_is_left_behind(store):
     assert not loader_threads()
 
 
+class WatchingCodec(Codec):
+    """Sees with how many threads torch computes where clips are read."""
+
+    def __init__(self):
+        self.threads: set[int] = set()
+
+    def prompt_ids(self, language: str) -> list[int]:
+        self.threads.add(torch.get_num_threads())
+        return super().prompt_ids(language)
+
+
+def test_threads_take_no_others_from_the_training_step(store):
+    codec, before = WatchingCodec(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        list(batch_loader(ClipReader([store], RGB, codec)).steps(epochs=1))
+        assert codec.threads == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 class CountingCodec(Codec):
     """Counts the clips that were read."""
 

@@ -14,6 +14,7 @@ from rich.progress import track
 from pipelines.clip_reader import ClipReader, LoadedClips
 from pipelines.clip_set import ClipSet
 from pipelines.errors import InputError
+from pipelines.worker_threads import compute_alone
 from unisign_fast.engine import Ranks
 from unisign_fast.metrics import Scores, score
 from unisign_fast.model import UniSign
@@ -112,7 +113,7 @@ def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]
 def _loaded(reader: ClipReader, clips: ClipSet, batches: list[list[int]]) -> Iterator[LoadedClips]:
     """The batches, each read while the one before is at work."""
     ahead: deque[Future[LoadedClips]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="evaluation") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=compute_alone) as pool:
         for numbers in batches:
             ahead.append(pool.submit(reader.batch, clips, numbers, epoch=0, training=False))
             if len(ahead) > 1:
