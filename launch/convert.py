@@ -1,5 +1,8 @@
 """Turns a checkpoint in the authors' format (.pth) into a model folder, and a model folder into such a checkpoint.
 
+python launch/convert.py untrim runs/base/slt-pose/best --full google/mt5-base --out models/slt-pose
+gives a model that was trained with --trim-vocabulary the full one again.
+
 python launch/convert.py import csl_stage1_weight.pth --tokenizer mt5-base/spiece.model --out models/csl_stage1
 python launch/convert.py export models/csl_stage1 --out csl_stage1_weight.pth
 
@@ -7,6 +10,7 @@ Both ways every tensor keeps its bits and its type, and a key that does not fit 
 """
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import tyro
@@ -73,10 +77,40 @@ def export_published(model: tyro.conf.Positional[str], out: Path) -> None:
     print(f"{out}: {'RGB-pose' if config.rgb else 'pose-only'}, {_described(published)}")
 
 
+def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
+    """Give a model that was trained with --trim-vocabulary the full vocabulary.
+
+    Args:
+        model: Model folder (best/ or last/ of a run), or its id on the hub.
+        full: What its training started from: an mT5 (folder or name on the hub), or a model folder.
+        out: Model folder to write; it must be new.
+    """
+    from unisign_fast.config import ModelConfig
+    from unisign_fast.model_folder import find_model, load_data_settings, save_model, with_tied
+    from unisign_fast.pretrained import read_vocabulary
+    from unisign_fast.text_codec import TextCodec
+    from unisign_fast.trimmed_vocabulary import rows_of, untrimmed_weights
+    from unisign_fast.weight_files import read_weights
+
+    if out.exists():
+        raise InputError("--out", f"{out} is there already", "name a new folder")
+    folder = find_model(model)
+    config = ModelConfig.load(folder / "config.json")
+    codec, embedding, head = read_vocabulary(full)
+    rows = rows_of(TextCodec(folder), codec)
+    weights = with_tied(read_weights(folder / "model.safetensors"))
+    weights = untrimmed_weights(weights, rows, embedding, head)
+    config = replace(config, mt5=replace(config.mt5, vocab_size=len(embedding)))
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    save_model(out, config, weights, codec, load_data_settings(folder), text)
+    print(f"{out}: {len(rows)} trained rows of {len(embedding)}, {_described(weights)}")
+
+
 def _described(weights: dict) -> str:
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()})
     return f"{len(weights)} tensors, {', '.join(kinds)}"
 
 
 if __name__ == "__main__":
-    run_command({"import": import_published, "export": export_published})
+    run_command({"import": import_published, "export": export_published, "untrim": untrim})

@@ -23,6 +23,7 @@ from video_files import write_video
 from pipelines.clip_reader import ClipReader
 from pipelines.data_settings import DataSettings
 from pipelines.keypoint_store import CHUNK_FRAMES, KeypointStore, KeypointStoreWriter
+from unisign_fast.config import ModelConfig
 from unisign_fast.predictions import read_predictions
 from unisign_fast.telemetry import read_events
 from unisign_fast.text_codec import train_codec
@@ -154,6 +155,10 @@ REFUSED = {
     "too small a fraction": (
         "pretrain.py --stores {store} --start-from {stage1}/last --data-fraction 0.01",
         ["--data-fraction: 0.01 of 24 clips is none; give a larger share, or 0 to train nothing"],
+    ),
+    "trimming what is made to measure": (
+        "pretrain.py --stores {store} --trim-vocabulary True",
+        ["--trim-vocabulary: a random mT5 has the corpus' own vocabulary; leave it out, or give --mt5 or --start-from"],
     ),
     "no stage before": ("pretrain.py --stores {store} --stage 2", ["--start-from: runs/demo/stage1/last holds no"]),
     "no model": ("finetune.py --stores {store} --start-from {here}", ["--start-from: {here} holds no trained model"]),
@@ -332,6 +337,19 @@ def test_scores_of_a_run_can_be_had_from_its_files(command, stage1, tmp_path):
 
     table = command(tmp_path, "summary.py", "runs/demo")
     assert table.status == 0 and all(word in table.output for word in ("SLT", "pose-only", "BLEU-4", "tok:13a")), table
+
+
+def test_a_trimmed_vocabulary_is_trained_and_given_back(command, store, stage1, tmp_path):
+    trimmed = ["--p-samp", "0", "--start-from", stage1 / "last", "--trim-vocabulary", "True", *SHORT]
+    ended = command(tmp_path, "finetune.py", "--stores", store, "--out", "run", *trimmed)
+    assert ended.status == 0 and ended.error == "", ended
+    ended = command(tmp_path, "convert.py", "untrim", "run/last", "--full", stage1 / "last", "--out", "full")
+    assert ended.status == 0 and ended.error == "", ended
+    sizes = [
+        ModelConfig.load(folder / "config.json").mt5.vocab_size for folder in (tmp_path / "run/last", stage1 / "last")
+    ]
+    assert sizes[0] < sizes[1] and f"full: {sizes[0]} trained rows of {sizes[1]}" in ended.output
+    assert (tmp_path / "full/spiece.model").read_bytes() == (stage1 / "last/spiece.model").read_bytes()
 
 
 def test_keypoints_of_another_origin_are_warned_of(tmp_path, capsys):

@@ -25,6 +25,7 @@ from unisign_fast.config import ModelConfig
 from unisign_fast.model import UniSign
 from unisign_fast.model_card import model_card
 from unisign_fast.text_codec import TextCodec
+from unisign_fast.trimmed_vocabulary import trimmed_weights
 from unisign_fast.weight_files import load_strictly, read_weights, save_weights
 
 FILES = ("config.json", "model.safetensors", "spiece.model", "preprocessor_config.json", "README.md")
@@ -137,13 +138,15 @@ def load_data_settings(folder: Path) -> DataSettings:
         raise InputError(path, f"not the settings of the data path ({error})", remedy) from None
 
 
-def start_from(model: UniSign, folder: Path) -> None:
+def start_from(model: UniSign, folder: Path, rows: Tensor | None = None) -> None:
     """Load an earlier stage's weights into `model`; only the RGB branch or a task head may be new.
 
+    `rows`: those of the vocabulary that `model` has, if it is trimmed and they are not.
     Raises InputError naming every weight that is missing or of another shape.
     """
     path = folder / "model.safetensors"
     weights = with_tied(read_weights(path))
+    weights = weights if rows is None else trimmed_weights(weights, rows)
     own = model.state_dict()
     weights = {n: w for n, w in weights.items() if n in own or not n.startswith(LEFT_BEHIND)}
     fresh = {

@@ -6,18 +6,21 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from torch import Tensor
 
 from pipelines.errors import InputError
 from unisign_fast.config import MT5Shape
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.language_model import LanguageModel
 from unisign_fast.text_codec import TextCodec
+from unisign_fast.trimmed_vocabulary import HEAD, trimmed_weights
 from unisign_fast.weight_files import load_strictly, read_weights
 
 IMAGENET_URL = "https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth"
 MT5_FILES = "config.json, pytorch_model.bin or model.safetensors, and spiece.model"
 MT5_REMEDY = f"download {MT5_FILES} of google/mt5-base into a folder and give it with --mt5"
 SHARED = "shared.weight"
+MODEL_PREFIX = "language_model.mt5."  # of mT5's weights in a model folder
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # the same tensor; not in every file
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)  # in old files of the T5 family
 
@@ -37,8 +40,23 @@ def pretrained_codec(source: str) -> TextCodec:
     return TextCodec(_mt5_file(source, "spiece.model"))
 
 
-def load_pretrained_mt5(language_model: LanguageModel, source: str) -> None:
+def read_vocabulary(source: str) -> tuple[TextCodec, Tensor, Tensor]:
+    """Tokenizer, embedding [W, D] and output head [W, D] of a pretrained mT5 or of a model folder.
+
+    Raises InputError where one of them is missing.
+    """
+    path = _mt5_file(source, "model.safetensors", "pytorch_model.bin")
+    weights = {name.removeprefix(MODEL_PREFIX): weight for name, weight in read_weights(path).items()}
+    for name in (SHARED, HEAD):
+        if name not in weights:
+            raise InputError(path, f"has no {name}", MT5_REMEDY)
+    return pretrained_codec(source), weights[SHARED], weights[HEAD]
+
+
+def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor | None = None) -> None:
     """Copy the pretrained weights into `language_model`. Raises InputError unless each of them is there and fits.
+
+    `rows`: those of the vocabulary that `language_model` has, if it is trimmed.
 
     Not through transformers, which fills what is missing with random values and says so in its log only: of an
     untied mT5 saved as safetensors, the embeddings of both stacks.
@@ -47,6 +65,7 @@ def load_pretrained_mt5(language_model: LanguageModel, source: str) -> None:
     weights = {name: weight for name, weight in read_weights(path).items() if name not in UNUSED}
     if SHARED in weights:
         weights |= {name: weights[SHARED] for name in TIED}
+    weights = weights if rows is None else trimmed_weights(weights, rows)
     load_strictly(language_model.mt5, weights, path)
 
 

@@ -44,6 +44,7 @@ class RunSettings:
     mt5: str = "random"  # first weights of the language model: random, a folder, or a name on the hub
     efficientnet: str = "random"  # first weights of the RGB encoder: random, imagenet, handshapes (drawn), or a file
     tokenizer: Path | None = None  # spiece.model of a random mT5; by default made from the corpus
+    trim_vocabulary: bool = False  # keep only the pieces of mT5's vocabulary that the training texts need
     data_fraction: float = 1.0  # share of the training clips used; 0 skips pre-training (Table 8)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -52,6 +53,9 @@ class RunSettings:
     def __post_init__(self):
         if not 0 <= self.data_fraction <= 1:
             raise InputError("--data-fraction", f"{self.data_fraction} is not possible", "give a share in [0, 1]")
+        if self.trim_vocabulary and self.source is None and self.mt5 == "random":
+            problem = "a random mT5 has the corpus' own vocabulary"
+            raise InputError("--trim-vocabulary", problem, "leave it out, or give --mt5 or --start-from")
         if self.rgb and self.data.crop_size > 128:
             problem = f"{self.data.crop_size} gives a feature map of more than 4 x 4, which the fusion is made for"
             raise InputError("--crop-size", problem, "give 128 pixels or fewer")

@@ -51,7 +51,15 @@ class TextCodec:
 
     def target_ids(self, text: str) -> list[int]:
         """Tokens of a target, cut to MAX_TARGET_TOKENS with the end token."""
-        return self._pieces.encode(text)[: MAX_TARGET_TOKENS - 1] + [END]
+        return self.ids(text)[: MAX_TARGET_TOKENS - 1] + [END]
+
+    def ids(self, text: str) -> list[int]:
+        """All tokens of a text, without an end token."""
+        return self._pieces.encode(text)
+
+    def pieces(self) -> list[str]:
+        """The piece of every token; no two are equal."""
+        return [self._pieces.id_to_piece(token) for token in range(len(self))]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of generated tokens, up to the first end token; padding and ids beyond the vocabulary are left out."""

@@ -2,11 +2,13 @@
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kernels.dispatch import default_version
 from pipelines.batching import Budget
@@ -34,6 +36,7 @@ from unisign_fast.process_memory import keep_memory
 from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
 from unisign_fast.text_codec import UNKNOWN, TextCodec, train_codec
 from unisign_fast.trainer import Trainer, Validation, check_run_folder
+from unisign_fast.trimmed_vocabulary import rows_of, trim_codec
 from unisign_fast.weight_files import load_strictly, read_weights, save_weights
 
 LOADER_THREADS = 2
@@ -51,7 +54,7 @@ def train(settings: RunSettings) -> None:
     _announce(settings, ranks)
     stores = _open_stores(settings, ranks)
     source = _source(settings)
-    codec, shape = _language(settings, source, stores, ranks)
+    codec, shape, rows = _language(settings, source, stores, ranks)
     reader = ClipReader(stores, settings.data, codec, settings.train.seed, ranks.device)
     if ranks.is_first:
         compare_keypoint_sources(stores)
@@ -61,7 +64,7 @@ def train(settings: RunSettings) -> None:
     clips = _fraction(clips, settings)
     config = settings.model_config(shape, _head_classes(settings, clips))
     torch.manual_seed(settings.train.seed)
-    model = _first_weights(UniSign(config), settings, source, ranks)
+    model = _first_weights(UniSign(config), settings, source, rows, ranks)
     if settings.data_fraction == 0:
         _skip_training(settings, config, model, codec, ranks)
     else:
@@ -160,22 +163,35 @@ def _source(settings: RunSettings) -> Path | None:
 
 def _language(
     settings: RunSettings, source: Path | None, stores: list[KeypointStore], ranks: Ranks
-) -> tuple[TextCodec, MT5Shape]:
-    """The tokenizer, and the geometry of mT5: those of the model started from, of a pretrained mT5, or new ones."""
-    if source is not None:
-        return TextCodec(source), ModelConfig.load(source / "config.json").mt5
-    if settings.mt5 != "random":
-        return pretrained_codec(settings.mt5), pretrained_shape(settings.mt5)
+) -> tuple[TextCodec, MT5Shape, Tensor | None]:
+    """The tokenizer, and the geometry of mT5: those of the model started from, of a pretrained mT5, or new ones.
+
+    Where the vocabulary is trimmed, also which of its rows are kept.
+    """
+    if source is not None or settings.mt5 != "random":
+        if source is not None:
+            full, shape = TextCodec(source), ModelConfig.load(source / "config.json").mt5
+        else:
+            full, shape = pretrained_codec(settings.mt5), pretrained_shape(settings.mt5)
+        if not settings.trim_vocabulary:
+            return full, shape, None
+        codec = _corpus_codec(settings, ranks, lambda folder: trim_codec(full, _texts(stores), folder))
+        return codec, replace(shape, vocab_size=len(codec)), rows_of(codec, full)
     if settings.tokenizer is not None:
         codec = TextCodec(settings.tokenizer)
     else:
-        folder = settings.folder / "tokenizer"
-        if ranks.is_first and not (folder / "spiece.model").is_file():
-            train_codec(_texts(stores), folder)
-        ranks.barrier()
-        codec = TextCodec(folder)
+        codec = _corpus_codec(settings, ranks, lambda folder: train_codec(_texts(stores), folder))
     shape = asdict(RECIPES[settings.recipe].model.mt5) | {"vocab_size": -(-len(codec) // 8) * 8}
-    return codec, MT5Shape(**shape)
+    return codec, MT5Shape(**shape), None
+
+
+def _corpus_codec(settings: RunSettings, ranks: Ranks, make: Callable[[Path], TextCodec]) -> TextCodec:
+    """A tokenizer that is made for the training texts once a run, and kept in its folder."""
+    folder = settings.folder / "tokenizer"
+    if ranks.is_first and not (folder / "spiece.model").is_file():
+        make(folder)
+    ranks.barrier()
+    return TextCodec(folder)
 
 
 def _texts(stores: list[KeypointStore]) -> list[str]:
@@ -210,11 +226,13 @@ def _head_classes(settings: RunSettings, clips: ClipSet) -> tuple[str, ...]:
     return tuple(sorted({c for t in targets for c in (t.split() if settings.model.head == "ctc" else [t])}))
 
 
-def _first_weights(model: UniSign, settings: RunSettings, source: Path | None, ranks: Ranks) -> UniSign:
+def _first_weights(
+    model: UniSign, settings: RunSettings, source: Path | None, rows: Tensor | None, ranks: Ranks
+) -> UniSign:
     if source is not None:
-        start_from(model, source)
+        start_from(model, source, rows)
     elif settings.mt5 != "random" and model.language_model is not None:
-        load_pretrained_mt5(model.language_model, settings.mt5)
+        load_pretrained_mt5(model.language_model, settings.mt5, rows)
     rgb_is_new = model.rgb is not None and not (source and ModelConfig.load(source / "config.json").rgb)
     if rgb_is_new and settings.efficientnet == "handshapes":
         _learn_handshapes(model, settings, ranks)
