@@ -339,17 +339,21 @@ def test_scores_of_a_run_can_be_had_from_its_files(command, stage1, tmp_path):
     assert table.status == 0 and all(word in table.output for word in ("SLT", "pose-only", "BLEU-4", "tok:13a")), table
 
 
-def test_a_trimmed_vocabulary_is_trained_and_given_back(command, store, stage1, tmp_path):
-    trimmed = ["--p-samp", "0", "--start-from", stage1 / "last", "--trim-vocabulary", "True", *SHORT]
-    ended = command(tmp_path, "finetune.py", "--stores", store, "--out", "run", *trimmed)
-    assert ended.status == 0 and ended.error == "", ended
-    ended = command(tmp_path, "convert.py", "untrim", "run/last", "--full", stage1 / "last", "--out", "full")
-    assert ended.status == 0 and ended.error == "", ended
-    sizes = [
-        ModelConfig.load(folder / "config.json").mt5.vocab_size for folder in (tmp_path / "run/last", stage1 / "last")
-    ]
-    assert sizes[0] < sizes[1] and f"full: {sizes[0]} trained rows of {sizes[1]}" in ended.output
-    assert (tmp_path / "full/spiece.model").read_bytes() == (stage1 / "last/spiece.model").read_bytes()
+def test_a_trimmed_vocabulary_is_trained_and_given_back(command, store, tmp_path):
+    codec = train_codec([*TEXTS, "Zebras graze quietly", "东南西北春夏秋冬"], tmp_path / "codec")
+    full = ["--tokenizer", codec.path, "--data-fraction", "0", "--out", "full"]
+    trimmed = ["--p-samp", "0", "--start-from", "full/last", "--trim-vocabulary", "True", "--out", "run", *SHORT]
+    back = ["run/last", "--full", "full/last", "--out", "again"]
+    for line in (
+        ["pretrain.py", "--stores", store, *full],
+        ["finetune.py", "--stores", store, *trimmed],
+        ["convert.py", "untrim", *back],
+    ):
+        ended = command(tmp_path, *line)
+        assert ended.status == 0 and ended.error == "", ended
+    few, many = (ModelConfig.load(tmp_path / f"{name}/last/config.json").mt5.vocab_size for name in ("run", "full"))
+    assert few < many and f"again: {few} trained rows of {many}" in ended.output
+    assert (tmp_path / "again/spiece.model").read_bytes() == codec.path.read_bytes()
 
 
 def test_keypoints_of_another_origin_are_warned_of(tmp_path, capsys):
