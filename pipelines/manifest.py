@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import get_origin
 
@@ -48,8 +47,7 @@ _INDEX = np.dtype(
 _REMEDY = "write the store again with launch/prepare.py"
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is known of a clip besides its keypoints."""
 
     id: str  # unique within a store
@@ -64,8 +62,8 @@ class Clip:
     height: int
     source: str  # video path, relative to the store or absolute; "" if there is no video
     crc32c: int  # of the clip's float16 bytes in the keypoint array
-    translations: dict[str, str] = field(default_factory=dict)  # other languages -> text
-    tags: dict[str, str] = field(default_factory=dict)  # free: signer, ...
+    translations: dict[str, str] = {}  # other languages -> text
+    tags: dict[str, str] = {}  # free: signer, ...
     video_start: int = 0  # the video frame that keypoint frame 0 belongs to
     video_frames: int = 0  # frames of the whole video that can be decoded; 0 if it ends with the clip
 
@@ -86,8 +84,8 @@ class Clip:
         return text
 
 
-_DECODER = msgspec.json.Decoder(Clip)  # refuses lines without a field, or with one of another type
-_TYPES = {f.name: get_origin(f.type) or f.type for f in fields(Clip)}
+_DECODER = msgspec.json.Decoder(Clip)
+_TYPES = {name: get_origin(kind) or kind for name, kind in Clip.__annotations__.items()}
 _REMEDIES = {
     "id": "give the clip a name",
     "split": f"use one of {', '.join(SPLITS)}",
@@ -127,11 +125,7 @@ class Manifest(Sequence[Clip]):
         number %= len(self)
         end = int(self._index["line"][number + 1]) if number + 1 < len(self) else self._size
         where = f"{self.path}: line {number + 1}"
-        try:
-            clip = _DECODER.decode(self._text[line:end])
-        except msgspec.MsgspecError as error:
-            raise InputError(where, f"is not a clip ({error})", _REMEDY) from None
-        _check_values(where, clip)
+        clip = _parse(where, self._text[line:end].tobytes())
         for name, value in (("first_frame", first_frame), ("frames", frames), ("crc32c", crc32c)):
             if getattr(clip, name) != value:
                 raise InputError(f"{where}: {name}", f"is {getattr(clip, name)}, the index says {value}", _REMEDY)
@@ -182,7 +176,7 @@ class ManifestWriter:
 
     def append(self, clip: Clip) -> None:
         """One line, and its entry in the index."""
-        line = json.dumps(asdict(clip), ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(msgspec.structs.asdict(clip), ensure_ascii=False).encode() + b"\n"
         entry = (self.size, clip.first_frame, clip.frames, clip.crc32c, SPLITS.index(clip.split))
         for file, content in zip(self._files, (line, np.array(entry, _INDEX).tobytes())):
             file.write(content)
@@ -235,3 +229,14 @@ def _check_values(where: object, clip: Clip) -> None:
     for name in good:
         if not good[name]:
             raise InputError(f"{where}: {name}", f"is {getattr(clip, name)!r}", _REMEDIES[name].format(end=end))
+
+
+def _parse(where: str, line: bytes) -> Clip:
+    try:
+        clip = _DECODER.decode(line)
+    except msgspec.MsgspecError as error:
+        with suppress(ValueError, TypeError):
+            check_clip(where, Clip(**json.loads(line)))  # says which field has another type
+        raise InputError(where, f"is not a clip ({error})", _REMEDY) from None
+    _check_values(where, clip)
+    return clip

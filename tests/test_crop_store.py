@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clip_stores import RGB, SIDE, SOURCE, Codec, batch_of, pose, video_of, write_store
 from conftest import ROOT
-from test_loader import RGB, SIDE, SOURCE, Codec, batch_of, pose, video_of, write_store
 from video_files import write_video
 
 from pipelines.clip_reader import ClipReader
