@@ -1,12 +1,12 @@
 """Turns a checkpoint in the authors' format (.pth) into a model folder, and a model folder into such a checkpoint.
 
-python launch/convert.py untrim runs/base/slt-pose/best --full google/mt5-base --out models/slt-pose
-gives a model that was trained with --trim-vocabulary the full one again.
-
 python launch/convert.py import csl_stage1_weight.pth --tokenizer mt5-base/spiece.model --out models/csl_stage1
 python launch/convert.py export models/csl_stage1 --out csl_stage1_weight.pth
 
-Both ways every tensor keeps its bits and its type, and a key that does not fit is named.
+Both ways every tensor keeps its bits and its type, and a key that does not fit is named. A model that was trained with
+--trim-vocabulary gets the full vocabulary again by
+
+python launch/convert.py untrim runs/base/slt-pose/best --full google/mt5-base --out models/slt-pose
 """
 
 from collections import OrderedDict
@@ -86,7 +86,7 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
         out: Model folder to write; it must be new.
     """
     from unisign_fast.config import ModelConfig
-    from unisign_fast.model_folder import find_model, load_data_settings, save_model, with_tied
+    from unisign_fast.model_folder import find_model, load_data_settings, read_card, save_model, with_tied
     from unisign_fast.pretrained import read_vocabulary
     from unisign_fast.text_codec import TextCodec
     from unisign_fast.trimmed_vocabulary import rows_of, untrimmed_weights
@@ -101,9 +101,7 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
     weights = with_tied(read_weights(folder / "model.safetensors"))
     weights = untrimmed_weights(weights, rows, embedding, head)
     config = replace(config, mt5=replace(config.mt5, vocab_size=len(embedding)))
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    save_model(out, config, weights, codec, load_data_settings(folder), text)
+    save_model(out, config, weights, codec, load_data_settings(folder), read_card(folder))
     print(f"{out}: {len(rows)} trained rows of {len(embedding)}, {_described(weights)}")
 
 

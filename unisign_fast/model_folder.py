@@ -118,10 +118,14 @@ def load_model(folder: Path) -> tuple[UniSign, TextCodec]:
     model = UniSign(config)
     path = folder / "model.safetensors"
     load_strictly(model, with_tied(read_weights(path)), path)
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    model.companions = Companions(TextCodec(folder), load_data_settings(folder), text)
+    model.companions = Companions(TextCodec(folder), load_data_settings(folder), read_card(folder))
     return model, model.companions.codec
+
+
+def read_card(folder: Path) -> str:
+    """The model card, "" where there is none."""
+    card = folder / "README.md"
+    return card.read_text(encoding="utf-8") if card.is_file() else ""
 
 
 def load_data_settings(folder: Path) -> DataSettings:
@@ -145,8 +149,7 @@ def start_from(model: UniSign, folder: Path, rows: Tensor | None = None) -> None
     Raises InputError naming every weight that is missing or of another shape.
     """
     path = folder / "model.safetensors"
-    weights = with_tied(read_weights(path))
-    weights = weights if rows is None else trimmed_weights(weights, rows)
+    weights = trimmed_weights(with_tied(read_weights(path)), rows)
     own = model.state_dict()
     weights = {n: w for n, w in weights.items() if n in own or not n.startswith(LEFT_BEHIND)}
     fresh = {

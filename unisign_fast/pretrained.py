@@ -13,15 +13,13 @@ from unisign_fast.config import MT5Shape
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.language_model import LanguageModel
 from unisign_fast.text_codec import TextCodec
-from unisign_fast.trimmed_vocabulary import HEAD, trimmed_weights
+from unisign_fast.trimmed_vocabulary import HEAD, SHARED, TIED, trimmed_weights
 from unisign_fast.weight_files import load_strictly, read_weights
 
 IMAGENET_URL = "https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth"
 MT5_FILES = "config.json, pytorch_model.bin or model.safetensors, and spiece.model"
 MT5_REMEDY = f"download {MT5_FILES} of google/mt5-base into a folder and give it with --mt5"
-SHARED = "shared.weight"
 MODEL_PREFIX = "language_model.mt5."  # of mT5's weights in a model folder
-TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # the same tensor; not in every file
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)  # in old files of the T5 family
 
 
@@ -65,8 +63,7 @@ def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor
     weights = {name: weight for name, weight in read_weights(path).items() if name not in UNUSED}
     if SHARED in weights:
         weights |= {name: weights[SHARED] for name in TIED}
-    weights = weights if rows is None else trimmed_weights(weights, rows)
-    load_strictly(language_model.mt5, weights, path)
+    load_strictly(language_model.mt5, trimmed_weights(weights, rows), path)
 
 
 def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:

@@ -79,7 +79,6 @@ class TextCodec:
 
 def train_codec(texts: Iterable[str], folder: Path) -> TextCodec:
     """A codec for a small corpus, with mT5's special ids and normalisation; the same texts give the same file."""
-    folder.mkdir(parents=True, exist_ok=True)
     prompts = [f"Translate sign language video to {LANGUAGES[language]}: " for language in ("zh", "en")]
     model = io.BytesIO()  # into a file, it would hold that file's path
     sentencepiece.SentencePieceTrainer.train(
@@ -97,6 +96,12 @@ def train_codec(texts: Iterable[str], folder: Path) -> TextCodec:
         num_threads=1,
         minloglevel=2,
     )
-    (folder / "new.model").write_bytes(model.getvalue())
+    return write_codec(model.getvalue(), folder)
+
+
+def write_codec(model: bytes, folder: Path) -> TextCodec:
+    """The codec of a SentencePiece model, written into `folder` in one move."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "new.model").write_bytes(model)
     os.replace(folder / "new.model", folder / "spiece.model")
     return TextCodec(folder)

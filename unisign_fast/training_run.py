@@ -36,7 +36,7 @@ from unisign_fast.process_memory import keep_memory
 from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
 from unisign_fast.text_codec import UNKNOWN, TextCodec, train_codec
 from unisign_fast.trainer import Trainer, Validation, check_run_folder
-from unisign_fast.trimmed_vocabulary import rows_of, trim_codec
+from unisign_fast.trimmed_vocabulary import MULTIPLE, rows_of, trim_codec
 from unisign_fast.weight_files import load_strictly, read_weights, save_weights
 
 LOADER_THREADS = 2
@@ -181,7 +181,7 @@ def _language(
         codec = TextCodec(settings.tokenizer)
     else:
         codec = _corpus_codec(settings, ranks, lambda folder: train_codec(_texts(stores), folder))
-    shape = asdict(RECIPES[settings.recipe].model.mt5) | {"vocab_size": -(-len(codec) // 8) * 8}
+    shape = asdict(RECIPES[settings.recipe].model.mt5) | {"vocab_size": -(-len(codec) // MULTIPLE) * MULTIPLE}
     return codec, MT5Shape(**shape), None
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pipelines.errors import InputError
 from pipelines.manifest import LANGUAGES
-from unisign_fast.text_codec import TextCodec
+from unisign_fast.text_codec import TextCodec, write_codec
 
-HEAD = "lm_head.weight"
-EMBEDDING = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # one tensor
+HEAD, SHARED = "lm_head.weight", "shared.weight"  # mT5's names
+TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # the same tensor as SHARED; not in every file
+ROWS = (HEAD, SHARED, *TIED)  # matrices with a row for each token
 MULTIPLE = 8  # of rows: GPUs multiply such matrices faster
 
 
@@ -43,11 +44,7 @@ def trim_codec(full: TextCodec, texts: Iterable[str], folder: Path) -> TextCodec
     del trimmed.pieces[:]
     trimmed.pieces.extend(pieces)
     trimmed.trainer_spec.vocab_size = len(pieces)
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / "new.model"
-    new.write_bytes(trimmed.SerializeToString(deterministic=True))
-    new.replace(folder / "spiece.model")
-    return TextCodec(folder)
+    return write_codec(trimmed.SerializeToString(deterministic=True), folder)
 
 
 def rows_of(trimmed: TextCodec, full: TextCodec) -> Tensor:
@@ -60,16 +57,18 @@ def rows_of(trimmed: TextCodec, full: TextCodec) -> Tensor:
         raise InputError(trimmed.path, problem, "name the model that the trimmed one started from") from None
 
 
-def trimmed_weights(weights: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """A model's weights with these rows of its vocabulary alone."""
-    return {name: weight[rows] if name.endswith((HEAD, *EMBEDDING)) else weight for name, weight in weights.items()}
+def trimmed_weights(weights: dict[str, Tensor], rows: Tensor | None) -> dict[str, Tensor]:
+    """A model's weights with these rows of its vocabulary alone; None: all."""
+    if rows is None:
+        return weights
+    return {name: weight[rows] if name.endswith(ROWS) else weight for name, weight in weights.items()}
 
 
 def untrimmed_weights(weights: dict[str, Tensor], rows: Tensor, embedding: Tensor, head: Tensor) -> dict[str, Tensor]:
     """A trimmed model's weights with the full vocabulary: the rows that it has not are those of these matrices."""
     full = dict(weights)
     for name, weight in weights.items():
-        if name.endswith((HEAD, *EMBEDDING)):
+        if name.endswith(ROWS):
             matrix = head if name.endswith(HEAD) else embedding
             full[name] = matrix.to(weight.dtype, copy=True).index_copy_(0, rows, weight)
     return full
