@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from toy_training import OF_ONE_PROCESS
 from video_files import write_video
 
 from pipelines.clip_reader import ClipReader
@@ -71,7 +72,7 @@ Command = Callable[..., Ended]  # (working folder, script of launch/, arguments.
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory) -> Command:
-    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    kept = {name: value for name, value in os.environ.items() if name not in OF_ONE_PROCESS}
     ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hub")), "COLUMNS": "120"}
     server = subprocess.Popen(
@@ -297,8 +298,8 @@ def damaged(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("share", ["0.1", "0.05"])
 def test_some_bad_clips_are_named_and_left_out_too_many_stop_the_run(command, stage1, damaged, tmp_path, share):
-    rgb = ["--p-samp", "0.25", "--start-from", stage1 / "last", "--max-bad-share", share, *SHORT, "--epochs", "2"]
-    ended = command(tmp_path, "finetune.py", "--stores", damaged, "--out", "run", *rgb)
+    rgb = ["--p-samp", "0.25", "--efficientnet", "random", "--start-from", stage1 / "last", *SHORT, "--epochs", "2"]
+    ended = command(tmp_path, "finetune.py", "--stores", damaged, "--out", "run", "--max-bad-share", share, *rgb)
     events = read_events(tmp_path / "run/log.jsonl")
     named = {event["clip"]: event["error"] for event in events if event["event"] == "bad_clip"}
     assert sorted(named) == ["clip11", "clip5"]

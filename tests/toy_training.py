@@ -14,6 +14,8 @@ from pipelines.packed_batch import PackedBatch
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = 7
+# What `start_ranks` leaves in the environment of the process that called it.
+OF_ONE_PROCESS = {"DS_ACCELERATOR", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -67,7 +69,7 @@ def toy_batch(clips: list[int]) -> PackedBatch:
 
 def run_script(command: list[str], **environment: str) -> tuple[int, str]:
     """Exit status and output of a command run on CPU; its whole process group goes when it ends or takes too long."""
-    kept = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    kept = {name: value for name, value in os.environ.items() if name not in OF_ONE_PROCESS}
     ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(
         command,
