@@ -70,6 +70,7 @@ LONG = {
         "X": "rectified and added",
         "moments": True,
     },
+    "position_bias": {"N": 3, "G": 8, "V": 21, "H": 64},
 }
 LONG_CASES = [*LONG.items(), ("temporal_conv", LONG["temporal_conv"] | {"T": [96]})]  # whose last turn writes nothing
 
@@ -77,7 +78,7 @@ LONG_CASES = [*LONG.items(), ("temporal_conv", LONG["temporal_conv"] | {"T": [96
 @pytest.mark.skipif(DEVICE == "cuda", reason="for CPUs")
 @pytest.mark.parametrize("name, shape", LONG_CASES, ids=str)
 def test_cpu_version_equals_reference_over_several_turns(name, shape):
-    """More frames than it takes at a time."""
+    """More frames or crops than it takes at a time."""
     assert errors_and_allowed(SPECS[name], "cpu", shape, torch.float32) == []
 
 

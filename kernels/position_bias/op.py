@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels.dispatch import run
+from kernels.position_bias.cpu_kernel import position_bias as on_cpu
 from kernels.position_bias.reference import position_bias as reference
 from kernels.registry import Case, KernelSpec
 
@@ -87,6 +88,7 @@ SPEC = KernelSpec(
     name="position_bias",
     reference=reference,
     triton=_triton,
+    cpu=on_cpu,
     refusal=_refusal,
     inputs=_inputs,
     cases=(

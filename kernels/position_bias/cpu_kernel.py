@@ -1,0 +1,94 @@
+"""Continuous position bias on a CPU, some crops at a time (kernels/activation/cpu_kernel.py).
+
+The hidden units of all pairs, H / 2 times the size of what they are computed from, never reach memory: the backward pass
+computes them again.
+
+R rows: the pairs of a turn's crops, groups and joints, which come last, since the layers are narrow.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+ROWS_AT_ONCE = 4096  # pairs; 1 MiB in float32 at 64 hidden units
+
+Layer = tuple[Tensor, Tensor]  # weight and bias
+
+
+class _PositionBias(Function):
+    @staticmethod
+    def forward(ctx, reference_NV2: Tensor, position_NGV2: Tensor, *tensors: Tensor) -> Tensor:
+        """tensors: weight and bias, layer by layer."""
+        crops, groups, joints, _ = position_NGV2.shape
+        bias_NGVV = position_NGV2.new_empty(crops, groups, joints, joints)
+        layers = _layers(tensors)
+        for turn in _turns(bias_NGVV):
+            *_, out_1R = _computed(layers, _distance(reference_NV2[turn], position_NGV2[turn]))
+            bias_NGVV[turn] = out_1R.view(bias_NGVV[turn].shape)
+        ctx.save_for_backward(reference_NV2, position_NGV2, *tensors)
+        return bias_NGVV
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_bias_NGVV: Tensor):
+        """One for each argument of `forward`; those of the layers are summed in float32."""
+        reference_NV2, position_NGV2, *tensors = ctx.saved_tensors
+        of_reference_NV2, of_position_NGV2 = torch.empty_like(reference_NV2), torch.empty_like(position_NGV2)
+        of_tensors = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in tensors]
+        layers, of_layers = _layers(tensors), list(zip(of_tensors[::2], of_tensors[1::2]))
+        for turn in _turns(of_bias_NGVV):
+            distance_2NGVV = _distance(reference_NV2[turn], position_NGV2[turn])
+            *inputs, _ = _computed(layers, distance_2NGVV)
+            grad = of_bias_NGVV[turn].float().reshape(1, -1)
+            for (weight, _), (of_weight, of_bias), x in zip(reversed(layers), reversed(of_layers), reversed(inputs)):
+                of_weight.addmm_(grad, x.T)
+                of_bias += grad.sum(1)
+                grad = weight.T @ grad
+                if x is not inputs[0]:
+                    grad = torch.ops.aten.threshold_backward(grad, x, 0.0)
+            of_distance_2NGVV = grad.view_as(distance_2NGVV) * _slope(distance_2NGVV)
+            of_reference_NV2[turn] = of_distance_2NGVV.sum((2, 4)).movedim(0, -1)
+            of_position_NGV2[turn] = -of_distance_2NGVV.sum(3).movedim(0, -1)
+        of_tensors = [grad.to(tensor.dtype) for grad, tensor in zip(of_tensors, tensors)]
+        return of_reference_NV2, of_position_NGV2, *of_tensors
+
+
+def _layers(tensors: tuple[Tensor, ...]) -> list[Layer]:
+    """In float32, a layer at a time."""
+    exact = [tensor.float() for tensor in tensors]
+    return list(zip(exact[::2], exact[1::2]))
+
+
+def _turns(bias_NGVV: Tensor) -> Iterator[slice]:
+    """Slices of crops whose pairs fit the cache together."""
+    crops, *pairs = bias_NGVV.shape
+    step = max(1, ROWS_AT_ONCE // torch.Size(pairs).numel())
+    return (slice(first, min(first + step, crops)) for first in range(0, crops, step))
+
+
+def _distance(reference_NV2: Tensor, position_NGV2: Tensor) -> Tensor:
+    """[2, n, G, V, V]: from the position of joint j to joint i."""
+    reference_2NV, position_2NGV = reference_NV2.float().movedim(-1, 0), position_NGV2.float().movedim(-1, 0)
+    return reference_2NV[:, :, None, :, None] - position_2NGV[:, :, :, None]
+
+
+def _computed(layers: list[Layer], distance_2NGVV: Tensor) -> list[Tensor]:
+    """The input of every layer, and the output of the last, each [*, R]."""
+    rows = [(distance_2NGVV.sign() * distance_2NGVV.abs().log1p_()).flatten(1)]
+    for weight, bias in layers[:-1]:
+        rows.append(torch.addmm(bias[:, None], weight, rows[-1]).clamp_min_(0))
+    weight, bias = layers[-1]
+    return [*rows, torch.addmm(bias[:, None], weight, rows[-1])]
+
+
+def _slope(distance: Tensor) -> Tensor:
+    """The derivative of sign(d) ln(|d| + 1); zero at zero, as autograd has it."""
+    return distance.sign().square_() / (distance.abs() + 1)
+
+
+def position_bias(reference_NV2: Tensor, position_NGV2: Tensor, layers: list[Layer]) -> Tensor:
+    """See kernels/position_bias/reference.py."""
+    return _PositionBias.apply(reference_NV2, position_NGV2, *(tensor for layer in layers for tensor in layer))
