@@ -59,10 +59,10 @@ def test_fast_version_equals_reference(spec, version, case, dtype):
 
 
 LONG = {
-    "activation": {"F": 230, "V": 21, "C": 24, "X": "rectified and added"},
-    "graph_conv": {"F": 230, "V": 21, "C": 24, "O": 32, "K": 2, "X": "both scaled", "shortcut": True, "moments": True},
+    "activation": {"F": 900, "V": 21, "C": 24, "X": "rectified and added"},
+    "graph_conv": {"F": 900, "V": 21, "C": 24, "O": 32, "K": 2, "X": "both scaled", "shortcut": True, "moments": True},
     "temporal_conv": {
-        "T": [97, 3, 130],
+        "T": [389, 3, 530],
         "V": 21,
         "C": 24,
         "O": 32,
@@ -72,7 +72,7 @@ LONG = {
     },
     "position_bias": {"N": 3, "G": 8, "V": 21, "H": 64},
 }
-LONG_CASES = [*LONG.items(), ("temporal_conv", LONG["temporal_conv"] | {"T": [96]})]  # whose last turn writes nothing
+LONG_CASES = [*LONG.items(), ("temporal_conv", LONG["temporal_conv"] | {"T": [388]})]  # whose last turn writes nothing
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="for CPUs")

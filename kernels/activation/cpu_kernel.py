@@ -14,12 +14,19 @@ from torch.autograd.function import once_differentiable
 from kernels.activation.reference import Activation, Measured
 from kernels.activation.reference import activation as reference
 
-ROWS_AT_ONCE = 2048  # rows (frame, joint); 2 MiB in float32 at 256 channels
+ELEMENTS_AT_ONCE = 2**19  # 2 MiB in float32
+MOST_ROWS = 8192  # where channels are few: the time between operations is spread over enough by then
 
 
-def frames_at_once(frames: int, joints: int) -> Iterator[slice]:
+def rows_at_once(channels: int) -> int:
+    """How many rows (frame, joint) fit the cache together."""
+    return min(MOST_ROWS, ELEMENTS_AT_ONCE // channels)
+
+
+def frames_at_once(x_FVC: Tensor) -> Iterator[slice]:
     """Slices of frames that fit the cache together."""
-    step = max(1, ROWS_AT_ONCE // joints)
+    frames, joints, channels = x_FVC.shape
+    step = max(1, rows_at_once(channels) // joints)
     return (slice(first, min(first + step, frames)) for first in range(0, frames, step))
 
 
@@ -122,7 +129,7 @@ class _Activation(Function):
     def forward(ctx, rectified: bool, *tensors: Tensor | None) -> Tensor:
         x = Activation(*tensors, rectified)
         y_FVC = torch.empty_like(x.raw_FVC, memory_format=torch.contiguous_format)
-        for frames in frames_at_once(*y_FVC.shape[:2]):
+        for frames in frames_at_once(y_FVC):
             y_FVC[frames] = activated(x, frames)
         ctx.rectified = rectified
         ctx.save_for_backward(*tensors)
@@ -133,7 +140,7 @@ class _Activation(Function):
     def backward(ctx, of_y_FVC: Tensor):
         x = Activation(*ctx.saved_tensors, ctx.rectified)
         found = ActivationGradient(x)
-        for frames in frames_at_once(*x.raw_FVC.shape[:2]):
+        for frames in frames_at_once(x.raw_FVC):
             found.put(frames, of_y_FVC[frames].float(), activated(x, frames))
         return None, *found.found()
 

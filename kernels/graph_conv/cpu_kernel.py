@@ -29,7 +29,7 @@ class _GraphConv(Function):
         out_FVO = x_FVC.new_empty(*x_FVC.shape[:2], weight_KOC.shape[1])
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
         measure = Moments(out_FVO, moments)
-        for frames in frames_at_once(*x_FVC.shape[:2]):
+        for frames in frames_at_once(x_FVC):
             if not plain:
                 x_FVC[frames] = activated(x, frames)
             mixed_RO = _aggregated(aggregate_UV, x_FVC[frames].float(), len(mix_MO)) @ mix_MO
@@ -52,7 +52,7 @@ class _GraphConv(Function):
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
         of_aggregate_VU, of_mix_OM = torch.zeros_like(aggregate_UV.T), torch.zeros_like(mix_MO.T)
         of_bias_VO = mix_MO.new_zeros(x_FVC.shape[1], mix_MO.shape[1])
-        for frames in frames_at_once(*x_FVC.shape[:2]):
+        for frames in frames_at_once(x_FVC):
             some_FVC, grad_FVO = x_FVC[frames].float(), of_out.of(frames)
             grad_RO = grad_FVO.flatten(0, 1)
             of_aggregated_FUC = (grad_RO @ mix_MO.T).view(len(some_FVC), len(aggregate_UV), -1)
@@ -86,7 +86,7 @@ class _Pointwise(Function):
     def forward(ctx, moments: bool, x_FVC, weight_OC, bias_O):
         out_FVO = x_FVC.new_empty(*x_FVC.shape[:2], len(weight_OC))
         measure = Moments(out_FVO, moments)
-        for frames in frames_at_once(*x_FVC.shape[:2]):
+        for frames in frames_at_once(x_FVC):
             out_FVO[frames] = linear(x_FVC[frames].float(), weight_OC.float(), bias_O.float())
             measure.add(frames)
         out = measure.measured()
@@ -101,7 +101,7 @@ class _Pointwise(Function):
         of_out = OutputGradient(Measured(*saved), gradients)
         of_x_FVC = torch.empty_like(x_FVC, memory_format=torch.contiguous_format)
         of_weight_OC, of_bias_O = (torch.zeros_like(x, dtype=torch.float32) for x in (weight_OC, bias_O))
-        for frames in frames_at_once(*x_FVC.shape[:2]):
+        for frames in frames_at_once(x_FVC):
             grad_RO = of_out.of(frames).flatten(0, 1)
             of_x_FVC[frames] = (grad_RO @ weight_OC.float()).view(of_x_FVC[frames].shape)
             of_weight_OC.addmm_(grad_RO.T, x_FVC[frames].float().flatten(0, 1))

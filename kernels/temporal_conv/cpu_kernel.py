@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.activation.cpu_kernel import ROWS_AT_ONCE, ActivationGradient, Moments, OutputGradient, activated
+from kernels.activation.cpu_kernel import ActivationGradient, Moments, OutputGradient, activated, rows_at_once
 from kernels.activation.reference import Activation, Measured
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity; more of them would cost precision
@@ -51,12 +51,11 @@ class _TemporalConv(Function):
     def forward(ctx, rectified: bool, moments: bool, offsets, weight_TOC, bias_O, *tensors):
         """tensors: the six of an `Activation`."""
         x = Activation(*tensors, rectified)
-        frames, joints, _ = x.raw_FVC.shape
-        out_FVO = x.raw_FVC.new_empty(frames, joints, weight_TOC.shape[1])
+        out_FVO = x.raw_FVC.new_empty(*x.raw_FVC.shape[:2], weight_TOC.shape[1])
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
         measure = Moments(out_FVO, moments)
-        ctx.tiles = list(_tiles(offsets, frames, joints, len(weight_TOC)))
+        ctx.tiles = list(_tiles(offsets, x.raw_FVC.shape, len(weight_TOC)))
         for tiles in ctx.tiles:
             x_NRC = _input_points(transforms, tiles, activated(x, tiles.seen))
             y_FVO = (transforms.outputs_PN @ (x_NRC @ weight_NCO).flatten(1)).view(-1, *out_FVO.shape[1:])
@@ -135,15 +134,16 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
     return [row[size:] for row in rows]
 
 
-def _tiles(offsets: Tensor, frames: int, joints: int, taps: int) -> Iterator[Tiles]:
-    """All tiles of all clips, as many at a time as the cache holds."""
+def _tiles(offsets: Tensor, shape: torch.Size, taps: int) -> Iterator[Tiles]:
+    """All tiles of all clips, as many at a time as the cache holds; shape: of x_FVC."""
+    frames, joints, channels = shape
     if not frames:
         return
     gap, phases = taps // 2, _phases(taps)
     frame_F = torch.arange(frames)
     written_F = frame_F + gap * (torch.searchsorted(offsets, frame_F, right=True) - 1)  # its place as an output
     seen_F = written_F + gap  # as an input
-    count = max(1, 2 * ROWS_AT_ONCE // (2 * phases * joints))
+    count = max(1, rows_at_once(channels) // (phases * joints))
     starts = torch.arange(0, seen_F[-1].item() + 1, phases * count)
     ends = starts + phases * count
     rows = zip(
