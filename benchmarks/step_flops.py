@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from kernels.dispatch import forcing
 from pipelines.skeleton import PART_JOINTS
 from unisign_fast.config import ModelConfig
 from unisign_fast.efficientnet import EfficientNet
@@ -84,6 +85,6 @@ def _of_a_crop(config: ModelConfig, side: int) -> tuple[int, int]:
     backbone.eval()
     with FlopCounterMode(display=False) as of_encoder:
         map_NCHW = projection(backbone(crop))
-    with FlopCounterMode(display=False) as of_fusion:
+    with forcing("reference"), FlopCounterMode(display=False) as of_fusion:
         fusion(pose, map_NCHW, points)
     return of_encoder.get_total_flops(), of_fusion.get_total_flops()

@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.stations import STATIONS
-from benchmarks.step_options import StepOptions, about, progress, reference
+from benchmarks.step_options import StepOptions, about, reference
 from benchmarks.step_sides import Job
+from benchmarks.step_turns import peak_mib, take_turns
 from benchmarks.step_worker import Worker
 from pipelines.errors import InputError
 from unisign_fast.console import run_command
@@ -77,22 +78,15 @@ def measure(job: Job, options: StepOptions, peak_tflops: float | None) -> list[R
     jobs = {"fast": job, "reference": reference(job)}
     with ExitStack() as stack:
         workers = {side: stack.enter_context(Worker(jobs[side])) for side in SIDES}
-        for worker in workers.values():
-            worker.wait_until_ready()
-        for worker in workers.values():
-            worker.ask("run", steps=options.steps)  # warms up
-        turns = {side: [] for side in SIDES}
-        for number in progress(range(options.rounds), f"p_samp {job.p_samp:g}"):
-            for side in SIDES if number % 2 else reversed(SIDES):
-                turns[side].append(workers[side].ask("run", steps=options.steps))
-        memory = {side: worker.ask("memory")["bytes"] for side, worker in workers.items()}
+        turns = take_turns(workers, options, f"p_samp {job.p_samp:g}")
+        memory = {side: peak_mib(worker) for side, worker in workers.items()}
         stations = {side: worker.ask("stations", steps=options.steps) for side, worker in workers.items()}
     found = []
     for side in SIDES:
         pairs = zip(turns["reference"], turns[side])
         faster = median(theirs["seconds"] / ours["seconds"] for theirs, ours in pairs)
         share = memory[side] / memory["reference"]
-        of_side = turns[side], stations[side], memory[side] / 2**20, faster, share
+        of_side = turns[side], stations[side], memory[side], faster, share
         found.append(_row(jobs[side], *of_side, peak_tflops))
     return found
 

@@ -37,6 +37,7 @@ from benchmarks.stations import STATIONS, StationClock
 from benchmarks.step_data import StepCodec, csl_news_lengths, made_store
 from benchmarks.step_flops import forward_flops
 from benchmarks.throughput import Row, throughput
+from benchmarks.trim_gain import trim_gain
 
 COMMANDS = {"throughput": throughput, "profile_step": profile_step, "compare": compare}
 SMALL = ["--recipe", "demo", "--clips", "8", "--clips-per-step", "4", "--clips-per-micro-batch", "2", "--rounds", "1"]
@@ -303,8 +304,15 @@ def test_compare_measures_a_commit_that_differs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     slow, fast = json.loads((tmp_path / "rows.json").read_text())
-    assert fast["tree"] == "this tree" and slow["loss"] == pytest.approx(fast["loss"], rel=1e-5)
+    assert fast["side"] == "this tree" and slow["loss"] == pytest.approx(fast["loss"], rel=1e-5)
     assert slow["faster_p50"] == 1 and fast["faster_p50"] > 1.5
+
+
+def test_a_trimmed_vocabulary_is_measured_beside_mt5s_own(tmp_path):
+    run_command(trim_gain, [*SMALL, "--vocabulary", "512", "--json", str(tmp_path / "rows.json")])
+    full, trimmed = json.loads((tmp_path / "rows.json").read_text())
+    assert (full["side"], trimmed["side"]) == ("250,112", "512")
+    assert trimmed["peak_mib"] < full["peak_mib"] and trimmed["loss"] < full["loss"]
 
 
 REFUSED = {

@@ -1,7 +1,7 @@
 """Continuous position bias on a CPU, some crops at a time (kernels/activation/cpu_kernel.py).
 
-The hidden units of all pairs, H / 2 times the size of what they are computed from, never reach memory: the backward pass
-computes them again.
+The hidden units of all pairs, H times the size of the output, never reach memory: the backward pass computes them
+again.
 
 R rows: the pairs of a turn's crops, groups and joints, which come last, since the layers are narrow.
 """
