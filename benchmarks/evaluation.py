@@ -1,14 +1,16 @@
 """Evaluation against the way the published code does it: the same weights and clips on the same device, in one run.
 
     python benchmarks/evaluation.py --model runs/demo/slt-pose/best --stores data/demo/sentences
+    python benchmarks/evaluation.py --model random --max-new-tokens 40   mT5-Base's geometry, CSL-News's lengths
 
-The published way is in published_evaluation.py. Both take turns, one thread each, with 4 beams and up to 100 new
-tokens. Texts may differ where the published padding changes the ends of clips.
+The published way is in published_evaluation.py. Both take turns, one thread each, with 4 beams. Texts may differ where
+the published padding changes the ends of clips, and those of random weights, which rounding decides.
 """
 
 import os
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +23,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.published_evaluation import BEAMS, MAX_NEW_TOKENS, PublishedEvaluation
+from benchmarks.published_evaluation import BEAMS, PublishedEvaluation
+from benchmarks.step_data import StepCodec
+from benchmarks.step_options import StepOptions
 from pipelines.clip_reader import ClipReader
 from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStore
@@ -29,8 +33,13 @@ from unisign_fast.console import run_command
 from unisign_fast.engine import Ranks
 from unisign_fast.evaluation import MAIN_METRIC, GenerationSettings, evaluate_split
 from unisign_fast.metrics import score
+from unisign_fast.model import UniSign
 from unisign_fast.model_folder import find_model, load_data_settings, load_model
 from unisign_fast.predictions import write_json
+from unisign_fast.recipes import RecipeName
+from unisign_fast.text_codec import TextCodec
+
+RANDOM = "random"  # in the place of a model
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ def evaluation(
     model: str = "runs/demo/slt-pose/best",
     stores: tuple[Path, ...] = (Path("data/demo/sentences"),),
     split: Literal["train", "dev", "test"] = "test",
+    clips: int = 16,
+    max_new_tokens: int = 100,
     clips_per_batch: tuple[int, ...] = (1, 8),
     rounds: int = 3,
     json: Path | None = None,
@@ -58,24 +69,63 @@ def evaluation(
     """Time both ways of evaluating, scores included, and print how they compare.
 
     Args:
-        model: Model folder or hub id of a pose-only model.
+        model: Model folder or hub id of a pose-only model, or "random" for one of mT5-Base's geometry on made clips.
         stores: Keypoint stores.
         split: Split of the stores.
+        clips: How many are made, for a random model.
+        max_new_tokens: Longest text.
         clips_per_batch: Of the published way; its script evaluates with 8.
         rounds: Passes over the split of each way, after one that warms up.
         json: File to write the numbers to.
     """
     torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        if model == RANDOM:
+            (loaded, codec, reader), split = random_model(Path(folder), clips, device), "train"
+        else:
+            loaded, codec, reader = trained_model(model, stores, device)
+        compare(loaded, codec, reader, split, GenerationSettings(BEAMS, max_new_tokens), clips_per_batch, rounds, json)
+
+
+def trained_model(model: str, stores: tuple[Path, ...], device: torch.device) -> tuple[UniSign, TextCodec, ClipReader]:
+    """A model and the reader of its clips. Raises InputError if it is not pose-only or writes no text."""
     folder = find_model(model)
     loaded, codec = load_model(folder)
     if loaded.config.rgb or loaded.head is not None:
         raise InputError("--model", f"{folder} is no pose-only model that generates text", "name one fine-tuned so")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded.to(device)
     data = replace(load_data_settings(folder), p_samp=0.0)
-    reader = ClipReader([KeypointStore.open(store) for store in stores], data, codec, device=device)
-    theirs = PublishedEvaluation(loaded, codec, reader, device)
-    settings = GenerationSettings(BEAMS, MAX_NEW_TOKENS)
+    return (
+        loaded.to(device),
+        codec,
+        ClipReader([KeypointStore.open(path) for path in stores], data, codec, device=device),
+    )
+
+
+def random_model(
+    folder: Path, clips: int, device: torch.device, recipe: RecipeName = "base"
+) -> tuple[UniSign, TextCodec, ClipReader]:
+    """A recipe's geometry with the vocabulary of made texts, and as many made clips of CSL-News's lengths."""
+    job = StepOptions(recipe=recipe, clips=clips, clips_per_step=1).job(folder, (0.0,))
+    codec = StepCodec(Path(job.tokenizer))
+    torch.manual_seed(0)
+    model = UniSign(replace(job, vocabulary=len(codec)).model)
+    return model.to(device), codec, ClipReader([KeypointStore.open(job.store)], job.data, codec, device=device)
+
+
+def compare(
+    loaded: UniSign,
+    codec: TextCodec,
+    reader: ClipReader,
+    split: str,
+    settings: GenerationSettings,
+    clips_per_batch: tuple[int, ...],
+    rounds: int,
+    json: Path | None,
+) -> None:
+    """Both ways in turns; see `evaluation`."""
+    device, task = reader.device, reader.settings.task
+    theirs = PublishedEvaluation(loaded, codec, reader, device, settings.max_new_tokens)
     times: dict[str, list[float]] = {f"published, batches of {clips}": [] for clips in clips_per_batch} | {"ours": []}
     scores, same = {}, {}
     for number in range(rounds + 1):
@@ -86,12 +136,12 @@ def evaluation(
         for way, clips in zip(times, clips_per_batch):
             begin = time.perf_counter()
             texts = theirs.texts(split, clips)
-            scores[way] = score(data.task, texts, [row.reference for row in found.rows], found.language)
+            scores[way] = score(task, texts, [row.reference for row in found.rows], found.language)
             took[way] = time.perf_counter() - begin
             same[way] = sum(text == row.prediction for text, row in zip(texts, found.rows, strict=True))
         for way, seconds in took.items() if number else ():
             times[way].append(seconds)
-    metric = MAIN_METRIC[data.task][0]
+    metric = MAIN_METRIC[task][0]
     rows = [
         Row(
             way,

@@ -17,7 +17,7 @@ from unisign_fast.published_checkpoint import to_published
 from unisign_fast.published_layout import PUBLISHED_PARTS
 from unisign_fast.text_codec import PAD, TextCodec
 
-BEAMS, MAX_NEW_TOKENS, SMOOTHING = 4, 100, 0.2
+BEAMS, SMOOTHING = 4, 0.2
 EPS = 1e-5  # of batch normalisation
 PARTS = {"body": "body", "left": "left", "right": "right", "face": PUBLISHED_PARTS["face"][0]}  # ours -> published
 
@@ -25,9 +25,10 @@ PARTS = {"body": "body", "left": "left", "right": "right", "face": PUBLISHED_PAR
 class PublishedEvaluation:
     """The published way, with the weights of a model of ours."""
 
-    def __init__(self, model: UniSign, codec: TextCodec, reader: ClipReader, device: torch.device):
+    def __init__(self, model: UniSign, codec: TextCodec, reader: ClipReader, device: torch.device, max_new_tokens: int):
         self.mt5, self.codec, self.reader, self.device = model.language_model.mt5, codec, reader, device
         self.weights = to_published(model.eval())
+        self.max_new_tokens = max_new_tokens
 
     def texts(self, split: str, clips_per_batch: int) -> list[str]:
         """The texts of a split in the order of its clips, which must all be good."""
@@ -42,7 +43,7 @@ class PublishedEvaluation:
 
     @torch.no_grad()
     def tokens(self, batch: PackedBatch) -> Tensor:
-        """[B, at most 1 + MAX_NEW_TOKENS]."""
+        """[B, at most 1 + max_new_tokens]."""
         features_BTD = self.features(pad_with_last(batch))
         longest = features_BTD.shape[1]
         prompt_BPD, prompt_BP = self.mt5.shared(batch.prompt_ids), batch.prompt_ids != PAD
@@ -51,7 +52,7 @@ class PublishedEvaluation:
         inputs = {"inputs_embeds": torch.cat([prompt_BPD, features_BTD], 1), "attention_mask": mask_BS}
         logits = self.mt5(**inputs, labels=batch.label_ids).logits
         cross_entropy(logits.flatten(0, 1), batch.label_ids.flatten(), label_smoothing=SMOOTHING).item()
-        return self.mt5.generate(**inputs, num_beams=BEAMS, max_new_tokens=MAX_NEW_TOKENS)
+        return self.mt5.generate(**inputs, num_beams=BEAMS, max_new_tokens=self.max_new_tokens)
 
     def features(self, poses_BTJ3: Tensor) -> Tensor:
         """[B, T, D]: one feature a frame, all parts together."""
