@@ -240,7 +240,7 @@ class FastSide(Side):
             yield batches
 
     def _take_step(self, batches: list[PackedBatch]) -> Tensor:
-        tokens = count(batches, self.device)[0].clamp_(min=1)
+        tokens = count(self.engine.module, batches, self.device)[0].clamp_(min=1)
         return backward_step(self.engine, batches, 1 / tokens) / tokens
 
     def _sizes(self, batch: PackedBatch) -> Sizes:

@@ -10,6 +10,7 @@ from pipelines.packed_batch import PackedBatch
 from unisign_fast.config import ModelConfig, MT5Shape, published_settings
 from unisign_fast.model import UniSign
 from unisign_fast.prior_guided_fusion import Gate
+from unisign_fast.trainer import count as step_count
 
 SHAPE = MT5Shape(
     vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4, dropout_rate=0.0
@@ -204,6 +205,10 @@ def test_task_heads_of_table_7_learn(head, classes, features):
         (loss / count).backward()
         optimizer.step()
     assert count == 2 and loss < 0.5
+    assert step_count(model, [batch, make_batch([])], torch.device("cpu")).tolist() == [
+        2,
+        2,
+    ]  # and not mT5's five tokens
     assert model.generate(batch) == batch.texts
     assert model(make_batch([])).tolist() == [0, 0]
 

@@ -69,6 +69,9 @@ class DyingModel(nn.Module):
         weight = self.dropout(torch.ones(2))[:1]
         return self.toy(batch) * torch.cat([weight, torch.ones(1)])
 
+    def target_count(self, batch):
+        return self.toy.target_count(batch)
+
 
 def die_when_there(pattern: str, run: Path) -> None:
     """Kill this process as soon as a path is there; the process is busy writing it, or has just done so."""

@@ -167,8 +167,8 @@ def engine_config(settings: TrainSettings) -> dict:
 def backward_step(engine: "DeepSpeedEngine", micro_batches: Sequence[PackedBatch], scale: Tensor) -> Tensor:
     """Accumulate the gradients of sum of losses * `scale`, averaged over ranks, and take the optimiser step.
 
-    `scale` is ranks / target tokens of the whole step, so that the average over ranks is the gradient of (sum of
-    losses / sum of tokens), however clips fall to ranks and micro-batches. Every rank gives as many micro-batches.
+    `scale` is ranks / targets of the whole step, so that the average over ranks is the gradient of (sum of losses /
+    number of targets), however clips fall to ranks and micro-batches. Every rank gives as many micro-batches.
     Returns this rank's sum of losses, a scalar on the device; nothing here waits for the device.
     """
     assert micro_batches, "a step needs at least one micro-batch, if an empty one"

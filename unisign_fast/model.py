@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipelines.packed_batch import PackedBatch
 from pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_SLICES, adjacency
 from unisign_fast.config import ModelConfig
-from unisign_fast.language_model import IGNORED, LanguageModel
+from unisign_fast.language_model import LanguageModel
 from unisign_fast.packing import Packing
 from unisign_fast.pose_encoder import PoseEncoder
 from unisign_fast.rgb_branch import RGBBranch
@@ -60,18 +60,22 @@ class UniSign(nn.Module):
         save_pretrained(self, folder)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """[2] float32: the sum of the target tokens' losses, and the number of target tokens.
+        """[2] float32: the sum of the targets' losses, and the number of targets (`target_count`).
 
         Sums instead of a mean, so that ranks and micro-batches can be weighted by their tokens. Every parameter in use
         gets a gradient even from a batch without clips or crops, which ZeRO demands of every rank.
         """
         features_FD, batch, weight = self._never_empty(self.sign_features(batch), batch)
         if self.head is not None:
-            loss, count = self.head.loss(*self._head_input(features_FD, batch), batch.texts)
-            return weight * torch.stack([loss, loss.new_tensor(count)])
-        hidden_PD, packing = self.encode(features_FD, batch)
-        loss = self.language_model.token_loss(hidden_PD, packing, batch.label_ids, batch.label_lengths)
-        return weight * torch.stack([loss, (batch.label_ids != IGNORED).sum().float()])
+            loss = self.head.loss(*self._head_input(features_FD, batch), batch.texts)
+        else:
+            hidden_PD, packing = self.encode(features_FD, batch)
+            loss = self.language_model.token_loss(hidden_PD, packing, batch.label_ids, batch.label_lengths)
+        return weight * torch.stack([loss, torch.full_like(loss, self.target_count(batch))])
+
+    def target_count(self, batch: PackedBatch) -> int:
+        """What a mean loss is over: target tokens, or a task head's clips or glosses. Known on the host."""
+        return sum(batch.label_lengths) if self.head is None else self.head.count(batch.texts)
 
     @torch.no_grad()
     def generate(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[int]] | list[str]:

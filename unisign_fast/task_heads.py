@@ -18,14 +18,16 @@ class ClassifierHead(nn.Module):
         weight = mask_BT[..., None].to(features_BTD.dtype)
         return self.out((features_BTD * weight).sum(1) / weight.sum(1).clamp(min=1))
 
-    def loss(self, features_BTD: Tensor, mask_BT: Tensor, texts: list[str]) -> tuple[Tensor, int]:
-        """Sum of cross entropies over the clips whose word is a class, and their number."""
+    def count(self, texts: list[str]) -> int:
+        """How many of the clips have a word that is a class."""
+        return sum(text in self.classes for text in texts)
+
+    def loss(self, features_BTD: Tensor, mask_BT: Tensor, texts: list[str]) -> Tensor:
+        """Sum of cross entropies over the clips that `count` counts."""
         known = {word: index for index, word in enumerate(self.classes)}
         target = torch.tensor([known.get(text, -100) for text in texts], device=features_BTD.device)
-        loss = nn.functional.cross_entropy(
-            self._logits(features_BTD, mask_BT).float(), target, ignore_index=-100, reduction="sum"
-        )
-        return loss, sum(text in known for text in texts)
+        logits = self._logits(features_BTD, mask_BT).float()
+        return nn.functional.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
 
     def predict(self, features_BTD: Tensor, mask_BT: Tensor) -> list[str]:
         return [self.classes[i] for i in self._logits(features_BTD, mask_BT).argmax(-1).tolist()]
@@ -45,12 +47,18 @@ class CTCHead(nn.Module):
         hidden, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
         return self.out(hidden).float().log_softmax(-1)
 
-    def loss(self, features_BTD: Tensor, mask_BT: Tensor, texts: list[str]) -> tuple[Tensor, int]:
-        """Sum of CTC losses, and the number of target glosses; glosses never seen in training are left out."""
+    def count(self, texts: list[str]) -> int:
+        """How many glosses the clips have, without those never seen in training."""
+        return sum(map(len, self._targets(texts)))
+
+    def _targets(self, texts: list[str]) -> list[list[int]]:
         known = {gloss: index + 1 for index, gloss in enumerate(self.classes)}
-        targets = [[known[g] for g in text.split() if g in known] for text in texts]
-        lengths = mask_BT.sum(1).tolist()
-        loss = nn.functional.ctc_loss(
+        return [[known[gloss] for gloss in text.split() if gloss in known] for text in texts]
+
+    def loss(self, features_BTD: Tensor, mask_BT: Tensor, texts: list[str]) -> Tensor:
+        """Sum of CTC losses over the glosses that `count` counts."""
+        targets, lengths = self._targets(texts), mask_BT.sum(1).tolist()
+        return nn.functional.ctc_loss(
             self._log_probabilities(features_BTD, lengths).transpose(0, 1),
             torch.tensor([g for target in targets for g in target], device=features_BTD.device, dtype=torch.long),
             lengths,
@@ -58,7 +66,6 @@ class CTCHead(nn.Module):
             reduction="sum",
             zero_infinity=True,
         )
-        return loss, sum(map(len, targets))
 
     def predict(self, features_BTD: Tensor, mask_BT: Tensor) -> list[str]:
         """Best path: the most likely class a frame, repeats joined, blanks dropped."""

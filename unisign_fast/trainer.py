@@ -52,10 +52,10 @@ class Validation:
 class Trainer:
     """Trains `model` in the run folder `run`, going on from its newest whole checkpoint; every rank builds one.
 
-    `model(batch)` gives [2]: the sum of the target tokens' losses and their number. `open_loader(on_bad_clip)` makes
-    this rank's BatchLoader. `save_weights(folder, state_dict)` is called on rank 0 for RUN/best and RUN/last with the
-    whole float32 state and writes plain files. `recipe` is what else makes the run what it is (model, data), as JSON:
-    a checkpoint is resumed with the same one only.
+    `model(batch)` gives [2]: the sum of the targets' losses and their number, which `model.target_count(batch)` knows
+    before. `open_loader(on_bad_clip)` makes this rank's BatchLoader. `save_weights(folder, state_dict)` is called on
+    rank 0 for RUN/best and RUN/last with the whole float32 state and writes plain files. `recipe` is what else makes
+    the run what it is (model, data), as JSON: a checkpoint is resumed with the same one only.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class Trainer:
     def _take_step(self, epoch: int, micro_batches: list[PackedBatch]) -> None:
         """One optimiser step on this rank's share of its clips. Nothing here waits for the device."""
         torch.manual_seed(step_seed(self.settings.seed, self.step, self.ranks.rank))
-        tokens, clips = self.ranks.sum(count(micro_batches, self.ranks.device))
-        tokens.clamp_(min=1)
+        targets, clips = self.ranks.sum(count(self.engine.module, micro_batches, self.ranks.device))
+        targets.clamp_(min=1)
         learning_rate = self.engine.get_lr()[0]
-        loss = backward_step(self.engine, micro_batches, self.ranks.world_size / tokens)
+        loss = backward_step(self.engine, micro_batches, self.ranks.world_size / targets)
         self.clips_since_log += clips
         self.step += 1
         # What is saved is logged first: weights behind a loss that is no number must not displace sound ones.
@@ -114,7 +114,7 @@ class Trainer:
         if all(self.step % every for every in due):
             self.telemetry.step(self.step)
             return
-        values = torch.stack([self.ranks.sum(loss) / tokens, self.clips_since_log])
+        values = torch.stack([self.ranks.sum(loss) / targets, self.clips_since_log])
         self.telemetry.step(self.step, {"epoch": epoch, "learning_rate": learning_rate}, values)
         self.clips_since_log.zero_()
 
@@ -170,11 +170,11 @@ class Trainer:
         self.telemetry.event("resume", f"going on from step {self.step} of {self.total_steps}", step=self.step)
 
 
-def count(micro_batches: list[PackedBatch], device: torch.device) -> Tensor:
-    """[2] on the device: target tokens and clips of this rank's micro-batches."""
-    tokens = [(batch.label_ids.to(device, non_blocking=True) != -100).sum() for batch in micro_batches]
+def count(model: nn.Module, micro_batches: list[PackedBatch], device: torch.device) -> Tensor:
+    """[2] float32 on the device: targets (`UniSign.target_count`) and clips of this rank's micro-batches."""
+    targets = sum(model.target_count(batch) for batch in micro_batches)
     clips = sum(len(batch.clip_ids) for batch in micro_batches)
-    return torch.stack([torch.stack(tokens).sum(), torch.full((), clips, device=device)]).float()
+    return torch.stack([torch.full((), float(number), device=device) for number in (targets, clips)])
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
