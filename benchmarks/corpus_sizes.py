@@ -38,7 +38,7 @@ class SizeRow:
     open_s: float
     tokenise_s: float
     reopen_s: float  # with the tokens cached
-    memory_mib: float  # more than a process that has opened a store of one clip
+    memory_mib: float  # more than a process that has opened a store of one batch
     batch_ms: float
 
 

@@ -11,14 +11,12 @@ but the published way are DALI's, through nvJPEG and NVDEC). All of them deliver
 import json as json_format
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
@@ -30,12 +28,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.about import about
 from benchmarks.corpus_sizes import BATCH, SOURCE, SizeRow, compression, measure_sizes
 from benchmarks.published_data import pad, read_hands, read_parts, write_pose
 from pipelines.clip_reader import ClipReader
 from pipelines.crop_cutting import cut_crops
 from pipelines.data_settings import DataSettings
 from pipelines.demo_corpus import write_demo_corpus
+from pipelines.errors import InputError
 from pipelines.hand_crops import VideoHandCrops
 from pipelines.keypoint_store import KeypointStore, KeypointStoreWriter
 from pipelines.sample import collate
@@ -128,7 +128,7 @@ def made_corpus(folder: Path, clips: int, frames: int = 250, side: int = 512) ->
     return h264, vp9
 
 
-def demo_corpus(folder: Path, clips: int) -> tuple[KeypointStore, KeypointStore]:
+def demo_corpus(folder: Path) -> tuple[KeypointStore, KeypointStore]:
     """Sentences of the demo corpus, the same way; it has H.264 alone."""
     write_demo_corpus(folder, 60, 0)
     store = KeypointStore.open(folder / "sentences")
@@ -175,7 +175,8 @@ def measure(
     name: str, h264: KeypointStore, vp9: KeypointStore, clips: int, rounds: int, device: torch.device = CPU
 ) -> Iterator[Row]:
     """Rows of every p_samp and way; the ways take turns in each round, every time on other clips and frames."""
-    poses = Path(tempfile.mkdtemp())
+    poses = h264.path / "published"
+    poses.mkdir()
     for clip in h264.clips:
         write_pose(poses / f"{clip.id}.pkl", h264.keypoints(clip))
     for p_samp in (0.0, *P_SAMP):
@@ -239,10 +240,6 @@ def draw(rows: list[Row], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
 def _print(rows: list[Row], sizes: list[SizeRow]) -> None:
     table = Table(title="From files to a packed batch, one thread")
     for name in ("corpus", "p_samp", "way", "ms a clip (p20, p80)", "clips/s", "crops a clip", "times faster"):
@@ -282,8 +279,9 @@ def data_path(
     if draw_rows:
         draw([Row(**row) for row in json_format.loads(draw_rows.read_text())["rows"]], picture or Path("data_path.png"))
         return
+    if rounds < 2:
+        raise InputError("--rounds", f"{rounds} has no spread", "give 2 or more")
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keep_memory()  # as a training process does
     with tempfile.TemporaryDirectory() as folder:
@@ -291,21 +289,15 @@ def data_path(
         stores = made_corpus(made, clips)
         rows = list(measure("250 frames, 512 x 512", *stores, clips, rounds, device))
         share, slower = compression(stores[0], Path(folder))
-        rows += measure("demo sentences", *demo_corpus(demo, clips), clips, rounds, device)
+        rows += measure("demo sentences", *demo_corpus(demo), clips, rounds, device)
         size_rows = list(measure_sizes(Path(folder), sizes))
     _print(rows, size_rows)
     print(
         f"compressed keypoints: {share:.2f} of the size, {slower:.1f} times the time to read (noise compresses badly)"
     )
     if json:
-        about = {
-            "commit": commit.stdout.strip(),
-            "date": date.today().isoformat(),
-            "cores": os.cpu_count(),
-            "device": _name(device),
-        }
         found = {"rows": [asdict(row) for row in rows], "sizes": [asdict(row) for row in size_rows]}
-        write_json(json, about | found | {"compression": {"size": share, "read_time": slower}})
+        write_json(json, about() | found | {"compression": {"size": share, "read_time": slower}})
     if picture:
         draw(rows, picture)
 

@@ -12,7 +12,6 @@ convolutions of all four body parts, and prior-guided fusion. An operation whose
 import json as json_format
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.about import about
 from benchmarks.kernel_subjects import DTYPE, PASSES, Subject, Work, fusion, graph_stack, operation, work
 from kernels.aot import compile_all
 from kernels.dispatch import tensors
@@ -92,8 +92,7 @@ def repeat_ms(function: Callable[[], object], device: str) -> list[float]:
 
 def measure(subject: Subject, device: str) -> Iterator[Row]:
     """Rows of every provider and direction."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    versions = {"torch": torch.__version__, "triton": _triton_version(), "commit": commit}
+    versions = {"torch": torch.__version__, "triton": _triton_version(), "commit": about()["commit"]}
     gpu = torch.cuda.get_device_name() if device == "cuda" else "none"
     for provider, call in subject.providers.items():
         inputs = subject.make_inputs()

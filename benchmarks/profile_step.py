@@ -14,7 +14,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.step_options import StepOptions, about, reference
+from benchmarks.about import about
+from benchmarks.step_options import StepOptions, reference
 from benchmarks.step_worker import Worker
 from pipelines.errors import InputError
 from unisign_fast.console import run_command

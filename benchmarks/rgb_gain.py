@@ -15,6 +15,7 @@ from statistics import mean, stdev
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStore
 from unisign_fast.console import run_command
 from unisign_fast.predictions import read_predictions, write_json
@@ -63,6 +64,8 @@ def rgb_gain(seeds: tuple[int, ...] = (0, 1, 2), json: Path | None = None) -> No
         seeds: Seeds of stage 2 and of fine-tuning, two or more.
         json: File to write the numbers to.
     """
+    if len(seeds) < 2:
+        raise InputError("--seeds", "one has no spread", "give two or more")
     found: dict[str, list[dict[str, float]]] = {"pose-only": [], "RGB-pose": []}
     for seed in seeds:
         pose, rgb = (train_side(seed) for train_side in (train_pose, train_rgb))

@@ -1,10 +1,7 @@
 """What the benchmarks of the training step have in common: their options, their data, and the jobs they give out."""
 
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
-from os import sched_getaffinity
 from pathlib import Path
 from typing import Literal
 
@@ -112,12 +109,3 @@ def progress(turns: Sequence[int], name: str) -> Iterable[int]:
     """The turns, with a bar on stderr where somebody looks."""
     console = Console(stderr=True)
     return track(turns, name, console=console, transient=True, disable=not console.is_terminal)
-
-
-def about() -> dict[str, str]:
-    """The machine, versions and commit that a row was measured with."""
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-    cores = f"{len(sched_getaffinity(0))} CPU cores"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cores
-    return {"device": device, "torch": torch.__version__, "commit": commit, "date": date.today().isoformat()}

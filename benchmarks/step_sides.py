@@ -41,7 +41,7 @@ from unisign_fast.process_memory import keep_memory
 from unisign_fast.recipes import RECIPES
 from unisign_fast.text_codec import MAX_TARGET_TOKENS
 from unisign_fast.train_settings import TrainSettings
-from unisign_fast.trainer import count, step_seed
+from unisign_fast.trainer import step_seed
 from unisign_fast.training_run import LOADER_THREADS
 
 SMOOTHING = 0.2  # the published loss
@@ -240,8 +240,8 @@ class FastSide(Side):
             yield batches
 
     def _take_step(self, batches: list[PackedBatch]) -> Tensor:
-        tokens = count(self.engine.module, batches, self.device)[0].clamp_(min=1)
-        return backward_step(self.engine, batches, 1 / tokens) / tokens
+        tokens = max(1, sum(sum(batch.label_lengths) for batch in batches))
+        return backward_step(self.engine, batches, torch.full((), 1 / tokens, device=self.device)) / tokens
 
     def _sizes(self, batch: PackedBatch) -> Sizes:
         return Sizes(batch.lengths, batch.prompt_lengths, batch.label_lengths, sum(batch.crops_per_hand))

@@ -8,7 +8,8 @@ from statistics import median, quantiles
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.step_options import StepOptions, about, progress
+from benchmarks.about import about
+from benchmarks.step_options import StepOptions, progress
 from benchmarks.step_sides import Job
 from benchmarks.step_worker import Worker
 from unisign_fast.predictions import write_json

@@ -25,8 +25,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.about import about
 from benchmarks.stations import STATIONS
-from benchmarks.step_options import StepOptions, about, reference
+from benchmarks.step_options import StepOptions, reference
 from benchmarks.step_sides import Job
 from benchmarks.step_turns import peak_mib, take_turns
 from benchmarks.step_worker import Worker

@@ -71,7 +71,7 @@ def train_all(table: Ablation, seeds: tuple[int, ...], epochs: tuple[int, int, i
     ]  # fmt: skip
     columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
-    with Progress(*columns, TextColumn("{task.fields[said]}"), console=console) as progress:
+    with Progress(*columns, TextColumn("{task.fields[said]}", markup=False), console=console) as progress:
         bar = progress.add_task(f"Table {table.number}", total=len(waiting), said="")
         for seed, run in waiting:
             if not console.is_terminal:

@@ -96,8 +96,15 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
         raise InputError("--out", f"{out} is there already", "name a new folder")
     folder = find_model(model)
     config = ModelConfig.load(folder / "config.json")
-    codec, embedding, head = read_vocabulary(full)
-    rows = rows_of(TextCodec(folder), codec)
+    codec, embedding, head = read_vocabulary(full, "--full")
+    trimmed = TextCodec(folder)
+    rows = rows_of(trimmed, codec)
+    if len(rows) != config.mt5.vocab_size:
+        problem = f"has {config.mt5.vocab_size} rows for {len(rows)} pieces: its vocabulary was not trimmed"
+        raise InputError(folder, problem, "name a model trained with --trim-vocabulary")
+    if embedding.shape[1] != config.mt5.d_model:
+        problem = f"is {embedding.shape[1]} wide, the trimmed model {config.mt5.d_model}"
+        raise InputError(f"--full {full}", problem, "name the model that its training started from")
     weights = with_tied(read_weights(folder / "model.safetensors"))
     weights = untrimmed_weights(weights, rows, embedding, head)
     config = replace(config, mt5=replace(config.mt5, vocab_size=len(embedding)))

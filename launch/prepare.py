@@ -19,6 +19,7 @@ from pipelines.converters.convert import convert as convert_corpus
 from pipelines.corpus_stats import describe, draw, duplicates, read_corpus
 from pipelines.crop_store import CropStore, crops_folder
 from pipelines.demo_corpus import write_demo_corpus
+from pipelines.errors import InputError
 from pipelines.keypoint_store import KeypointStore
 from pipelines.manifest import SPLITS
 from pipelines.store_merging import merge_stores
@@ -49,7 +50,7 @@ def convert(
             .pose files.
         poses: Folder of the poses; a subfolder per split is found too.
         labels: Label file of CSL-News, CSL-Daily, WLASL, MS-ASL, How2Sign, OpenASL or YouTube-ASL, as its authors or
-            Uni-Sign's publish it.
+            Uni-Sign's publish it; or a CSV of your own (launch/README.md).
         out: Folder of the store to write.
         videos: Folder of the videos; a subfolder per split is found too. They stay where they are. Only .pose files can
             do without: they say width, height and frame rate themselves.
@@ -90,7 +91,7 @@ def poses(
 
     A pose file that is there is kept, so a second call goes on where the first ended. A video that does not decode to
     its end or shows nobody is named, counted and left out. The weights are rtmlib's: downloaded once, or, offline, put
-    where the error says. Needs `pip install -e '.[poses]'`.
+    where the error says. Needs `bash launch/install.sh poses`.
 
     Args:
         videos: Folder of the videos, subfolders too.
@@ -120,6 +121,7 @@ def stats(stores: tyro.conf.Positional[tuple[Path, ...]], figure: Path = Path("c
         stores: Stores of the corpus, looked at as one.
         figure: Picture to write: .png, .svg or .pdf.
     """
+    _some(stores)
     corpus = read_corpus(stores)
     draw(corpus, figure)
     print(describe(corpus), duplicates(corpus), f"figure: {figure}", sep="\n")
@@ -176,8 +178,14 @@ def merge(stores: tyro.conf.Positional[tuple[Path, ...]], out: Path, compress: b
         out: Folder of the store to write.
         compress: Compress the keypoints; reading is then many times slower.
     """
+    _some(stores)
     merge_stores([KeypointStore.open(path) for path in stores], out, compress)
     _report(out)
+
+
+def _some(stores: tuple[Path, ...]) -> None:
+    if not stores:
+        raise InputError("STORES", "none is named", "name one or more")
 
 
 def _report(path: Path) -> None:

@@ -48,7 +48,7 @@ def translate(
 
     Args:
         videos: Videos. Keypoints come from the store beside a video if it knows it, and are else estimated, which needs
-            `pip install -e '.[poses]'` and the networks' weights.
+            `bash launch/install.sh poses` and the networks' weights.
         model: Model folder, or its id on the hub; by default the newest of launch/quickstart.sh for sentences.
         store: Keypoint stores, all of whose clips are translated.
         live: Camera, as a number, a device or an address; a video file does, too. New text is printed when it changes.
@@ -62,6 +62,8 @@ def translate(
     """
     if not videos and not store and live is None:
         raise InputError("translate", "there is nothing to translate", "name videos, --store STORE or --live CAMERA")
+    if live is not None and (videos or store):
+        raise InputError("--live", "a camera is translated alone", "leave out videos and --store, or --live")
     from pipelines.recordings import known_recordings, recordings_of_store
     from unisign_fast.translation import Translator, demo_model  # late: torch takes seconds that --help need not
 

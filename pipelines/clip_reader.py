@@ -181,5 +181,6 @@ def _crop_store(store: KeypointStore, settings: DataSettings) -> CropStore | Non
     crops = CropStore(store)
     if crops.size != settings.crop_size:
         problem = f"the crops of {crops.path} are {crops.size} pixels wide, not {settings.crop_size}"
-        raise InputError("--crop-size", problem, f"give {crops.size}, or --crops video")
+        remedy = f"give {crops.size}, or --crops video; or delete them and cut again with --size {settings.crop_size}"
+        raise InputError("--crop-size", problem, remedy)
     return crops

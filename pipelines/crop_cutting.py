@@ -3,7 +3,7 @@
     python launch/prepare.py crops STORE
 
 Clips go through worker processes in order; this process alone writes. What is on disk counts (pipelines/crop_store.py),
-and the next call goes on from there. Videos are decoded by DALI where it can, on a GPU if there is one, else by PyAV.
+and the next call goes on from there. Videos are decoded by DALI on a GPU, else by PyAV.
 """
 
 import io

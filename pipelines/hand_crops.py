@@ -98,8 +98,8 @@ class StoredHandCrops:
 class VideoHandCrops:
     """Out of the clips' videos, only the wanted frames: by DALI on a GPU, by PyAV on the CPU.
 
-    `dali` takes DALI on the CPU too, for the codecs it knows there: as fast as PyAV for a tenth of the frames and
-    slower for more (benchmarks/data_path.py).
+    `dali` takes DALI on the CPU too, for the codecs it knows there: a little slower than PyAV
+    (benchmarks/data_path.py).
     """
 
     def __init__(self, size: int, device: torch.device, dali: bool = False):

@@ -87,7 +87,7 @@ class KeypointStoreWriter:
     """Writes a store: `with KeypointStoreWriter(path, source) as writer: writer.add(...)`.
 
     Nothing counts as written until the block ends without an exception. What a killed writer left is overwritten, a
-    finished store never; with `append` clips are added behind those it has. `compress` takes about a third less room
+    finished store never; with `append` clips are added behind those it has. `compress` takes about a quarter less room
     and makes reading many times slower (benchmarks/data_path.py). Many writers make a store each, to be merged.
     """
 

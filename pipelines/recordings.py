@@ -40,12 +40,12 @@ def known_recordings(video: Path) -> list[Recording]:
     """
     if not video.is_file():
         raise InputError(video, "there is no such video", "name a video that is there")
-    video = video.absolute()
-    for folder in (video.parent, video.parent.parent):
+    whole = video.absolute()
+    for folder in (whole.parent, whole.parent.parent):
         if (folder / "store.json").is_file():
             store, clips = _clips_by_video(folder)
-            if video.resolve() in clips:
-                return [Recording(str(video), store, store.clips[number]) for number in clips[video.resolve()]]
+            if whole.resolve() in clips:
+                return [Recording(str(video), store, store.clips[number]) for number in clips[whole.resolve()]]
     return []
 
 

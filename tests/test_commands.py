@@ -190,6 +190,8 @@ REFUSED = {
         "prepare.py convert --format unisign --poses x --videos y --labels z --out w",
         ["--poses: x: is not a folder"],
     ),
+    "nothing to merge": ("prepare.py merge --out m", ["STORES: none is named; name one or more"]),
+    "a camera and a video": ("translate.py a.mp4 --live 0", ["--live: a camera is translated alone"]),
     "no predictions": ("evaluate.py --predictions x --task slt --language zh", ["x: there is no such file"]),
     "no runs": ("summary.py", ["runs/demo: no run there has test scores; train with launch/finetune.py"]),
 }
@@ -355,6 +357,8 @@ def test_a_trimmed_vocabulary_is_trained_and_given_back(command, store, tmp_path
     few, many = (ModelConfig.load(tmp_path / f"{name}/last/config.json").mt5.vocab_size for name in ("run", "full"))
     assert few < many and f"again: {few} trained rows of {many}" in ended.output
     assert (tmp_path / "again/spiece.model").read_bytes() == codec.path.read_bytes()
+    ended = command(tmp_path, "convert.py", "untrim", "full/last", "--full", "nowhere", "--out", "third")
+    assert_refused(ended, "--full nowhere: is no folder or hub name", "give it with --full")
 
 
 def test_keypoints_of_another_origin_are_warned_of(tmp_path, capsys):

@@ -286,7 +286,7 @@ def test_a_device_that_is_not_there(files):
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime knows CUDA")
-    assert "--device: is cuda" in refusal(PoseNetwork, files[1], device="cuda")
+    assert "device cuda: is not known" in refusal(PoseNetwork, files[1], device="cuda")
 
 
 def test_offline_it_is_said_what_to_put_where(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipelines.converters.convert import convert
+from pipelines.converters.labels.entry import without_suffix
 from pipelines.converters.unisign import read_pose
 from pipelines.converters.video_info import read_video_info
 from pipelines.errors import InputError
@@ -141,6 +142,16 @@ def test_pose_and_video_of_different_length(tmp_path, surplus, good):
         problem = f"c0.pkl: keypoints: has {FRAMES + surplus} frames, its video {FRAMES}"
         assert problem in refusal(corpus.convert)
         assert not (corpus.out / "store.json").exists()
+
+
+def test_a_video_may_be_called_in_capitals(tmp_path):
+    """As cameras name them; a label may name it so, too."""
+    corpus = Corpus(tmp_path, clips=1)
+    video = corpus.videos / "c0.mp4"
+    video.rename(video.with_suffix(".MP4"))
+    store, bad = corpus.convert()
+    assert not bad and store.video(store.clips[0]).name == "c0.MP4"
+    assert without_suffix("A.1.MP4") == "A.1"
 
 
 def test_poses_and_videos_may_lie_in_a_folder_per_split(corpus):

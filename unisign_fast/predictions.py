@@ -62,7 +62,7 @@ def write_predictions(path: Path, rows: Iterable[Prediction]) -> None:
     _write(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
 
 
-def write_json(path: Path, values: dict) -> None:
+def write_json(path: Path, values: dict | list) -> None:
     """`values` as indented JSON, whole or not at all."""
     _write(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
 

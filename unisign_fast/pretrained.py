@@ -18,7 +18,6 @@ from unisign_fast.weight_files import load_strictly, read_weights
 
 IMAGENET_URL = "https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth"
 MT5_FILES = "config.json, pytorch_model.bin or model.safetensors, and spiece.model"
-MT5_REMEDY = f"download {MT5_FILES} of google/mt5-base into a folder and give it with --mt5"
 MODEL_PREFIX = "language_model.mt5."  # of mT5's weights in a model folder
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)  # in old files of the T5 family
 
@@ -30,7 +29,7 @@ def pretrained_shape(source: str) -> MT5Shape:
         values = json.loads(path.read_text(encoding="utf-8"))
         return MT5Shape(**{name: values[name] for name in MT5Shape.__dataclass_fields__})
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(path, f"not the configuration of an mT5 ({error!r})", MT5_REMEDY) from None
+        raise InputError(path, f"not the configuration of an mT5 ({error!r})", _remedy()) from None
 
 
 def pretrained_codec(source: str) -> TextCodec:
@@ -38,17 +37,18 @@ def pretrained_codec(source: str) -> TextCodec:
     return TextCodec(_mt5_file(source, "spiece.model"))
 
 
-def read_vocabulary(source: str) -> tuple[TextCodec, Tensor, Tensor]:
+def read_vocabulary(source: str, option: str) -> tuple[TextCodec, Tensor, Tensor]:
     """Tokenizer, embedding [W, D] and output head [W, D] of a pretrained mT5 or of a model folder.
 
-    Raises InputError where one of them is missing.
+    Raises InputError where one of them is missing; `option` of the command named it.
     """
-    path = _mt5_file(source, "model.safetensors", "pytorch_model.bin")
+    path = _mt5_file(source, "model.safetensors", "pytorch_model.bin", option=option)
     weights = {name.removeprefix(MODEL_PREFIX): weight for name, weight in read_weights(path).items()}
     for name in (SHARED, HEAD):
         if name not in weights:
-            raise InputError(path, f"has no {name}", MT5_REMEDY)
-    return pretrained_codec(source), weights[SHARED], weights[HEAD]
+            raise InputError(path, f"has no {name}", _remedy(option))
+    codec = TextCodec(_mt5_file(source, "spiece.model", option=option))
+    return codec, weights[SHARED], weights[HEAD]
 
 
 def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor | None = None) -> None:
@@ -83,19 +83,23 @@ def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:
     backbone.load_imagenet_weights(cached)
 
 
-def _mt5_file(source: str, *names: str) -> Path:
+def _remedy(option: str = "--mt5") -> str:
+    return f"download {MT5_FILES} of google/mt5-base into a folder and give it with {option}"
+
+
+def _mt5_file(source: str, *names: str, option: str = "--mt5") -> Path:
     """The first of these files that is in the folder, or can be had from the hub."""
     if Path(source).is_dir():
         found = [Path(source, name) for name in names if Path(source, name).is_file()]
         if not found:
-            raise InputError(f"--mt5 {source}", f"has no {' or '.join(names)}", MT5_REMEDY)
+            raise InputError(f"{option} {source}", f"has no {' or '.join(names)}", _remedy(option))
         return found[0]
     for name in names:
         try:
             return Path(hf_hub_download(source, name))
         except (OSError, HfHubHTTPError, HFValidationError) as error:
             reason = _first_line(error)
-    raise InputError(f"--mt5 {source}", f"is no folder or hub name that can be read ({reason})", MT5_REMEDY)
+    raise InputError(f"{option} {source}", f"is no folder or hub name that can be read ({reason})", _remedy(option))
 
 
 def _first_line(error: Exception) -> str:

@@ -39,7 +39,7 @@ class RunSettings:
     settings: Source = "paper"  # published: the published code's gate, smoothing and sampling, where it differs
     stage: Literal[1, 2, 3] = 1  # pose-only pre-training, RGB-pose pre-training, fine-tuning
     stores: tuple[Path, ...] = ()  # keypoint stores to train on
-    out: Path | None = None  # folder of the run; by default runs/RECIPE/STAGE
+    out: Path | None = None  # folder of the run; by default runs/RECIPE/stage1, stage2 or TASK-rgb, TASK-pose
     start_from: Path | None = None  # model folder to start from; by default the run before this one
     mt5: str = "random"  # first weights of the language model: random, a folder, or a name on the hub
     efficientnet: str = "random"  # first weights of the RGB encoder: random, imagenet, handshapes (drawn), or a file

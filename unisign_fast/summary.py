@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipelines.errors import InputError
 from unisign_fast.evaluation import MAIN_METRIC
+from unisign_fast.predictions import write_json
 from unisign_fast.telemetry import read_events
 
 
@@ -61,7 +62,7 @@ def summarise(root: Path) -> list[Row]:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as JSON, to be shown beside other runs later."""
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, [asdict(row) for row in rows])
 
 
 def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) -> Table:

@@ -112,7 +112,7 @@ class _Files:
 def _find(folder: Path, name: str, label: Label, suffixes: tuple[str, ...]) -> tuple[Path, bool]:
     """The file of `name`, or else of the recording, in the folder or its subfolder of the split, and which it is."""
     for stem in (name, label.recording) if label.recording else (name,):
-        for suffix in suffixes:
+        for suffix in (*suffixes, *map(str.upper, suffixes)):
             for path in (folder / f"{stem}{suffix}", folder / label.split / f"{stem}{suffix}"):
                 if path.exists():
                     return path, stem != name

@@ -24,7 +24,7 @@ try:
     from rtmlib.tools.file import _get_rtmhub_dir, download_checkpoint, get_mirror_url
     from rtmlib.tools.object_detection.post_processings import multiclass_nms
 except ImportError as error:
-    remedy = "pip install -e '.[poses]' (a missing libGL.so.1 comes with the system's package libgl1)"
+    remedy = "bash launch/install.sh poses (a missing libGL.so.1 comes with the system's package libgl1)"
     raise InputError("pose estimation", f"its packages cannot be imported ({error})", remedy) from None
 
 DEFAULT = rtmlib.Wholebody.MODE["performance"]
@@ -133,14 +133,14 @@ def _load(kind: type, weights: Path, size: tuple[int, int], device: str) -> obje
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
     remedy = "install onnxruntime-gpu in the place of onnxruntime, with the CUDA and cuDNN it asks for, or use cpu"
     if provider not in onnxruntime.get_available_providers():
-        raise InputError("--device", f"is {device}, which this onnxruntime does not know", remedy)
+        raise InputError(f"device {device}", "is not known to this onnxruntime", remedy)
     try:
         with redirect_stdout(sys.stderr):
             network = kind(str(weights), size, backend="onnxruntime", device=device)
     except Exception as error:  # onnxruntime has a class of its own for every way in which a file is bad
         raise InputError(weights, f"is not an ONNX network ({error})", "copy or download the file again") from None
     if provider not in network.session.get_providers():  # it falls back to the CPU with a warning alone
-        raise InputError("--device", f"is {device}, which does not work here", remedy)
+        raise InputError(f"device {device}", "does not work here", remedy)
     return network
 
 

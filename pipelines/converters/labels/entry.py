@@ -94,7 +94,7 @@ def clean_text(text: str) -> str:
 
 def without_suffix(name: str) -> str:
     """The name without a pose's or video's suffix; other dots belong to the name (OpenASL's end in fractions)."""
-    return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.endswith(suffix)), name)
+    return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix)), name)
 
 
 def split_in_name(path: Path) -> str | None:
