@@ -15,12 +15,12 @@ from torch.nn.functional import cross_entropy
 from transformers.activations import ACT2FN
 
 from benchmarks.published_data import pad
+from pipelines.packed_batch import IGNORED
 from pipelines.sample import Sample
 from pipelines.skeleton import ANCHOR_JOINT, HANDS
 from unisign_fast.dropout import replace_dropout
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.graph_block import GraphBlock
-from unisign_fast.language_model import IGNORED
 from unisign_fast.model import UniSign, encoder_name
 from unisign_fast.text_codec import PAD, TextCodec
 

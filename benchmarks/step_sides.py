@@ -124,7 +124,6 @@ class Side(ABC):
             self.clips,
             clips_per_step=self.job.clips_per_step,
             budget=self.job.budget,
-            training=True,
             on_bad_clip=lambda clip_id, error: print(f"left out: {error}", file=sys.stderr),
             workers=LOADER_THREADS,
         )

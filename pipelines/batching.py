@@ -34,7 +34,6 @@ class EpochPlan:
     ranks: int
     seed: int
     epoch: int
-    shuffle: bool = True
 
     def __post_init__(self):
         assert len(self.frames) == len(self.tokens) >= 1, (len(self.frames), len(self.tokens))
@@ -61,8 +60,6 @@ class EpochPlan:
 
     @cached_property
     def _order(self) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(len(self.frames))
         return stream(self.seed, self.epoch, "", "order").permutation(len(self.frames))
 
 

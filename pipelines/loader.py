@@ -46,10 +46,9 @@ class BatchLoader:
 
         for epoch, step, batches in loader.steps(epochs=20, epoch=3, step=17): ...
 
-    `training` shuffles the clips anew in every epoch and draws frames and hands by chance; without it, clips and
-    choices are always the same. A bad clip is left out, counted, and reported to `on_bad_clip(clip_id, error)` in the
-    consumer's thread and in the order of the clips. `workers` threads keep twice as many micro-batches in hand or
-    ready, on the reader's device.
+    Clips are shuffled anew in every epoch, frames and hands drawn by chance. A bad clip is left out, counted, and
+    reported to `on_bad_clip(clip_id, error)` in the consumer's thread and in the order of the clips. `workers` threads
+    keep twice as many micro-batches in hand or ready, on the reader's device.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class BatchLoader:
         *,
         clips_per_step: int,
         budget: Budget,
-        training: bool,
         on_bad_clip: Callable[[str, InputError], None],
         rank: int = 0,
         ranks: int = 1,
@@ -68,7 +66,7 @@ class BatchLoader:
     ):
         """`budget` is that of a micro-batch of one rank."""
         assert 0 <= rank < ranks and workers >= 1, (rank, ranks, workers)
-        self.reader, self.clips, self.training, self.rank = reader, clips, training, rank
+        self.reader, self.clips, self.rank = reader, clips, rank
         self.on_bad_clip, self.max_bad_share, self.workers = on_bad_clip, max_bad_share, workers
         self.clips_seen = self.bad_clips = 0  # of this rank, since this loader was made
         self._sizes = dict(clips_per_step=clips_per_step, budget=budget, ranks=ranks)
@@ -76,8 +74,7 @@ class BatchLoader:
 
     def plan(self, epoch: int) -> EpochPlan:
         """Which clips (numbers of the clip set) go into which step of an epoch."""
-        order = dict(seed=self.reader.seed, epoch=epoch, shuffle=self.training)
-        return EpochPlan(self._frames, self.clips.tokens, **self._sizes, **order)
+        return EpochPlan(self._frames, self.clips.tokens, **self._sizes, seed=self.reader.seed, epoch=epoch)
 
     def steps(self, epochs: int, epoch: int = 0, step: int = 0) -> Iterator[LoadedStep]:
         """Every step from (epoch, step) on, up to and without epoch number `epochs`.
@@ -116,7 +113,7 @@ class BatchLoader:
 
     def _load(self, job: _Job, stop: threading.Event) -> LoadedClips:
         """In a thread: the micro-batch, on the device."""
-        loaded = self.reader.batch(self.clips, job.clips, job.epoch, self.training, stop.is_set)
+        loaded = self.reader.batch(self.clips, job.clips, job.epoch, True, stop.is_set)
         return loaded._replace(batch=ahead_on(self.reader.device, loaded.batch))
 
     def _count(self, clips: int, bad: list[BadClip], ends_epoch: bool) -> None:

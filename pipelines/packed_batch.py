@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+IGNORED = -100  # padding among the labels
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -36,7 +38,7 @@ class PackedBatch:
     def __post_init__(self):
         if self.prompt_lengths is None:  # later the tensors are on a device, which nobody should wait for
             object.__setattr__(self, "prompt_lengths", (self.prompt_ids != 0).sum(1).tolist())
-            object.__setattr__(self, "label_lengths", (self.label_ids != -100).sum(1).tolist())
+            object.__setattr__(self, "label_lengths", (self.label_ids != IGNORED).sum(1).tolist())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """The same batch with every tensor on `device`."""

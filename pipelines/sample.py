@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipelines.hand_crops import WantedHands
-from pipelines.packed_batch import PackedBatch
+from pipelines.packed_batch import IGNORED, PackedBatch
 from pipelines.skeleton import HANDS, PACKED_JOINTS
 
 
@@ -58,7 +58,7 @@ def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) 
         crop_frame=join([start + sample.crop_frame[rows] for sample, start, _, rows in hands], np.zeros(0, np.int64)),
         crop_points=join([sample.crop_points[rows] for sample, _, _, rows in hands], np.zeros((0, 21, 2), np.float32)),
         prompt_ids=_pad_right([sample.prompt_ids for sample in samples], 0),
-        label_ids=_pad_right([sample.label_ids for sample in samples], -100),
+        label_ids=_pad_right([sample.label_ids for sample in samples], IGNORED),
     )
 
 

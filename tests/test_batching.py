@@ -73,11 +73,6 @@ def test_order_changes_with_epoch_and_seed_only():
     assert first != step_clips(plan(lengths(1000), 32, 2000, seed=1), 0)
 
 
-def test_without_shuffling_clips_come_as_they_are():
-    p = plan([9] * 10, 4, frames=18, epoch=3, shuffle=False)
-    assert [p.micro_batches(step, 0) for step in range(3)] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9]]]
-
-
 def test_micro_batches_hold_similar_lengths_longest_first():
     p = plan([5, 50, 7, 40, 6, 45, 8, 55], 8, frames=110, ranks=2)
     assert [[sorted(p.frames[clips].tolist()) for clips in p.micro_batches(0, rank)] for rank in range(2)] == [

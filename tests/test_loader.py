@@ -31,7 +31,7 @@ def store(tmp_path_factory) -> KeypointStore:
 
 
 def batch_loader(r: ClipReader, clips: ClipSet | None = None, **more) -> BatchLoader:
-    usual = dict(clips_per_step=4, budget=Budget(40, 1000), training=True, on_bad_clip=lambda clip_id, error: None)
+    usual = dict(clips_per_step=4, budget=Budget(40, 1000), on_bad_clip=lambda clip_id, error: None)
     return BatchLoader(r, clips or r.clips("train"), **usual | more)
 
 
@@ -71,11 +71,6 @@ def test_ranks_share_each_step(store):
         assert len({len(part.batches) for part in parts}) == 1
         names = [name for part in parts for batch in part.batches for name in batch.clip_ids]
         assert sorted(names) == sorted(name for batch in step.batches for name in batch.clip_ids)
-
-
-def test_evaluation_keeps_the_order_of_the_clips_over_epochs(store):
-    first, second = list(batch_loader(reader(store), training=False, clips_per_step=20).steps(epochs=2))
-    assert_same_steps([first], [first._replace(batches=second.batches)])
 
 
 def with_bad_clips(folder: Path, good: int, bad: int) -> ClipReader:

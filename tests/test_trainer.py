@@ -101,7 +101,6 @@ def train(run: Path, store: Path) -> None:
             reader.clips("train"),
             clips_per_step=SETTINGS.clips_per_step,
             budget=Budget(SETTINGS.frames_per_device, SETTINGS.tokens_per_device),
-            training=True,
             on_bad_clip=on_bad_clip,
             rank=ranks.rank,
             ranks=ranks.world_size,

@@ -17,8 +17,6 @@ from unisign_fast.packing import Packing
 from unisign_fast.text_codec import END, PAD
 from unisign_fast.vocabulary_loss import vocabulary_loss
 
-IGNORED = -100  # padding among the labels
-
 
 def build_mt5(shape: MT5Shape) -> MT5ForConditionalGeneration:
     """An mT5 with random weights and, as in the published ones, an output head of its own."""

@@ -21,9 +21,8 @@ from kernels.activation.op import activation
 from kernels.activation.reference import Activation
 from kernels.dispatch import forcing
 from pipelines.errors import InputError
-from pipelines.packed_batch import PackedBatch
+from pipelines.packed_batch import IGNORED, PackedBatch
 from pipelines.skeleton import HANDS
-from unisign_fast.language_model import IGNORED
 from unisign_fast.model import UniSign
 from unisign_fast.packing import Packing
 from unisign_fast.published_layout import publish

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from pipelines.packed_batch import IGNORED
 from unisign_fast.config import ModelConfig
 
 
@@ -25,9 +26,9 @@ class ClassifierHead(nn.Module):
     def loss(self, features_BTD: Tensor, mask_BT: Tensor, texts: list[str]) -> Tensor:
         """Sum of cross entropies over the clips that `count` counts."""
         known = {word: index for index, word in enumerate(self.classes)}
-        target = torch.tensor([known.get(text, -100) for text in texts], device=features_BTD.device)
+        target = torch.tensor([known.get(text, IGNORED) for text in texts], device=features_BTD.device)
         logits = self._logits(features_BTD, mask_BT).float()
-        return nn.functional.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
+        return nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
 
     def predict(self, features_BTD: Tensor, mask_BT: Tensor) -> list[str]:
         return [self.classes[i] for i in self._logits(features_BTD, mask_BT).argmax(-1).tolist()]

@@ -278,7 +278,6 @@ def _trainer(
             clips,
             clips_per_step=settings.train.clips_per_step,
             budget=Budget(settings.train.frames_per_device, settings.train.tokens_per_device),
-            training=True,
             on_bad_clip=on_bad_clip,
             rank=ranks.rank,
             ranks=ranks.world_size,

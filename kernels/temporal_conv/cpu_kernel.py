@@ -135,7 +135,7 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
 
 
 def _tiles(offsets: Tensor, shape: torch.Size, taps: int) -> Iterator[Tiles]:
-    """All tiles of all clips, as many at a time as the cache holds; shape: of x_FVC."""
+    """All tiles of all clips, at most as many at a time as the cache holds, evenly; shape: of x_FVC."""
     frames, joints, channels = shape
     if not frames:
         return
@@ -143,8 +143,10 @@ def _tiles(offsets: Tensor, shape: torch.Size, taps: int) -> Iterator[Tiles]:
     frame_F = torch.arange(frames)
     written_F = frame_F + gap * (torch.searchsorted(offsets, frame_F, right=True) - 1)  # its place as an output
     seen_F = written_F + gap  # as an input
-    count = max(1, rows_at_once(channels) // (phases * joints))
-    starts = torch.arange(0, seen_F[-1].item() + 1, phases * count)
+    tiles = seen_F[-1].item() // phases + 1
+    turns = -(-tiles // max(1, rows_at_once(channels) // (phases * joints)))
+    count = -(-tiles // turns)
+    starts = torch.arange(0, tiles * phases, phases * count)
     ends = starts + phases * count
     rows = zip(
         starts.tolist(),

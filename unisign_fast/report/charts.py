@@ -32,7 +32,7 @@ class Chart:
 
 def chart(title: str, points: Sequence[tuple[int, float]]) -> Chart:
     """A chart of (step, value): at least one, and finite."""
-    kept = _thin(points, MOST_POINTS)
+    kept = thinned(points, MOST_POINTS)
     x_values, y_values = [x for x, _ in kept], [y for _, y in points]
     x_marks, y_marks = nice_ticks(min(x_values), max(x_values), whole=True), nice_ticks(min(y_values), max(y_values))
     x_low, x_high = min(x_values), max(max(x_values), min(x_values) + 1)
@@ -54,7 +54,7 @@ def chart(title: str, points: Sequence[tuple[int, float]]) -> Chart:
         x_ticks=[Tick(place(x, y_low)[0], short(x)) for x in x_marks if x_low <= x <= x_high],
         y_ticks=[Tick(place(x_low, y)[1], short(y)) for y in y_marks],
         words=f"{title}: {span}; {ends}.",
-        rows=[(x, short(y)) for x, y in _thin(points, 12)],
+        rows=[(x, short(y)) for x, y in thinned(points, 12)],
     )
 
 
@@ -76,7 +76,7 @@ def short(value: float) -> str:
     return text if "e" not in text else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def _thin(points: Sequence, most: int) -> list:
+def thinned(points: Sequence, most: int) -> list:
     """At most so many of them, evenly, the first and the last among them."""
     if len(points) <= most:
         return list(points)

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipelines.part_normalize import CONFIDENT
 from pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_EDGES, PART_SLICES, PARTS, ROOT_JOINT
+from unisign_fast.report.charts import thinned
 from unisign_fast.report.clip_view import ClipView, HandView, SampledCrop
 from unisign_fast.report.pictures import FRACTION, data_uri, packed_numbers, sprite
 
@@ -61,7 +62,7 @@ class ClipFigures:
 def clip_figures(view: ClipView, place: int) -> ClipFigures:
     """The figures of clip number `place` on the page."""
     clip = view.clip
-    chosen = [(hand.name, crop) for hand in view.hands for crop in _some(hand.sampled, MOST_CROPS)]
+    chosen = [(hand.name, crop) for hand in view.hands for crop in thinned(hand.sampled, MOST_CROPS)]
     sampled = [crop for hand in view.hands for crop in hand.sampled]
     tags = "".join(f", {name} {value}" for name, value in clip.tags.items())
     chosen_of = f"{len(view.frames)} of " if len(view.frames) < clip.frames else ""
@@ -149,10 +150,3 @@ def _edges(part: str) -> list[list[int]]:
     if part in HANDS:
         edges.append([PART_SLICES["body"].start + ANCHOR_JOINT[part], first + ROOT_JOINT[part]])
     return edges
-
-
-def _some(crops: list[SampledCrop], most: int) -> list[SampledCrop]:
-    """At most so many of them, evenly."""
-    if len(crops) <= most:
-        return crops
-    return [crops[round(i * (len(crops) - 1) / (most - 1))] for i in range(most)]
