@@ -97,8 +97,7 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
     folder = find_model(model)
     config = ModelConfig.load(folder / "config.json")
     codec, embedding, head = read_vocabulary(full, "--full")
-    trimmed = TextCodec(folder)
-    rows = rows_of(trimmed, codec)
+    rows = rows_of(TextCodec(folder), codec)
     if len(rows) != config.mt5.vocab_size:
         problem = f"has {config.mt5.vocab_size} rows for {len(rows)} pieces: its vocabulary was not trimmed"
         raise InputError(folder, problem, "name a model trained with --trim-vocabulary")

@@ -1,8 +1,7 @@
 """What a training run says: a progress bar on rank 0, TensorBoard, and RUN/log.jsonl, one JSON object a line.
 
-Every line has `event` (start, resume, step, bad_clip, evaluation, checkpoint,
-checkpoint_passed_over, finished) and `time`. After a resume the
-lines of repeated steps come again, with the same losses.
+Every line has `event` (start, resume, step, bad_clip, evaluation, checkpoint, checkpoint_passed_over, finished) and
+`time`. After a resume the lines of repeated steps come again, with the same losses.
 """
 
 import json

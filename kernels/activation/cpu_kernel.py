@@ -26,8 +26,13 @@ def rows_at_once(channels: int) -> int:
 def frames_at_once(x_FVC: Tensor) -> Iterator[slice]:
     """Slices of frames that fit the cache together."""
     frames, joints, channels = x_FVC.shape
-    step = max(1, rows_at_once(channels) // joints)
-    return (slice(first, min(first + step, frames)) for first in range(0, frames, step))
+    return turns(frames, rows_at_once(channels) // joints)
+
+
+def turns(count: int, most: int) -> Iterator[slice]:
+    """Slices of so many items, `most` at a time, and at least one."""
+    step = max(1, most)
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
 def activated(x: Activation, frames: slice) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from kernels.activation.cpu_kernel import turns
+
 ROWS_AT_ONCE = 4096  # pairs; 1 MiB in float32 at 64 hidden units
 
 Layer = tuple[Tensor, Tensor]  # weight and bias
@@ -65,8 +67,7 @@ def _layers(tensors: tuple[Tensor, ...]) -> list[Layer]:
 def _turns(bias_NGVV: Tensor) -> Iterator[slice]:
     """Slices of crops whose pairs fit the cache together."""
     crops, *pairs = bias_NGVV.shape
-    step = max(1, ROWS_AT_ONCE // torch.Size(pairs).numel())
-    return (slice(first, min(first + step, crops)) for first in range(0, crops, step))
+    return turns(crops, ROWS_AT_ONCE // torch.Size(pairs).numel())
 
 
 def _distance(reference_NV2: Tensor, position_NGV2: Tensor) -> Tensor:
