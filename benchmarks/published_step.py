@@ -21,7 +21,8 @@ from pipelines.skeleton import ANCHOR_JOINT, HANDS
 from unisign_fast.dropout import replace_dropout
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.graph_block import GraphBlock
-from unisign_fast.model import UniSign, encoder_name
+from unisign_fast.model import UniSign, encoder_of
+from unisign_fast.published_layout import is_of_each_part, mixed
 from unisign_fast.text_codec import PAD, TextCodec
 
 
@@ -81,9 +82,24 @@ def _conv(weight: Tensor, bias: Tensor, padding: tuple[int, int] = (0, 0)) -> nn
     return conv
 
 
+class TorchBatchNorm(nn.BatchNorm2d):
+    """torch's own, called as ours are: one running mixture of all parts, and one part at a time."""
+
+    def __init__(self, channels: int, parts: int = 1):
+        super().__init__(channels)
+
+    def forward(self, x_NCHW: Tensor, per_part: Sequence[int] = ()) -> Tensor:
+        return super().forward(x_NCHW)
+
+
+def _without_parts(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state of ours with one mixture of the running statistics."""
+    return {name: mixed(tensor) if is_of_each_part(name, tensor) else tensor for name, tensor in state.items()}
+
+
 def _norm(ours: nn.Module) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(len(ours.weight))
-    norm.load_state_dict(ours.state_dict())
+    norm = TorchBatchNorm(len(ours.weight))
+    norm.load_state_dict(_without_parts(ours.state_dict()))
     return norm
 
 
@@ -130,8 +146,9 @@ class PublishedUniSign(nn.Module):
             setattr(self, stage, nn.ModuleDict(stacks))
         self.rgb = None
         if model.rgb is not None:
-            backbone = EfficientNet(model.config.backbone_width, model.config.backbone_depth, nn.BatchNorm2d)
-            backbone.load_state_dict(model.rgb.backbone.state_dict())
+            size = model.config.backbone_width, model.config.backbone_depth
+            backbone = EfficientNet(*size, batch_norm=TorchBatchNorm)
+            backbone.load_state_dict(_without_parts(model.rgb.backbone.state_dict()))
             modules = {"backbone": backbone, "projection": model.rgb.projection, "fusion": model.rgb.fusion}
             self.rgb = nn.ModuleDict(modules)
         self.part_bias, self.projection = model.part_bias, model.projection
@@ -169,7 +186,7 @@ class PublishedUniSign(nn.Module):
         """[B, T, D] of all frames, padding too."""
         pooled, body_BCTV = [], None
         for part in self.config.part_names:
-            name = encoder_name(part)
+            name, _ = encoder_of(part)
             poses = batch.parts[part].to(self.projection.weight.dtype)
             x_BCTV = self.pose_encoders[name](self.embeddings[name](poses).permute(0, 3, 1, 2))
             if self.rgb is not None and part in HANDS:
@@ -186,7 +203,7 @@ class PublishedUniSign(nn.Module):
         if not sum(batch.crop_counts[hand]):
             return x_BCTV
         crops = batch.crops[hand].to(self.projection.weight.dtype)
-        maps_NCHW = self.rgb["projection"](self.rgb["backbone"](crops))
+        maps_NCHW = self.rgb["projection"](self.rgb["backbone"](crops, [len(crops)]))
         start = 0
         for clip, count in enumerate(batch.crop_counts[hand]):
             x_BCTV = x_BCTV.clone()

@@ -79,8 +79,8 @@ def large_share(model: nn.Module) -> float:
 
 def moment_reductions(model: nn.Module) -> int:
     """All-reduces of batch statistics in a micro-batch: every normalisation, forward and backward; both hands go
-    through one encoder each after the other."""
-    twice = ("pose_encoders.hand.", "temporal_encoders.hand.", "rgb.backbone.")
+    through one pose and one temporal encoder each after the other."""
+    twice = ("pose_encoders.hand.", "temporal_encoders.hand.")
     norms = [name for name, module in model.named_modules() if isinstance(module, BatchNorm)]
     return 2 * sum(2 if name.startswith(twice) else 1 for name in norms)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import MT5Config, MT5ForConditionalGeneration
 
+from benchmarks.published_step import TorchBatchNorm
 from unisign_fast.efficientnet import EfficientNet
 
 JOINTS = {"body": 9, "left": 21, "right": 21, "face_all": 18}
@@ -31,7 +32,7 @@ class Restated:
         self.mt5.lm_head.weight = nn.Parameter(torch.empty_like(self.mt5.shared.weight))
         self.mt5.load_state_dict(self._under("mt5_model."))
         self.mt5.train(training)
-        self.backbone = EfficientNet(batch_norm=nn.BatchNorm2d) if "rgb_proj.weight" in self.w else None
+        self.backbone = EfficientNet(batch_norm=TorchBatchNorm) if "rgb_proj.weight" in self.w else None
         if self.backbone is not None:
             self.backbone.load_state_dict(self._under("rgb_support_backbone.0."))
             self.backbone.train(training)
@@ -122,7 +123,8 @@ class Restated:
         maps = {}
         if self.backbone is not None:
             for part in ("left", "right"):
-                maps[part] = self.conv(self.backbone(source[f"{part}_hands"]), "rgb_proj")
+                crops = source[f"{part}_hands"]
+                maps[part] = self.conv(self.backbone(crops, [len(crops)]), "rgb_proj")
         pooled, body = [], None
         for part in JOINTS:
             x = F.linear(source[part], self.w[f"proj_linear.{part}.weight"], self.w[f"proj_linear.{part}.bias"])

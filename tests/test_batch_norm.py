@@ -11,6 +11,7 @@ from toy_training import TWO_RANKS, run_script
 from kernels.activation.reference import measured
 from unisign_fast.batch_norm import BatchNorm, BatchNorm2d
 from unisign_fast.engine import start_ranks
+from unisign_fast.published_layout import mixed
 
 CHANNELS = 3
 
@@ -38,7 +39,9 @@ def make_norm(channel_dim: int = -1, mean: float = 0.0) -> BatchNorm:
 
 def apply(norm: nn.Module, x: Tensor) -> Tensor:
     """Maps and torch's own norms by themselves; rows by what a convolution measures and the next one applies."""
-    if type(norm) is not BatchNorm:
+    if isinstance(norm, BatchNorm2d):
+        return norm(x, [len(x)])
+    if not isinstance(norm, BatchNorm):
         return norm(x)
     scale, shift = norm(measured(x.reshape(-1, 1, CHANNELS), norm.training))
     return (x.float() * scale + shift).to(x.dtype)
@@ -126,6 +129,75 @@ def test_statistics_stay_float32_in_a_bfloat16_model():
     torch.testing.assert_close(y, apply(reference, x.float()).bfloat16(), rtol=0.02, atol=0.02)
 
 
+# --- two parts that share the layer
+
+
+def two_parts(map_rows: tuple[int, int], kind: type = BatchNorm2d) -> tuple[BatchNorm, list[BatchNorm], list[Tensor]]:
+    """One norm for both parts, one of its own for each, and the maps of each, which differ in mean and spread."""
+    shared, apart = kind(CHANNELS, parts=2), [kind(CHANNELS), kind(CHANNELS)]
+    for place, norm in enumerate(apart):
+        norm.load_state_dict(make_norm().state_dict())
+        norm.momentum = shared.momentum
+        norm.running_mean += place
+        shared.running()[0][place], shared.running()[1][place] = norm.running_mean, norm.running_var
+        with torch.no_grad():
+            shared.weight.copy_(norm.weight)
+            shared.bias.copy_(norm.bias)
+    whole = rows((sum(map_rows), CHANNELS, 2, 3), 1)
+    left, right = whole.split(list(map_rows))
+    return shared, apart, [left, 5 - 2 * right]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("maps", [(4, 3), (4, 0), (0, 0)])
+def test_maps_of_two_parts_in_one_batch_equal_each_by_itself(maps, training):
+    shared, apart, parts = two_parts(maps)
+    x = torch.cat(parts).contiguous(memory_format=torch.channels_last).requires_grad_()
+    shared.train(training)
+    y = shared(x, maps)
+    (y * loss_weights(x.shape)).sum().backward()
+    alone = [p.clone().requires_grad_() for p in parts]
+    ys = [norm.train(training)(p, [len(p)]) for norm, p in zip(apart, alone)]
+    (torch.cat(ys) * loss_weights(x.shape)).sum().backward()
+    if sum(maps):
+        assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, torch.cat(ys), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(x.grad, torch.cat([p.grad for p in alone]), rtol=1e-4, atol=1e-6)
+    for name in ("weight", "bias"):
+        of_both = sum(getattr(norm, name).grad for norm in apart)
+        torch.testing.assert_close(getattr(shared, name).grad, of_both, rtol=1e-5, atol=1e-5)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(shared, name), torch.stack([getattr(norm, name) for norm in apart]))
+
+
+def test_rows_of_one_part_leave_the_other_ones_statistics_alone():
+    shared, apart, _ = two_parts((1, 1), BatchNorm)
+    x, before = rows((20, CHANNELS), -1), shared.running_mean.clone()
+    out = measured(x.reshape(-1, 1, CHANNELS), True)
+    torch.testing.assert_close(shared(out, 1), apart[1](out))
+    assert torch.equal(shared.running_mean[0], before[0])
+    torch.testing.assert_close(shared.running_mean[1], apart[1].running_mean)
+    torch.testing.assert_close(shared.running_var[1], apart[1].running_var)
+    assert not torch.equal(shared.running_mean[1], before[1])
+    of_each = [shared.eval()(out, part) for part in (0, 1)]
+    assert not torch.equal(of_each[0][1], of_each[1][1]), "in evaluation, too, each has its own"
+
+
+def test_the_published_mixture_follows_from_the_statistics_of_both_hands():
+    """torch's norm moved by the left hand and then by the right one, step after step, as the published code's is."""
+    ours, published = BatchNorm2d(CHANNELS, parts=2), nn.BatchNorm2d(CHANNELS)
+    for step in range(7):
+        left, right = rows((4, CHANNELS, 2, 3), 1, mean=step), 3 - rows((5, CHANNELS, 2, 3), 1)
+        ours(torch.cat([left, right]), (4, 5))
+        published(left)
+        published(right)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(mixed(getattr(ours, name)), getattr(published, name), rtol=1e-5, atol=1e-5)
+    assert ours.num_batches_tracked == published.num_batches_tracked == 14
+    same = torch.rand(CHANNELS)
+    assert torch.equal(mixed(torch.stack([same, same])), same)
+
+
 # --- two ranks
 
 # Shape, channel dimension, rows of rank 0 and mean of each case; rank 1 has the other rows.
@@ -146,6 +218,14 @@ def norm_and_rows(case: str) -> tuple[BatchNorm, Tensor, int]:
     return make_norm(channel_dim, mean), rows(shape, channel_dim, mean=mean), first
 
 
+def maps_of_hands(ranks_taking_part: slice) -> tuple[Tensor, list[int]]:
+    """Maps of both hands that fall to these of two ranks: all left ones to the first, right ones to both."""
+    _, _, (left, right) = two_parts((3, 5))
+    shares = [(left, right[:1]), (left[:0], right[1:])][ranks_taking_part]
+    hands = [torch.cat(hand) for hand in zip(*shares)]
+    return torch.cat(hands), [len(hand) for hand in hands]
+
+
 def run_in_ranks(out: Path) -> None:
     """Run by each of two ranks: its share of every case, then an evaluation that only rank 0 takes part in."""
     ranks = start_ranks()
@@ -159,6 +239,9 @@ def run_in_ranks(out: Path) -> None:
         (y * weight).sum().backward()
         gradients = {"weight.grad": ranks.sum(norm.weight.grad), "bias.grad": ranks.sum(norm.bias.grad)}
         results[case] = {"y": y.detach(), "x.grad": x.grad, **gradients, **norm.state_dict()}
+    shared, _, _ = two_parts((3, 5))
+    x, per_part = maps_of_hands(slice(ranks.rank, ranks.rank + 1))
+    results["hands"] = {"y": shared(x, per_part).detach(), **shared.state_dict()}
     if ranks.is_first:
         norm, x, _ = norm_and_rows("uneven")
         results["evaluation"] = apply(norm.eval(), x).detach()
@@ -186,6 +269,18 @@ def test_two_ranks_equal_one_with_all_rows(two_ranks, case):
         found[name] = torch.cat([found[name], other[name]])
     # What float32 resolves at 300 is 3e-5; sums of squares about zero would be wrong by 1e-3.
     assert_same(found, expected, rtol=1e-4, atol=2e-4 if case == "far from zero" else 1e-5)
+
+
+def test_two_ranks_share_the_statistics_of_each_hand(two_ranks):
+    shared, _, _ = two_parts((3, 5))
+    x, per_part = maps_of_hands(slice(None))
+    left, right = shared(x, per_part).detach().split(per_part)
+    first, other = (results["hands"] for results in two_ranks)
+    for found, expected in ((first["y"], torch.cat([left, right[:1]])), (other["y"], right[1:])):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for name, expected in shared.state_dict().items():
+        assert torch.equal(first[name], other[name]), f"{name} differs between the ranks"
+        torch.testing.assert_close(first[name], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_evaluation_needs_no_other_rank(two_ranks):

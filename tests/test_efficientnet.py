@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.published_step import TorchBatchNorm
 from kernels.dispatch import forcing
 from pipelines.errors import InputError
 from unisign_fast.efficientnet import EfficientNet, StochasticDepth
@@ -58,7 +59,7 @@ def measure(model: EfficientNet, training: bool, dtype: torch.dtype) -> list[flo
         if isinstance(module, StochasticDepth):
             module.eval()
     with torch.no_grad():
-        map_NCHW = model((waves((2, 3, 112, 112), 5) + waves((2, 3, 1, 1), 9)).to(dtype))
+        map_NCHW = model((waves((2, 3, 112, 112), 5) + waves((2, 3, 1, 1), 9)).to(dtype), [2])
     assert map_NCHW.shape == (2, 1280, 4, 4)
     return [*map_NCHW[0, [0, 400, 800, 1279], [0, 1, 2, 3], [3, 2, 1, 0]].tolist(), map_NCHW.square().mean().item()]
 
@@ -66,7 +67,7 @@ def measure(model: EfficientNet, training: bool, dtype: torch.dtype) -> list[flo
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_torchvision(training):
     """In float64, since two crops' statistics multiply float32's rounding by thousands from layer to layer."""
-    model = fill(EfficientNet(batch_norm=nn.BatchNorm2d)).double()
+    model = fill(EfficientNet(batch_norm=TorchBatchNorm)).double()
     assert measure(model, training, torch.float64) == pytest.approx(EXPECTED[training], rel=0, abs=1e-5)
 
 
@@ -77,11 +78,11 @@ def test_equals_torchvision_with_our_batch_norm_in_evaluation(b0):
 def test_thin_network_keeps_the_layout_with_channels_in_multiples_of_eight():
     thin = EfficientNet(width=0.25, depth=0.3)
     assert thin.channels == 320
-    assert thin(torch.zeros(2, 3, 112, 112)).shape == (2, 320, 4, 4)
+    assert thin(torch.zeros(2, 3, 112, 112), [2]).shape == (2, 320, 4, 4)
     assert all(p.shape[0] % 8 == 0 for name, p in thin.named_parameters() if p.dim() == 4 and ".fc1." not in name)
 
 
-def trained(backbone: EfficientNet) -> tuple[int, dict[str, Tensor]]:
+def trained(backbone: EfficientNet, per_part: tuple[int, ...]) -> tuple[int, dict[str, Tensor]]:
     """Bytes of maps kept for the backward pass; then the loss's gradients and the state by their names."""
     maps = {}
 
@@ -93,19 +94,19 @@ def trained(backbone: EfficientNet) -> tuple[int, dict[str, Tensor]]:
     torch.manual_seed(0)
     x_NCHW = torch.randn(4, 3, 112, 112).contiguous(memory_format=torch.channels_last)
     with saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = backbone(x_NCHW).square().mean()
+        loss = backbone(x_NCHW, per_part).square().mean()
     loss.backward()
     gradients = {f"gradient of {name}": p.grad for name, p in backbone.named_parameters()}
     return sum(maps.values()), gradients | backbone.state_dict()
 
 
 def test_maps_that_are_made_again_change_nothing_to_the_last_bit_and_take_less_room():
-    plain = EfficientNet(width=0.5)
+    plain, per_part = EfficientNet(width=0.5, parts=2), (3, 1)
     remaking = deepcopy(plain)
     with forcing("reference"):
-        kept, expected = trained(plain)
+        kept, expected = trained(plain, per_part)
     with forcing("cpu"):
-        still_kept, found = trained(remaking)
+        still_kept, found = trained(remaking, per_part)
     assert still_kept < 0.5 * kept
     changed = [name for name in expected if not torch.equal(found[name], expected[name])]
     summed_otherwise = [f"gradient of 6.{block}.block.1.0.weight" for block in (1, 2, 3)]  # 5 x 5 on 4 x 4
@@ -117,7 +118,7 @@ def test_maps_that_are_made_again_change_nothing_to_the_last_bit_and_take_less_r
 
 def test_no_crops_give_an_empty_map_and_zero_gradients():
     thin = EfficientNet(width=0.25, depth=0.3)
-    map_NCHW = thin(torch.zeros(0, 3, 112, 112))
+    map_NCHW = thin(torch.zeros(0, 3, 112, 112), [0])
     assert map_NCHW.shape == (0, 320, 4, 4)
     map_NCHW.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in thin.parameters())

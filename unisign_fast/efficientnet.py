@@ -5,13 +5,14 @@ Source: Tan and Le 2019, "EfficientNet", Table 1; stochastic depth: Huang et al.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
-from unisign_fast.batch_norm import BatchNorm2d
+from unisign_fast.batch_norm import BatchNorm2d, for_each_part
 from unisign_fast.remade import Remade, convolved, map_of, normalized_silu, scaled
 from unisign_fast.weight_files import load_strictly, read_weights
 
@@ -28,7 +29,7 @@ STAGES = (
 STEM_CHANNELS = 32
 STOCHASTIC_DEPTH = 0.2  # torchvision's, reached linearly by the last block; the published code trains with it
 
-BatchNormFactory = Callable[[int], nn.Module]
+BatchNormFactory = Callable[..., nn.Module]  # of a number of channels, and `parts` that share it
 
 
 def scaled_channels(channels: float) -> int:
@@ -44,17 +45,17 @@ class ConvNorm(nn.Sequential):
         conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
         super().__init__(conv, batch_norm(outputs))
 
-    def forward(self, x_NCHW: Tensor | Remade) -> Tensor:
+    def forward(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor:
         conv, norm = self
-        return norm(convolved(conv, x_NCHW))
+        return norm(convolved(conv, x_NCHW), per_part)
 
 
 class ConvNormSiLU(ConvNorm):
     """And SiLU behind them."""
 
-    def forward(self, x_NCHW: Tensor | Remade) -> Tensor | Remade:
+    def forward(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor | Remade:
         conv, norm = self
-        return normalized_silu(norm, convolved(conv, x_NCHW))
+        return normalized_silu(norm, convolved(conv, x_NCHW), per_part)
 
 
 class SqueezeExcitation(nn.Module):
@@ -103,19 +104,31 @@ class MBConv(nn.Module):
         self.residual = stride == 1 and inputs == outputs
         self.stochastic_depth = StochasticDepth(drop)
 
-    def forward(self, x_NCHW: Tensor | Remade) -> Tensor:
-        y_NCHW = self.block(x_NCHW)
+    def forward(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor:
+        y_NCHW = self.branch(x_NCHW, per_part)
         return self.stochastic_depth(y_NCHW) + map_of(x_NCHW) if self.residual else y_NCHW
+
+    def branch(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor:
+        """All but the residual."""
+        *convolutions, excitation, projection = self.block
+        for convolution in convolutions:
+            x_NCHW = convolution(x_NCHW, per_part)
+        return projection(excitation(x_NCHW), per_part)
 
 
 class EfficientNet(nn.Sequential):
     """x [N, 3, S, S] (normalised as for ImageNet) -> [N, `channels`, ceil(S/32), ceil(S/32)]; N may be 0.
 
+    `parts` may share it, each with BatchNorm statistics of its own; x then holds part after part, `per_part` of each.
+
     State names are those of torchvision's `efficientnet_b0().features`: 358 of them at width and depth 1, and
     4,007,548 parameters. `width` multiplies channels, `depth` the layers of a stage, rounded up.
     """
 
-    def __init__(self, width: float = 1.0, depth: float = 1.0, batch_norm: BatchNormFactory = BatchNorm2d):
+    def __init__(
+        self, width: float = 1.0, depth: float = 1.0, parts: int = 1, batch_norm: BatchNormFactory = BatchNorm2d
+    ):
+        batch_norm = partial(batch_norm, parts=parts)
         stem = inputs = scaled_channels(STEM_CHANNELS * width)
         stages, layers = [], [max(1, math.ceil(stage[-1] * depth)) for stage in STAGES]
         built = 0
@@ -135,8 +148,13 @@ class EfficientNet(nn.Sequential):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return map_of(super().forward(x_NCHW))
+    def forward(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
+        stem, *stages, head = self
+        y_NCHW = stem(x_NCHW, per_part)
+        for stage in stages:
+            for block in stage:
+                y_NCHW = block(y_NCHW, per_part)
+        return map_of(head(y_NCHW, per_part))
 
     def load_imagenet_weights(self, path: Path) -> None:
         """Load torchvision's `efficientnet_b0_rwightman-*.pth`, or the same as safetensors, leaving its classifier out.
@@ -146,4 +164,8 @@ class EfficientNet(nn.Sequential):
         weights = {k: v for k, v in read_weights(path).items() if not k.startswith("classifier.")}
         if not any(key.startswith("features.") for key in weights):
             raise InputError(path, "holds no `features.*` entry", "name torchvision's efficientnet_b0 weights")
-        load_strictly(self, {key.removeprefix("features."): value for key, value in weights.items()}, path)
+        self.load_for_each_part({key.removeprefix("features."): value for key, value in weights.items()}, path)
+
+    def load_for_each_part(self, weights: dict[str, Tensor], where: object) -> None:
+        """Load the state of a network without parts: every part starts from its running statistics."""
+        load_strictly(self, for_each_part(weights, self.state_dict()), where)

@@ -58,22 +58,22 @@ class GraphBlock(nn.Module):
     shortcut x itself, or a 1x1 convolution with BatchNorm where the number of channels changes.
 
     x_FVC -> y_FVO, both as activations: the convolution behind a block computes it while it loads. The published code's
-    ST-GCN layer (paper, section 3.2 and Table 11).
+    ST-GCN layer (paper, section 3.2 and Table 11). `parts` body parts share it, each with statistics of its own.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, adjacency_KVV: Tensor, taps: int = 0):
+    def __init__(self, in_channels: int, out_channels: int, adjacency_KVV: Tensor, taps: int = 0, parts: int = 1):
         super().__init__()
         self.graph = GraphConv(in_channels, out_channels, adjacency_KVV)
-        self.graph_norm = BatchNorm(out_channels)
-        self.shortcut_norm = BatchNorm(out_channels) if self.graph.has_shortcut else None
+        self.graph_norm = BatchNorm(out_channels, parts)
+        self.shortcut_norm = BatchNorm(out_channels, parts) if self.graph.has_shortcut else None
         self.time = TemporalConv(out_channels, taps) if taps else None
-        self.time_norm = BatchNorm(out_channels) if taps else None
+        self.time_norm = BatchNorm(out_channels, parts) if taps else None
 
-    def forward(self, x: Activation, offsets: Tensor) -> Activation:
+    def forward(self, x: Activation, offsets: Tensor, part: int = 0) -> Activation:
         x_FVC, out, shortcut = self.graph(x)
-        y = Activation(out.raw_FVO, *self.graph_norm(out), rectified=self.time is None)
+        y = Activation(out.raw_FVO, *self.graph_norm(out, part), rectified=self.time is None)
         if self.time is not None:
             out = self.time(y, offsets)
-            y = Activation(out.raw_FVO, *self.time_norm(out))
-        residual = (x_FVC,) if shortcut is None else (shortcut.raw_FVO, *self.shortcut_norm(shortcut))
+            y = Activation(out.raw_FVO, *self.time_norm(out, part))
+        residual = (x_FVC,) if shortcut is None else (shortcut.raw_FVO, *self.shortcut_norm(shortcut, part))
         return Activation(*y[:3], *residual, rectified=y.rectified)

@@ -20,10 +20,13 @@ from unisign_fast.task_heads import build_head
 from unisign_fast.temporal_encoder import TemporalEncoder
 from unisign_fast.text_codec import END
 
+ENCODER_PARTS = {"body": ("body",), "hand": HANDS, "face": ("face",)}  # the hands share one, as in the published code
 
-def encoder_name(part: str) -> str:
-    """Both hands share one encoder (published code; the paper counts three)."""
-    return "hand" if part in HANDS else part
+
+def encoder_of(part: str) -> tuple[str, int]:
+    """Its encoder, and its place among the parts that share it."""
+    name = "hand" if part in HANDS else part
+    return name, ENCODER_PARTS[name].index(part)
 
 
 class UniSign(nn.Module):
@@ -34,9 +37,15 @@ class UniSign(nn.Module):
         self.config = config
         width = config.pose_channels[-1]
         parts = config.part_names
-        graphs = {encoder_name(part): torch.from_numpy(adjacency(part)) for part in parts}
-        self.pose_encoders = nn.ModuleDict({n: PoseEncoder(graph, config.pose_channels) for n, graph in graphs.items()})
-        self.temporal_encoders = nn.ModuleDict({n: TemporalEncoder(graph, width) for n, graph in graphs.items()})
+        names = dict.fromkeys(encoder_of(part)[0] for part in parts)
+        shared = {name: ENCODER_PARTS[name] for name in names}
+        graphs = {name: torch.from_numpy(adjacency(among[0])) for name, among in shared.items()}
+        self.pose_encoders = nn.ModuleDict(
+            {name: PoseEncoder(graph, config.pose_channels, len(shared[name])) for name, graph in graphs.items()}
+        )
+        self.temporal_encoders = nn.ModuleDict(
+            {name: TemporalEncoder(graph, width, len(shared[name])) for name, graph in graphs.items()}
+        )
         self.rgb = RGBBranch(config) if config.rgb else None
         self.part_bias = nn.Parameter(torch.zeros(width * len(parts))) if config.part_bias else None
         self.projection = nn.Linear(width * len(parts), config.mt5.d_model)
@@ -92,17 +101,18 @@ class UniSign(nn.Module):
         """[F, D]: one feature a frame, all parts together, projected to the language model's width."""
         offsets = Packing(batch.lengths, batch.poses.device).offsets
         poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
-        pose_FVC = {
-            part: self.pose_encoders[encoder_name(part)](poses_FJ3[:, PART_SLICES[part]], offsets)
-            for part in self.config.part_names
-        }
+        pose_FVC = {}
+        for part in self.config.part_names:
+            name, place = encoder_of(part)
+            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, PART_SLICES[part]], offsets, place)
         if self.rgb is not None:
             pose_FVC |= zip(HANDS, self.rgb([pose_FVC[hand] for hand in HANDS], batch))
         pooled = []
         for part, x_FVC in pose_FVC.items():
             if part != "body" and "body" in pose_FVC and self.config.body_anchors:
                 x_FVC = x_FVC + pose_FVC["body"][:, ANCHOR_JOINT[part], None].detach()
-            pooled.append(self.temporal_encoders[encoder_name(part)](x_FVC, offsets))
+            name, place = encoder_of(part)
+            pooled.append(self.temporal_encoders[name](x_FVC, offsets, place))
         features = torch.cat(pooled, -1)
         return self.projection(features if self.part_bias is None else features + self.part_bias)
 

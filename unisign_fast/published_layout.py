@@ -1,8 +1,9 @@
 """How the published implementation names and shapes what this one learns. Tables only; no model is built here.
 
-Every tensor of ours is one published tensor, with three exceptions: the two hands share an encoder that is published
-twice, the cross attention's three projections are published as one, and a layer that the published code never uses
-(`fusion_pose_rgb_linear`) does not exist here.
+Every tensor of ours is one published tensor, with four exceptions: the two hands share an encoder that is published
+twice, but each has running statistics of its own, of which the published code has the mixture; the cross attention's
+three projections are published as one; and a layer that the published code never uses (`fusion_pose_rgb_linear`) does
+not exist here.
 """
 
 import re
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import InputError
+from unisign_fast.batch_norm import MOMENTUM, RUNNING
 
 PUBLISHED_PARTS = {"body": ("body",), "hand": ("left", "right"), "face": ("face_all",)}  # encoder -> published parts
 
@@ -84,7 +86,7 @@ def unpublish(published: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str,
             tensor = tensor.chunk(3)[("query", "key", "value").index(part[1])]
         if name.endswith(".tcn.0.weight"):
             tensor = tensor[..., 0].permute(2, 0, 1)
-        result[own_name] = tensor.reshape(like.shape)
+        result[own_name] = tensor.expand_as(like) if name.endswith(RUNNING) else tensor.reshape(like.shape)
     return result
 
 
@@ -98,7 +100,24 @@ def check_copies(published: dict[str, Tensor], where: object) -> None:
             raise InputError(where, f"{name} and {twin} differ, but are one tensor in Uni-Sign", "use a released file")
 
 
+def is_of_each_part(name: str, tensor: Tensor) -> bool:
+    """Whether these are running statistics of a layer that both hands go through."""
+    return name.endswith(RUNNING) and tensor.dim() == 2
+
+
+def mixed(running_2C: Tensor) -> Tensor:
+    """The published running statistics [C] of a layer that both hands go through.
+
+    In each step the left hand moves them by a tenth, then the right hand by a tenth of what is left. Ours move by the
+    same 19 % in all, so that the left hand's count nine parts of nineteen. Equal ones stay as they are to the last bit.
+    """
+    left_C, right_C = running_2C
+    return torch.lerp(right_C, left_C, (1 - MOMENTUM) / (2 - MOMENTUM))
+
+
 def _pack(name: str, tensor: Tensor) -> Tensor:
+    if is_of_each_part(name, tensor):
+        return mixed(tensor)
     if name.endswith(".tcn.0.weight"):  # taps first -> last
         tensor = tensor.permute(1, 2, 0)
     if FLATTENED.search(name):

@@ -7,14 +7,16 @@ find k, which is rounded to 0 or 1 and checked.
 """
 
 import copy
-from itertools import cycle, pairwise
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
 from pipelines.packed_batch import PackedBatch
+from unisign_fast.batch_norm import MOMENTUM
 from unisign_fast.efficientnet import EfficientNet, MBConv
+from unisign_fast.published_layout import mixed
 from unisign_fast.rgb_branch import RGBBranch
 
 STEPS = 10
@@ -23,14 +25,14 @@ BACKBONE = "rgb_support_backbone.0."
 
 
 class KeptCrops(nn.Module):
-    """Stands in for StochasticDepth: the given crops are kept, one tensor of 0 and 1 a call, in turn."""
+    """Stands in for StochasticDepth: the given crops are kept, a 1 each; the others are 0."""
 
-    def __init__(self, p: float, kept: list[Tensor]):
+    def __init__(self, p: float, kept_N: Tensor):
         super().__init__()
-        self.p, self.kept = p, cycle(kept)
+        self.p, self.kept_N = p, kept_N
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        return x_NCHW * (next(self.kept) / (1 - self.p)).to(x_NCHW.dtype).view(-1, 1, 1, 1)
+        return x_NCHW * (self.kept_N / (1 - self.p)).to(x_NCHW.dtype).view(-1, 1, 1, 1)
 
 
 @torch.no_grad()
@@ -42,17 +44,18 @@ def keep_crops_of_case(rgb: RGBBranch, batch: PackedBatch, after: dict[str, Tens
     backbone: EfficientNet = copy.deepcopy(rgb.backbone).train()
     names = {module: name for name, module in backbone.named_modules()}
     blocks = [module for module in backbone.modules() if isinstance(module, MBConv)]
-    hands = [backbone[0](x) for x in rgb.pixels(batch.crops).split(batch.crops_per_hand)]
+    both = batch.crops_per_hand
+    hands = backbone[0](rgb.pixels(batch.crops), both).split(both)
     for block, following in pairwise([*blocks, backbone[-1]]):
-        branches = [block.block(x) for x in hands]
+        branches = block.branch(torch.cat(hands), both).split(both)
         depth = block.stochastic_depth
         if block.residual and depth.p > 0:
             conv, norm = following.block[0] if isinstance(following, MBConv) else following
             statistics = [after[f"{BACKBONE}{names[norm]}.running_{kind}"] for kind in ("mean", "var")]
             scaled = [branch / (1 - depth.p) for branch in branches]
             kept = _recover(conv, norm, hands, scaled, statistics)
-            rgb.backbone.get_submodule(names[block]).stochastic_depth = KeptCrops(depth.p, kept)
-            branches = [KeptCrops(depth.p, [k])(b) + x for k, b, x in zip(kept, branches, hands)]
+            rgb.backbone.get_submodule(names[block]).stochastic_depth = KeptCrops(depth.p, torch.cat(kept))
+            branches = [KeptCrops(depth.p, k)(b) + x for k, b, x in zip(kept, branches, hands)]
         hands = branches
 
 
@@ -61,9 +64,9 @@ def _recover(
 ) -> list[Tensor]:
     """[N] of 0 and 1 for each hand, such that inputs + k * branches give the statistics `after` the step."""
     constant, linear = zip(*(_moments(conv, x, b) for x, b in zip(inputs, branches)))
-    m, sizes = norm.momentum, [x.shape[0] for x in inputs]
+    m, sizes = MOMENTUM, [x.shape[0] for x in inputs]
     weights = (m * (1 - m), m)  # the left hand's update was followed by the right one's
-    before = [norm.running_mean.double(), norm.running_var.double()]
+    before = [mixed(running).double() for running in norm.running()]
     target_2C = torch.cat([a.double() - (1 - m) ** 2 * b for a, b in zip(after, before)])
     cells = [x.shape[0] * x.shape[2] * x.shape[3] for x in inputs]
     spread_C = after[1].double().sqrt()

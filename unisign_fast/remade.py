@@ -4,7 +4,7 @@ Two thirds of what it would keep are written by BatchNorm, SiLU and squeeze-and-
 convolutions write for little work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.functional import batch_norm, conv2d, pad, silu
+from torch.nn.functional import conv2d, pad, silu
 
 from kernels.dispatch import default_version
-from unisign_fast.batch_norm import BatchNorm2d, alone
+from unisign_fast.batch_norm import BatchNorm2d
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,12 @@ def _with_border(x: Remade, padding: tuple[int, int]) -> Remade:
     return Remade(pad(x.tensor, border), lambda: pad(make(), border))
 
 
-def normalized_silu(norm: nn.Module, raw_NCHW: Tensor) -> Tensor | Remade:
-    """SiLU of the normalised map, to be made again where that is possible."""
-    if not _can_be_remade(norm, raw_NCHW):
-        return silu(norm(raw_NCHW))
-    raw, weight, bias = raw_NCHW.detach(), norm.weight.detach(), norm.bias.detach()  # the closures hold no graph
-    make = partial(batch_norm, raw, None, None, weight, bias, training=True, eps=norm.eps)
-    normal = Remade(norm(raw_NCHW), make).for_two()
+def normalized_silu(norm: nn.Module, raw_NCHW: Tensor, per_part: Sequence[int]) -> Tensor | Remade:
+    """SiLU of the normalised map, to be made again where that is possible; see BatchNorm2d for `per_part`."""
+    if not _can_be_remade(norm, raw_NCHW, per_part):
+        return silu(norm(raw_NCHW, per_part))
+    make = partial(norm.by_torch, raw_NCHW.detach(), per_part)  # the closures hold no graph
+    normal = Remade(norm(raw_NCHW, per_part), make).for_two()
     make_normal = normal.make  # and not the map either
     with normal.not_kept():
         return Remade(silu(normal.tensor), lambda: silu(make_normal()))
@@ -96,11 +95,9 @@ def scaled(x: Tensor | Remade, gate_NC11: Tensor) -> Tensor | Remade:
         return Remade(x.tensor * gate_NC11, lambda: make() * gate)
 
 
-def _can_be_remade(norm: nn.Module, raw_NCHW: Tensor) -> bool:
+def _can_be_remade(norm: nn.Module, raw_NCHW: Tensor, per_part: Sequence[int]) -> bool:
     """Whether the backward pass will want the map, and BatchNorm makes the same of it a second time."""
-    if not (type(norm) is BatchNorm2d and norm.training and alone()):
+    if not (type(norm) is BatchNorm2d and norm.training and norm.is_repeatable(raw_NCHW, per_part)):
         return False
-    rows = raw_NCHW.numel() // raw_NCHW.shape[1]
     is_kept = torch.is_grad_enabled() and raw_NCHW.requires_grad
-    exact = raw_NCHW.dtype == torch.float32 and rows > 1
-    return is_kept and exact and default_version(raw_NCHW.is_cuda) == "cpu"
+    return is_kept and raw_NCHW.dtype == torch.float32 and default_version(raw_NCHW.is_cuda) == "cpu"

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.packed_batch import PackedBatch
+from pipelines.skeleton import HANDS
 from unisign_fast.config import ModelConfig
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.float32_buffers import Float32Buffers
@@ -18,7 +19,7 @@ class RGBBranch(Float32Buffers):
     def __init__(self, config: ModelConfig):
         super().__init__()
         channels = config.pose_channels[-1]
-        self.backbone = EfficientNet(config.backbone_width, config.backbone_depth)
+        self.backbone = EfficientNet(config.backbone_width, config.backbone_depth, len(HANDS))
         self.projection = nn.Conv2d(self.backbone.channels, channels, 1)
         self.fusion = PriorGuidedFusion(channels, config.fusion, config.gate, config.gate_input)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -26,9 +27,7 @@ class RGBBranch(Float32Buffers):
 
     def forward(self, poses_FVC: list[Tensor], batch: PackedBatch) -> list[Tensor]:
         """Pose features of the left and the right hand, those of sampled frames replaced by the gated mixture."""
-        # Each hand has BatchNorm statistics of its own (published code); the fusion, which has none, takes all crops.
-        pixels = self.pixels(batch.crops).split(batch.crops_per_hand)
-        maps_NCHW = torch.cat([self.projection(self.backbone(hand)) for hand in pixels])
+        maps_NCHW = self.projection(self.backbone(self.pixels(batch.crops), batch.crops_per_hand))
         frames = batch.crop_frame.split(batch.crops_per_hand)
         sampled_NVC = torch.cat([pose_FVC[frame_N] for pose_FVC, frame_N in zip(poses_FVC, frames)])
         fused = self.fusion(sampled_NVC, maps_NCHW, batch.crop_points).split(batch.crops_per_hand)
