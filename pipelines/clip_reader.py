@@ -19,7 +19,7 @@ from pipelines.crop_store import CropStore, crops_folder
 from pipelines.data_settings import DataSettings
 from pipelines.errors import InputError
 from pipelines.hand_boxes import crop_points
-from pipelines.hand_crops import StoredHandCrops, VideoHandCrops, WantedHands, want_hands
+from pipelines.hand_crops import NO_FRAMES, StoredHandCrops, VideoHandCrops, WantedHands, want_hands
 from pipelines.keypoint_store import KeypointStore
 from pipelines.packed_batch import PackedBatch
 from pipelines.part_normalize import choose_frames, normalize_parts
@@ -98,18 +98,15 @@ class ClipReader:
         except ValueError:
             where, remedy = f"{store.path}: clip {clip.id}: keypoints", "extract the pose again, or leave the clip out"
             raise InputError(where, "are not all finite numbers", remedy) from None
-        sampled = [self._sampled(chosen, clip.id, hand, epoch) for hand in HANDS]
-        crop_frame = np.concatenate(sampled)
-        numbers = np.zeros(len(crop_frame), np.int64)
-        numbers[len(sampled[0]) :] = 1
+        crop_frame, hand_N, crops_per_hand = self._sampled(chosen, clip.id, epoch)
         from_video = len(crop_frame) > 0 and self._crop_stores[store.path] is None
         video = store.video(clip) if from_video else None
-        hands = want_hands(clip, video, packed, frames[crop_frame], numbers, self.settings.boxes)
+        hands = want_hands(clip, video, packed, frames[crop_frame], hand_N, self.settings.boxes)
         return Sample(
             text=text,
             poses=poses,
             hands=hands,
-            crops_per_hand=(len(sampled[0]), len(sampled[1])),
+            crops_per_hand=crops_per_hand,
             crop_frame=crop_frame,
             crop_points=crop_points(hands.points_px, hands.boxes),
             prompt_ids=self.codec.prompt_ids(self.settings.language or clip.language),
@@ -152,11 +149,17 @@ class ClipReader:
         batch = collate([samples[n] for n in good], [crops[n] for n in good], self.settings.crop_size)
         return LoadedClips(batch, good, bad)
 
-    def _sampled(self, keypoints: np.ndarray, clip_id: str, hand: str, epoch: int) -> np.ndarray:
-        if self.settings.p_samp == 0:
-            return np.zeros(0, np.int64)
-        rng = stream(self.seed, epoch, clip_id, hand)
-        return sample_frames(keypoints[:, PART_JOINTS[hand], 2], self.settings.p_samp, self.settings.sampling, rng)
+    def _sampled(self, keypoints: np.ndarray, clip_id: str, epoch: int) -> tuple[np.ndarray, np.ndarray, tuple]:
+        """The frames of which hands are wanted, the left hand's first, the hand of each, and how many of each hand."""
+        p_samp, sampling = self.settings.p_samp, self.settings.sampling
+        if p_samp == 0:
+            return NO_FRAMES, NO_FRAMES, (0, 0)
+        left, right = (
+            sample_frames(keypoints[:, PART_JOINTS[hand], 2], p_samp, sampling, stream(self.seed, epoch, clip_id, hand))
+            for hand in HANDS
+        )
+        counts = len(left), len(right)
+        return np.concatenate([left, right]), np.repeat((0, 1), counts), counts
 
     def _crops(self, store: Path, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
         """This thread's source for the store reads them."""

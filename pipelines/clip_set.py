@@ -125,7 +125,7 @@ def _targets(
 
 
 def _read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    return np.load(folder / "ids.npy", mmap_mode="r"), np.load(folder / "ends.npy")
+    return np.asarray(np.load(folder / "ids.npy", mmap_mode="r")), np.load(folder / "ends.npy")
 
 
 def _tokenized(store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,8 @@ from pipelines.video_file import VideoFile
 
 LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
 MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond it the keypoints are not fractions of the picture
+# Of the many clips without sampled hands.
+NO_FRAMES, _NO_POINTS, _NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 21, 2)), np.zeros((0, 4), np.int64)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def want_hands(
     Raises InputError if the keypoints can't be of this picture.
     """
     if not len(frames):
-        return WantedHands(clip, video, frames, hands, np.zeros((0, 21, 2)), np.zeros((0, 4), np.int64))
+        return WantedHands(clip, video, frames, hands, _NO_POINTS, _NO_BOXES)
     hands_THVC = keypoints[:, LEFT_HAND[0] : RIGHT_HAND[-1] + 1].reshape(len(keypoints), len(HANDS), -1, 3)
     hands_CVTH = np.ascontiguousarray(hands_THVC.transpose(3, 2, 0, 1), np.float64)  # extents are taken over V
     hands_CVTH[0] *= clip.width

@@ -115,6 +115,7 @@ class Manifest(Sequence[Clip]):
         self._text = np.asarray(np.memmap(path, np.uint8, "r", shape=(size,)) if size else np.zeros(0, np.uint8))
         index = index_file(path)
         self._index = np.asarray(np.memmap(index, _INDEX, "r", shape=(clips,)) if clips else np.zeros(0, _INDEX))
+        self._line = self._index["line"]
 
     def __len__(self) -> int:
         return len(self._index)
@@ -123,7 +124,7 @@ class Manifest(Sequence[Clip]):
         """Raises InputError, naming line and field, if that line is not the clip that was written."""
         line, first_frame, frames, crc32c, _ = self._index[number].item()  # an IndexError ends iteration
         number %= len(self)
-        end = int(self._index["line"][number + 1]) if number + 1 < len(self) else self._size
+        end = int(self._line[number + 1]) if number + 1 < len(self) else self._size
         where = f"{self.path}: line {number + 1}"
         clip = _parse(where, self._text[line:end].tobytes())
         for name, value in (("first_frame", first_frame), ("frames", frames), ("crc32c", crc32c)):

@@ -5,7 +5,7 @@ release the GIL, so that background threads run side by side.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 import numba
 import numpy as np
@@ -46,20 +46,21 @@ def normalize_parts(keypoints: np.ndarray) -> np.ndarray:
     assert keypoints.ndim == 3 and keypoints.shape[1:] == (JOINTS, 3), keypoints.shape
     packed = np.empty((len(keypoints), len(PACKED_JOINTS), 3), np.float32)
     if keypoints.dtype == np.float16:
-        largest = _compiled(_select)(keypoints.view(np.uint16), PACKED_JOINTS, packed.view(np.uint32), packed)
-        finite = largest < FLOAT16_INFINITY
+        bits = keypoints.view(np.uint16), packed.view(np.uint32)
+        finite = _select_and_normalize(*bits, PACKED_JOINTS, packed, _ENDS, _ROOTS, CONFIDENT)
     else:
         packed[:] = keypoints[:, PACKED_JOINTS]
         finite = np.isfinite(packed).all()
+        if finite:
+            _normalize(packed, _ENDS, _ROOTS, CONFIDENT)
     if not finite:
         raise ValueError("keypoints are not all finite numbers")
-    _compiled(_normalize)(packed, _ENDS, _ROOTS, CONFIDENT)
     return packed
 
 
-@cache
 def _compiled(function: Callable) -> Callable:
-    """`function` compiled and kept on disk; in memory only where neither the package nor a cache folder is writable."""
+    """`function`, compiled at its first call and kept on disk; where neither the package nor a cache folder is writable,
+    in memory only."""
     compiled = partial(numba.njit, function, nogil=True, error_model="numpy")
     try:
         return compiled(cache=True)
@@ -67,6 +68,7 @@ def _compiled(function: Callable) -> Callable:
         return compiled()
 
 
+@_compiled
 def _select(bits_TVC, joints_J, packed_bits, packed):
     """float16 to float32, the largest magnitude as bits: numba has no float16 on CPUs.
 
@@ -90,6 +92,7 @@ def _select(bits_TVC, joints_J, packed_bits, packed):
     return largest
 
 
+@_compiled
 def _normalize(packed, ends_P, roots_P, confident):
     # Parts come in as arguments, since numba would not notice a change of another module's globals in its disk cache.
     # Every constant is float32: the published numbers are, and a float64 literal would widen the arithmetic.
@@ -128,3 +131,12 @@ def _normalize(packed, ends_P, roots_P, confident):
             packed_TN[t, 3 * j] = min(max(x, -one), one) if confidence > confident else zero
             packed_TN[t, 3 * j + 1] = min(max(y, -one), one) if confidence > confident else zero
             packed_TN[t, 3 * j + 2] = min(confidence, one) if confidence > confident else zero
+
+
+@_compiled
+def _select_and_normalize(bits_TVC, packed_bits, joints_J, packed, ends_P, roots_P, confident):
+    """Whether all numbers are finite. One call for both: a short clip's numbers take less time than a call."""
+    finite = _select(bits_TVC, joints_J, packed_bits, packed) < FLOAT16_INFINITY
+    if finite:
+        _normalize(packed, ends_P, roots_P, confident)
+    return finite

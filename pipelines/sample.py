@@ -44,21 +44,23 @@ def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) 
     ]
     left, right = (sum(sample.crops_per_hand[hand] for sample in samples) for hand in range(len(HANDS)))
 
-    def join(parts: list[np.ndarray], empty: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.concatenate([empty, *parts]))
+    def join(parts: list[np.ndarray], *row_shape: int, dtype: type = np.float32) -> Tensor:
+        return torch.from_numpy(np.concatenate(parts) if parts else np.zeros((0, *row_shape), dtype))
 
     pixels = [pictures[rows] for _, _, pictures, rows in hands]
     return PackedBatch(
         clip_ids=[sample.hands.clip.id for sample in samples],
         texts=[sample.text for sample in samples],
         lengths=lengths,
-        poses=join([sample.poses for sample in samples], np.zeros((0, len(PACKED_JOINTS), 3), np.float32)),
+        poses=join([sample.poses for sample in samples], len(PACKED_JOINTS), 3),
         crops=torch.cat(pixels) if pixels else torch.zeros(0, 3, crop_size, crop_size, dtype=torch.uint8),
         crops_per_hand=(left, right),
-        crop_frame=join([start + sample.crop_frame[rows] for sample, start, _, rows in hands], np.zeros(0, np.int64)),
-        crop_points=join([sample.crop_points[rows] for sample, _, _, rows in hands], np.zeros((0, 21, 2), np.float32)),
+        crop_frame=join([start + sample.crop_frame[rows] for sample, start, _, rows in hands], dtype=np.int64),
+        crop_points=join([sample.crop_points[rows] for sample, _, _, rows in hands], 21, 2),
         prompt_ids=_pad_right([sample.prompt_ids for sample in samples], 0),
         label_ids=_pad_right([sample.label_ids for sample in samples], IGNORED),
+        prompt_lengths=[len(sample.prompt_ids) for sample in samples],
+        label_lengths=[len(sample.label_ids) for sample in samples],
     )
 
 
