@@ -59,8 +59,7 @@ def normalize_parts(keypoints: np.ndarray) -> np.ndarray:
 
 
 def _compiled(function: Callable) -> Callable:
-    """`function`, compiled at its first call and kept on disk; where neither the package nor a cache folder is writable,
-    in memory only."""
+    """`function` compiled and kept on disk; in memory only where neither the package nor a cache folder is writable."""
     compiled = partial(numba.njit, function, nogil=True, error_model="numpy")
     try:
         return compiled(cache=True)
