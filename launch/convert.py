@@ -3,8 +3,9 @@
 python launch/convert.py import csl_stage1_weight.pth --tokenizer mt5-base/spiece.model --out models/csl_stage1
 python launch/convert.py export models/csl_stage1 --out csl_stage1_weight.pth
 
-Both ways every tensor keeps its bits and its type, and a key that does not fit is named. A model that was trained with
---trim-vocabulary gets the full vocabulary again by
+Both ways every tensor keeps its bits and its type, and a key that does not fit is named. Only the running statistics
+that each hand has of its own once a model was trained here become their mixture in the authors' format. A model that
+was trained with --trim-vocabulary gets the full vocabulary again by
 
 python launch/convert.py untrim runs/base/slt-pose/best --full google/mt5-base --out models/slt-pose
 """
@@ -16,8 +17,8 @@ from pathlib import Path
 import tyro
 
 from pipelines.errors import InputError
+from pipelines.manifest import Task
 from unisign_fast.console import run_command
-from unisign_fast.text_rules import Task
 
 
 def import_published(

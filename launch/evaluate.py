@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.errors import InputError
-from pipelines.manifest import LANGUAGES
+from pipelines.manifest import LANGUAGES, Task
 from unisign_fast.class_list import read_class_list
 from unisign_fast.console import run_command
 from unisign_fast.metrics import Scores, score
 from unisign_fast.predictions import Prediction, read_baseline, read_predictions, write_json, write_predictions
 from unisign_fast.resampling import Difference, difference
-from unisign_fast.text_rules import Normalization, Task
+from unisign_fast.text_rules import Normalization
 
 if TYPE_CHECKING:
     from unisign_fast.engine import Ranks

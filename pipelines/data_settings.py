@@ -1,11 +1,11 @@
 """What a clip is turned into: the settings of the data path."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pipelines.errors import InputError
 from pipelines.hand_boxes import BOX_RULES, BoxRule
-from pipelines.manifest import LANGUAGES, TASKS
+from pipelines.manifest import LANGUAGES, Task
 from pipelines.score_sampling import RULES, Rule
 
 
@@ -13,7 +13,7 @@ from pipelines.score_sampling import RULES, Rule
 class DataSettings:
     """Choices of the data path; the command line shows them."""
 
-    task: Literal["slt", "cslr", "islr"] = "slt"  # the target: sentence, glosses or word
+    task: Task = "slt"  # the target: sentence, glosses or word
     language: str | None = None  # of prompt and target, ISO 639-1 (de, fr, ...); None: the clip's own
     max_frames: int = 256  # of a clip; from a longer one so many are chosen
     p_samp: float = 0.1  # share of frames whose hand pictures are sampled; 0 is pose-only, and no picture is opened
@@ -23,7 +23,7 @@ class DataSettings:
     crop_size: int = 112  # side of a hand crop, pixels
 
     def __post_init__(self):
-        self._check("task", self.task in TASKS, f"choose one of {', '.join(TASKS)}")
+        self._check("task", self.task in get_args(Task), f"choose one of {', '.join(get_args(Task))}")
         self._check("language", self.language in (None, *LANGUAGES), f"choose one of {', '.join(LANGUAGES)}")
         self._check("max_frames", self.max_frames >= 1, "give 1 or more")
         self._check("p_samp", 0 <= self.p_samp <= 1, "give a share in [0, 1]")

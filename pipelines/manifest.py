@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import get_origin
+from typing import Literal, get_origin
 
 import google_crc32c
 import msgspec
@@ -39,7 +39,7 @@ LANGUAGES = {
     "ko": "Korean",
     "vi": "Vietnamese",
 }  # ISO 639-1 -> the name that the prompt says
-TASKS = ("slt", "cslr", "islr")
+Task = Literal["slt", "cslr", "islr"]  # the target: sentence, glosses or word
 _KINDS = {str: "a text", int: "a whole number", float: "a number", dict: "texts by name"}
 _INDEX = np.dtype(
     [("line", "<i8"), ("first_frame", "<i8"), ("frames", "<i4"), ("crc32c", "<u4"), ("split", "u1")]
@@ -67,8 +67,8 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     video_start: int = 0  # the video frame that keypoint frame 0 belongs to
     video_frames: int = 0  # frames of the whole video that can be decoded; 0 if it ends with the clip
 
-    def target(self, task: str, language: str | None = None) -> str:
-        """What the model learns to say for `task` ("slt", "cslr", "islr"), in `language` (None: the clip's own).
+    def target(self, task: Task, language: str | None = None) -> str:
+        """What the model learns to say for `task`, in `language` (None: the clip's own).
 
         Raises InputError where the clip has no such text.
         """

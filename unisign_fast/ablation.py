@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipelines.manifest import Task
 from unisign_fast.evaluation import MAIN_METRIC
 from unisign_fast.summary import training_speed
 from unisign_fast.telemetry import read_events
 
-Task = Literal["slt", "cslr", "islr"]
 BOTH = ("sentences", "words")  # stores of the demo corpus
 
 

@@ -15,8 +15,9 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
 
 from pipelines.errors import InputError
+from pipelines.manifest import Task
 from unisign_fast.resampling import RESAMPLES, SEED, ClipStatistics, interval
-from unisign_fast.text_rules import RULES, Normalization, Task, rule_for, unreachable
+from unisign_fast.text_rules import RULES, Normalization, rule_for, unreachable
 
 SUBSTITUTION, INSERTION, DELETION = 4, 3, 3  # costs of the alignment only; each counts as one error
 

@@ -8,7 +8,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-Task = Literal["slt", "cslr", "islr"]
+from pipelines.manifest import Task
+
 Normalization = Literal["published", "nfkc"]
 
 INVISIBLE = dict.fromkeys((0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0xFEFF), " ")  # zero-width and direction marks
