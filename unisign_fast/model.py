@@ -37,14 +37,13 @@ class UniSign(nn.Module):
         self.config = config
         width = config.pose_channels[-1]
         parts = config.part_names
-        names = dict.fromkeys(encoder_of(part)[0] for part in parts)
-        shared = {name: ENCODER_PARTS[name] for name in names}
-        graphs = {name: torch.from_numpy(adjacency(among[0])) for name, among in shared.items()}
+        shared = {name: among for name, among in ENCODER_PARTS.items() if among[0] in parts}
+        encoders = {name: (torch.from_numpy(adjacency(among[0])), len(among)) for name, among in shared.items()}
         self.pose_encoders = nn.ModuleDict(
-            {name: PoseEncoder(graph, config.pose_channels, len(shared[name])) for name, graph in graphs.items()}
+            {name: PoseEncoder(graph, config.pose_channels, count) for name, (graph, count) in encoders.items()}
         )
         self.temporal_encoders = nn.ModuleDict(
-            {name: TemporalEncoder(graph, width, len(shared[name])) for name, graph in graphs.items()}
+            {name: TemporalEncoder(graph, width, count) for name, (graph, count) in encoders.items()}
         )
         self.rgb = RGBBranch(config) if config.rgb else None
         self.part_bias = nn.Parameter(torch.zeros(width * len(parts))) if config.part_bias else None
