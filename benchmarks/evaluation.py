@@ -3,8 +3,9 @@
     python benchmarks/evaluation.py --model runs/demo/slt-pose/best --stores data/demo/sentences
     python benchmarks/evaluation.py --model random --max-new-tokens 40   mT5-Base's geometry, CSL-News's lengths
 
-The published way is in published_evaluation.py. Both take turns, one thread each, with 4 beams. Texts may differ where
-the published padding changes the ends of clips, and those of random weights, which rounding decides.
+The published way is in published_evaluation.py. Both take turns, one thread each, with 4 beams, and have the published
+mixture of both hands' running statistics. Texts may differ where the published padding changes the ends of clips, and
+those of random weights, which rounding decides.
 """
 
 import os
@@ -36,6 +37,7 @@ from unisign_fast.metrics import score
 from unisign_fast.model import UniSign
 from unisign_fast.model_folder import find_model, load_data_settings, load_model
 from unisign_fast.predictions import write_json
+from unisign_fast.published_layout import unpublish
 from unisign_fast.recipes import RecipeName
 from unisign_fast.text_codec import TextCodec
 
@@ -126,6 +128,7 @@ def compare(
     """Both ways in turns; see `evaluation`."""
     device, task = reader.device, reader.settings.task
     theirs = PublishedEvaluation(loaded, codec, reader, device, settings.max_new_tokens)
+    loaded.load_state_dict(unpublish(theirs.weights, loaded.state_dict()))
     times: dict[str, list[float]] = {f"published, batches of {clips}": [] for clips in clips_per_batch} | {"ours": []}
     scores, same = {}, {}
     for number in range(rounds + 1):

@@ -14,7 +14,7 @@ from kernels.dispatch import forcing
 from kernels.registry import Case, KernelSpec, kernels
 from kernels.testing import make_inputs
 from pipelines.skeleton import PART_JOINTS, PARTS, adjacency
-from unisign_fast.model import encoder_of
+from unisign_fast.model import ENCODER_OF
 from unisign_fast.pose_encoder import PoseEncoder
 from unisign_fast.prior_guided_fusion import PriorGuidedFusion
 from unisign_fast.temporal_encoder import TemporalEncoder
@@ -70,12 +70,12 @@ class GraphStack(nn.Module):
 
     def __init__(self):
         super().__init__()
-        graphs = {encoder_of(part)[0]: torch.from_numpy(adjacency(part)) for part in PARTS}
+        graphs = {ENCODER_OF[part][0]: torch.from_numpy(adjacency(part)) for part in PARTS}
         self.pose = nn.ModuleDict({name: PoseEncoder(graph, CHANNELS) for name, graph in graphs.items()})
         self.time = nn.ModuleDict({name: TemporalEncoder(graph, CHANNELS[-1]) for name, graph in graphs.items()})
 
     def forward(self, poses: list[Tensor], offsets: Tensor) -> Tensor:
-        names = [encoder_of(part)[0] for part in PARTS]
+        names = [ENCODER_OF[part][0] for part in PARTS]
         return torch.cat([self.time[n](self.pose[n](x, offsets), offsets) for n, x in zip(names, poses)], -1)
 
 

@@ -21,7 +21,7 @@ from pipelines.skeleton import ANCHOR_JOINT, HANDS
 from unisign_fast.dropout import replace_dropout
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.graph_block import GraphBlock
-from unisign_fast.model import UniSign, encoder_of
+from unisign_fast.model import ENCODER_OF, UniSign
 from unisign_fast.published_layout import is_of_each_part, mixed
 from unisign_fast.text_codec import PAD, TextCodec
 
@@ -83,12 +83,14 @@ def _conv(weight: Tensor, bias: Tensor, padding: tuple[int, int] = (0, 0)) -> nn
 
 
 class TorchBatchNorm(nn.BatchNorm2d):
-    """torch's own, called as ours are: one running mixture of all parts, and one part at a time."""
+    """torch's own in the place of ours: one set of statistics, and maps of one part a call."""
 
-    def __init__(self, channels: int, parts: int = 1):
+    def __init__(self, channels: int, parts: int):
+        assert parts == 1, "one running mixture, as published"
         super().__init__(channels)
 
-    def forward(self, x_NCHW: Tensor, per_part: Sequence[int] = ()) -> Tensor:
+    def forward(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
+        assert len(per_part) == 1, "the published code runs hand after hand"
         return super().forward(x_NCHW)
 
 
@@ -98,7 +100,7 @@ def _without_parts(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _norm(ours: nn.Module) -> nn.BatchNorm2d:
-    norm = TorchBatchNorm(len(ours.weight))
+    norm = nn.BatchNorm2d(len(ours.weight))
     norm.load_state_dict(_without_parts(ours.state_dict()))
     return norm
 
@@ -186,7 +188,7 @@ class PublishedUniSign(nn.Module):
         """[B, T, D] of all frames, padding too."""
         pooled, body_BCTV = [], None
         for part in self.config.part_names:
-            name, _ = encoder_of(part)
+            name, _ = ENCODER_OF[part]
             poses = batch.parts[part].to(self.projection.weight.dtype)
             x_BCTV = self.pose_encoders[name](self.embeddings[name](poses).permute(0, 3, 1, 2))
             if self.rgb is not None and part in HANDS:

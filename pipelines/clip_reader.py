@@ -149,7 +149,9 @@ class ClipReader:
         batch = collate([samples[n] for n in good], [crops[n] for n in good], self.settings.crop_size)
         return LoadedClips(batch, good, bad)
 
-    def _sampled(self, keypoints: np.ndarray, clip_id: str, epoch: int) -> tuple[np.ndarray, np.ndarray, tuple]:
+    def _sampled(
+        self, keypoints: np.ndarray, clip_id: str, epoch: int
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         """The frames of which hands are wanted, the left hand's first, the hand of each, and how many of each hand."""
         p_samp, sampling = self.settings.p_samp, self.settings.sampling
         if p_samp == 0:

@@ -149,7 +149,7 @@ def two_parts(map_rows: tuple[int, int], kind: type = BatchNorm2d) -> tuple[Batc
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("maps", [(4, 3), (4, 0), (0, 0)])
+@pytest.mark.parametrize("maps", [(4, 3), (4, 0), (0, 3), (0, 0)])
 def test_maps_of_two_parts_in_one_batch_equal_each_by_itself(maps, training):
     shared, apart, parts = two_parts(maps)
     x = torch.cat(parts).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -218,9 +218,22 @@ def norm_and_rows(case: str) -> tuple[BatchNorm, Tensor, int]:
     return make_norm(channel_dim, mean), rows(shape, channel_dim, mean=mean), first
 
 
-def maps_of_hands(ranks_taking_part: slice) -> tuple[Tensor, list[int]]:
-    """Maps of both hands that fall to these of two ranks: all left ones to the first, right ones to both."""
-    _, _, (left, right) = two_parts((3, 5))
+def weights_of_hands() -> list[Tensor]:
+    """What the loss weighs the maps of `two_parts((3, 5))` with."""
+    return list(loss_weights((8, CHANNELS, 2, 3)).split([3, 5]))
+
+
+def backward(norm: BatchNorm2d, x: Tensor, per_part: list[int], weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Output, and gradient of x."""
+    x.requires_grad_()
+    y = norm(x, per_part)
+    (y * weights).sum().backward()
+    return y.detach(), x.grad
+
+
+def maps_of_hands(ranks_taking_part: slice, hands: list[Tensor] | None = None) -> tuple[Tensor, list[int]]:
+    """What of both hands falls to these of two ranks: all of the left one to the first, the right one to both."""
+    left, right = hands or two_parts((3, 5))[2]
     shares = [(left, right[:1]), (left[:0], right[1:])][ranks_taking_part]
     hands = [torch.cat(hand) for hand in zip(*shares)]
     return torch.cat(hands), [len(hand) for hand in hands]
@@ -241,7 +254,9 @@ def run_in_ranks(out: Path) -> None:
         results[case] = {"y": y.detach(), "x.grad": x.grad, **gradients, **norm.state_dict()}
     shared, _, _ = two_parts((3, 5))
     x, per_part = maps_of_hands(slice(ranks.rank, ranks.rank + 1))
-    results["hands"] = {"y": shared(x, per_part).detach(), **shared.state_dict()}
+    y, x_grad = backward(shared, x, per_part, maps_of_hands(slice(ranks.rank, ranks.rank + 1), weights_of_hands())[0])
+    gradients = {"weight.grad": ranks.sum(shared.weight.grad), "bias.grad": ranks.sum(shared.bias.grad)}
+    results["hands"] = {"y": y, "x.grad": x_grad, **gradients, **shared.state_dict()}
     if ranks.is_first:
         norm, x, _ = norm_and_rows("uneven")
         results["evaluation"] = apply(norm.eval(), x).detach()
@@ -274,11 +289,14 @@ def test_two_ranks_equal_one_with_all_rows(two_ranks, case):
 def test_two_ranks_share_the_statistics_of_each_hand(two_ranks):
     shared, _, _ = two_parts((3, 5))
     x, per_part = maps_of_hands(slice(None))
-    left, right = shared(x, per_part).detach().split(per_part)
+    whole = dict(zip(("y", "x.grad"), backward(shared, x, per_part, torch.cat(weights_of_hands()))))
     first, other = (results["hands"] for results in two_ranks)
-    for found, expected in ((first["y"], torch.cat([left, right[:1]])), (other["y"], right[1:])):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    for name, expected in shared.state_dict().items():
+    for name, value in whole.items():
+        for rank, found in enumerate((first[name], other[name])):
+            expected, _ = maps_of_hands(slice(rank, rank + 1), list(value.split(per_part)))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    gradients = {"weight.grad": shared.weight.grad, "bias.grad": shared.bias.grad}
+    for name, expected in {**gradients, **shared.state_dict()}.items():
         assert torch.equal(first[name], other[name]), f"{name} differs between the ranks"
         torch.testing.assert_close(first[name], expected, rtol=1e-4, atol=1e-5)
 

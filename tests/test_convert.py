@@ -83,13 +83,21 @@ def test_the_folder_is_the_model(tables, codec, tmp_path):
     assert "Uni-Sign, RGB-pose" in (tmp_path / "ours/README.md").read_text()
 
 
-def test_a_trained_model_is_exported_with_an_unused_layer_of_zeros(tables, codec, tmp_path):
+def test_a_trained_model_is_exported_with_an_unused_layer_of_zeros_and_the_mixture_of_its_hands(
+    tables, codec, tmp_path
+):
     source = write_checkpoint(tmp_path / "theirs.pth", tables[True])
     model = load_published(source)
+    statistics = model.pose_encoders["hand"].blocks[0].graph_norm.running_mean
+    statistics[1] += 1.9
     save_model(tmp_path / "ours", model.config, model.state_dict(), codec)
     export(str(tmp_path / "ours"), tmp_path / "again.pth")
     after = torch.load(tmp_path / "again.pth", weights_only=True)["model"]
     assert not after[f"{UNUSED}.weight"].any() and torch.equal(after["part_para"], tables[True]["part_para"])
+    for hand in ("left", "right"):
+        torch.testing.assert_close(after[f"gcn_modules.{hand}.layer0_0.gcn.bn.running_mean"], statistics[0] + 1)
+    left, right = load_published(tmp_path / "again.pth").pose_encoders["hand"].blocks[0].graph_norm.running_mean
+    assert torch.equal(left, right) and not torch.equal(left, statistics[0])
 
 
 @pytest.mark.parametrize(

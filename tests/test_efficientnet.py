@@ -100,8 +100,9 @@ def trained(backbone: EfficientNet, per_part: tuple[int, ...]) -> tuple[int, dic
     return sum(maps.values()), gradients | backbone.state_dict()
 
 
-def test_maps_that_are_made_again_change_nothing_to_the_last_bit_and_take_less_room():
-    plain, per_part = EfficientNet(width=0.5, parts=2), (3, 1)
+@pytest.mark.parametrize("per_part", [(3, 1), (4, 0)])
+def test_maps_that_are_made_again_change_nothing_to_the_last_bit_and_take_less_room(per_part):
+    plain = EfficientNet(width=0.5, parts=2)
     remaking = deepcopy(plain)
     with forcing("reference"):
         kept, expected = trained(plain, per_part)
@@ -136,13 +137,17 @@ def test_stochastic_depth_drops_whole_crops_in_training_only():
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_imagenet_weights_load_without_their_classifier(tmp_path, suffix):
-    source, target = fill(EfficientNet(width=0.25, depth=0.3)), EfficientNet(width=0.25, depth=0.3)
+    source, target = fill(EfficientNet(width=0.25, depth=0.3)), EfficientNet(width=0.25, depth=0.3, parts=2)
     weights = {f"features.{k}": v for k, v in source.state_dict().items()}
     weights |= {"classifier.1.weight": torch.zeros(10, 320), "classifier.1.bias": torch.zeros(10)}
     path = tmp_path / f"weights{suffix}"
     save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
     target.load_imagenet_weights(path)
-    assert all(torch.equal(v, target.state_dict()[k]) for k, v in source.state_dict().items())
+    loaded = target.state_dict()
+    assert all(torch.equal(loaded[k], v.expand_as(loaded[k])) for k, v in source.state_dict().items())
+    first = target[0][1]
+    first.running_mean[0] += 1
+    assert not torch.equal(*first.running_mean), "each hand goes on from there by itself"
 
 
 def test_wrong_weights_are_named_in_one_line(tmp_path):

@@ -5,8 +5,7 @@ Rows are real frames only, since batches are packed; an empty rank takes part wi
 
 Both hands go through the same layers, but each is normalised by statistics of its own while training (published code).
 So it is here in evaluation too: of layers that several body parts share, each part has its running statistics. The
-published code keeps one running mixture of both (published_layout.py); with it the same weights lose 2 to 17 BLEU-4 on
-the demo corpus.
+published code keeps one running mixture of both (published_layout.py), which scores worse (README).
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from torch.nn.functional import batch_norm
 from kernels.activation.reference import Measured
 from unisign_fast.float32_buffers import Float32Buffers
 
-MOMENTUM = 0.1  # torch's default and the published code's
+EPS, MOMENTUM = 1e-5, 0.1  # torch's defaults and the published code's
 RUNNING = ("running_mean", "running_var")
 
 
@@ -37,11 +36,9 @@ class BatchNorm(Float32Buffers):
     update of 0.1 % of a mean rounds to nothing.
     """
 
-    def __init__(self, channels: int, parts: int = 1, eps: float = 1e-5, momentum: float = MOMENTUM):
+    def __init__(self, channels: int, parts: int = 1):
         super().__init__()
-        self.eps = eps
-        # What the published mixture keeps after one update by each part: both then follow their batches equally fast.
-        self.momentum = 1 - (1 - momentum) ** parts
+        self.momentum = 1 - (1 - MOMENTUM) ** parts  # what the published mixture moves by when each part has moved it
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         shape = (parts, channels) if parts > 1 else (channels,)
@@ -50,7 +47,7 @@ class BatchNorm(Float32Buffers):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, out: Measured, part: int = 0) -> tuple[Tensor, Tensor]:
-        """Scale and shift [C], float32, of an output that is measured while training."""
+        """Scale and shift [C], float32, of an output that is measured while training, for the `part` it belongs to."""
         if not self.training:
             mean_PC, var_PC = self.running()
             return self._scale_and_shift(mean_PC[part], var_PC[part])
@@ -91,7 +88,7 @@ class BatchNorm(Float32Buffers):
             running_PC[parts] += momentum_P1 * (batch_PC - running_PC[parts])
 
     def _scale_and_shift(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        scale = self.weight.float() * torch.rsqrt(var + self.eps)
+        scale = self.weight.float() * torch.rsqrt(var + EPS)
         return scale, self.bias.float() - mean * scale
 
 
@@ -100,7 +97,7 @@ class BatchNorm2d(BatchNorm):
 
     def forward(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
         """y_NCHW in the type of x; `per_part`: how many of the N maps each part has."""
-        if not self.training or self.is_repeatable(x_NCHW, per_part):
+        if not self.training or self.torch_can_train(x_NCHW, per_part):
             self.num_batches_tracked += len(per_part) * self.training
             return self.by_torch(x_NCHW.float(), per_part, self.running()).to(x_NCHW.dtype)
         exact = x_NCHW.float()
@@ -118,13 +115,15 @@ class BatchNorm2d(BatchNorm):
         scale, shift = map(of_each_map, self._scale_and_shift(*self._tracked(mean_PC, var_PC, rows)))
         return torch.addcmul(shift, exact, scale).to(x_NCHW.dtype)
 
-    def is_repeatable(self, x_NCHW: Tensor, per_part: Sequence[int]) -> bool:
-        """Whether `by_torch` gives in training what `forward` does: maps of this rank alone, no part with one value."""
-        return alone() and all(n * x_NCHW.shape[2:].numel() > 1 for n in per_part)
+    def torch_can_train(self, x_NCHW: Tensor, per_part: Sequence[int]) -> bool:
+        """Whether `by_torch` does in training what is wanted: maps of this rank alone, no part with a single value."""
+        return alone() and len(x_NCHW) > 0 and all(n * x_NCHW.shape[2:].numel() != 1 for n in per_part)
 
     def by_torch(self, x_NCHW: Tensor, per_part: Sequence[int], running: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """torch's own batch normalisation of each part, whose running statistics, if given, follow in training."""
-        parameters = self.weight.float(), self.bias.float(), self.training, self.momentum, self.eps
+        """torch's own batch normalisation of each part. The `running` statistics follow in training and serve in
+        evaluation; without them each part has those of its batch."""
+        training = self.training or running is None
+        parameters = self.weight.float(), self.bias.float(), training, self.momentum, EPS
         # Without empty ones, for which torch.cat would give up the layout of the others.
         parts = [(place, x) for place, x in enumerate(x_NCHW.split(list(per_part))) if len(x)] or [(0, x_NCHW)]
         maps = []
@@ -135,8 +134,7 @@ class BatchNorm2d(BatchNorm):
 
 
 def for_each_part(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a module whose layers no parts share, as that of `own`, where they do: all start from the same."""
-    return {
-        name: tensor.expand_as(own[name]) if name.endswith(RUNNING) and tensor.dim() < own[name].dim() else tensor
-        for name, tensor in state.items()
-    }
+    """`state` with running statistics [C] as those of every part where `own` has [parts, C] of that name."""
+    shared = {name: own[name] for name in state if name.endswith(RUNNING) and name in own}
+    of_one = {name for name, like in shared.items() if state[name].shape == like.shape[1:]}
+    return {name: tensor.expand_as(own[name]) if name in of_one else tensor for name, tensor in state.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
-from unisign_fast.batch_norm import BatchNorm2d, for_each_part
+from unisign_fast.batch_norm import BatchNorm2d
 from unisign_fast.remade import Remade, convolved, map_of, normalized_silu, scaled
 from unisign_fast.weight_files import load_strictly, read_weights
 
@@ -164,8 +164,4 @@ class EfficientNet(nn.Sequential):
         weights = {k: v for k, v in read_weights(path).items() if not k.startswith("classifier.")}
         if not any(key.startswith("features.") for key in weights):
             raise InputError(path, "holds no `features.*` entry", "name torchvision's efficientnet_b0 weights")
-        self.load_for_each_part({key.removeprefix("features."): value for key, value in weights.items()}, path)
-
-    def load_for_each_part(self, weights: dict[str, Tensor], where: object) -> None:
-        """Load the state of a network without parts: every part starts from its running statistics."""
-        load_strictly(self, for_each_part(weights, self.state_dict()), where)
+        load_strictly(self, {key.removeprefix("features."): value for key, value in weights.items()}, path)

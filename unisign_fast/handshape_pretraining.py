@@ -25,11 +25,11 @@ def learn_handshapes(rgb: RGBBranch, size: int, seed: int, steps: int = STEPS) -
     head = nn.Linear(rgb.backbone.channels, len(SHAPES))
     optimizer = torch.optim.AdamW([*rgb.backbone.parameters(), *head.parameters()], fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    right, of_each_hand = [], (PICTURES // 2, PICTURES // 2)
+    right, halves = [], (PICTURES // 2, PICTURES // 2)  # each shows hands of both sides, and fills a hand's statistics
     rgb.train()
     for _ in range(steps):
         crops_N3SS, labels = (torch.from_numpy(x) for x in handshape_pictures(PICTURES, size, pictures))
-        logits = head(rgb.backbone(rgb.pixels(crops_N3SS), of_each_hand).mean((2, 3)))
+        logits = head(rgb.backbone(rgb.pixels(crops_N3SS), halves).mean((2, 3)))
         loss = nn.functional.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()

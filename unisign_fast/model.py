@@ -20,13 +20,10 @@ from unisign_fast.task_heads import build_head
 from unisign_fast.temporal_encoder import TemporalEncoder
 from unisign_fast.text_codec import END
 
-ENCODER_PARTS = {"body": ("body",), "hand": HANDS, "face": ("face",)}  # the hands share one, as in the published code
-
-
-def encoder_of(part: str) -> tuple[str, int]:
-    """Its encoder, and its place among the parts that share it."""
-    name = "hand" if part in HANDS else part
-    return name, ENCODER_PARTS[name].index(part)
+# Which parts an encoder takes: both hands share one (published code; the paper counts three).
+ENCODER_PARTS = {"body": ("body",), "hand": HANDS, "face": ("face",)}
+# The encoder of a part, and the part's place in it.
+ENCODER_OF = {part: (name, place) for name, parts in ENCODER_PARTS.items() for place, part in enumerate(parts)}
 
 
 class UniSign(nn.Module):
@@ -102,7 +99,7 @@ class UniSign(nn.Module):
         poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
         pose_FVC = {}
         for part in self.config.part_names:
-            name, place = encoder_of(part)
+            name, place = ENCODER_OF[part]
             pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, PART_SLICES[part]], offsets, place)
         if self.rgb is not None:
             pose_FVC |= zip(HANDS, self.rgb([pose_FVC[hand] for hand in HANDS], batch))
@@ -110,7 +107,7 @@ class UniSign(nn.Module):
         for part, x_FVC in pose_FVC.items():
             if part != "body" and "body" in pose_FVC and self.config.body_anchors:
                 x_FVC = x_FVC + pose_FVC["body"][:, ANCHOR_JOINT[part], None].detach()
-            name, place = encoder_of(part)
+            name, place = ENCODER_OF[part]
             pooled.append(self.temporal_encoders[name](x_FVC, offsets, place))
         features = torch.cat(pooled, -1)
         return self.projection(features if self.part_bias is None else features + self.part_bias)

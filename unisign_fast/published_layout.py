@@ -108,8 +108,9 @@ def is_of_each_part(name: str, tensor: Tensor) -> bool:
 def mixed(running_2C: Tensor) -> Tensor:
     """The published running statistics [C] of a layer that both hands go through.
 
-    In each step the left hand moves them by a tenth, then the right hand by a tenth of what is left. Ours move by the
-    same 19 % in all, so that the left hand's count nine parts of nineteen. Equal ones stay as they are to the last bit.
+    In a step the left hand moves them by a tenth, then the right hand by a tenth of what is left. Ours move by the same
+    19 % in all, so that the left hand's count nine parts of nineteen: the same where every step has both hands. Equal
+    ones stay as they are to the last bit.
     """
     left_C, right_C = running_2C
     return torch.lerp(right_C, left_C, (1 - MOMENTUM) / (2 - MOMENTUM))

@@ -97,7 +97,7 @@ def scaled(x: Tensor | Remade, gate_NC11: Tensor) -> Tensor | Remade:
 
 def _can_be_remade(norm: nn.Module, raw_NCHW: Tensor, per_part: Sequence[int]) -> bool:
     """Whether the backward pass will want the map, and BatchNorm makes the same of it a second time."""
-    if not (type(norm) is BatchNorm2d and norm.training and norm.is_repeatable(raw_NCHW, per_part)):
+    if not (type(norm) is BatchNorm2d and norm.training and norm.torch_can_train(raw_NCHW, per_part)):
         return False
     is_kept = torch.is_grad_enabled() and raw_NCHW.requires_grad
     return is_kept and raw_NCHW.dtype == torch.float32 and default_version(raw_NCHW.is_cuda) == "cpu"

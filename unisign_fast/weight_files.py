@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipelines.errors import InputError
+from unisign_fast.batch_norm import for_each_part
 
 NAMED = 20  # entries that one error message names; it counts the others
 
@@ -76,6 +77,10 @@ def check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: ob
 
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], where: object) -> None:
-    """Load every entry into `module`, which must need exactly these. Raises InputError otherwise."""
+    """Load every entry into `module`, which must need exactly these. Raises InputError otherwise.
+
+    Where parts share layers in `module` and not in `weights`, each starts from the same running statistics.
+    """
+    weights = for_each_part(weights, module.state_dict())
     check_fit(weights, module.state_dict(), where)
     module.load_state_dict(weights)
