@@ -22,7 +22,7 @@ from unisign_fast.dropout import replace_dropout
 from unisign_fast.efficientnet import EfficientNet
 from unisign_fast.graph_block import GraphBlock
 from unisign_fast.model import ENCODER_OF, UniSign
-from unisign_fast.published_layout import is_of_each_part, mixed
+from unisign_fast.published_layout import without_parts
 from unisign_fast.text_codec import PAD, TextCodec
 
 
@@ -94,14 +94,9 @@ class TorchBatchNorm(nn.BatchNorm2d):
         return super().forward(x_NCHW)
 
 
-def _without_parts(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state of ours with one mixture of the running statistics."""
-    return {name: mixed(tensor) if is_of_each_part(name, tensor) else tensor for name, tensor in state.items()}
-
-
 def _norm(ours: nn.Module) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(len(ours.weight))
-    norm.load_state_dict(_without_parts(ours.state_dict()))
+    norm.load_state_dict(without_parts(ours.state_dict()))
     return norm
 
 
@@ -150,7 +145,7 @@ class PublishedUniSign(nn.Module):
         if model.rgb is not None:
             size = model.config.backbone_width, model.config.backbone_depth
             backbone = EfficientNet(*size, batch_norm=TorchBatchNorm)
-            backbone.load_state_dict(_without_parts(model.rgb.backbone.state_dict()))
+            backbone.load_state_dict(without_parts(model.rgb.backbone.state_dict()))
             modules = {"backbone": backbone, "projection": model.rgb.projection, "fusion": model.rgb.fusion}
             self.rgb = nn.ModuleDict(modules)
         self.part_bias, self.projection = model.part_bias, model.projection

@@ -69,7 +69,7 @@ def published_names(name: str) -> tuple[str, ...]:
 def publish(named: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors (state, gradients, statistics) by their published names and in their published shapes."""
     result: dict[str, Tensor] = {}
-    for own_name, tensor in named.items():
+    for own_name, tensor in without_parts(named).items():
         for name in published_names(own_name):
             packed = _pack(name, tensor)
             result[name] = torch.cat([result[name], packed]) if JOINED.search(own_name) and name in result else packed
@@ -100,9 +100,9 @@ def check_copies(published: dict[str, Tensor], where: object) -> None:
             raise InputError(where, f"{name} and {twin} differ, but are one tensor in Uni-Sign", "use a released file")
 
 
-def is_of_each_part(name: str, tensor: Tensor) -> bool:
-    """Whether these are running statistics of a layer that both hands go through."""
-    return name.endswith(RUNNING) and tensor.dim() == 2
+def without_parts(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state of ours with one mixture of the running statistics of layers that both hands go through."""
+    return {name: mixed(x) if name.endswith(RUNNING) and x.dim() == 2 else x for name, x in state.items()}
 
 
 def mixed(running_2C: Tensor) -> Tensor:
@@ -117,8 +117,6 @@ def mixed(running_2C: Tensor) -> Tensor:
 
 
 def _pack(name: str, tensor: Tensor) -> Tensor:
-    if is_of_each_part(name, tensor):
-        return mixed(tensor)
     if name.endswith(".tcn.0.weight"):  # taps first -> last
         tensor = tensor.permute(1, 2, 0)
     if FLATTENED.search(name):
