@@ -168,6 +168,7 @@ def test_maps_of_two_parts_in_one_batch_equal_each_by_itself(maps, training):
         torch.testing.assert_close(getattr(shared, name).grad, of_both, rtol=1e-5, atol=1e-5)
     for name in ("running_mean", "running_var"):
         torch.testing.assert_close(getattr(shared, name), torch.stack([getattr(norm, name) for norm in apart]))
+    assert shared.num_batches_tracked == training * sum(n > 0 for n in maps)
 
 
 def test_rows_of_one_part_leave_the_other_ones_statistics_alone():

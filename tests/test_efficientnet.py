@@ -117,6 +117,26 @@ def test_maps_that_are_made_again_change_nothing_to_the_last_bit_and_take_less_r
         torch.testing.assert_close(found[name] / largest, expected[name] / largest, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_two_parts_in_one_batch_equal_one_after_the_other(training):
+    """A GPU takes the first way, a CPU the second."""
+    together = fill(EfficientNet(width=0.25, depth=0.3, parts=2)).train(training)
+    for module in together.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0
+    apart = deepcopy(together)
+    x_NCHW = torch.rand(5, 3, 112, 112)
+    maps_NCHW = together(x_NCHW, (3, 2))
+    left, right = apart(x_NCHW[:3], (3, 0)), apart(x_NCHW[3:], (0, 2))
+    torch.testing.assert_close(torch.cat([left, right]), maps_NCHW, rtol=1e-4, atol=1e-5)
+    (maps_NCHW.square().sum() + maps_NCHW[3:].sum()).backward()
+    (left.square().sum() + right.square().sum() + right.sum()).backward()
+    for (name, p), q in zip(together.named_parameters(), apart.parameters()):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-4 * p.grad.abs().max().item(), msg=name)
+    for (name, b), c in zip(together.named_buffers(), apart.buffers()):
+        torch.testing.assert_close(c, b, msg=name)
+
+
 def test_no_crops_give_an_empty_map_and_zero_gradients():
     thin = EfficientNet(width=0.25, depth=0.3)
     map_NCHW = thin(torch.zeros(0, 3, 112, 112), [0])

@@ -81,7 +81,7 @@ class BatchNorm(Float32Buffers):
 
     @torch.no_grad()
     def _track(self, mean_PC: Tensor, var_PC: Tensor, count_P1: Tensor, parts: slice) -> None:
-        self.num_batches_tracked += len(mean_PC)
+        self.num_batches_tracked += (count_P1 > 0).sum()
         momentum_P1 = self.momentum * (count_P1 > 1)  # one row has no variance
         unbiased_PC = var_PC * count_P1 / (count_P1 - 1).clamp(min=1)
         for running_PC, batch_PC in zip(self.running(), (mean_PC, unbiased_PC)):
@@ -98,7 +98,7 @@ class BatchNorm2d(BatchNorm):
     def forward(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
         """y_NCHW in the type of x; `per_part`: how many of the N maps each part has."""
         if not self.training or self.torch_can_train(x_NCHW, per_part):
-            self.num_batches_tracked += len(per_part) * self.training
+            self.num_batches_tracked += sum(n > 0 for n in per_part) * self.training
             return self.by_torch(x_NCHW.float(), per_part, self.running()).to(x_NCHW.dtype)
         exact = x_NCHW.float()
         rows = [n * x_NCHW.shape[2:].numel() for n in per_part]

@@ -25,19 +25,24 @@ BACKBONE = "rgb_support_backbone.0."
 
 
 class KeptCrops(nn.Module):
-    """Stands in for StochasticDepth: the given crops are kept, a 1 each; the others are 0."""
+    """Stands in for StochasticDepth: the given crops are kept, a 1 each; the others are 0.
+
+    A call takes as many as it has crops, and the next call those after them; behind the last comes the first.
+    """
 
     def __init__(self, p: float, kept_N: Tensor):
         super().__init__()
-        self.p, self.kept_N = p, kept_N
+        self.p, self.next_N = p, kept_N
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        return x_NCHW * (self.kept_N / (1 - self.p)).to(x_NCHW.dtype).view(-1, 1, 1, 1)
+        kept_N = self.next_N[: len(x_NCHW)]
+        self.next_N = self.next_N.roll(-len(x_NCHW))
+        return x_NCHW * (kept_N / (1 - self.p)).to(x_NCHW.dtype).view(-1, 1, 1, 1)
 
 
 @torch.no_grad()
 def keep_crops_of_case(rgb: RGBBranch, batch: PackedBatch, after: dict[str, Tensor]) -> None:
-    """Make the next forward pass in training of `rgb` drop the crops that the published step dropped.
+    """Make forward passes in training of `rgb` drop the crops that the published step dropped.
 
     `after`: the published running statistics after that step. Raises InputError where they do not tell.
     """
