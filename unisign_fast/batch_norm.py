@@ -124,10 +124,13 @@ class BatchNorm2d(BatchNorm):
         evaluation; without them each part has those of its batch."""
         training = self.training or running is None
         parameters = self.weight.float(), self.bias.float(), training, self.momentum, EPS
-        # Without empty ones, for which torch.cat would give up the layout of the others.
-        parts = [(place, x) for place, x in enumerate(x_NCHW.split(list(per_part))) if len(x)] or [(0, x_NCHW)]
+        filled = [place for place, n in enumerate(per_part) if n]
+        if len(filled) > 1:
+            parts = x_NCHW.split([per_part[place] for place in filled])
+        else:  # as it is: a split copies the gradient, and gives up its layout beside that of an empty part
+            filled, parts = filled or [0], [x_NCHW]
         maps = []
-        for place, part_NCHW in parts:
+        for place, part_NCHW in zip(filled, parts):
             mean_C, var_C = (None, None) if running is None else (of_PC[place] for of_PC in running)
             maps.append(batch_norm(part_NCHW, mean_C, var_C, *parameters))
         return maps[0] if len(maps) == 1 else torch.cat(maps)
