@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.activation.reference import Activation, Measured
+from kernels.activation.reference import Activation, Measured, before_relu
 from kernels.activation.reference import activation as reference
 
 ELEMENTS_AT_ONCE = 2**19  # 2 MiB in float32
@@ -37,8 +37,17 @@ def turns(count: int, most: int) -> Iterator[slice]:
 
 def activated(x: Activation, frames: slice) -> Tensor:
     """The activation of these frames computed, in the type of `raw`; for a plain one, a view of it."""
+    return reference(_some(x, frames))
+
+
+def activate(x: Activation, frames: slice, y_FVC: Tensor) -> None:
+    """Write the activation of these frames, which is not plain, into y_FVC."""
+    torch.maximum(before_relu(_some(x, frames)), torch.zeros(()), out=y_FVC[frames])
+
+
+def _some(x: Activation, frames: slice) -> Activation:
     residual = x.residual_FVC if x.residual_FVC is None else x.residual_FVC[frames]
-    return reference(x._replace(raw_FVC=x.raw_FVC[frames], residual_FVC=residual))
+    return x._replace(raw_FVC=x.raw_FVC[frames], residual_FVC=residual)
 
 
 class ActivationGradient:
@@ -58,14 +67,14 @@ class ActivationGradient:
             return
         grad, raw = _behind_relu(of_x_FVC, x_FVC.float()), x.raw_FVC[frames].float()
         if x.residual_scale_C is not None:
-            self.of_residual_FVC[frames] = grad * x.residual_scale_C
+            torch.mul(grad, x.residual_scale_C, out=self.of_residual_FVC[frames])
             sums[2] += (grad * x.residual_FVC[frames].float()).sum((0, 1))
             sums[3] += grad.sum((0, 1))
         elif x.residual_FVC is not None:
             self.of_residual_FVC[frames] = grad
         if x.rectified:
             grad = _behind_relu(grad, torch.addcmul(x.shift_C, raw, x.scale_C))
-        self.of_raw_FVC[frames] = grad * x.scale_C
+        torch.mul(grad, x.scale_C, out=self.of_raw_FVC[frames])
         sums[0] += (grad * raw).sum((0, 1))
         sums[1] += grad.sum((0, 1))
 
@@ -135,7 +144,7 @@ class _Activation(Function):
         x = Activation(*tensors, rectified)
         y_FVC = torch.empty_like(x.raw_FVC, memory_format=torch.contiguous_format)
         for frames in frames_at_once(y_FVC):
-            y_FVC[frames] = activated(x, frames)
+            activate(x, frames, y_FVC)
         ctx.rectified = rectified
         ctx.save_for_backward(*tensors)
         return y_FVC

@@ -43,6 +43,11 @@ def activation(x: Activation) -> Tensor:
     """x_FVC: the activation computed, in float32 at least, and rounded once to the type of `raw`."""
     if x.scale_C is None:
         return x.raw_FVC
+    return before_relu(x).relu().to(x.raw_FVC.dtype)
+
+
+def before_relu(x: Activation) -> Tensor:
+    """[F, V, C] before its last ReLU, in float32 at least, of one that is not plain."""
     exact = torch.promote_types(x.raw_FVC.dtype, torch.float32)
     y_FVC = torch.addcmul(x.shift_C, x.raw_FVC.to(exact), x.scale_C)
     if x.rectified:
@@ -51,7 +56,7 @@ def activation(x: Activation) -> Tensor:
         y_FVC = y_FVC + torch.addcmul(x.residual_shift_C, x.residual_FVC.to(exact), x.residual_scale_C)
     elif x.residual_FVC is not None:
         y_FVC = y_FVC + x.residual_FVC
-    return y_FVC.relu().to(x.raw_FVC.dtype)
+    return y_FVC
 
 
 def measured(raw_FVO: Tensor, moments: bool) -> Measured:

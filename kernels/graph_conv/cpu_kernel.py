@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from kernels.activation.cpu_kernel import ActivationGradient, Moments, OutputGradient, activated, frames_at_once
+from kernels.activation.cpu_kernel import ActivationGradient, Moments, OutputGradient, activate, frames_at_once
 from kernels.activation.reference import Activation, Measured
 from kernels.graph_conv.reference import GraphConvolved
 
@@ -31,7 +31,7 @@ class _GraphConv(Function):
         measure = Moments(out_FVO, moments)
         for frames in frames_at_once(x_FVC):
             if not plain:
-                x_FVC[frames] = activated(x, frames)
+                activate(x, frames, x_FVC)
             mixed_RO = _aggregated(aggregate_UV, x_FVC[frames].float(), len(mix_MO)) @ mix_MO
             torch.add(mixed_RO.view(out_FVO[frames].shape), bias_VO, out=out_FVO[frames])
             measure.add(frames)
