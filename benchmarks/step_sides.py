@@ -116,7 +116,7 @@ class Side(ABC):
         torch.manual_seed(0)
         self.engine = start_engine(self._model(UniSign(job.model)), job.train, FOREVER)
         self.engine.train()
-        self._data, self._steps_done = self._batches(), 0
+        self._data, self._steps_done, self._largest = self._batches(), 0, []
 
     def _loader(self) -> BatchLoader:
         return BatchLoader(
@@ -150,9 +150,10 @@ class Side(ABC):
         return self._timed(steps)
 
     def _warm_up(self) -> None:
-        """A step for memory alone: in the turn before it was given back."""
+        """The largest step so far again, for memory alone: it was given back after the turn before, and in training it
+        never is."""
         if self.device.type == "cpu":
-            self._steps(1)
+            self._take_step(self._largest) if self._largest else self._steps(1)
 
     def _timed(self, steps: int) -> dict:
         self._wait()
@@ -172,6 +173,7 @@ class Side(ABC):
             torch.manual_seed(step_seed(0, self._steps_done, 0))
             losses.append(self._take_step(batches))
             taken += batches
+            self._largest = max(self._largest, batches, key=_frames)
             self._steps_done += 1
         return losses, taken
 
@@ -310,6 +312,10 @@ class PublishedClips:
         if len(sample.crop_frame):
             crops = read_hands(sample.hands.video, sample, size)
         return sample, ref.clip.language, parts, crops
+
+
+def _frames(batches: list[PackedBatch] | list[PublishedBatch]) -> int:
+    return sum(sum(batch.lengths) for batch in batches)
 
 
 SIDES: dict[str, Callable[[Job], Side]] = {"fast": FastSide, "reference": ReferenceSide}
