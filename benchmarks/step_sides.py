@@ -3,7 +3,6 @@
 Both have the same settings, first weights, optimiser and engine, and see the same frames and the same hands.
 """
 
-import ctypes
 import os
 import sys
 import time
@@ -116,7 +115,7 @@ class Side(ABC):
         torch.manual_seed(0)
         self.engine = start_engine(self._model(UniSign(job.model)), job.train, FOREVER)
         self.engine.train()
-        self._data, self._steps_done, self._largest = self._batches(), 0, []
+        self._data, self._steps_done = self._batches(), 0
 
     def _loader(self) -> BatchLoader:
         return BatchLoader(
@@ -145,15 +144,14 @@ class Side(ABC):
         """How much is in a micro-batch."""
 
     def run(self, steps: int) -> dict:
-        """Seconds of so many steps, and what was in them."""
-        self._warm_up()
-        return self._timed(steps)
+        """Seconds of so many steps, what was in them, and the most memory so far."""
+        self._warm_up(steps)
+        return self._timed(steps) | {"peak_bytes": self._peak_bytes()}
 
-    def _warm_up(self) -> None:
-        """The largest step so far again, for memory alone: it was given back after the turn before, and in training it
-        never is."""
-        if self.device.type == "cpu":
-            self._take_step(self._largest) if self._largest else self._steps(1)
+    def _warm_up(self, steps: int) -> None:
+        """So many steps, if the process has taken none: the first ones touch the memory that later ones find."""
+        if not self._steps_done:
+            self._steps(steps)
 
     def _timed(self, steps: int) -> dict:
         self._wait()
@@ -161,8 +159,6 @@ class Side(ABC):
         losses, taken = self._steps(steps)
         self._wait()
         seconds = time.perf_counter() - begin
-        if self.device.type == "cpu":
-            ctypes.CDLL(None).malloc_trim(0)  # or the one that waits would keep the memory of its activations
         return {"seconds": seconds, "losses": [float(loss) for loss in losses]} | self._counted(taken)
 
     def _steps(self, steps: int) -> tuple[list, list]:
@@ -173,13 +169,12 @@ class Side(ABC):
             torch.manual_seed(step_seed(0, self._steps_done, 0))
             losses.append(self._take_step(batches))
             taken += batches
-            self._largest = max(self._largest, batches, key=_frames)
             self._steps_done += 1
         return losses, taken
 
     def stations(self, steps: int) -> dict:
         """Seconds of each station, and the share of padding among the positions of mT5's encoder."""
-        self._warm_up()
+        self._warm_up(steps)
         clock = StationClock(self.device)
         optimise = self.engine.step
         self.engine.step = lambda: (clock.enter("optimiser"), optimise(), clock.enter("input"))
@@ -191,7 +186,7 @@ class Side(ABC):
     def profile(self, steps: int, trace: str) -> dict:
         """Writes a trace (Chrome's JSON) of so many steps; `operations` by their own time, the costliest first: name,
         calls, and milliseconds on the device."""
-        self._warm_up()
+        self._warm_up(steps)
         on_gpu = self.device.type == "cuda"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
         with profile(activities=activities) as profiler:
@@ -201,12 +196,12 @@ class Side(ABC):
         found = [(event.key, event.count, getattr(event, times) / 1000) for event in profiler.key_averages()]
         return {"operations": sorted(found, key=lambda one: -one[2])}
 
-    def memory(self) -> dict:
-        """The most bytes so far: of the GPU's memory, or of this process's."""
+    def _peak_bytes(self) -> int:
+        """Of the GPU's memory, or of this process's."""
         if self.device.type == "cuda":
-            return {"bytes": torch.cuda.max_memory_allocated()}
+            return torch.cuda.max_memory_allocated()
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return {"bytes": 1024 * int(status["VmHWM"].split()[0])}
+        return 1024 * int(status["VmHWM"].split()[0])
 
     def _counted(self, batches: list) -> dict:
         totals: dict[str, float] = defaultdict(int)
@@ -312,10 +307,6 @@ class PublishedClips:
         if len(sample.crop_frame):
             crops = read_hands(sample.hands.video, sample, size)
         return sample, ref.clip.language, parts, crops
-
-
-def _frames(batches: list[PackedBatch] | list[PublishedBatch]) -> int:
-    return sum(sum(batch.lengths) for batch in batches)
 
 
 SIDES: dict[str, Callable[[Job], Side]] = {"fast": FastSide, "reference": ReferenceSide}

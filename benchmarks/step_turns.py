@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median, quantiles
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -35,21 +36,23 @@ class Row:
 
 
 def take_turns(workers: dict[str, Worker], options: StepOptions, title: str) -> dict[str, list[dict]]:
-    """What each worker said of its turns (`Side.run`), after one that warms up."""
-    for worker in workers.values():
-        worker.wait_until_ready()
-    for worker in workers.values():
-        worker.ask("run", steps=options.steps)
+    """What each worker said of its turns (`Side.run`).
+
+    On a CPU a process ends with its turn: the memory of two recipes may not fit, and memory that is given back and
+    taken again comes in small pages, which training does not meet.
+    """
     turns = {side: [] for side in workers}
     for number in progress(range(options.rounds), title):
         for side in workers if number % 2 else reversed(workers):
             turns[side].append(workers[side].ask("run", steps=options.steps))
+            if not torch.cuda.is_available():
+                workers[side].stop()
     return turns
 
 
-def peak_mib(worker: Worker) -> float:
+def peak_mib(turns: list[dict]) -> float:
     """Of the GPU's memory, or of the process."""
-    return worker.ask("memory")["bytes"] / 2**20
+    return max(turn["peak_bytes"] for turn in turns) / 2**20
 
 
 def compare_sides(sides: dict[str, tuple[Job, Path]], options: StepOptions, column: str, json: Path | None) -> None:
@@ -57,9 +60,8 @@ def compare_sides(sides: dict[str, tuple[Job, Path]], options: StepOptions, colu
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(*side)) for name, side in sides.items()}
         turns = take_turns(workers, options, "comparing")
-        memory = {name: peak_mib(worker) for name, worker in workers.items()}
     first, *_ = sides
-    rows = [_row(name, sides[name][0], turns[name], turns[first], memory[name]) for name in sides]
+    rows = [_row(name, sides[name][0], turns[name], turns[first]) for name in sides]
     table = Table(title=f"Training step, {options.recipe}, p_samp {rows[0].p_samp:g}; {rows[0].device}")
     for name in (column, "clips/s", "peak MiB", "loss", "times faster (p20, p80)"):
         table.add_column(name, justify="left" if name == column else "right")
@@ -71,9 +73,10 @@ def compare_sides(sides: dict[str, tuple[Job, Path]], options: StepOptions, colu
         write_json(json, [asdict(row) for row in rows])
 
 
-def _row(side: str, job: Job, turns: list[dict], others: list[dict], mib: float) -> Row:
+def _row(side: str, job: Job, turns: list[dict], others: list[dict]) -> Row:
     faster = [theirs["seconds"] / ours["seconds"] for theirs, ours in zip(others, turns)]
     p20, _, _, p80 = quantiles(faster, n=5, method="inclusive") if len(faster) > 1 else 4 * faster
     seconds = median(turn["seconds"] for turn in turns)
     rate = median(turn["clips"] / turn["seconds"] for turn in turns)
-    return Row(side, job.p_samp, seconds, rate, mib, turns[-1]["losses"][-1], p20, median(faster), p80, **about())
+    measured = seconds, rate, peak_mib(turns), turns[-1]["losses"][-1]
+    return Row(side, job.p_samp, *measured, p20, median(faster), p80, **about())

@@ -1,8 +1,8 @@
 """A recipe's training step in a process of its own, which stands still while it is another one's turn.
 
 So memory is each recipe's own, and reading ahead costs the one that reads. Requests and replies are lines of JSON on
-stdin and stdout: {"do": "run" | "stations" | "profile", "steps": n, ...} or {"do": "memory"}; the first reply comes
-when the process is ready.
+stdin and stdout: {"do": "run" | "stations" | "profile", "steps": n, ...}; the first reply comes when the process is
+ready.
 """
 
 import json
@@ -26,34 +26,33 @@ class Worker:
 
     def __init__(self, job: Job, tree: Path = ROOT):
         self.name = f"the {job.side} recipe in {tree}"
-        self._process = subprocess.Popen(
-            [sys.executable, str(tree / "benchmarks" / "step_worker.py"), json.dumps(asdict(job))],
-            cwd=tree,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
+        self._command = [sys.executable, str(tree / "benchmarks" / "step_worker.py"), json.dumps(asdict(job))]
+        self._tree, self._process = tree, None
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._signal(signal.SIGKILL)
-        self._process.communicate()
-
-    def wait_until_ready(self) -> None:
-        """Returns when the model is built. Raises what the process ended with."""
-        self._reply()
-        self._signal(signal.SIGSTOP)
+        self.stop()
 
     def ask(self, do: str, **arguments: object) -> dict:
-        """The reply to a request; the process runs in the meantime only."""
+        """The reply to a request; the process runs in the meantime only. Raises what it ended with."""
+        if self._process is None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self._process = subprocess.Popen(self._command, cwd=self._tree, text=True, process_group=0, **pipes)
+            self._reply()
         self._signal(signal.SIGCONT)
         print(json.dumps({"do": do} | arguments), file=self._process.stdin, flush=True)
         reply = self._reply()
         self._signal(signal.SIGSTOP)
         return reply
+
+    def stop(self) -> None:
+        """End the process; the next request starts another one."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.communicate()
+            self._process = None
 
     def _reply(self) -> dict:
         line = self._process.stdout.readline()

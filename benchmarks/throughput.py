@@ -4,8 +4,8 @@
     python benchmarks/throughput.py --p-samp 0,0.1,0.25,0.5,1 --picture rgb.png   the trade-off of the paper's Table 9
     python benchmarks/throughput.py --draw-rows ROWS --picture rgb.png            of rows that --json wrote
 
-Both recipes (step_sides.py) take turns on the same clips, frames and hands, each in a process of its own; what is
-compared are the medians of the turns.
+Both recipes (step_sides.py) take turns on the same clips, frames and hands, each in a process of its own, which first
+takes as many steps as it is measured for; what is compared are the medians of the turns.
 """
 
 import json as json_format
@@ -80,8 +80,11 @@ def measure(job: Job, options: StepOptions, peak_tflops: float | None) -> list[R
     with ExitStack() as stack:
         workers = {side: stack.enter_context(Worker(jobs[side])) for side in SIDES}
         turns = take_turns(workers, options, f"p_samp {job.p_samp:g}")
-        memory = {side: peak_mib(worker) for side, worker in workers.items()}
-        stations = {side: worker.ask("stations", steps=options.steps) for side, worker in workers.items()}
+        stations = {}
+        for side, worker in workers.items():
+            stations[side] = worker.ask("stations", steps=options.steps)
+            worker.stop()
+    memory = {side: peak_mib(turns[side]) for side in SIDES}
     found = []
     for side in SIDES:
         pairs = zip(turns["reference"], turns[side])
