@@ -33,7 +33,7 @@ def profile_step(
     """Profile the training step.
 
     Args:
-        step: How it is measured; twice `rounds` steps warm up.
+        step: How it is measured; `rounds` steps warm up.
         p_samp: Share of frames whose hands are sampled.
         side: This project's step, or the published one.
         trace: File for the trace.
@@ -45,8 +45,7 @@ def profile_step(
     with tempfile.TemporaryDirectory() as folder:
         job = step.job(Path(folder), (p_samp,))
         with Worker(job if side == "fast" else reference(job)) as worker:
-            worker.ask("run", steps=step.rounds)
-            reply = worker.ask("profile", steps=step.steps, trace=str(trace.resolve()))
+            reply = worker.ask("profile", warm_up=step.rounds, steps=step.steps, trace=str(trace.resolve()))
     total = sum(ms for _, _, ms in reply["operations"])
     names = "operation", "calls", "own ms", "share"
     rows = [dict(zip(names, (*one, one[2] / total))) for one in reply["operations"]]

@@ -183,10 +183,10 @@ class Side(ABC):
         self.engine.step = optimise
         return {"seconds": dict(clock.seconds), "padding": 1 - found["positions"] / clock.positions}
 
-    def profile(self, steps: int, trace: str) -> dict:
-        """Writes a trace (Chrome's JSON) of so many steps; `operations` by their own time, the costliest first: name,
-        calls, and milliseconds on the device."""
-        self._warm_up(steps)
+    def profile(self, warm_up: int, steps: int, trace: str) -> dict:
+        """Writes a trace (Chrome's JSON) of so many steps, behind those that warm up; `operations` by their own time,
+        the costliest first: name, calls, and milliseconds on the device."""
+        self._warm_up(warm_up)
         on_gpu = self.device.type == "cuda"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
         with profile(activities=activities) as profiler:
