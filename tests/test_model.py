@@ -101,7 +101,7 @@ def test_frames_follow_their_own_prompt_without_a_gap():
     assert packing.lengths == [3 + 2, 4 + 4]
     first, second = embeddings.split(packing.lengths)
     assert first[3:, 0].tolist() == [1, 2] and second[4:, 0].tolist() == [3, 4, 5, 6]
-    torch.testing.assert_close(second[:4], model.language_model.embed(batch.prompt_ids[1, :4]))
+    torch.testing.assert_close(second[:4], *model.language_model.embed(batch.prompt_ids[1, :4]))
 
 
 def test_gate_is_closed_at_the_start_of_stage_2_and_alive():

@@ -40,10 +40,11 @@ def padded_labels() -> torch.Tensor:
 @pytest.mark.parametrize("by_clip", [True, False], ids=["clip by clip, as on a CPU", "padded, as on a GPU"])
 def test_packed_equals_padded_forward_and_backward(language_model, by_clip, monkeypatch):
     monkeypatch.setattr(packed_mt5, "_on_cpu", lambda device: by_clip)
-    packing, labels = Packing(LENGTHS, torch.device("cpu")), padded_labels()
+    packing, targets = (Packing(lengths, torch.device("cpu")) for lengths in (LENGTHS, LABELS))
+    labels = padded_labels()
     x_PD = torch.randn(sum(LENGTHS), 32, requires_grad=True)
     hidden_PD = language_model.encode(x_PD, packing)
-    loss = language_model.token_loss(hidden_PD, packing, labels, LABELS)
+    loss = language_model.token_loss(hidden_PD, packing, targets.pack(labels), targets)
     wanted = [x_PD, *language_model.parameters()]
     ours = torch.autograd.grad(loss, wanted)
 

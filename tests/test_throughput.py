@@ -289,9 +289,7 @@ def test_compare_measures_a_commit_that_differs(tmp_path):
         subprocess.run(["cp", "-r", ROOT / folder, tree / folder], check=True)
     model = tree / "unisign_fast" / "model.py"
     now = model.read_text()
-    before = now.replace(
-        "        features_FD, batch, weight", "        time.sleep(1)\n        features_FD, batch, weight", 1
-    )
+    before = now.replace("        filled = _never_empty", "        time.sleep(1)\n        filled = _never_empty", 1)
     assert before != now
     model.write_text(before.replace("import torch\n", "import time\n\nimport torch\n", 1))
     who = ["-c", "user.name=test", "-c", "user.email=test@example.org"]

@@ -69,7 +69,7 @@ def test_a_trimmed_model_has_the_rows_of_its_pieces(full, trimmed):
     before, large = load_model(full)
     rows = rows_of(codec, large)
     ids = torch.tensor(codec.target_ids(KEPT[0]))
-    assert torch.equal(model.language_model.embed(ids), before.language_model.embed(rows[ids]))
+    assert torch.equal(*model.language_model.embed(ids), *before.language_model.embed(rows[ids]))
     hidden_D = torch.rand(model.config.mt5.d_model)
     logits, all_logits = (m.language_model.mt5.lm_head(hidden_D) for m in (model, before))
     torch.testing.assert_close(logits, all_logits[rows], rtol=1e-6, atol=0)

@@ -41,25 +41,40 @@ class LanguageModel(nn.Module):
         self.mt5 = build_mt5(shape)
         self.label_smoothing = label_smoothing
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Tokens [...] to embeddings [..., D]."""
-        return self.mt5.shared(ids)
+    def embed(self, *ids: Tensor) -> tuple[Tensor, ...]:
+        """Embeddings [n, D] of several sequences of tokens [n].
+
+        All in one look-up: each would have a gradient of its own, the size of the whole matrix.
+        """
+        return self.mt5.shared(torch.cat(ids)).split([len(some) for some in ids])
 
     def encode(self, embeddings_PD: Tensor, packing: Packing) -> Tensor:
         """Hidden states [P, D] of mT5's encoder."""
         return encode(self.mt5.encoder, embeddings_PD, packing)
 
-    def token_loss(self, hidden_PD: Tensor, packing: Packing, labels_BL: Tensor, label_lengths: list[int]) -> Tensor:
+    def token_loss(
+        self,
+        hidden_PD: Tensor,
+        packing: Packing,
+        labels_L: Tensor,
+        targets: Packing,
+        inputs_LD: Tensor | None = None,
+    ) -> Tensor:
         """Sum of the smoothed cross entropies of all target tokens, a float32 scalar (equation 5).
 
-        labels_BL: padded behind `label_lengths` tokens of each clip.
+        hidden_PD, packing: the encoded clips; labels_L, targets: the tokens of each; inputs_LD: the embeddings of their
+        `decoder_inputs`, where they are at hand.
         """
-        targets = Packing(label_lengths, hidden_PD.device)
-        inputs_BL = torch.cat([torch.full_like(labels_BL[:, :1], PAD), labels_BL[:, :-1]], 1)
-        inputs_LD = self.embed(targets.pack(inputs_BL))
+        if inputs_LD is None:
+            (inputs_LD,) = self.embed(decoder_inputs(labels_L, targets))
         decoded_LD = decode(self.mt5.decoder, inputs_LD, targets, hidden_PD, packing)
-        return vocabulary_loss(decoded_LD, self.mt5.lm_head.weight, targets.pack(labels_BL), self.label_smoothing)
+        return vocabulary_loss(decoded_LD, self.mt5.lm_head.weight, labels_L, self.label_smoothing)
 
     def generate(self, hidden_PD: Tensor, packing: Packing, beams: int, max_new_tokens: int) -> list[list[int]]:
         """Beam search from encoded clips: the tokens of each, the end token the last if there was room for it."""
         return beam_search(self.mt5, hidden_PD, packing, beams, max_new_tokens)
+
+
+def decoder_inputs(labels_L: Tensor, targets: Packing) -> Tensor:
+    """The token before each target token [L], which the decoder reads: the start token before the first of a clip."""
+    return labels_L.roll(1).masked_fill(targets.position_P == 0, PAD)

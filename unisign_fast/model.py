@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipelines.packed_batch import PackedBatch
 from pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_SLICES, adjacency
 from unisign_fast.config import ModelConfig
-from unisign_fast.language_model import LanguageModel
+from unisign_fast.language_model import LanguageModel, decoder_inputs
 from unisign_fast.packing import Packing
 from unisign_fast.pose_encoder import PoseEncoder
 from unisign_fast.rgb_branch import RGBBranch
@@ -70,13 +70,18 @@ class UniSign(nn.Module):
         Sums instead of a mean, so that ranks and micro-batches can be weighted by their tokens. Every parameter in use
         gets a gradient even from a batch without clips or crops, which ZeRO demands of every rank.
         """
-        features_FD, batch, weight = self._never_empty(self.sign_features(batch), batch)
+        filled = _never_empty(batch)
         if self.head is not None:
-            loss = self.head.loss(*self._head_input(features_FD, batch), batch.texts)
+            loss = self.head.loss(*self._head_input(self._features(batch), filled), filled.texts)
         else:
-            hidden_PD, packing = self.encode(features_FD, batch)
-            loss = self.language_model.token_loss(hidden_PD, packing, batch.label_ids, batch.label_lengths)
-        return weight * torch.stack([loss, torch.full_like(loss, self.target_count(batch))])
+            targets = Packing(filled.label_lengths, batch.poses.device)
+            labels_L = targets.pack(filled.label_ids)
+            # Before the sign encoder, so that the embedding's gradient, the largest, is made when its maps are gone.
+            inputs_L = decoder_inputs(labels_L, targets)
+            prompt_PD, inputs_LD = self.language_model.embed(_prompt_ids(filled), inputs_L)
+            hidden_PD, packing = self.encode(self._features(batch), filled, prompt_PD)
+            loss = self.language_model.token_loss(hidden_PD, packing, labels_L, targets, inputs_LD)
+        return bool(batch.lengths) * torch.stack([loss, torch.full_like(loss, self.target_count(filled))])
 
     def target_count(self, batch: PackedBatch) -> int:
         """What a mean loss is over: target tokens, or a task head's clips or glosses. Known on the host."""
@@ -85,7 +90,7 @@ class UniSign(nn.Module):
     @torch.no_grad()
     def generate(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[int]] | list[str]:
         """Beam search: the tokens of each clip, to be decoded by TextCodec; a task head gives its text at once."""
-        features_FD, filled, _ = self._never_empty(self.sign_features(batch), batch)
+        features_FD, filled = self._features(batch), _never_empty(batch)
         if self.head is not None:
             found = self.head.predict(*self._head_input(features_FD, filled))
         else:
@@ -112,33 +117,35 @@ class UniSign(nn.Module):
         features = torch.cat(pooled, -1)
         return self.projection(features if self.part_bias is None else features + self.part_bias)
 
-    def embed(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Packing]:
+    def embed(self, features_FD: Tensor, batch: PackedBatch, prompt_PD: Tensor | None = None) -> tuple[Tensor, Packing]:
         """What mT5's encoder reads, packed [P, D]: each clip's prompt and then its frames.
 
         The frames follow their own prompt without a gap, since mT5 knows distances between positions only.
+        `prompt_PD`: the embedded prompts, where they are at hand.
         """
         device = features_FD.device
         prompts, frames = Packing(batch.prompt_lengths, device), Packing(batch.lengths, device)
         whole = Packing([p + t for p, t in zip(batch.prompt_lengths, batch.lengths)], device)
-        prompt_PD = self.language_model.embed(prompts.pack(batch.prompt_ids))
+        if prompt_PD is None:
+            (prompt_PD,) = self.language_model.embed(_prompt_ids(batch))
         prompt_place = whole.offsets[prompts.sequence_P] + prompts.position_P
         frame_place = whole.offsets[frames.sequence_P] + prompts.offsets.diff()[frames.sequence_P] + frames.position_P
         packed_PD = features_FD.new_zeros(whole.rows, features_FD.shape[1])
         return packed_PD.index_copy(0, prompt_place, prompt_PD).index_copy(0, frame_place, features_FD), whole
 
-    def encode(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Packing]:
-        """mT5's encoding of prompts and frames, packed [P, D]."""
-        embeddings_PD, packing = self.embed(features_FD, batch)
+    def encode(
+        self, features_FD: Tensor, batch: PackedBatch, prompt_PD: Tensor | None = None
+    ) -> tuple[Tensor, Packing]:
+        """mT5's encoding of what `embed` gives, packed [P, D]."""
+        embeddings_PD, packing = self.embed(features_FD, batch, prompt_PD)
         return self.language_model.encode(embeddings_PD, packing), packing
 
-    def _never_empty(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, PackedBatch, int]:
-        """mT5 refuses a batch without clips: one frame of zeros runs in its place, with a weight of 0."""
+    def _features(self, batch: PackedBatch) -> Tensor:
+        """The sign features; of a batch without clips one frame of zeros, with a gradient for every parameter."""
+        features_FD = self.sign_features(batch)
         if batch.lengths:
-            return features_FD, batch, 1
-        one = batch.prompt_ids.new_full((1, 1), END)
-        lengths = dict(lengths=[1], prompt_lengths=[1], label_lengths=[1])
-        stand_in = replace(batch, clip_ids=[""], texts=[""], prompt_ids=one, label_ids=one, **lengths)
-        return features_FD.new_zeros(1, features_FD.shape[1]) + features_FD.sum(), stand_in, 0
+            return features_FD
+        return features_FD.new_zeros(1, features_FD.shape[1]) + features_FD.sum()
 
     def _head_input(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """What a task head sees, padded [B, T, D] with mask: the sign features, or mT5's encoding of them."""
@@ -149,3 +156,17 @@ class UniSign(nn.Module):
             place_F = packing.offsets[frames.sequence_P] + prompt_B[frames.sequence_P] + frames.position_P
             features_FD = hidden_PD[place_F]
         return frames.pad(features_FD), frames.mask_BS
+
+
+def _never_empty(batch: PackedBatch) -> PackedBatch:
+    """mT5 refuses a batch without clips: one of one frame and one token runs in its place."""
+    if batch.lengths:
+        return batch
+    one = batch.prompt_ids.new_full((1, 1), END)
+    lengths = dict(lengths=[1], prompt_lengths=[1], label_lengths=[1])
+    return replace(batch, clip_ids=[""], texts=[""], prompt_ids=one, label_ids=one, **lengths)
+
+
+def _prompt_ids(batch: PackedBatch) -> Tensor:
+    """The tokens of all prompts, packed."""
+    return Packing(batch.prompt_lengths, batch.prompt_ids.device).pack(batch.prompt_ids)

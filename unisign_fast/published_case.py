@@ -126,11 +126,11 @@ def _evaluation(case: dict, model: UniSign, batch: PackedBatch) -> list[Differen
     if len(set(batch.lengths)) == 1:
         generated = model.generate(batch, BEAMS, new_tokens)
     else:
-        mask_BS = truth["attention_mask"].bool()
-        packing = Packing(mask_BS.sum(1).tolist(), mask_BS.device)
-        hidden_PD = model.language_model.encode(packing.pack(truth["inputs_embeds"]), packing)
-        loss = model.language_model.token_loss(hidden_PD, packing, batch.label_ids, batch.label_lengths)
-        generated = model.language_model.generate(hidden_PD, packing, BEAMS, new_tokens)
+        mask_BS, language_model = truth["attention_mask"].bool(), model.language_model
+        packing, targets = (Packing(n, mask_BS.device) for n in (mask_BS.sum(1).tolist(), batch.label_lengths))
+        hidden_PD = language_model.encode(packing.pack(truth["inputs_embeds"]), packing)
+        loss = language_model.token_loss(hidden_PD, packing, targets.pack(batch.label_ids), targets)
+        generated = language_model.generate(hidden_PD, packing, BEAMS, new_tokens)
     rows = _features("eval", seen, truth, model, batch, tolerance)
     rows.append(_difference("eval loss", loss / tokens, truth["loss"], tolerance))
     same = generated == [until_end(row[1:]) for row in case["generated"].tolist()]

@@ -178,9 +178,9 @@ class Translator:
 
     def _score(self, hidden_PD: Tensor, tokens: list[int]) -> float:
         """The mean log-probability of the tokens of one clip, by a pass in which they are given."""
-        labels_1L = torch.tensor([tokens], device=self.device)
-        packing = Packing([len(hidden_PD)], self.device)
-        loss = self.model.language_model.token_loss(hidden_PD, packing, labels_1L, [len(tokens)])
+        labels_L = torch.tensor(tokens, device=self.device)
+        packing, targets = Packing([len(hidden_PD)], self.device), Packing([len(tokens)], self.device)
+        loss = self.model.language_model.token_loss(hidden_PD, packing, labels_L, targets)
         return -loss.item() / len(tokens)
 
 
