@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, rms_norm
 
 from unisign_fast import packed_mt5
 from unisign_fast import vocabulary_loss as module
 from unisign_fast.clip_attention import clip_attention
 from unisign_fast.config import MT5Shape
 from unisign_fast.dropout import Dropout, kept
-from unisign_fast.gated_feed_forward import gated_feed_forward
+from unisign_fast.gated_product import gated_product
 from unisign_fast.language_model import LanguageModel
+from unisign_fast.normed_projections import normed_projections
 from unisign_fast.packing import Packing
 from unisign_fast.vocabulary_loss import vocabulary_loss
 
@@ -132,16 +133,34 @@ def test_attention_clip_by_clip_is_attention(p):
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 def test_gated_feed_forward_is_hugging_faces(p, language_model):
-    module = language_model.mt5.encoder.block[0].layer[1].DenseReluDense
-    inputs = [
-        torch.randn(300, 32, requires_grad=True),
-        *(part.weight for part in (module.wi_0, module.wi_1, module.wo)),
-    ]
+    layer = language_model.mt5.encoder.block[0].layer[1]
+    norm, module = layer.layer_norm, layer.DenseReluDense
+    inputs = [torch.randn(300, 32, requires_grad=True), *layer.parameters()]
     module.dropout.p = p
     torch.manual_seed(1)
-    found = gated_feed_forward(*inputs, p)
+    gate, up = normed_projections(inputs[0], norm.weight, norm.variance_epsilon, module.wi_0.weight, module.wi_1.weight)
+    found = gated_product(gate, up, module.wo.weight, p)
     torch.manual_seed(1)
-    _assert_same(found, module.train()(inputs[0]), inputs)
+    _assert_same(found, module.train()(norm(inputs[0])), inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_projections_of_a_normalised_input_keep_it_alone(dtype):
+    torch.manual_seed(0)
+    shapes = (7, 16), (16,), (5, 16), (3, 16), (16, 16)
+    x, scale, *weights = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        found = normed_projections(x, scale, 1e-6, *weights)
+    assert sorted(map(torch.numel, kept)) == sorted([7, *map(torch.numel, (x, scale, *weights))])
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, scale, *weights)]
+    expected = [rms_norm(exact[0], (16,), exact[1], 1e-6) @ weight.T for weight in exact[2:]]
+    upstream = [torch.randn(7, len(weight)) for weight in weights]
+    of_found = torch.autograd.grad(found, [x, scale, *weights], [one.to(dtype) for one in upstream])
+    of_expected = torch.autograd.grad(expected, exact, [one.to(dtype).double() for one in upstream])
+    tolerance = 1e-10 if dtype == torch.float64 else 3e-2
+    for mine, theirs in zip((*found, *of_found), (*expected, *of_expected), strict=True):
+        assert mine.dtype == dtype and (mine - theirs).norm() < tolerance * theirs.norm()
 
 
 def _assert_same(found: torch.Tensor, expected: torch.Tensor, inputs: list[torch.Tensor]) -> None:

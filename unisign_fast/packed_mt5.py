@@ -13,7 +13,8 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5LayerFF, MT5LayerNorm, MT5Stack
 
 from unisign_fast.clip_attention import clip_attention
-from unisign_fast.gated_feed_forward import gated_feed_forward
+from unisign_fast.gated_product import gated_product
+from unisign_fast.normed_projections import normed_projections
 from unisign_fast.packing import Packing
 
 
@@ -37,8 +38,8 @@ def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, e
         attention, cross_attention, feed_forward = block.layer
         x_LD = _self_attention(attention, x_LD, packing, bias)
         module = cross_attention.EncDecAttention
-        normed = norm(cross_attention.layer_norm, x_LD)
-        query, key, value = module.q(normed), module.k(hidden_PD), module.v(hidden_PD)
+        (query,) = _projected(cross_attention.layer_norm, x_LD, module.q)
+        key, value = module.k(hidden_PD), module.v(hidden_PD)
         attended = _attend(module, query, key, value, packing, encoder_packing, keys_B11S)
         x_LD = x_LD + cross_attention.dropout(attended)
         x_LD = _feed_forward(feed_forward, x_LD)
@@ -46,8 +47,8 @@ def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, e
 
 
 def _self_attention(layer: nn.Module, x_PD: Tensor, packing: Packing, bias: Tensor) -> Tensor:
-    module, normed = layer.SelfAttention, norm(layer.layer_norm, x_PD)
-    query, key, value = module.q(normed), module.k(normed), module.v(normed)
+    module = layer.SelfAttention
+    query, key, value = _projected(layer.layer_norm, x_PD, module.q, module.k, module.v)
     return x_PD + layer.dropout(_attend(module, query, key, value, packing, packing, bias))
 
 
@@ -71,11 +72,21 @@ def _attend(
 
 
 def _feed_forward(layer: MT5LayerFF, x_PD: Tensor) -> Tensor:
-    module, normed = layer.DenseReluDense, norm(layer.layer_norm, x_PD)
+    module = layer.DenseReluDense
+    if not _on_cpu(x_PD.device):
+        return x_PD + layer.dropout(module(norm(layer.layer_norm, x_PD)))
+    gate_PF, up_PF = _projected(layer.layer_norm, x_PD, module.wi_0, module.wi_1)
+    p = module.dropout.p if module.training else 0.0
+    return x_PD + layer.dropout(gated_product(gate_PF, up_PF, module.wo.weight, p))
+
+
+def _projected(layer: MT5LayerNorm, x_PD: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
+    """What each makes of the normalised x."""
     if _on_cpu(x_PD.device):
-        weights = (linear.weight for linear in (module.wi_0, module.wi_1, module.wo))
-        return x_PD + layer.dropout(gated_feed_forward(normed, *weights, module.dropout.p if module.training else 0.0))
-    return x_PD + layer.dropout(module(normed))
+        weights = (projection.weight for projection in projections)
+        return normed_projections(x_PD, layer.weight, layer.variance_epsilon, *weights)
+    normed_PD = norm(layer, x_PD)
+    return tuple(projection(normed_PD) for projection in projections)
 
 
 def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
