@@ -67,8 +67,11 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x_NCHW: Tensor | Remade) -> Tensor | Remade:
-        mean_NC11 = map_of(x_NCHW).mean((2, 3), keepdim=True)
-        return scaled(x_NCHW, self.fc2(nn.functional.silu(self.fc1(mean_NC11))).sigmoid())
+        map_NCHW = map_of(x_NCHW)
+        # Not mean(), which writes the same gradient to every position of the map.
+        mean_NC11 = map_NCHW.sum((2, 3), keepdim=True) / map_NCHW.shape[2:].numel()
+        squeezed = nn.functional.silu(convolved(self.fc1, mean_NC11))
+        return scaled(x_NCHW, convolved(self.fc2, squeezed).sigmoid())
 
 
 class StochasticDepth(nn.Module):
