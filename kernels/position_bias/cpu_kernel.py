@@ -3,7 +3,7 @@
 The hidden units of all pairs, H times the size of the output, never reach memory: the backward pass computes them
 again.
 
-R rows: the pairs of a turn's crops, groups and joints, which come last, since the layers are narrow.
+R rows: the pairs of a turn's crops, groups and joints.
 """
 
 from collections.abc import Iterator
@@ -28,8 +28,9 @@ class _PositionBias(Function):
         bias_NGVV = position_NGV2.new_empty(crops, groups, joints, joints)
         layers = _layers(tensors)
         for turn in _turns(bias_NGVV):
-            *_, out_1R = _computed(layers, _distance(reference_NV2[turn], position_NGV2[turn]))
-            bias_NGVV[turn] = out_1R.view(bias_NGVV[turn].shape)
+            *_, hidden_RH = _inputs(layers, _distance(reference_NV2[turn], position_NGV2[turn]))
+            weight, bias = layers[-1]
+            bias_NGVV[turn] = torch.addmm(bias, hidden_RH, weight.T).view(bias_NGVV[turn].shape)
         ctx.save_for_backward(reference_NV2, position_NGV2, *tensors)
         return bias_NGVV
 
@@ -43,15 +44,15 @@ class _PositionBias(Function):
         layers, of_layers = _layers(tensors), list(zip(of_tensors[::2], of_tensors[1::2]))
         for turn in _turns(of_bias_NGVV):
             distance_2NGVV = _distance(reference_NV2[turn], position_NGV2[turn])
-            *inputs, _ = _computed(layers, distance_2NGVV)
-            grad = of_bias_NGVV[turn].float().reshape(1, -1)
+            inputs = _inputs(layers, distance_2NGVV)
+            grad = of_bias_NGVV[turn].float().reshape(-1, 1)
             for (weight, _), (of_weight, of_bias), x in zip(reversed(layers), reversed(of_layers), reversed(inputs)):
-                of_weight.addmm_(grad, x.T)
-                of_bias += grad.sum(1)
-                grad = weight.T @ grad
+                of_weight.T.addmm_(x.T, grad)
+                of_bias += grad.sum(0)
+                grad = grad @ weight
                 if x is not inputs[0]:
                     grad = torch.ops.aten.threshold_backward(grad, x, 0.0)
-            of_distance_2NGVV = grad.view_as(distance_2NGVV) * _slope(distance_2NGVV)
+            of_distance_2NGVV = grad.T.reshape(distance_2NGVV.shape) * _slope(distance_2NGVV)
             of_reference_NV2[turn] = of_distance_2NGVV.sum((2, 4)).movedim(0, -1)
             of_position_NGV2[turn] = -of_distance_2NGVV.sum(3).movedim(0, -1)
         of_tensors = [grad.to(tensor.dtype) for grad, tensor in zip(of_tensors, tensors)]
@@ -76,13 +77,12 @@ def _distance(reference_NV2: Tensor, position_NGV2: Tensor) -> Tensor:
     return reference_2NV[:, :, None, :, None] - position_2NGV[:, :, :, None]
 
 
-def _computed(layers: list[Layer], distance_2NGVV: Tensor) -> list[Tensor]:
-    """The input of every layer, and the output of the last, each [*, R]."""
-    rows = [(distance_2NGVV.sign() * distance_2NGVV.abs().log1p_()).flatten(1)]
+def _inputs(layers: list[Layer], distance_2NGVV: Tensor) -> list[Tensor]:
+    """Of every layer, each [R, *]."""
+    rows = [(distance_2NGVV.sign() * distance_2NGVV.abs().log1p_()).flatten(1).T]
     for weight, bias in layers[:-1]:
-        rows.append(torch.addmm(bias[:, None], weight, rows[-1]).clamp_min_(0))
-    weight, bias = layers[-1]
-    return [*rows, torch.addmm(bias[:, None], weight, rows[-1])]
+        rows.append(torch.addmm(bias, rows[-1], weight.T).clamp_min_(0))
+    return rows
 
 
 def _slope(distance: Tensor) -> Tensor:
