@@ -4,12 +4,9 @@ Uni-Sign's rule, matching the published code on float32 input to the last bit. T
 release the GIL, so that background threads run side by side.
 """
 
-from collections.abc import Callable
-from functools import partial
-
-import numba
 import numpy as np
 
+from pipelines.compiled import compiled
 from pipelines.skeleton import JOINTS, PACKED_JOINTS, PART_SLICES, PARTS, ROOT_JOINT
 
 CONFIDENT = np.float32(0.3)  # a joint counts above this confidence
@@ -58,16 +55,7 @@ def normalize_parts(keypoints: np.ndarray) -> np.ndarray:
     return packed
 
 
-def _compiled(function: Callable) -> Callable:
-    """`function` compiled and kept on disk; in memory only where neither the package nor a cache folder is writable."""
-    compiled = partial(numba.njit, function, nogil=True, error_model="numpy")
-    try:
-        return compiled(cache=True)
-    except RuntimeError:  # numba's "cannot cache function: no locator available"
-        return compiled()
-
-
-@_compiled
+@compiled
 def _select(bits_TVC, joints_J, packed_bits, packed):
     """float16 to float32, the largest magnitude as bits: numba has no float16 on CPUs.
 
@@ -91,7 +79,7 @@ def _select(bits_TVC, joints_J, packed_bits, packed):
     return largest
 
 
-@_compiled
+@compiled
 def _normalize(packed, ends_P, roots_P, confident):
     # Parts come in as arguments, since numba would not notice a change of another module's globals in its disk cache.
     # Every constant is float32: the published numbers are, and a float64 literal would widen the arithmetic.
@@ -132,7 +120,7 @@ def _normalize(packed, ends_P, roots_P, confident):
             packed_TN[t, 3 * j + 2] = min(confidence, one) if confidence > confident else zero
 
 
-@_compiled
+@compiled
 def _select_and_normalize(bits_TVC, packed_bits, joints_J, packed, ends_P, roots_P, confident):
     """Whether all numbers are finite. One call for both: a short clip's numbers take less time than a call."""
     finite = _select(bits_TVC, joints_J, packed_bits, packed) < FLOAT16_INFINITY

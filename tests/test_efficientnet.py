@@ -1,5 +1,6 @@
 """EfficientNet-B0: torchvision's names, sizes and numbers."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pytest
@@ -12,6 +13,7 @@ from benchmarks.published_step import TorchBatchNorm
 from kernels.dispatch import forcing
 from pipelines.errors import InputError
 from unisign_fast.efficientnet import EfficientNet, StochasticDepth
+from unisign_fast.remade import Remade
 
 
 def waves(shape: tuple[int, ...], start: int) -> Tensor:
@@ -100,27 +102,23 @@ def trained(backbone: EfficientNet, per_part: tuple[int, ...]) -> tuple[int, dic
     return sum(maps.values()), gradients | backbone.state_dict()
 
 
-@pytest.mark.parametrize("per_part", [(3, 1), (4, 0)])
-def test_maps_that_are_made_again_change_nothing_to_the_last_bit_and_take_less_room(per_part):
-    plain = EfficientNet(width=0.5, parts=2)
-    remaking = deepcopy(plain)
-    with forcing("reference"):
-        kept, expected = trained(plain, per_part)
+@pytest.mark.parametrize("per_part", [(4, 0), (0, 4)])
+def test_maps_that_are_made_again_change_nothing_to_the_last_bit_and_take_less_room(per_part, monkeypatch):
+    keeping = EfficientNet(width=0.5, parts=2)
+    remaking = deepcopy(keeping)
     with forcing("cpu"):
         still_kept, found = trained(remaking, per_part)
+        monkeypatch.setattr(Remade, "not_kept", lambda self: nullcontext())
+        kept, expected = trained(keeping, per_part)
     assert still_kept < 0.5 * kept
-    changed = [name for name in expected if not torch.equal(found[name], expected[name])]
-    summed_otherwise = [f"gradient of 6.{block}.block.1.0.weight" for block in (1, 2, 3)]  # 5 x 5 on 4 x 4
-    assert set(changed) <= set(summed_otherwise)
-    for name in summed_otherwise:
-        largest = expected[name].abs().max()
-        torch.testing.assert_close(found[name] / largest, expected[name] / largest, rtol=0, atol=1e-6)
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_two_parts_in_one_batch_equal_one_after_the_other(training):
     """A GPU takes the first way, a CPU the second; their sums differ in order. Of a bias before a normalisation the
-    gradient is zero but for rounding, so it is measured by its layer's weight."""
+    gradient is zero but for rounding, so it is measured by its layer's weight. Both by PyTorch's normalisation: these
+    weights multiply the rounding in which another differs by thousands."""
     torch.manual_seed(0)
     together = fill(EfficientNet(width=0.25, depth=0.3, parts=2)).train(training)
     for module in together.modules():
@@ -128,8 +126,9 @@ def test_two_parts_in_one_batch_equal_one_after_the_other(training):
             module.p = 0.0
     apart = deepcopy(together)
     x_NCHW = torch.rand(5, 3, 112, 112)
-    maps_NCHW = together(x_NCHW, (3, 2))
-    left, right = apart(x_NCHW[:3], (3, 0)), apart(x_NCHW[3:], (0, 2))
+    with forcing("reference"):
+        maps_NCHW = together(x_NCHW, (3, 2))
+        left, right = apart(x_NCHW[:3], (3, 0)), apart(x_NCHW[3:], (0, 2))
     torch.testing.assert_close(torch.cat([left, right]), maps_NCHW, rtol=0, atol=1e-4 * maps_NCHW.abs().max().item())
     (maps_NCHW.square().sum() + maps_NCHW[3:].sum()).backward()
     (left.square().sum() + right.square().sum() + right.sum()).backward()

@@ -99,7 +99,7 @@ class BatchNorm2d(BatchNorm):
         """y_NCHW in the type of x; `per_part`: how many of the N maps each part has."""
         if not self.training or self.torch_can_train(x_NCHW, per_part):
             self.num_batches_tracked += sum(n > 0 for n in per_part) * self.training
-            return self.by_torch(x_NCHW.float(), per_part, self.running()).to(x_NCHW.dtype)
+            return self._by_torch(x_NCHW.float(), per_part).to(x_NCHW.dtype)
         exact = x_NCHW.float()
         rows = [n * x_NCHW.shape[2:].numel() for n in per_part]
 
@@ -115,15 +115,20 @@ class BatchNorm2d(BatchNorm):
         scale, shift = map(of_each_map, self._scale_and_shift(*self._tracked(mean_PC, var_PC, rows)))
         return torch.addcmul(shift, exact, scale).to(x_NCHW.dtype)
 
+    def track(self, mean_C: Tensor, var_C: Tensor, rows: int, part: int) -> tuple[Tensor, Tensor]:
+        """Let the running statistics of a part follow those of its maps, this rank's alone; mean and inverse standard
+        deviation of these.
+        """
+        self._track(mean_C[None], var_C[None], mean_C.new_full((1, 1), rows), slice(part, part + 1))
+        return mean_C, torch.rsqrt(var_C + EPS)
+
     def torch_can_train(self, x_NCHW: Tensor, per_part: Sequence[int]) -> bool:
-        """Whether `by_torch` does in training what is wanted: maps of this rank alone, no part with a single value."""
+        """Whether torch's own does in training what is wanted: maps of this rank alone, no part with a single value."""
         return alone() and len(x_NCHW) > 0 and all(n * x_NCHW.shape[2:].numel() != 1 for n in per_part)
 
-    def by_torch(self, x_NCHW: Tensor, per_part: Sequence[int], running: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """torch's own batch normalisation of each part. The `running` statistics follow in training and serve in
-        evaluation; without them each part has those of its batch."""
-        training = self.training or running is None
-        parameters = self.weight.float(), self.bias.float(), training, self.momentum, EPS
+    def _by_torch(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
+        """torch's own batch normalisation of each part; the running statistics follow in training."""
+        parameters = self.weight.float(), self.bias.float(), self.training, self.momentum, EPS
         filled = [place for place, n in enumerate(per_part) if n]
         if len(filled) > 1:
             parts = x_NCHW.split([per_part[place] for place in filled])
@@ -131,8 +136,7 @@ class BatchNorm2d(BatchNorm):
             filled, parts = filled or [0], [x_NCHW]
         maps = []
         for place, part_NCHW in zip(filled, parts):
-            mean_C, var_C = (None, None) if running is None else (of_PC[place] for of_PC in running)
-            maps.append(batch_norm(part_NCHW, mean_C, var_C, *parameters))
+            maps.append(batch_norm(part_NCHW, *(of_PC[place] for of_PC in self.running()), *parameters))
         return maps[0] if len(maps) == 1 else torch.cat(maps)
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import conv2d, linear, pad, silu
 
 from kernels.dispatch import default_version
 from unisign_fast.batch_norm import BatchNorm2d
+from unisign_fast.norm_silu import NormSiLU, moments, norm_silu
 
 SMALL_MAP = 7 * 7  # positions
 
@@ -58,8 +59,8 @@ def convolved(conv: nn.Conv2d, x: Tensor | Remade) -> Tensor:
     """The convolution of a map.
 
     Two gradients of weights take the library's CPU version long: of a 1 x 1 convolution of a small map, a plain product
-    of positions and channels (1.4 times as long as that product on 7 x 7, five times on a single position), and of a map
-    smaller than its kernel (5 x 5 on 4 x 4; four times as long as with its border of zeros written out).
+    of positions and channels (1.4 times as long as that product on 7 x 7, five times on a single position); and of a
+    map smaller than its kernel (5 x 5 on 4 x 4, four times as long as with its border of zeros written out).
     """
     map_NCHW, padding = map_of(x), conv.padding
     if conv.kernel_size == (1, 1) and not map_NCHW.is_cuda and map_NCHW.shape[2:].numel() <= SMALL_MAP:
@@ -90,11 +91,11 @@ def normalized_silu(norm: nn.Module, raw_NCHW: Tensor, per_part: Sequence[int]) 
     """SiLU of the normalised map, to be made again where that is possible; see BatchNorm2d for `per_part`."""
     if not _can_be_remade(norm, raw_NCHW, per_part):
         return silu(norm(raw_NCHW, per_part))
-    make = partial(norm.by_torch, raw_NCHW.detach(), per_part)  # the closures hold no graph
-    normal = Remade(norm(raw_NCHW, per_part), make).for_two()
-    make_normal = normal.make  # and not the map either
-    with normal.not_kept():
-        return Remade(silu(normal.tensor), lambda: silu(make_normal()))
+    raw_NCHW = raw_NCHW.contiguous(memory_format=torch.channels_last)
+    (part,) = (place for place, maps in enumerate(per_part) if maps)
+    mean_C, inverse_C = norm.track(*moments(raw_NCHW), raw_NCHW[:, 0].numel(), part)
+    y_NCHW, scale_C, shift_C = NormSiLU.apply(raw_NCHW, norm.weight, norm.bias, mean_C, inverse_C)
+    return Remade(y_NCHW, partial(norm_silu, raw_NCHW.detach(), scale_C, shift_C))  # which holds no graph
 
 
 def scaled(x: Tensor | Remade, gate_NC11: Tensor) -> Tensor | Remade:
@@ -108,8 +109,12 @@ def scaled(x: Tensor | Remade, gate_NC11: Tensor) -> Tensor | Remade:
 
 
 def _can_be_remade(norm: nn.Module, raw_NCHW: Tensor, per_part: Sequence[int]) -> bool:
-    """Whether the backward pass will want the map, and BatchNorm makes the same of it a second time."""
+    """Whether the backward pass will want the map, and it is of one part (a CPU takes one after the other) and of this
+    rank alone.
+    """
     if not (type(norm) is BatchNorm2d and norm.training and norm.torch_can_train(raw_NCHW, per_part)):
+        return False
+    if sum(maps > 0 for maps in per_part) != 1:
         return False
     is_kept = torch.is_grad_enabled() and raw_NCHW.requires_grad
     return is_kept and raw_NCHW.dtype == torch.float32 and default_version(raw_NCHW.is_cuda) == "cpu"
