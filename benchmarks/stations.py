@@ -35,7 +35,7 @@ MODULES = (  # by their names, of both recipes
     (r"(language_model\.)?mt5\.lm_head$", "vocabulary loss"),
 )
 LAST_OF_DECODER = r"(language_model\.)?mt5\.decoder\.dropout$"
-ENCODER_ROWS = r"(language_model\.)?mt5\.encoder\.block\.0\.layer\.0\.SelfAttention\.q$"  # sees every position once
+ENCODER_ROWS = r"(language_model\.)?mt5\.encoder\.block\.0\.layer\.0\.SelfAttention\.o$"  # sees every position once
 
 
 class StationClock:
