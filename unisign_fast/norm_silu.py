@@ -71,7 +71,7 @@ def moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     x_RC = _rows(x_NCHW)
     mean_BC, squares_BC = _for_blocks(x_RC)
     _run(_moments, x_RC, mean_BC, squares_BC)
-    rows = _rows_of_a_block(x_RC)
+    rows = _rows_of_a_block(x_RC.shape[1])
     count_B = np.minimum(rows, len(x_RC) - rows * np.arange(len(mean_BC)))
     mean_C = count_B @ mean_BC.astype(np.float64) / len(x_RC)
     var_C = (squares_BC.sum(0, dtype=np.float64) + count_B @ np.square(mean_BC - mean_C)) / len(x_RC)
@@ -83,13 +83,10 @@ def _rows(x_NCHW: Tensor) -> np.ndarray:
     return x_NCHW.detach().movedim(1, -1).view(-1, x_NCHW.shape[1]).numpy()
 
 
-def _rows_of_a_block(x_RC: np.ndarray) -> int:
-    return max(1, BLOCK // x_RC.shape[1])
-
-
 def _for_blocks(x_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two of [B, C] zeros, for sums of each block."""
-    shape = -(-len(x_RC) // _rows_of_a_block(x_RC)), x_RC.shape[1]
+    rows, channels = x_RC.shape
+    shape = -(-rows // _rows_of_a_block(channels)), channels
     return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
 
@@ -97,6 +94,11 @@ def _run(loops: Callable, *arguments: np.ndarray) -> None:
     """With as many threads as torch takes."""
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
     loops(*arguments)
+
+
+@numba.njit(inline="always")
+def _rows_of_a_block(channels):
+    return max(1, BLOCK // channels)
 
 
 @numba.njit(inline="always")
@@ -123,7 +125,7 @@ def _norm_silu(x_RC, scale_C, shift_C, y_RC):
 def _moments(x_RC, mean_BC, squares_BC):
     """Mean of each block, and its sum of squared distances from it."""
     blocks, channels = mean_BC.shape
-    rows = max(1, BLOCK // channels)
+    rows = _rows_of_a_block(channels)
     for b in numba.prange(blocks):
         first, end = b * rows, min((b + 1) * rows, len(x_RC))
         for r in range(first, end):
@@ -141,7 +143,7 @@ def _moments(x_RC, mean_BC, squares_BC):
 def _of_normal(of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, sums_BC, products_BC):
     """Gradient of the normalised map z, and each block's sums of it and of its product with x - mean."""
     blocks, channels = sums_BC.shape
-    rows = max(1, BLOCK // channels)
+    rows = _rows_of_a_block(channels)
     for b in numba.prange(blocks):
         for r in range(b * rows, min((b + 1) * rows, len(x_RC))):
             for c in range(channels):
