@@ -1,5 +1,10 @@
 """SiLU of a batch-normalised map, compiled for CPUs, is PyTorch's."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -63,6 +68,21 @@ def test_any_number_of_threads_gives_the_same_to_the_last_bit():
         found.append([y_NCHW, *torch.autograd.grad(y_NCHW.square().sum(), tensors)])
     torch.set_num_threads(before)
     assert all(map(torch.equal, *found))
+
+
+def test_torch_keeps_its_number_of_threads():
+    script = """if True:
+        import numba, torch
+        from unisign_fast.norm_silu import norm_silu
+        x_NCHW = torch.ones(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+        for _ in range(2):
+            norm_silu(x_NCHW, torch.ones(8), torch.ones(8))
+            print(torch.get_num_threads(), numba.get_num_threads())
+    """
+    one = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = [sys.executable, "-c", script]
+    found = subprocess.run(run, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=one)
+    assert found.stdout.split() == ["1"] * 4
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -91,9 +91,12 @@ def _for_blocks(x_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _run(loops: Callable, *arguments: np.ndarray) -> None:
-    """With as many threads as torch takes."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    """With as many threads as torch takes, which stay as many: numba's first run lets OpenMP take all cores."""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     loops(*arguments)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @numba.njit(inline="always")
