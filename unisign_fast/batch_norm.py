@@ -115,12 +115,9 @@ class BatchNorm2d(BatchNorm):
         scale, shift = map(of_each_map, self._scale_and_shift(*self._tracked(mean_PC, var_PC, rows)))
         return torch.addcmul(shift, exact, scale).to(x_NCHW.dtype)
 
-    def track(self, mean_C: Tensor, var_C: Tensor, rows: int, part: int) -> tuple[Tensor, Tensor]:
-        """Let the running statistics of a part follow those of its maps, this rank's alone; mean and inverse standard
-        deviation of these.
-        """
+    def track(self, mean_C: Tensor, var_C: Tensor, rows: int, part: int) -> None:
+        """Let the running statistics of a part follow those of its maps, this rank's alone."""
         self._track(mean_C[None], var_C[None], mean_C.new_full((1, 1), rows), slice(part, part + 1))
-        return mean_C, torch.rsqrt(var_C + EPS)
 
     def torch_can_train(self, x_NCHW: Tensor, per_part: Sequence[int]) -> bool:
         """Whether torch's own does in training what is wanted: maps of this rank alone, no part with a single value."""

@@ -17,6 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from pipelines.compiled import compiled
+from unisign_fast.batch_norm import EPS
 
 BLOCK = 2**15  # numbers; 128 KiB
 # Taylor's coefficients of 2^f: within a rounding of float32 for f in [-1/2, 1/2].
@@ -27,13 +28,13 @@ _loops = compiled(parallel=True, fastmath={"contract"})  # a product and a sum i
 
 
 class NormSiLU(Function):
-    """y = silu(z), z = (x - mean) * inverse * weight + bias; then what `norm_silu` makes y of again: scale and shift.
-
-    mean, inverse: each channel's mean and inverse standard deviation over x itself, as batch normalisation trains.
+    """y = silu(z), z = (x - mean) / sqrt(var + EPS) * weight + bias, with the `moments` of x itself, as in training;
+    then what `norm_silu` makes y of again: scale and shift.
     """
 
     @staticmethod
-    def forward(ctx, x_NCHW, weight_C, bias_C, mean_C, inverse_C):
+    def forward(ctx, x_NCHW, weight_C, bias_C, mean_C, var_C):
+        inverse_C = torch.rsqrt(var_C + EPS)
         scale_C = weight_C * inverse_C
         shift_C = bias_C - mean_C * scale_C
         ctx.save_for_backward(x_NCHW, scale_C, shift_C, mean_C, inverse_C)

@@ -93,8 +93,9 @@ def normalized_silu(norm: nn.Module, raw_NCHW: Tensor, per_part: Sequence[int]) 
         return silu(norm(raw_NCHW, per_part))
     raw_NCHW = raw_NCHW.contiguous(memory_format=torch.channels_last)
     (part,) = (place for place, maps in enumerate(per_part) if maps)
-    mean_C, inverse_C = norm.track(*moments(raw_NCHW), raw_NCHW[:, 0].numel(), part)
-    y_NCHW, scale_C, shift_C = NormSiLU.apply(raw_NCHW, norm.weight, norm.bias, mean_C, inverse_C)
+    of_map = moments(raw_NCHW)
+    norm.track(*of_map, raw_NCHW[:, 0].numel(), part)
+    y_NCHW, scale_C, shift_C = NormSiLU.apply(raw_NCHW, norm.weight, norm.bias, *of_map)
     return Remade(y_NCHW, partial(norm_silu, raw_NCHW.detach(), scale_C, shift_C))  # which holds no graph
 
 
