@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import batch_norm, silu
 
+from kernels.loops import BLOCK
 from unisign_fast.batch_norm import EPS, BatchNorm2d
-from unisign_fast.norm_silu import BLOCK, NormSiLU, moments, norm_silu
+from unisign_fast.norm_silu import NormSiLU, moments, norm_silu
 from unisign_fast.remade import Remade, normalized_silu
 
 SHAPES = [(3, 16, 9, 7), (9, 33, 1, 1), (40, 96, 12, 12), (1, BLOCK + 3, 2, 2)]  # one block, several; a row is more

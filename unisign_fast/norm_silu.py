@@ -7,7 +7,6 @@ block by block and then over the blocks, so that they don't depend on the number
 """
 
 import math
-from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -16,15 +15,13 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from pipelines.compiled import compiled
+from kernels.loops import blocks, parallel, rows_of_a_block, run
+from kernels.moments import block_moments, merged
 from unisign_fast.batch_norm import EPS
 
-BLOCK = 2**15  # numbers; 128 KiB
 # Taylor's coefficients of 2^f: within a rounding of float32 for f in [-1/2, 1/2].
 T0, T1, T2, T3, T4, T5, T6 = (np.float32(math.log(2) ** n / math.factorial(n)) for n in range(7))
 LOG2_E, LEAST, MOST, HALF = map(np.float32, (math.log2(math.e), -126, 126, 0.5))
-
-_loops = compiled(parallel=True, fastmath={"contract"})  # a product and a sum in one instruction
 
 
 class NormSiLU(Function):
@@ -49,60 +46,31 @@ class NormSiLU(Function):
         of_normal_NCHW = torch.empty_like(x_NCHW)
         x_RC, of_normal_RC = _rows(x_NCHW), _rows(of_normal_NCHW)
         of_y_RC = _rows(of_y_NCHW.contiguous(memory_format=torch.channels_last))
-        scale, shift, mean = (x_C.numpy() for x_C in (scale_C, shift_C, mean_C))
-        sums_BC, products_BC = _for_blocks(x_RC)
-        _run(_of_normal, of_y_RC, x_RC, scale, shift, mean, of_normal_RC, sums_BC, products_BC)
+        sums_BC, products_BC = np.zeros((2, blocks(*x_RC.shape), x_RC.shape[1]), np.float32)
+        run(_of_normal, of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, sums_BC, products_BC)
         of_bias_C, along_C = (
             torch.from_numpy(x_BC.sum(0, dtype=np.float64)).float() for x_BC in (sums_BC, products_BC)
         )
         of_mean_C, slope_C = scale_C * of_bias_C / len(x_RC), scale_C * inverse_C.square() * along_C / len(x_RC)
-        _run(_of_map, of_normal_RC, x_RC, scale, mean, of_mean_C.numpy(), slope_C.numpy())
+        run(_of_map, of_normal_RC, x_RC, scale_C, mean_C, of_mean_C, slope_C)
         return of_normal_NCHW, along_C * inverse_C, of_bias_C, None, None
 
 
 def norm_silu(x_NCHW: Tensor, scale_C: Tensor, shift_C: Tensor) -> Tensor:
     """silu(x * scale + shift), channels last in float32."""
     y_NCHW = torch.empty_like(x_NCHW)
-    _run(_norm_silu, _rows(x_NCHW), scale_C.numpy(), shift_C.numpy(), _rows(y_NCHW))
+    run(_norm_silu, _rows(x_NCHW), scale_C, shift_C, _rows(y_NCHW))
     return y_NCHW
 
 
 def moments(x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [C] of each channel of a map, channels last in float32."""
-    x_RC = _rows(x_NCHW)
-    mean_BC, squares_BC = _for_blocks(x_RC)
-    _run(_moments, x_RC, mean_BC, squares_BC)
-    rows = _rows_of_a_block(x_RC.shape[1])
-    count_B = np.minimum(rows, len(x_RC) - rows * np.arange(len(mean_BC)))
-    mean_C = count_B @ mean_BC.astype(np.float64) / len(x_RC)
-    var_C = (squares_BC.sum(0, dtype=np.float64) + count_B @ np.square(mean_BC - mean_C)) / len(x_RC)
-    return tuple(torch.from_numpy(x_C).float() for x_C in (mean_C, var_C))
+    return merged([block_moments(_rows(x_NCHW))])
 
 
-def _rows(x_NCHW: Tensor) -> np.ndarray:
+def _rows(x_NCHW: Tensor) -> Tensor:
     """[R, C], the same memory."""
-    return x_NCHW.detach().movedim(1, -1).view(-1, x_NCHW.shape[1]).numpy()
-
-
-def _for_blocks(x_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two of [B, C] zeros, for sums of each block."""
-    rows, channels = x_RC.shape
-    shape = -(-rows // _rows_of_a_block(channels)), channels
-    return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-
-
-def _run(loops: Callable, *arguments: np.ndarray) -> None:
-    """With as many threads as torch takes, which stay as many: numba's first run lets OpenMP take all cores."""
-    threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    loops(*arguments)
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-
-
-@numba.njit(inline="always")
-def _rows_of_a_block(channels):
-    return max(1, BLOCK // channels)
+    return x_NCHW.movedim(1, -1).view(-1, x_NCHW.shape[1])
 
 
 @numba.njit(inline="always")
@@ -116,7 +84,7 @@ def _sigmoid(z):
     return T0 / (T0 + power_of_f * power_of_n)
 
 
-@_loops
+@parallel
 def _norm_silu(x_RC, scale_C, shift_C, y_RC):
     rows, channels = x_RC.shape
     for r in numba.prange(rows):
@@ -125,29 +93,11 @@ def _norm_silu(x_RC, scale_C, shift_C, y_RC):
             y_RC[r, c] = z * _sigmoid(z)
 
 
-@_loops
-def _moments(x_RC, mean_BC, squares_BC):
-    """Mean of each block, and its sum of squared distances from it."""
-    blocks, channels = mean_BC.shape
-    rows = _rows_of_a_block(channels)
-    for b in numba.prange(blocks):
-        first, end = b * rows, min((b + 1) * rows, len(x_RC))
-        for r in range(first, end):
-            for c in range(channels):
-                mean_BC[b, c] += x_RC[r, c]
-        for c in range(channels):
-            mean_BC[b, c] /= np.float32(end - first)
-        for r in range(first, end):
-            for c in range(channels):
-                distance = x_RC[r, c] - mean_BC[b, c]
-                squares_BC[b, c] += distance * distance
-
-
-@_loops
+@parallel
 def _of_normal(of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, sums_BC, products_BC):
     """Gradient of the normalised map z, and each block's sums of it and of its product with x - mean."""
     blocks, channels = sums_BC.shape
-    rows = _rows_of_a_block(channels)
+    rows = rows_of_a_block(channels)
     for b in numba.prange(blocks):
         for r in range(b * rows, min((b + 1) * rows, len(x_RC))):
             for c in range(channels):
@@ -161,7 +111,7 @@ def _of_normal(of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, sums_BC, p
                 products_BC[b, c] += of_normal_RC[r, c] * (x_RC[r, c] - mean_C[c])
 
 
-@_loops
+@parallel
 def _of_map(of_normal_RC, x_RC, scale_C, mean_C, of_mean_C, slope_C):
     """Gradient of x in the place of the normalised map's."""
     rows, channels = x_RC.shape

@@ -1,18 +1,24 @@
 """Activations and moments on a CPU, some frames at a time, so that what is made on the way stays in the cache.
 
-The reference passes over memory once an operation and keeps what it makes for the backward pass; here that is made
-again. Sums over frames are added up in float32.
+The reference passes over memory once an operation and keeps what it makes for the backward pass; here compiled loops
+pass over it once, and what they make on the way is made again. All computes in float32; sums over frames are added up
+block by block (kernels/loops.py).
+
+R rows (frame, joint).
 """
 
 from collections.abc import Iterator, Sequence
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.activation.reference import Activation, Measured, before_relu
-from kernels.activation.reference import activation as reference
+from kernels.activation.reference import Activation, Measured
+from kernels.loops import array, blocks, parallel, rows_of_a_block, run
+from kernels.moments import block_moments, merged
 
 ELEMENTS_AT_ONCE = 2**19  # 2 MiB in float32
 MOST_ROWS = 8192  # where channels are few: the time between operations is spread over enough by then
@@ -36,82 +42,73 @@ def turns(count: int, most: int) -> Iterator[slice]:
 
 
 def activated(x: Activation, frames: slice) -> Tensor:
-    """The activation of these frames computed, in the type of `raw`; for a plain one, a view of it."""
-    return reference(_some(x, frames))
+    """[f, V, C] float32: the activation of these frames computed; for a plain one in float32, a view of it."""
+    some_FVC = x.raw_FVC[frames]
+    if x.scale_C is None:
+        return some_FVC.float()
+    y_FVC = torch.empty(some_FVC.shape)
+    run(_activate, *_arrays(x, frames), x.rectified, _rows(y_FVC))
+    return y_FVC
 
 
 def activate(x: Activation, frames: slice, y_FVC: Tensor) -> None:
-    """Write the activation of these frames, which is not plain, into y_FVC."""
-    torch.maximum(before_relu(_some(x, frames)), torch.zeros(()), out=y_FVC[frames])
+    """Write the activation of these frames, which is not plain, into y_FVC, float32."""
+    run(_activate, *_arrays(x, frames), x.rectified, _rows(y_FVC[frames]))
 
 
-def _some(x: Activation, frames: slice) -> Activation:
-    residual = x.residual_FVC if x.residual_FVC is None else x.residual_FVC[frames]
-    return x._replace(raw_FVC=x.raw_FVC[frames], residual_FVC=residual)
+def _arrays(x: Activation, frames: slice) -> list[np.ndarray | None]:
+    """The six of an activation, of these frames."""
+    some = x._replace(raw_FVC=_rows(x.raw_FVC[frames]))
+    if x.residual_FVC is not None:
+        some = some._replace(residual_FVC=_rows(x.residual_FVC[frames]))
+    return [array(x) if isinstance(x, Tensor) else x for x in some[:6]]
+
+
+def _rows(x_FVC: Tensor) -> np.ndarray:
+    """[R, C]"""
+    return array(x_FVC).reshape(-1, x_FVC.shape[2])
 
 
 class ActivationGradient:
-    """The gradients of an activation's tensors, from those of its frames."""
+    """The gradients of an activation's tensors, from its own, which is written to `of_x_FVC` some frames at a time."""
 
-    def __init__(self, x: Activation):
-        self.x = x
-        self.of_raw_FVC = torch.empty_like(x.raw_FVC, memory_format=torch.contiguous_format)
-        self.of_residual_FVC = None if x.residual_FVC is None else torch.empty_like(self.of_raw_FVC)
-        self.sums_4C = x.raw_FVC.new_zeros(4, x.raw_FVC.shape[2], dtype=torch.float32)
+    def __init__(self, x: Activation, of_x_FVC: Tensor):
+        self.x, self.of_x_FVC = x, of_x_FVC
+        self.of_residual_FVC = None if x.residual_FVC is None else torch.empty(x.raw_FVC.shape)
+        self.sums_4C = np.zeros((4, x.raw_FVC.shape[2]))
 
-    def put(self, frames: slice, of_x_FVC: Tensor, x_FVC: Tensor) -> None:
-        """of_x_FVC: float32, of the activation of these frames, computed as x_FVC."""
-        x, sums = self.x, self.sums_4C
+    def settle(self, frames: slice) -> None:
+        """The gradient of these frames is written, and becomes that of `raw`."""
+        x = self.x
         if x.scale_C is None:
-            self.of_raw_FVC[frames] = of_x_FVC
             return
-        grad, raw = _behind_relu(of_x_FVC, x_FVC.float()), x.raw_FVC[frames].float()
-        if x.residual_scale_C is not None:
-            torch.mul(grad, x.residual_scale_C, out=self.of_residual_FVC[frames])
-            sums[2] += (grad * x.residual_FVC[frames].float()).sum((0, 1))
-            sums[3] += grad.sum((0, 1))
-        elif x.residual_FVC is not None:
-            self.of_residual_FVC[frames] = grad
-        if x.rectified:
-            grad = _behind_relu(grad, torch.addcmul(x.shift_C, raw, x.scale_C))
-        torch.mul(grad, x.scale_C, out=self.of_raw_FVC[frames])
-        sums[0] += (grad * raw).sum((0, 1))
-        sums[1] += grad.sum((0, 1))
+        of_residual_RC = None if x.residual_FVC is None else _rows(self.of_residual_FVC[frames])
+        of_x_RC = _rows(self.of_x_FVC[frames])
+        sums_B4C = np.zeros((blocks(*of_x_RC.shape), *self.sums_4C.shape), np.float32)
+        run(_of_activation, *_arrays(x, frames), x.rectified, of_x_RC, of_residual_RC, sums_B4C)
+        self.sums_4C += sums_B4C.sum(0, dtype=np.float64)
 
     def found(self) -> list[Tensor | None]:
         """One each of the six tensors that an activation can have."""
-        scale_C, shift_C, residual_scale_C, residual_shift_C = self.sums_4C
-        every = self.of_raw_FVC, scale_C, shift_C, self.of_residual_FVC, residual_scale_C, residual_shift_C
-        return [None if tensor is None else grad for tensor, grad in zip(self.x[:6], every)]
-
-
-def _behind_relu(of_y: Tensor, y: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(of_y, y, 0.0)
+        scale_C, shift_C, residual_scale_C, residual_shift_C = torch.from_numpy(self.sums_4C)
+        every = self.of_x_FVC, scale_C, shift_C, self.of_residual_FVC, residual_scale_C, residual_shift_C
+        return [None if tensor is None else grad.to(tensor.dtype) for tensor, grad in zip(self.x[:6], every)]
 
 
 class Moments:
-    """Mean and biased variance of an output, if wanted, some rows at a time (Chan, Golub and LeVeque, 1983)."""
+    """Mean and biased variance of an output in float32, if wanted, some frames at a time."""
 
     def __init__(self, out_FVO: Tensor, wanted: bool):
-        self.out_FVO, self.wanted, self.rows = out_FVO, wanted, 0
-        self.mean_O, self.squares_O = out_FVO.new_zeros(2, out_FVO.shape[2], dtype=torch.float32)
+        self.out_FVO, self.wanted, self.found = out_FVO, wanted, [block_moments(out_FVO[:0])]
 
     def add(self, frames: slice) -> None:
-        """These frames of the output, or none, are written."""
-        rows_RO = self.out_FVO[frames].flatten(0, 1).float()
-        if not (self.wanted and len(rows_RO)):
-            return
-        mean_O = rows_RO.mean(0)
-        apart_O, share = mean_O - self.mean_O, len(rows_RO) / (self.rows + len(rows_RO))
-        self.squares_O += (rows_RO - mean_O).square_().sum(0) + apart_O.square() * (self.rows * share)
-        self.mean_O += apart_O * share
-        self.rows += len(rows_RO)
+        """These frames of the output are written."""
+        if self.wanted:
+            self.found.append(block_moments(self.out_FVO[frames]))
 
-    def measured(self) -> Measured:
-        """The output, with the moments of all rows if they are wanted; zeros without any row."""
-        if not self.wanted:
-            return Measured(self.out_FVO, None, None)
-        return Measured(self.out_FVO, self.mean_O, self.squares_O / max(1, self.rows))
+    def measured(self, dtype: torch.dtype) -> Measured:
+        """The output in this type, with the moments of all rows if they are wanted; zeros without any row."""
+        return Measured(self.out_FVO.to(dtype), *(merged(self.found) if self.wanted else (None, None)))
 
 
 class OutputGradient:
@@ -130,32 +127,111 @@ class OutputGradient:
             self.shift_O = (zeros_O if of_mean_O is None else of_mean_O) / rows - out.mean_O * self.slope_O
 
     def of(self, frames: slice) -> Tensor:
-        """[f, V, O] float32."""
-        out = self.out_FVO[frames]
-        grad = torch.zeros(out.shape) if self.of_out_FVO is None else self.of_out_FVO[frames].float()
-        if self.slope_O is not None:
-            grad = torch.addcmul(self.shift_O, out.float(), self.slope_O).add_(grad)
-        return grad
+        """[f, V, O] float32, not to be written to."""
+        out_FVO = self.out_FVO[frames]
+        of_out_FVO = torch.zeros(out_FVO.shape) if self.of_out_FVO is None else self.of_out_FVO[frames].float()
+        if self.slope_O is None:
+            return of_out_FVO
+        grad_FVO = torch.empty(out_FVO.shape)
+        run(_of_output, _rows(of_out_FVO), _rows(out_FVO), self.slope_O, self.shift_O, _rows(grad_FVO))
+        return grad_FVO
+
+
+@numba.njit
+def _before_relu(r, raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified, y_C):
+    """Of row r (`before_relu` of the reference), into y_C."""
+    channels = len(y_C)
+    for c in range(channels):
+        y_C[c] = raw_RC[r, c] * scale_C[c] + shift_C[c]
+    if rectified:
+        for c in range(channels):
+            y_C[c] = np.float32(0) if y_C[c] < 0 else y_C[c]
+    if residual_scale_C is not None:
+        for c in range(channels):
+            y_C[c] += residual_RC[r, c] * residual_scale_C[c] + residual_shift_C[c]
+    elif residual_RC is not None:
+        for c in range(channels):
+            y_C[c] += residual_RC[r, c]
+
+
+@parallel
+def _activate(raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified, y_RC):
+    rows, channels = y_RC.shape
+    for r in numba.prange(rows):
+        y_C = y_RC[r]
+        _before_relu(r, raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified, y_C)
+        for c in range(channels):
+            y_C[c] = np.float32(0) if y_C[c] < 0 else y_C[c]
+
+
+@parallel
+def _of_activation(
+    raw_RC,
+    scale_C,
+    shift_C,
+    residual_RC,
+    residual_scale_C,
+    residual_shift_C,
+    rectified,
+    grad_RC,
+    of_residual_RC,
+    sums_B4C,
+):
+    """The gradient of `raw` in the place of the activation's, and each block's sums for scales and shifts. A loop for
+    each array written: of more of them the compiler cannot tell that they do not overlap.
+    """
+    blocks, _, channels = sums_B4C.shape
+    rows = rows_of_a_block(channels)
+    for b in numba.prange(blocks):
+        y_C = np.empty(channels, np.float32)
+        for r in range(b * rows, min((b + 1) * rows, len(grad_RC))):
+            _before_relu(r, raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified, y_C)
+            for c in range(channels):
+                grad_RC[r, c] = np.float32(0) if y_C[c] <= 0 else grad_RC[r, c]
+            if residual_scale_C is not None:
+                for c in range(channels):
+                    of_residual_RC[r, c] = grad_RC[r, c] * residual_scale_C[c]
+                for c in range(channels):
+                    sums_B4C[b, 2, c] += grad_RC[r, c] * residual_RC[r, c]
+                for c in range(channels):
+                    sums_B4C[b, 3, c] += grad_RC[r, c]
+            elif residual_RC is not None:
+                for c in range(channels):
+                    of_residual_RC[r, c] = grad_RC[r, c]
+            if rectified:
+                for c in range(channels):
+                    behind = raw_RC[r, c] * scale_C[c] + shift_C[c]
+                    grad_RC[r, c] = np.float32(0) if behind <= 0 else grad_RC[r, c]
+            for c in range(channels):
+                sums_B4C[b, 0, c] += grad_RC[r, c] * raw_RC[r, c]
+            for c in range(channels):
+                sums_B4C[b, 1, c] += grad_RC[r, c]
+            for c in range(channels):
+                grad_RC[r, c] *= scale_C[c]
+
+
+@parallel
+def _of_output(of_out_RO, out_RO, slope_O, shift_O, grad_RO):
+    rows, channels = grad_RO.shape
+    for r in numba.prange(rows):
+        for o in range(channels):
+            grad_RO[r, o] = of_out_RO[r, o] + (out_RO[r, o] * slope_O[o] + shift_O[o])
 
 
 class _Activation(Function):
     @staticmethod
     def forward(ctx, rectified: bool, *tensors: Tensor | None) -> Tensor:
         x = Activation(*tensors, rectified)
-        y_FVC = torch.empty_like(x.raw_FVC, memory_format=torch.contiguous_format)
-        for frames in frames_at_once(y_FVC):
-            activate(x, frames, y_FVC)
         ctx.rectified = rectified
         ctx.save_for_backward(*tensors)
-        return y_FVC
+        return activated(x, slice(None)).to(x.raw_FVC.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_y_FVC: Tensor):
         x = Activation(*ctx.saved_tensors, ctx.rectified)
-        found = ActivationGradient(x)
-        for frames in frames_at_once(x.raw_FVC):
-            found.put(frames, of_y_FVC[frames].float(), activated(x, frames))
+        found = ActivationGradient(x, of_y_FVC.float().clone(memory_format=torch.contiguous_format))
+        found.settle(slice(None))
         return None, *found.found()
 
 

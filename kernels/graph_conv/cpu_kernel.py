@@ -25,8 +25,8 @@ class _GraphConv(Function):
         """tensors: the six of an `Activation`."""
         x = Activation(*tensors, rectified)
         plain = x.scale_C is None
-        x_FVC = x.raw_FVC if plain else torch.empty_like(x.raw_FVC, memory_format=torch.contiguous_format)
-        out_FVO = x_FVC.new_empty(*x_FVC.shape[:2], weight_KOC.shape[1])
+        x_FVC = x.raw_FVC if plain else torch.empty(x.raw_FVC.shape)
+        out_FVO = torch.empty(*x_FVC.shape[:2], weight_KOC.shape[1])
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
         measure = Moments(out_FVO, moments)
         for frames in frames_at_once(x_FVC):
@@ -35,7 +35,7 @@ class _GraphConv(Function):
             mixed_RO = _aggregated(aggregate_UV, x_FVC[frames].float(), len(mix_MO)) @ mix_MO
             torch.add(mixed_RO.view(out_FVO[frames].shape), bias_VO, out=out_FVO[frames])
             measure.add(frames)
-        out = measure.measured()
+        out, x_FVC = measure.measured(x.raw_FVC.dtype), x_FVC.to(x.raw_FVC.dtype)
         ctx.set_materialize_grads(False)
         ctx.rectified = rectified
         ctx.save_for_backward(x_FVC, adjacency_KVV, weight_KOC, *out, *tensors)
@@ -48,7 +48,7 @@ class _GraphConv(Function):
         x_FVC, adjacency_KVV, weight_KOC, *saved = ctx.saved_tensors
         *of_out, of_x_FVC = gradients
         of_out = OutputGradient(Measured(*saved[:3]), of_out)
-        found = ActivationGradient(Activation(*saved[3:], ctx.rectified))
+        found = ActivationGradient(Activation(*saved[3:], ctx.rectified), torch.empty(x_FVC.shape))
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
         of_aggregate_VU, of_mix_OM = torch.zeros_like(aggregate_UV.T), torch.zeros_like(mix_MO.T)
         of_bias_VO = mix_MO.new_zeros(x_FVC.shape[1], mix_MO.shape[1])
@@ -56,10 +56,10 @@ class _GraphConv(Function):
             some_FVC, grad_FVO = x_FVC[frames].float(), of_out.of(frames)
             grad_RO = grad_FVO.flatten(0, 1)
             of_aggregated_FUC = (grad_RO @ mix_MO.T).view(len(some_FVC), len(aggregate_UV), -1)
-            of_some_FVC = aggregate_UV.T @ of_aggregated_FUC
+            of_some_FVC = torch.matmul(aggregate_UV.T, of_aggregated_FUC, out=found.of_x_FVC[frames])
             if of_x_FVC is not None:
                 of_some_FVC += of_x_FVC[frames]
-            found.put(frames, of_some_FVC, some_FVC)
+            found.settle(frames)
             of_bias_VO += grad_FVO.sum(0)
             of_mix_OM.addmm_(grad_RO.T, _aggregated(aggregate_UV, some_FVC, len(mix_MO)))
             of_aggregate_VU += (some_FVC @ of_aggregated_FUC.mT).sum(0)
@@ -84,12 +84,12 @@ class _Pointwise(Function):
 
     @staticmethod
     def forward(ctx, moments: bool, x_FVC, weight_OC, bias_O):
-        out_FVO = x_FVC.new_empty(*x_FVC.shape[:2], len(weight_OC))
+        out_FVO = torch.empty(*x_FVC.shape[:2], len(weight_OC))
         measure = Moments(out_FVO, moments)
         for frames in frames_at_once(x_FVC):
             out_FVO[frames] = linear(x_FVC[frames].float(), weight_OC.float(), bias_O.float())
             measure.add(frames)
-        out = measure.measured()
+        out = measure.measured(x_FVC.dtype)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x_FVC, weight_OC, bias_O, *out)
         return tuple(out)

@@ -2,10 +2,11 @@
 
 A tile of T - 1 frames of output takes 2 (T - 1) products with a matrix of channels in the place of T (T - 1): for five
 taps 8 in the place of 20. Clip and weights are polynomials in time, whose product is taken point by point; to points
-and back are small sums. A few tiles at a time, so that the points stay in the cache (kernels/activation/cpu_kernel.py).
+and back are small sums, in compiled loops. Some tiles at a time, so that the points stay in the cache
+(kernels/activation/cpu_kernel.py).
 
-P phases, the frames of a tile; N points; R rows (tile, joint). Clips lie one after the other, with T // 2 places for
-zeros between them.
+I tiles; P phases, the frames that a tile writes; Q = 2 P, those that it sees, its own and the next tile's; N points;
+R rows (tile, joint). Clips lie one after the other, with T // 2 places for zeros between them.
 """
 
 from collections.abc import Iterator
@@ -13,20 +14,29 @@ from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
+import numba
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.activation.cpu_kernel import ActivationGradient, Moments, OutputGradient, activated, rows_at_once
+from kernels.activation.cpu_kernel import (
+    ActivationGradient,
+    Moments,
+    OutputGradient,
+    activated,
+    rows_at_once,
+    turns,
+)
 from kernels.activation.reference import Activation, Measured
+from kernels.loops import parallel, run
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity; more of them would cost precision
 MOST_TAPS = 5
 
 
 class Transforms(NamedTuple):
-    """y = outputs_PN ((weights_NT w) * (inputs_NQ x)), for each output and input channel; Q two tiles."""
+    """y = outputs_PN ((weights_NT w) * (inputs_NQ x)), for each output and input channel."""
 
     inputs_NQ: Tensor
     weights_NT: Tensor
@@ -34,14 +44,23 @@ class Transforms(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """Some tiles: the frames that they see, those that they write, and the places of both, phase by phase."""
+    """Some tiles, by the numbers of their frames; -1 where there is none."""
 
-    count: int
-    seen: slice
-    seen_place: Tensor  # [f] among the phases of `count` tiles and one more
-    last: int  # of the frames seen, so many are not seen by the next tiles
-    written: slice
-    written_place: Tensor  # [f] among the phases of `count` tiles
+    seen_IQ: Tensor
+    written_IP: Tensor
+
+    @property
+    def seen(self) -> slice:
+        return _span(self.seen_IQ)
+
+    @property
+    def own(self) -> slice:
+        """Of the frames seen, those of no later tile."""
+        return _span(self.seen_IQ[:, : self.written_IP.shape[1]])
+
+    @property
+    def written(self) -> slice:
+        return _span(self.written_IP)
 
 
 class _TemporalConv(Function):
@@ -51,17 +70,17 @@ class _TemporalConv(Function):
     def forward(ctx, rectified: bool, moments: bool, offsets, weight_TOC, bias_O, *tensors):
         """tensors: the six of an `Activation`."""
         x = Activation(*tensors, rectified)
-        out_FVO = x.raw_FVC.new_empty(*x.raw_FVC.shape[:2], weight_TOC.shape[1])
+        out_FVO = torch.empty(*x.raw_FVC.shape[:2], weight_TOC.shape[1])
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
         measure = Moments(out_FVO, moments)
         ctx.tiles = list(_tiles(offsets, x.raw_FVC.shape, len(weight_TOC)))
         for tiles in ctx.tiles:
-            x_NRC = _input_points(transforms, tiles, activated(x, tiles.seen))
-            y_FVO = (transforms.outputs_PN @ (x_NRC @ weight_NCO).flatten(1)).view(-1, *out_FVO.shape[1:])
-            torch.add(y_FVO.index_select(0, tiles.written_place), bias_O, out=out_FVO[tiles.written])
+            points_NRO = _input_points(transforms, tiles, activated(x, tiles.seen)) @ weight_NCO
+            out_FVO[tiles.written] = bias_O
+            run(_add_to_frames, points_NRO, transforms.outputs_PN, tiles.written_IP, out_FVO)
             measure.add(tiles.written)
-        out = measure.measured()
+        out = measure.measured(x.raw_FVC.dtype)
         ctx.set_materialize_grads(False)
         ctx.rectified = rectified
         ctx.save_for_backward(weight_TOC, bias_O, *out, *tensors)
@@ -73,26 +92,19 @@ class _TemporalConv(Function):
         """One for each argument of `forward`; those of parameters are summed in float32."""
         weight_TOC, bias_O, *saved = ctx.saved_tensors
         x = Activation(*saved[3:], ctx.rectified)
-        frames, joints, channels = x.raw_FVC.shape
-        taps, phases = len(weight_TOC), _phases(len(weight_TOC))
-        of_out, found = OutputGradient(Measured(*saved[:3]), gradients), ActivationGradient(x)
-        transforms = _transforms(taps)
+        of_out = OutputGradient(Measured(*saved[:3]), gradients)
+        found = ActivationGradient(x, torch.zeros(x.raw_FVC.shape))
+        transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
         of_weight_NCO, of_bias_O = torch.zeros_like(weight_NCO), torch.zeros_like(bias_O, dtype=torch.float32)
-        of_next = 0.0  # what the tiles before found of the frames that these see too
         for tiles in ctx.tiles:
-            x_FVC, grad_FVO = activated(x, tiles.seen), of_out.of(tiles.written)
+            grad_FVO = of_out.of(tiles.written)
             of_bias_O += grad_FVO.sum((0, 1))
-            grad_PR = grad_FVO.new_zeros(phases * tiles.count, *grad_FVO.shape[1:])
-            grad_PR = grad_PR.index_copy_(0, tiles.written_place, grad_FVO).view(phases, -1)
-            grad_NRO = (transforms.outputs_PN.T @ grad_PR).view(len(weight_NCO), -1, grad_FVO.shape[2])
-            of_weight_NCO.baddbmm_(_input_points(transforms, tiles, x_FVC).mT, grad_NRO)
-            of_x = _input_gradient(transforms, tiles, grad_NRO @ weight_NCO.mT, joints * channels)
-            of_x[:, :1] += of_next
-            of_next = of_x[:, tiles.count :]
-            of_x_FVC = of_x.reshape(-1, joints, channels).index_select(0, tiles.seen_place[: tiles.last])
-            own = slice(tiles.seen.start, tiles.seen.start + tiles.last)
-            found.put(own, of_x_FVC, x_FVC[: tiles.last])
+            grad_NRO = _points(grad_FVO, tiles.written, tiles.written_IP, transforms.outputs_PN.T)
+            of_weight_NCO.baddbmm_(_input_points(transforms, tiles, activated(x, tiles.seen)).mT, grad_NRO)
+            of_points_NRC = grad_NRO @ weight_NCO.mT
+            run(_add_to_frames, of_points_NRC, transforms.inputs_NQ.T, tiles.seen_IQ, found.of_x_FVC)
+            found.settle(tiles.own)
         of_weight_TOC = torch.einsum("nt,nco->toc", transforms.weights_NT, of_weight_NCO).to(weight_TOC.dtype)
         return None, None, None, of_weight_TOC, of_bias_O.to(bias_O.dtype), *found.found()
 
@@ -135,35 +147,27 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
 
 
 def _tiles(offsets: Tensor, shape: torch.Size, taps: int) -> Iterator[Tiles]:
-    """All tiles of all clips, at most as many at a time as the cache holds, evenly; shape: of x_FVC."""
+    """All tiles of all clips, as many at a time as the cache holds, evenly; shape: of x_FVC."""
     frames, joints, channels = shape
     if not frames:
         return
     gap, phases = taps // 2, _phases(taps)
     frame_F = torch.arange(frames)
-    written_F = frame_F + gap * (torch.searchsorted(offsets, frame_F, right=True) - 1)  # its place as an output
-    seen_F = written_F + gap  # as an input
-    tiles = seen_F[-1].item() // phases + 1
-    turns = -(-tiles // max(1, rows_at_once(channels) // (phases * joints)))
-    count = -(-tiles // turns)
-    starts = torch.arange(0, tiles * phases, phases * count)
-    ends = starts + phases * count
-    rows = zip(
-        starts.tolist(),
-        *(torch.searchsorted(seen_F, x).tolist() for x in (starts, ends, ends + phases)),
-        *(torch.searchsorted(written_F, x).tolist() for x in (starts, ends)),
-    )
-    for start, first_seen, own_end, seen_end, first_written, written_end in rows:
-        seen, written = slice(first_seen, seen_end), slice(first_written, written_end)
-        seen_place = _place(seen_F[seen] - start, phases, count + 1)
-        yield Tiles(
-            count, seen, seen_place, own_end - first_seen, written, _place(written_F[written] - start, phases, count)
-        )
+    place_F = frame_F + gap * (torch.searchsorted(offsets, frame_F, right=True) - 1)
+    tiles = (place_F[-1].item() + gap) // phases + 1
+    frame_at = torch.full(((tiles + 1) * phases + gap,), -1)
+    frame_at[place_F + gap] = frame_F  # as an input; as an output it lies `gap` before
+    seen_IQ = frame_at[: (tiles + 1) * phases].unfold(0, 2 * phases, phases).contiguous()
+    written_IP = frame_at[gap : gap + tiles * phases].view(tiles, phases)
+    passes = -(-tiles // max(1, rows_at_once(channels) // (phases * joints)))
+    for some in turns(tiles, -(-tiles // passes)):
+        yield Tiles(seen_IQ[some], written_IP[some])
 
 
-def _place(position: Tensor, phases: int, tiles: int) -> Tensor:
-    """Where a frame is, once each phase of all tiles lies together."""
-    return position % phases * tiles + position // phases
+def _span(frames: Tensor) -> slice:
+    """From the first to the last of these frames, which are in order, without -1."""
+    valid = frames[frames >= 0]
+    return slice(valid.min().item(), valid.max().item() + 1) if len(valid) else slice(0, 0)
 
 
 def _weight_points(transforms: Transforms, weight_TOC: Tensor) -> Tensor:
@@ -172,24 +176,49 @@ def _weight_points(transforms: Transforms, weight_TOC: Tensor) -> Tensor:
 
 
 def _input_points(transforms: Transforms, tiles: Tiles, x_FVC: Tensor) -> Tensor:
-    """[N, R, C] of the tiles' frames; a tile sees its own frames and the next tile's."""
-    matrix, phases = transforms.inputs_NQ, transforms.inputs_NQ.shape[1] // 2
+    """[N, R, C] of the frames that the tiles see."""
+    return _points(x_FVC, tiles.seen, tiles.seen_IQ, transforms.inputs_NQ)
+
+
+def _points(x_FVC: Tensor, frames: slice, frames_IQ: Tensor, matrix_NQ: Tensor) -> Tensor:
+    """[N, R, C]: matrix_NQ times the frames of each tile; x_FVC has those of `frames` alone."""
     _, joints, channels = x_FVC.shape
-    x_P = matrix.new_zeros(phases * (tiles.count + 1), joints, channels)
-    x_P = x_P.index_copy_(0, tiles.seen_place, x_FVC.float()).view(phases, -1)
-    step = joints * channels
-    points = (matrix[:, :phases] @ x_P[:, :-step]).addmm_(matrix[:, phases:], x_P[:, step:])
-    return points.view(len(matrix), -1, channels)
+    points_NRC = torch.empty(len(matrix_NQ), len(frames_IQ) * joints, channels)
+    run(_to_points, x_FVC, frames.start, frames_IQ, matrix_NQ, points_NRC)
+    return points_NRC
 
 
-def _input_gradient(transforms: Transforms, tiles: Tiles, of_points_NRC: Tensor, step: int) -> Tensor:
-    """[P, I + 1, V C] from the gradient of `_input_points`; step: V C."""
-    matrix, phases = transforms.inputs_NQ, transforms.inputs_NQ.shape[1] // 2
-    of_x = matrix.new_zeros(phases, (tiles.count + 1) * step)
-    of_points = of_points_NRC.flatten(1)
-    of_x[:, :-step].addmm_(matrix[:, :phases].T, of_points)
-    of_x[:, step:].addmm_(matrix[:, phases:].T, of_points)
-    return of_x.view(phases, -1, step)
+@parallel
+def _to_points(x_FVC, first, frames_IQ, matrix_NQ, points_NRC):
+    joints = x_FVC.shape[1]
+    points, rows, channels = points_NRC.shape
+    for r in numba.prange(rows):
+        tile, joint = r // joints, r % joints
+        for n in range(points):
+            for c in range(channels):
+                points_NRC[n, r, c] = 0
+            for q in range(matrix_NQ.shape[1]):
+                frame, factor = frames_IQ[tile, q] - first, matrix_NQ[n, q]
+                if frames_IQ[tile, q] >= 0 and factor != 0:
+                    for c in range(channels):
+                        points_NRC[n, r, c] += factor * x_FVC[frame, joint, c]
+
+
+@parallel
+def _add_to_frames(points_NRC, matrix_QN, frames_IQ, y_FVC):
+    """To the frames of each tile, matrix_QN times its points. Tiles share frames, joints do not."""
+    points, _, channels = points_NRC.shape
+    joints = y_FVC.shape[1]
+    for joint in numba.prange(joints):
+        for tile in range(len(frames_IQ)):
+            for q in range(len(matrix_QN)):
+                frame = frames_IQ[tile, q]
+                if frame >= 0:
+                    for n in range(points):
+                        factor = matrix_QN[q, n]
+                        if factor != 0:
+                            for c in range(channels):
+                                y_FVC[frame, joint, c] += factor * points_NRC[n, tile * joints + joint, c]
 
 
 def temporal_conv(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
