@@ -35,64 +35,70 @@ def frames_at_once(x_FVC: Tensor) -> Iterator[slice]:
     return turns(frames, rows_at_once(channels) // joints)
 
 
+def rows(x_FVC: Tensor) -> np.ndarray:
+    """[R, C]"""
+    return array(x_FVC).reshape(-1, x_FVC.shape[2])
+
+
 def turns(count: int, most: int) -> Iterator[slice]:
     """Slices of so many items, `most` at a time, and at least one."""
     step = max(1, most)
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
-def activated(x: Activation, frames: slice) -> Tensor:
-    """[f, V, C] float32: the activation of these frames computed; for a plain one in float32, a view of it."""
-    some_FVC = x.raw_FVC[frames]
-    if x.scale_C is None:
-        return some_FVC.float()
-    y_FVC = torch.empty(some_FVC.shape)
-    run(_activate, *_arrays(x, frames), x.rectified, _rows(y_FVC))
-    return y_FVC
+class Activated:
+    """An activation in float32, computed some frames at a time."""
 
+    def __init__(self, x: Activation):
+        self.plain, self.rectified, self.shape = x.scale_C is None, x.rectified, x.raw_FVC.shape
+        self.raw_FVC, self._residual_FVC = x.raw_FVC.float(), x.residual_FVC
+        self._raw_RC, self._residual_RC = rows(x.raw_FVC), None if x.residual_FVC is None else rows(x.residual_FVC)
+        self._scales = [None if scale_C is None else array(scale_C) for scale_C in (*x[1:3], *x[4:6])]
 
-def activate(x: Activation, frames: slice, y_FVC: Tensor) -> None:
-    """Write the activation of these frames, which is not plain, into y_FVC, float32."""
-    run(_activate, *_arrays(x, frames), x.rectified, _rows(y_FVC[frames]))
+    def of(self, frames: slice) -> Tensor:
+        """[f, V, C], not to be written to."""
+        if self.plain:
+            return self.raw_FVC[frames]
+        y_FVC = torch.empty(self.raw_FVC[frames].shape)
+        self.write(frames, y_FVC)
+        return y_FVC
 
+    def write(self, frames: slice, y_FVC: Tensor) -> None:
+        """Of one that is not plain, into y_FVC."""
+        run(_activate, *self.arrays(frames), self.rectified, rows(y_FVC))
 
-def _arrays(x: Activation, frames: slice) -> list[np.ndarray | None]:
-    """The six of an activation, of these frames."""
-    some = x._replace(raw_FVC=_rows(x.raw_FVC[frames]))
-    if x.residual_FVC is not None:
-        some = some._replace(residual_FVC=_rows(x.residual_FVC[frames]))
-    return [array(x) if isinstance(x, Tensor) else x for x in some[:6]]
-
-
-def _rows(x_FVC: Tensor) -> np.ndarray:
-    """[R, C]"""
-    return array(x_FVC).reshape(-1, x_FVC.shape[2])
+    def arrays(self, frames: slice) -> list[np.ndarray | None]:
+        """The six of an `Activation`, of these frames."""
+        joints = self.shape[1]
+        some = slice(frames.start * joints, frames.stop * joints)
+        scale_C, shift_C, *of_residual = self._scales
+        residual_RC = None if self._residual_RC is None else self._residual_RC[some]
+        return [self._raw_RC[some], scale_C, shift_C, residual_RC, *of_residual]
 
 
 class ActivationGradient:
     """The gradients of an activation's tensors, from its own, which is written to `of_x_FVC` some frames at a time."""
 
     def __init__(self, x: Activation, of_x_FVC: Tensor):
-        self.x, self.of_x_FVC = x, of_x_FVC
-        self.of_residual_FVC = None if x.residual_FVC is None else torch.empty(x.raw_FVC.shape)
-        self.sums_4C = np.zeros((4, x.raw_FVC.shape[2]))
+        self._tensors, self.x, self.of_x_FVC = x[:6], Activated(x), of_x_FVC
+        self._of_residual_FVC = None if x.residual_FVC is None else torch.empty(x.residual_FVC.shape)
+        self._sums_4C = np.zeros((4, x.raw_FVC.shape[2]))
 
     def settle(self, frames: slice) -> None:
         """The gradient of these frames is written, and becomes that of `raw`."""
-        x = self.x
-        if x.scale_C is None:
+        if self.x.plain:
             return
-        of_residual_RC = None if x.residual_FVC is None else _rows(self.of_residual_FVC[frames])
-        of_x_RC = _rows(self.of_x_FVC[frames])
-        sums_B4C = np.zeros((blocks(*of_x_RC.shape), *self.sums_4C.shape), np.float32)
-        run(_of_activation, *_arrays(x, frames), x.rectified, of_x_RC, of_residual_RC, sums_B4C)
-        self.sums_4C += sums_B4C.sum(0, dtype=np.float64)
+        of_residual_RC = None if self._of_residual_FVC is None else rows(self._of_residual_FVC[frames])
+        of_x_RC = rows(self.of_x_FVC[frames])
+        sums_B4C = np.zeros((blocks(*of_x_RC.shape), *self._sums_4C.shape), np.float32)
+        run(_of_activation, *self.x.arrays(frames), self.x.rectified, of_x_RC, of_residual_RC, sums_B4C)
+        self._sums_4C += sums_B4C.sum(0, dtype=np.float64)
 
     def found(self) -> list[Tensor | None]:
         """One each of the six tensors that an activation can have."""
-        scale_C, shift_C, residual_scale_C, residual_shift_C = torch.from_numpy(self.sums_4C)
-        every = self.of_x_FVC, scale_C, shift_C, self.of_residual_FVC, residual_scale_C, residual_shift_C
-        return [None if tensor is None else grad.to(tensor.dtype) for tensor, grad in zip(self.x[:6], every)]
+        scale_C, shift_C, residual_scale_C, residual_shift_C = torch.from_numpy(self._sums_4C)
+        every = self.of_x_FVC, scale_C, shift_C, self._of_residual_FVC, residual_scale_C, residual_shift_C
+        return [None if tensor is None else grad.to(tensor.dtype) for tensor, grad in zip(self._tensors, every)]
 
 
 class Moments:
@@ -133,35 +139,36 @@ class OutputGradient:
         if self.slope_O is None:
             return of_out_FVO
         grad_FVO = torch.empty(out_FVO.shape)
-        run(_of_output, _rows(of_out_FVO), _rows(out_FVO), self.slope_O, self.shift_O, _rows(grad_FVO))
+        run(_of_output, rows(of_out_FVO), rows(out_FVO), self.slope_O, self.shift_O, rows(grad_FVO))
         return grad_FVO
 
 
+@numba.njit(inline="always")
+def _relu(y):
+    return np.float32(0) if y < 0 else y
+
+
 @numba.njit
-def _before_relu(r, raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified, y_C):
-    """Of row r (`before_relu` of the reference), into y_C."""
-    channels = len(y_C)
-    for c in range(channels):
-        y_C[c] = raw_RC[r, c] * scale_C[c] + shift_C[c]
+def _before_relu(r, c, raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified):
+    """See `before_relu` of the reference."""
+    y = raw_RC[r, c] * scale_C[c] + shift_C[c]
     if rectified:
-        for c in range(channels):
-            y_C[c] = np.float32(0) if y_C[c] < 0 else y_C[c]
+        y = _relu(y)
     if residual_scale_C is not None:
-        for c in range(channels):
-            y_C[c] += residual_RC[r, c] * residual_scale_C[c] + residual_shift_C[c]
+        y += residual_RC[r, c] * residual_scale_C[c] + residual_shift_C[c]
     elif residual_RC is not None:
-        for c in range(channels):
-            y_C[c] += residual_RC[r, c]
+        y += residual_RC[r, c]
+    return y
 
 
 @parallel
 def _activate(raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified, y_RC):
     rows, channels = y_RC.shape
     for r in numba.prange(rows):
-        y_C = y_RC[r]
-        _before_relu(r, raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified, y_C)
         for c in range(channels):
-            y_C[c] = np.float32(0) if y_C[c] < 0 else y_C[c]
+            y_RC[r, c] = _relu(
+                _before_relu(r, c, raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified)
+            )
 
 
 @parallel
@@ -183,11 +190,12 @@ def _of_activation(
     blocks, _, channels = sums_B4C.shape
     rows = rows_of_a_block(channels)
     for b in numba.prange(blocks):
-        y_C = np.empty(channels, np.float32)
         for r in range(b * rows, min((b + 1) * rows, len(grad_RC))):
-            _before_relu(r, raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified, y_C)
             for c in range(channels):
-                grad_RC[r, c] = np.float32(0) if y_C[c] <= 0 else grad_RC[r, c]
+                y = _before_relu(
+                    r, c, raw_RC, scale_C, shift_C, residual_RC, residual_scale_C, residual_shift_C, rectified
+                )
+                grad_RC[r, c] = np.float32(0) if y <= 0 else grad_RC[r, c]
             if residual_scale_C is not None:
                 for c in range(channels):
                     of_residual_RC[r, c] = grad_RC[r, c] * residual_scale_C[c]
@@ -200,8 +208,8 @@ def _of_activation(
                     of_residual_RC[r, c] = grad_RC[r, c]
             if rectified:
                 for c in range(channels):
-                    behind = raw_RC[r, c] * scale_C[c] + shift_C[c]
-                    grad_RC[r, c] = np.float32(0) if behind <= 0 else grad_RC[r, c]
+                    y = raw_RC[r, c] * scale_C[c] + shift_C[c]
+                    grad_RC[r, c] = np.float32(0) if y <= 0 else grad_RC[r, c]
             for c in range(channels):
                 sums_B4C[b, 0, c] += grad_RC[r, c] * raw_RC[r, c]
             for c in range(channels):
@@ -224,14 +232,14 @@ class _Activation(Function):
         x = Activation(*tensors, rectified)
         ctx.rectified = rectified
         ctx.save_for_backward(*tensors)
-        return activated(x, slice(None)).to(x.raw_FVC.dtype)
+        return Activated(x).of(slice(0, len(x.raw_FVC))).to(x.raw_FVC.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_y_FVC: Tensor):
         x = Activation(*ctx.saved_tensors, ctx.rectified)
         found = ActivationGradient(x, of_y_FVC.float().clone(memory_format=torch.contiguous_format))
-        found.settle(slice(None))
+        found.settle(slice(0, len(of_y_FVC)))
         return None, *found.found()
 
 

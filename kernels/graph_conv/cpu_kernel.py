@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from kernels.activation.cpu_kernel import ActivationGradient, Moments, OutputGradient, activate, frames_at_once
+from kernels.activation.cpu_kernel import Activated, ActivationGradient, Moments, OutputGradient, frames_at_once
 from kernels.activation.reference import Activation, Measured
 from kernels.graph_conv.reference import GraphConvolved
 
@@ -23,23 +23,22 @@ class _GraphConv(Function):
     @staticmethod
     def forward(ctx, rectified: bool, moments: bool, adjacency_KVV, weight_KOC, bias_VO, *tensors):
         """tensors: the six of an `Activation`."""
-        x = Activation(*tensors, rectified)
-        plain = x.scale_C is None
-        x_FVC = x.raw_FVC if plain else torch.empty(x.raw_FVC.shape)
+        x, dtype = Activated(Activation(*tensors, rectified)), tensors[0].dtype
+        x_FVC = x.raw_FVC if x.plain else torch.empty(x.shape)
         out_FVO = torch.empty(*x_FVC.shape[:2], weight_KOC.shape[1])
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
         measure = Moments(out_FVO, moments)
         for frames in frames_at_once(x_FVC):
-            if not plain:
-                activate(x, frames, x_FVC)
-            mixed_RO = _aggregated(aggregate_UV, x_FVC[frames].float(), len(mix_MO)) @ mix_MO
+            if not x.plain:
+                x.write(frames, x_FVC[frames])
+            mixed_RO = _aggregated(aggregate_UV, x_FVC[frames], len(mix_MO)) @ mix_MO
             torch.add(mixed_RO.view(out_FVO[frames].shape), bias_VO, out=out_FVO[frames])
             measure.add(frames)
-        out, x_FVC = measure.measured(x.raw_FVC.dtype), x_FVC.to(x.raw_FVC.dtype)
+        out, x_FVC = measure.measured(dtype), x_FVC.to(dtype)
         ctx.set_materialize_grads(False)
         ctx.rectified = rectified
         ctx.save_for_backward(x_FVC, adjacency_KVV, weight_KOC, *out, *tensors)
-        return *out, None if plain else x_FVC
+        return *out, None if x.plain else x_FVC
 
     @staticmethod
     @once_differentiable

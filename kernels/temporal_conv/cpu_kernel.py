@@ -21,10 +21,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from kernels.activation.cpu_kernel import (
+    Activated,
     ActivationGradient,
     Moments,
     OutputGradient,
-    activated,
     rows_at_once,
     turns,
 )
@@ -69,18 +69,18 @@ class _TemporalConv(Function):
     @staticmethod
     def forward(ctx, rectified: bool, moments: bool, offsets, weight_TOC, bias_O, *tensors):
         """tensors: the six of an `Activation`."""
-        x = Activation(*tensors, rectified)
-        out_FVO = torch.empty(*x.raw_FVC.shape[:2], weight_TOC.shape[1])
+        x = Activated(Activation(*tensors, rectified))
+        out_FVO = torch.empty(*x.shape[:2], weight_TOC.shape[1])
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
         measure = Moments(out_FVO, moments)
-        ctx.tiles = list(_tiles(offsets, x.raw_FVC.shape, len(weight_TOC)))
+        ctx.tiles = list(_tiles(offsets, x.shape, len(weight_TOC)))
         for tiles in ctx.tiles:
-            points_NRO = _input_points(transforms, tiles, activated(x, tiles.seen)) @ weight_NCO
+            points_NRO = _input_points(transforms, tiles, x.of(tiles.seen)) @ weight_NCO
             out_FVO[tiles.written] = bias_O
             run(_add_to_frames, points_NRO, transforms.outputs_PN, tiles.written_IP, out_FVO)
             measure.add(tiles.written)
-        out = measure.measured(x.raw_FVC.dtype)
+        out = measure.measured(tensors[0].dtype)
         ctx.set_materialize_grads(False)
         ctx.rectified = rectified
         ctx.save_for_backward(weight_TOC, bias_O, *out, *tensors)
@@ -91,9 +91,8 @@ class _TemporalConv(Function):
     def backward(ctx, *gradients: Tensor | None):
         """One for each argument of `forward`; those of parameters are summed in float32."""
         weight_TOC, bias_O, *saved = ctx.saved_tensors
-        x = Activation(*saved[3:], ctx.rectified)
         of_out = OutputGradient(Measured(*saved[:3]), gradients)
-        found = ActivationGradient(x, torch.zeros(x.raw_FVC.shape))
+        found = ActivationGradient(Activation(*saved[3:], ctx.rectified), torch.zeros(saved[3].shape))
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
         of_weight_NCO, of_bias_O = torch.zeros_like(weight_NCO), torch.zeros_like(bias_O, dtype=torch.float32)
@@ -101,7 +100,7 @@ class _TemporalConv(Function):
             grad_FVO = of_out.of(tiles.written)
             of_bias_O += grad_FVO.sum((0, 1))
             grad_NRO = _points(grad_FVO, tiles.written, tiles.written_IP, transforms.outputs_PN.T)
-            of_weight_NCO.baddbmm_(_input_points(transforms, tiles, activated(x, tiles.seen)).mT, grad_NRO)
+            of_weight_NCO.baddbmm_(_input_points(transforms, tiles, found.x.of(tiles.seen)).mT, grad_NRO)
             of_points_NRC = grad_NRO @ weight_NCO.mT
             run(_add_to_frames, of_points_NRC, transforms.inputs_NQ.T, tiles.seen_IQ, found.of_x_FVC)
             found.settle(tiles.own)
