@@ -6,8 +6,6 @@ Maps lie channels last: R rows (crop, place) of C channels, in blocks of rows th
 block by block and then over the blocks, so that they don't depend on the number of threads.
 """
 
-import math
-
 import numba
 import numpy as np
 import torch
@@ -15,13 +13,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from kernels.exponential import ONE, sigmoid
 from kernels.loops import blocks, parallel, rows_of_a_block, run
 from kernels.moments import block_moments, merged
 from unisign_fast.batch_norm import EPS
-
-# Taylor's coefficients of 2^f: within a rounding of float32 for f in [-1/2, 1/2].
-T0, T1, T2, T3, T4, T5, T6 = (np.float32(math.log(2) ** n / math.factorial(n)) for n in range(7))
-LOG2_E, LEAST, MOST, HALF = map(np.float32, (math.log2(math.e), -126, 126, 0.5))
 
 
 class NormSiLU(Function):
@@ -73,24 +68,13 @@ def _rows(x_NCHW: Tensor) -> Tensor:
     return x_NCHW.movedim(1, -1).view(-1, x_NCHW.shape[1])
 
 
-@numba.njit(inline="always")
-def _sigmoid(z):
-    """1 / (1 + 2^t), 2^t = 2^n 2^f with a whole n, which is written as bits: eight numbers an instruction."""
-    t = min(max(-z * LOG2_E, LEAST), MOST)
-    n = np.int32(np.floor(t + HALF))
-    f = t - np.float32(n)
-    power_of_f = T0 + f * (T1 + f * (T2 + f * (T3 + f * (T4 + f * (T5 + f * T6)))))
-    power_of_n = np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
-    return T0 / (T0 + power_of_f * power_of_n)
-
-
 @parallel
 def _norm_silu(x_RC, scale_C, shift_C, y_RC):
     rows, channels = x_RC.shape
     for r in numba.prange(rows):
         for c in range(channels):
             z = x_RC[r, c] * scale_C[c] + shift_C[c]
-            y_RC[r, c] = z * _sigmoid(z)
+            y_RC[r, c] = z * sigmoid(z)
 
 
 @parallel
@@ -102,8 +86,8 @@ def _of_normal(of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, sums_BC, p
         for r in range(b * rows, min((b + 1) * rows, len(x_RC))):
             for c in range(channels):
                 z = x_RC[r, c] * scale_C[c] + shift_C[c]
-                sigmoid = _sigmoid(z)
-                of_normal_RC[r, c] = of_y_RC[r, c] * sigmoid * (T0 + z * (T0 - sigmoid))
+                gate = sigmoid(z)
+                of_normal_RC[r, c] = of_y_RC[r, c] * gate * (ONE + z * (ONE - gate))
             # Loops of their own: of more arrays the compiler cannot tell that they do not overlap.
             for c in range(channels):
                 sums_BC[b, c] += of_normal_RC[r, c]
