@@ -45,8 +45,8 @@ def array(x: Tensor) -> np.ndarray:
     return (x.float() if x.is_floating_point() else x).numpy()
 
 
-@numba.njit(inline="always")
-def rows_of_a_block(channels):
+def rows_of_a_block(channels: int) -> int:
+    """An argument of the loops: numba's cache on disk would not notice a change of BLOCK."""
     return max(1, BLOCK // channels)
 
 

@@ -26,8 +26,8 @@ def block_moments(x: Tensor) -> BlockMoments:
     x_RC = array(x).reshape(-1, x.shape[-1])
     shape = blocks(*x_RC.shape), x_RC.shape[1]
     mean_BC, squares_BC = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    run(_moments, x_RC, mean_BC, squares_BC)
     rows = rows_of_a_block(x_RC.shape[1])
+    run(_moments, x_RC, rows, mean_BC, squares_BC)
     return BlockMoments(np.minimum(rows, len(x_RC) - rows * np.arange(len(mean_BC))), mean_BC, squares_BC)
 
 
@@ -41,9 +41,8 @@ def merged(found: Sequence[BlockMoments]) -> tuple[Tensor, Tensor]:
 
 
 @parallel
-def _moments(x_RC, mean_BC, squares_BC):
+def _moments(x_RC, rows, mean_BC, squares_BC):
     blocks, channels = mean_BC.shape
-    rows = rows_of_a_block(channels)
     for b in numba.prange(blocks):
         first, end = b * rows, min((b + 1) * rows, len(x_RC))
         for r in range(first, end):

@@ -42,7 +42,8 @@ class NormSiLU(Function):
         x_RC, of_normal_RC = _rows(x_NCHW), _rows(of_normal_NCHW)
         of_y_RC = _rows(of_y_NCHW.contiguous(memory_format=torch.channels_last))
         sums_BC, products_BC = np.zeros((2, blocks(*x_RC.shape), x_RC.shape[1]), np.float32)
-        run(_of_normal, of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, sums_BC, products_BC)
+        rows = rows_of_a_block(x_RC.shape[1])
+        run(_of_normal, of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, rows, sums_BC, products_BC)
         of_bias_C, along_C = (
             torch.from_numpy(x_BC.sum(0, dtype=np.float64)).float() for x_BC in (sums_BC, products_BC)
         )
@@ -78,10 +79,9 @@ def _norm_silu(x_RC, scale_C, shift_C, y_RC):
 
 
 @parallel
-def _of_normal(of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, sums_BC, products_BC):
+def _of_normal(of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, rows, sums_BC, products_BC):
     """Gradient of the normalised map z, and each block's sums of it and of its product with x - mean."""
     blocks, channels = sums_BC.shape
-    rows = rows_of_a_block(channels)
     for b in numba.prange(blocks):
         for r in range(b * rows, min((b + 1) * rows, len(x_RC))):
             for c in range(channels):

@@ -91,7 +91,8 @@ class ActivationGradient:
         of_residual_RC = None if self._of_residual_FVC is None else rows(self._of_residual_FVC[frames])
         of_x_RC = rows(self.of_x_FVC[frames])
         sums_B4C = np.zeros((blocks(*of_x_RC.shape), *self._sums_4C.shape), np.float32)
-        run(_of_activation, *self.x.arrays(frames), self.x.rectified, of_x_RC, of_residual_RC, sums_B4C)
+        some = *self.x.arrays(frames), self.x.rectified
+        run(_of_activation, *some, of_x_RC, of_residual_RC, rows_of_a_block(of_x_RC.shape[1]), sums_B4C)
         self._sums_4C += sums_B4C.sum(0, dtype=np.float64)
 
     def found(self) -> list[Tensor | None]:
@@ -182,13 +183,13 @@ def _of_activation(
     rectified,
     grad_RC,
     of_residual_RC,
+    rows,
     sums_B4C,
 ):
     """The gradient of `raw` in the place of the activation's, and each block's sums for scales and shifts. A loop for
     each array written: of more of them the compiler cannot tell that they do not overlap.
     """
     blocks, _, channels = sums_B4C.shape
-    rows = rows_of_a_block(channels)
     for b in numba.prange(blocks):
         for r in range(b * rows, min((b + 1) * rows, len(grad_RC))):
             for c in range(channels):
