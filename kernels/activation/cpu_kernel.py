@@ -51,8 +51,8 @@ class Activated:
 
     def __init__(self, x: Activation):
         self.plain, self.rectified, self.shape = x.scale_C is None, x.rectified, x.raw_FVC.shape
-        self.raw_FVC, self._residual_FVC = x.raw_FVC.float(), x.residual_FVC
-        self._raw_RC, self._residual_RC = rows(x.raw_FVC), None if x.residual_FVC is None else rows(x.residual_FVC)
+        self.raw_FVC = x.raw_FVC.float()
+        self._raw_RC, self._residual_RC = rows(self.raw_FVC), None if x.residual_FVC is None else rows(x.residual_FVC)
         self._scales = [None if scale_C is None else array(scale_C) for scale_C in (*x[1:3], *x[4:6])]
 
     def of(self, frames: slice) -> Tensor:
