@@ -1,6 +1,5 @@
-"""exp and the logistic function for compiled loops, to a rounding of float32, eight numbers an instruction.
-
-numba writes what is inlined into the caller's cache: remove __pycache__ after a change of this file.
+"""exp and the logistic function for compiled loops, eight numbers an instruction: within a rounding of float32 near
+zero, and 1e-5 far from it, where x log2 e is rounded before its whole part is taken.
 """
 
 import math
@@ -16,7 +15,7 @@ ONE = T0
 
 @numba.njit(inline="always")
 def exp(x):
-    """2^t with t = x log2 e within [-126, 126], 2^t = 2^n 2^f with a whole n, which is written as bits."""
+    """2^t, t = x log2 e: 2^n 2^f with a whole n, which is written as bits. Beyond +-87 it stays at 2^-126 or 2^126."""
     t = min(max(x * LOG2_E, LEAST), MOST)
     n = np.int32(np.floor(t + HALF))
     f = t - np.float32(n)

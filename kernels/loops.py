@@ -1,4 +1,8 @@
-"""Loops over arrays, compiled by numba."""
+"""Loops over arrays, compiled by numba.
+
+numba keeps them on disk and compiles them again when their own file changes, or they do; not when a function that they
+call from another file does, or this one: remove the `__pycache__` folders then.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 2**15  # numbers that fit a core's cache; 128 KiB
+BLOCK = 2**15  # numbers of a map or an activation that a core's own cache takes; 128 KiB
 
 
 def compiled(function: Callable | None = None, **options) -> Callable:
@@ -30,26 +34,38 @@ parallel = compiled(parallel=True, fastmath={"contract", "reassoc"})
 
 def run(loops: Callable, *arguments: Tensor | np.ndarray | float | None) -> None:
     """`parallel` loops, with as many threads as torch takes, which stay as many: numba's first run lets OpenMP take
-    all cores. Tensors become arrays, and are float32 already where the loops write to them.
+    all cores. Loops may write to a tensor, so it must be float32 or of whole numbers and in one piece; `array` makes
+    others so.
     """
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    loops(*(array(x) if isinstance(x, Tensor) else x for x in arguments))
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
+    try:
+        loops(*map(_argument, arguments))
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def _argument(x: Tensor | np.ndarray | float | None) -> np.ndarray | np.float32 | None:
+    if isinstance(x, float):
+        return np.float32(x)  # a Python float would make the loop's products float64
+    if not isinstance(x, Tensor):
+        return x
+    assert x.is_contiguous() and (x.dtype == torch.float32 or not x.is_floating_point()), (x.dtype, x.stride())
+    return x.detach().numpy()
 
 
 def array(x: Tensor) -> np.ndarray:
-    """In one piece; float32 of other floating types. The same memory where it is that already."""
+    """For loops to read: in one piece, float32 of other floating types. The same memory where it is that already."""
     x = x.detach().contiguous()
     return (x.float() if x.is_floating_point() else x).numpy()
 
 
-def rows_of_a_block(channels: int) -> int:
-    """An argument of the loops: numba's cache on disk would not notice a change of BLOCK."""
+def block_rows(channels: int) -> int:
+    """Rows of a block. Loops take it as an argument: numba would not notice a change of BLOCK."""
     return max(1, BLOCK // channels)
 
 
-def blocks(rows: int, channels: int) -> int:
-    """How many there are of so many rows."""
-    return -(-rows // rows_of_a_block(channels))
+def block_count(rows: int, channels: int) -> int:
+    """Blocks of so many rows."""
+    return -(-rows // block_rows(channels))

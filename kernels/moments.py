@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.loops import array, blocks, parallel, rows_of_a_block, run
+from kernels.loops import array, block_count, block_rows, parallel, run
 
 
 class BlockMoments(NamedTuple):
@@ -24,9 +24,8 @@ class BlockMoments(NamedTuple):
 def block_moments(x: Tensor) -> BlockMoments:
     """x: [..., C] float32."""
     x_RC = array(x).reshape(-1, x.shape[-1])
-    shape = blocks(*x_RC.shape), x_RC.shape[1]
-    mean_BC, squares_BC = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    rows = rows_of_a_block(x_RC.shape[1])
+    rows = block_rows(x_RC.shape[1])
+    mean_BC, squares_BC = np.zeros((2, block_count(*x_RC.shape), x_RC.shape[1]), np.float32)
     run(_moments, x_RC, rows, mean_BC, squares_BC)
     return BlockMoments(np.minimum(rows, len(x_RC) - rows * np.arange(len(mean_BC))), mean_BC, squares_BC)
 
@@ -42,8 +41,8 @@ def merged(found: Sequence[BlockMoments]) -> tuple[Tensor, Tensor]:
 
 @parallel
 def _moments(x_RC, rows, mean_BC, squares_BC):
-    blocks, channels = mean_BC.shape
-    for b in numba.prange(blocks):
+    count, channels = mean_BC.shape
+    for b in numba.prange(count):
         first, end = b * rows, min((b + 1) * rows, len(x_RC))
         for r in range(first, end):
             for c in range(channels):

@@ -33,8 +33,10 @@ def clip_attention(
 ) -> Tensor:
     """[Q, D]: softmax(query key^T + bias) value of each sequence and head, with dropout `p`; D = H C.
 
-    bias_HST: for the longest sequence's queries and keys; of others their first rows and columns.
+    bias_HST: for the longest sequence's queries and keys; of others their first rows and columns. Softmax in float32.
     """
+    needed = heads, queries.longest, keys.longest
+    assert bias_HST is None or all(has >= needs for has, needs in zip(bias_HST.shape, needed)), bias_HST.shape
     return _ClipAttention.apply(query_QD, key_PD, value_PD, bias_HST, queries, keys, heads, p)
 
 
@@ -50,7 +52,7 @@ class _ClipAttention(Function):
             if p:
                 mask, ctx.scale = kept(weight_Hqs.shape, p)
                 masks.append(mask)
-            run(_softmax, weight_Hqs, bias, mask, np.float32(ctx.scale))
+            run(_softmax, weight_Hqs, bias, mask, ctx.scale)
             _split(out_QD[q], heads).copy_(weight_Hqs.to(value.dtype) @ value)
         ctx.save_for_backward(query_QD, key_PD, value_PD, bias_HST, *masks)
         return out_QD
@@ -67,7 +69,7 @@ class _ClipAttention(Function):
             query, key, value = (_split(x, ctx.heads) for x in (query_QD[q], key_PD[s], value_PD[s]))
             of_out = _split(of_out_QD[q], ctx.heads)
             weight_Hqs, of_logits_Hqs = (query @ key.mT).float(), (of_out @ value.mT).float()
-            run(_of_softmax, weight_Hqs, bias, mask, np.float32(ctx.scale), of_logits_Hqs, of_bias)
+            run(_of_softmax, weight_Hqs, bias, mask, ctx.scale, of_logits_Hqs, of_bias)
             weight_Hqs, of_logits_Hqs = weight_Hqs.to(value.dtype), of_logits_Hqs.to(value.dtype)
             _split(of_value_PD[s], ctx.heads).copy_(weight_Hqs.mT @ of_out)
             _split(of_query_QD[q], ctx.heads).copy_(of_logits_Hqs @ key)
@@ -89,7 +91,7 @@ def _largest(x_S):
     return largest
 
 
-@numba.njit(fastmath={"contract", "reassoc"})
+@numba.njit
 def _softmax_row(logit_S, bias_T):
     """In place; bias_T: None, or at least as long."""
     if bias_T is not None:

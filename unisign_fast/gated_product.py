@@ -15,16 +15,16 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from kernels.exponential import ONE, sigmoid
-from kernels.loops import parallel, run
+from kernels.loops import array, parallel, run
 from unisign_fast.dropout import kept
 
-# gelu by its tanh form is x sigmoid(x (SLOPE + CUBIC x^2)).
 SLOPE, CUBIC = map(np.float32, (math.sqrt(8 / math.pi), 0.044715 * math.sqrt(8 / math.pi)))
 THREE = np.float32(3)
 
 
 def gated_product(gate_RF: Tensor, up_RF: Tensor, down_MF: Tensor, p: float) -> Tensor:
     """[R, M]: (gelu(gate) * up) down^T, with dropout `p` before the product; gelu by its tanh form, in float32."""
+    assert gate_RF.shape == up_RF.shape, (gate_RF.shape, up_RF.shape)
     return _GatedProduct.apply(gate_RF, up_RF, down_MF, p)
 
 
@@ -33,7 +33,7 @@ class _GatedProduct(Function):
     def forward(ctx, gate_RF, up_RF, down_MF, p: float):
         mask_RF, ctx.scale = kept(gate_RF.shape, p) if p else (None, 1.0)
         gated_RF = torch.empty(gate_RF.shape)
-        run(_gated, gate_RF, up_RF, mask_RF, np.float32(ctx.scale), gated_RF)
+        run(_gated, array(gate_RF), array(up_RF), mask_RF, ctx.scale, gated_RF)
         ctx.save_for_backward(gate_RF, up_RF, down_MF, mask_RF)
         return gated_RF.to(down_MF.dtype) @ down_MF.T
 
@@ -44,9 +44,15 @@ class _GatedProduct(Function):
         gate_RF, up_RF, down_MF, mask_RF = ctx.saved_tensors
         of_gate_RF = (of_y_RM @ down_MF).float()  # of what is gated, until the loops have passed
         of_up_RF, gated_RF = torch.empty(up_RF.shape), torch.empty(up_RF.shape)
-        run(_of_gated, gate_RF, up_RF, mask_RF, np.float32(ctx.scale), of_gate_RF, of_up_RF, gated_RF)
+        run(_of_gated, array(gate_RF), array(up_RF), mask_RF, ctx.scale, of_gate_RF, of_up_RF, gated_RF)
         dtype = down_MF.dtype
         return of_gate_RF.to(dtype), of_up_RF.to(dtype), of_y_RM.T @ gated_RF.to(dtype), None
+
+
+@numba.njit(inline="always")
+def _share(x):
+    """gelu(x) / x, of its tanh form."""
+    return sigmoid(x * (SLOPE + CUBIC * x * x))
 
 
 @parallel
@@ -55,7 +61,7 @@ def _gated(gate_RF, up_RF, mask_RF, scale, gated_RF):
     for r in numba.prange(rows):
         for f in range(width):
             x = gate_RF[r, f]
-            gated_RF[r, f] = x * sigmoid(x * (SLOPE + CUBIC * x * x)) * up_RF[r, f]
+            gated_RF[r, f] = x * _share(x) * up_RF[r, f]
         if mask_RF is not None:
             for f in range(width):
                 gated_RF[r, f] *= mask_RF[r, f] * scale
@@ -71,7 +77,7 @@ def _of_gated(gate_RF, up_RF, mask_RF, scale, of_gate_RF, of_up_RF, gated_RF):
                 of_gate_RF[r, f] *= mask_RF[r, f] * scale
         for f in range(width):
             x = gate_RF[r, f]
-            of_up_RF[r, f] = x * sigmoid(x * (SLOPE + CUBIC * x * x))
+            of_up_RF[r, f] = x * _share(x)
         for f in range(width):
             gated_RF[r, f] = of_up_RF[r, f] * up_RF[r, f]
         if mask_RF is not None:
@@ -81,6 +87,6 @@ def _of_gated(gate_RF, up_RF, mask_RF, scale, of_gate_RF, of_up_RF, gated_RF):
             of_up_RF[r, f] *= of_gate_RF[r, f]
         for f in range(width):
             x = gate_RF[r, f]
-            share = sigmoid(x * (SLOPE + CUBIC * x * x))
+            share = _share(x)
             slope = share + x * share * (ONE - share) * (SLOPE + THREE * CUBIC * x * x)
             of_gate_RF[r, f] *= up_RF[r, f] * slope

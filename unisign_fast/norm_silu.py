@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from kernels.exponential import ONE, sigmoid
-from kernels.loops import blocks, parallel, rows_of_a_block, run
+from kernels.loops import block_count, block_rows, parallel, run
 from kernels.moments import block_moments, merged
 from unisign_fast.batch_norm import EPS
 
@@ -41,8 +41,8 @@ class NormSiLU(Function):
         of_normal_NCHW = torch.empty_like(x_NCHW)
         x_RC, of_normal_RC = _rows(x_NCHW), _rows(of_normal_NCHW)
         of_y_RC = _rows(of_y_NCHW.contiguous(memory_format=torch.channels_last))
-        sums_BC, products_BC = np.zeros((2, blocks(*x_RC.shape), x_RC.shape[1]), np.float32)
-        rows = rows_of_a_block(x_RC.shape[1])
+        sums_BC, products_BC = np.zeros((2, block_count(*x_RC.shape), x_RC.shape[1]), np.float32)
+        rows = block_rows(x_RC.shape[1])
         run(_of_normal, of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, rows, sums_BC, products_BC)
         of_bias_C, along_C = (
             torch.from_numpy(x_BC.sum(0, dtype=np.float64)).float() for x_BC in (sums_BC, products_BC)
@@ -81,8 +81,8 @@ def _norm_silu(x_RC, scale_C, shift_C, y_RC):
 @parallel
 def _of_normal(of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, rows, sums_BC, products_BC):
     """Gradient of the normalised map z, and each block's sums of it and of its product with x - mean."""
-    blocks, channels = sums_BC.shape
-    for b in numba.prange(blocks):
+    count, channels = sums_BC.shape
+    for b in numba.prange(count):
         for r in range(b * rows, min((b + 1) * rows, len(x_RC))):
             for c in range(channels):
                 z = x_RC[r, c] * scale_C[c] + shift_C[c]

@@ -113,7 +113,7 @@ def _position_bias(stack: MT5Stack, packing: Packing, causal: bool) -> Tensor:
     if causal:
         bias = bias + _additive(torch.ones(longest, longest, dtype=torch.bool, device=bias.device).tril(), bias.dtype)
     if _on_cpu(packing.device):
-        return bias[0]
+        return bias[0].contiguous()
     return bias + _additive(packing.mask_BS[:, None, None], bias.dtype)
 
 

@@ -1,8 +1,8 @@
 """Activations and moments on a CPU, some frames at a time, so that what is made on the way stays in the cache.
 
 The reference passes over memory once an operation and keeps what it makes for the backward pass; here compiled loops
-pass over it once, and what they make on the way is made again. All computes in float32; sums over frames are added up
-block by block (kernels/loops.py).
+pass over it once, and what they make on the way is made again. All is computed in float32, and rounded to a shorter
+type where it leaves: moments are those of an output before that. Sums over frames are added up block by block.
 
 R rows (frame, joint).
 """
@@ -17,10 +17,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from kernels.activation.reference import Activation, Measured
-from kernels.loops import array, blocks, parallel, rows_of_a_block, run
+from kernels.loops import array, block_count, block_rows, parallel, run
 from kernels.moments import block_moments, merged
 
-ELEMENTS_AT_ONCE = 2**19  # 2 MiB in float32
+ELEMENTS_AT_ONCE = 2**19  # 2 MiB in float32, of the cache that cores share
 MOST_ROWS = 8192  # where channels are few: the time between operations is spread over enough by then
 
 
@@ -35,8 +35,13 @@ def frames_at_once(x_FVC: Tensor) -> Iterator[slice]:
     return turns(frames, rows_at_once(channels) // joints)
 
 
-def rows(x_FVC: Tensor) -> np.ndarray:
-    """[R, C]"""
+def _rows(x_FVC: Tensor) -> Tensor:
+    """[R, C], a view."""
+    return x_FVC.view(-1, x_FVC.shape[2])
+
+
+def _row_array(x_FVC: Tensor) -> np.ndarray:
+    """[R, C], to be read."""
     return array(x_FVC).reshape(-1, x_FVC.shape[2])
 
 
@@ -52,7 +57,8 @@ class Activated:
     def __init__(self, x: Activation):
         self.plain, self.rectified, self.shape = x.scale_C is None, x.rectified, x.raw_FVC.shape
         self.raw_FVC = x.raw_FVC.float()
-        self._raw_RC, self._residual_RC = rows(self.raw_FVC), None if x.residual_FVC is None else rows(x.residual_FVC)
+        self._raw_RC = _row_array(self.raw_FVC)
+        self._residual_RC = None if x.residual_FVC is None else _row_array(x.residual_FVC)
         self._scales = [None if scale_C is None else array(scale_C) for scale_C in (*x[1:3], *x[4:6])]
 
     def of(self, frames: slice) -> Tensor:
@@ -65,7 +71,7 @@ class Activated:
 
     def write(self, frames: slice, y_FVC: Tensor) -> None:
         """Of one that is not plain, into y_FVC."""
-        run(_activate, *self.arrays(frames), self.rectified, rows(y_FVC))
+        run(_activate, *self.arrays(frames), self.rectified, _rows(y_FVC))
 
     def arrays(self, frames: slice) -> list[np.ndarray | None]:
         """The six of an `Activation`, of these frames."""
@@ -77,10 +83,10 @@ class Activated:
 
 
 class ActivationGradient:
-    """The gradients of an activation's tensors, from its own, which is written to `of_x_FVC` some frames at a time."""
+    """The gradients of an activation's tensors, from its own, which is written to grad_FVC some frames at a time."""
 
-    def __init__(self, x: Activation, of_x_FVC: Tensor):
-        self._tensors, self.x, self.of_x_FVC = x[:6], Activated(x), of_x_FVC
+    def __init__(self, x: Activation, grad_FVC: Tensor):
+        self._tensors, self.x, self.grad_FVC = x[:6], Activated(x), grad_FVC
         self._of_residual_FVC = None if x.residual_FVC is None else torch.empty(x.residual_FVC.shape)
         self._sums_4C = np.zeros((4, x.raw_FVC.shape[2]))
 
@@ -88,17 +94,17 @@ class ActivationGradient:
         """The gradient of these frames is written, and becomes that of `raw`."""
         if self.x.plain:
             return
-        of_residual_RC = None if self._of_residual_FVC is None else rows(self._of_residual_FVC[frames])
-        of_x_RC = rows(self.of_x_FVC[frames])
-        sums_B4C = np.zeros((blocks(*of_x_RC.shape), *self._sums_4C.shape), np.float32)
+        of_residual_RC = None if self._of_residual_FVC is None else _rows(self._of_residual_FVC[frames])
+        grad_RC = _rows(self.grad_FVC[frames])
+        sums_B4C = np.zeros((block_count(*grad_RC.shape), *self._sums_4C.shape), np.float32)
         some = *self.x.arrays(frames), self.x.rectified
-        run(_of_activation, *some, of_x_RC, of_residual_RC, rows_of_a_block(of_x_RC.shape[1]), sums_B4C)
+        run(_of_activation, *some, grad_RC, of_residual_RC, block_rows(grad_RC.shape[1]), sums_B4C)
         self._sums_4C += sums_B4C.sum(0, dtype=np.float64)
 
     def found(self) -> list[Tensor | None]:
         """One each of the six tensors that an activation can have."""
         scale_C, shift_C, residual_scale_C, residual_shift_C = torch.from_numpy(self._sums_4C)
-        every = self.of_x_FVC, scale_C, shift_C, self._of_residual_FVC, residual_scale_C, residual_shift_C
+        every = self.grad_FVC, scale_C, shift_C, self._of_residual_FVC, residual_scale_C, residual_shift_C
         return [None if tensor is None else grad.to(tensor.dtype) for tensor, grad in zip(self._tensors, every)]
 
 
@@ -106,7 +112,8 @@ class Moments:
     """Mean and biased variance of an output in float32, if wanted, some frames at a time."""
 
     def __init__(self, out_FVO: Tensor, wanted: bool):
-        self.out_FVO, self.wanted, self.found = out_FVO, wanted, [block_moments(out_FVO[:0])]
+        self.out_FVO, self.wanted = out_FVO, wanted
+        self.found = [block_moments(out_FVO[:0])] if wanted else []
 
     def add(self, frames: slice) -> None:
         """These frames of the output are written."""
@@ -140,7 +147,7 @@ class OutputGradient:
         if self.slope_O is None:
             return of_out_FVO
         grad_FVO = torch.empty(out_FVO.shape)
-        run(_of_output, rows(of_out_FVO), rows(out_FVO), self.slope_O, self.shift_O, rows(grad_FVO))
+        run(_of_output, _row_array(of_out_FVO), _row_array(out_FVO), self.slope_O, self.shift_O, _rows(grad_FVO))
         return grad_FVO
 
 
@@ -189,8 +196,8 @@ def _of_activation(
     """The gradient of `raw` in the place of the activation's, and each block's sums for scales and shifts. A loop for
     each array written: of more of them the compiler cannot tell that they do not overlap.
     """
-    blocks, _, channels = sums_B4C.shape
-    for b in numba.prange(blocks):
+    count, _, channels = sums_B4C.shape
+    for b in numba.prange(count):
         for r in range(b * rows, min((b + 1) * rows, len(grad_RC))):
             for c in range(channels):
                 y = _before_relu(
@@ -239,7 +246,7 @@ class _Activation(Function):
     @once_differentiable
     def backward(ctx, of_y_FVC: Tensor):
         x = Activation(*ctx.saved_tensors, ctx.rectified)
-        found = ActivationGradient(x, of_y_FVC.float().clone(memory_format=torch.contiguous_format))
+        found = ActivationGradient(x, torch.empty(of_y_FVC.shape).copy_(of_y_FVC))
         found.settle(slice(0, len(of_y_FVC)))
         return None, *found.found()
 

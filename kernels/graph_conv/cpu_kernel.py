@@ -34,7 +34,7 @@ class _GraphConv(Function):
             mixed_RO = _aggregated(aggregate_UV, x_FVC[frames], len(mix_MO)) @ mix_MO
             torch.add(mixed_RO.view(out_FVO[frames].shape), bias_VO, out=out_FVO[frames])
             measure.add(frames)
-        out, x_FVC = measure.measured(dtype), x_FVC.to(dtype)
+        out, x_FVC = measure.measured(dtype), tensors[0] if x.plain else x_FVC.to(dtype)
         ctx.set_materialize_grads(False)
         ctx.rectified = rectified
         ctx.save_for_backward(x_FVC, adjacency_KVV, weight_KOC, *out, *tensors)
@@ -55,7 +55,7 @@ class _GraphConv(Function):
             some_FVC, grad_FVO = x_FVC[frames].float(), of_out.of(frames)
             grad_RO = grad_FVO.flatten(0, 1)
             of_aggregated_FUC = (grad_RO @ mix_MO.T).view(len(some_FVC), len(aggregate_UV), -1)
-            of_some_FVC = torch.matmul(aggregate_UV.T, of_aggregated_FUC, out=found.of_x_FVC[frames])
+            of_some_FVC = torch.matmul(aggregate_UV.T, of_aggregated_FUC, out=found.grad_FVC[frames])
             if of_x_FVC is not None:
                 of_some_FVC += of_x_FVC[frames]
             found.settle(frames)

@@ -29,7 +29,7 @@ from kernels.activation.cpu_kernel import (
     turns,
 )
 from kernels.activation.reference import Activation, Measured
-from kernels.loops import parallel, run
+from kernels.loops import array, parallel, run
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity; more of them would cost precision
 MOST_TAPS = 5
@@ -44,23 +44,13 @@ class Transforms(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """Some tiles, by the numbers of their frames; -1 where there is none."""
+    """Some tiles, by the numbers of their frames, -1 where there is none; and from which frame to which those are."""
 
     seen_IQ: Tensor
     written_IP: Tensor
-
-    @property
-    def seen(self) -> slice:
-        return _span(self.seen_IQ)
-
-    @property
-    def own(self) -> slice:
-        """Of the frames seen, those of no later tile."""
-        return _span(self.seen_IQ[:, : self.written_IP.shape[1]])
-
-    @property
-    def written(self) -> slice:
-        return _span(self.written_IP)
+    seen: slice
+    own: slice  # of those seen; no later tile sees them
+    written: slice
 
 
 class _TemporalConv(Function):
@@ -78,7 +68,7 @@ class _TemporalConv(Function):
         for tiles in ctx.tiles:
             points_NRO = _input_points(transforms, tiles, x.of(tiles.seen)) @ weight_NCO
             out_FVO[tiles.written] = bias_O
-            run(_add_to_frames, points_NRO, transforms.outputs_PN, tiles.written_IP, out_FVO)
+            run(_add_to_frames, points_NRO, array(transforms.outputs_PN), tiles.written_IP, out_FVO)
             measure.add(tiles.written)
         out = measure.measured(tensors[0].dtype)
         ctx.set_materialize_grads(False)
@@ -102,7 +92,7 @@ class _TemporalConv(Function):
             grad_NRO = _points(grad_FVO, tiles.written, tiles.written_IP, transforms.outputs_PN.T)
             of_weight_NCO.baddbmm_(_input_points(transforms, tiles, found.x.of(tiles.seen)).mT, grad_NRO)
             of_points_NRC = grad_NRO @ weight_NCO.mT
-            run(_add_to_frames, of_points_NRC, transforms.inputs_NQ.T, tiles.seen_IQ, found.of_x_FVC)
+            run(_add_to_frames, of_points_NRC, array(transforms.inputs_NQ.T), tiles.seen_IQ, found.grad_FVC)
             found.settle(tiles.own)
         of_weight_TOC = torch.einsum("nt,nco->toc", transforms.weights_NT, of_weight_NCO).to(weight_TOC.dtype)
         return None, None, None, of_weight_TOC, of_bias_O.to(bias_O.dtype), *found.found()
@@ -160,11 +150,12 @@ def _tiles(offsets: Tensor, shape: torch.Size, taps: int) -> Iterator[Tiles]:
     written_IP = frame_at[gap : gap + tiles * phases].view(tiles, phases)
     passes = -(-tiles // max(1, rows_at_once(channels) // (phases * joints)))
     for some in turns(tiles, -(-tiles // passes)):
-        yield Tiles(seen_IQ[some], written_IP[some])
+        seen, written = seen_IQ[some], written_IP[some]
+        yield Tiles(seen, written, *map(_span, (seen, seen[:, :phases], written)))
 
 
 def _span(frames: Tensor) -> slice:
-    """From the first to the last of these frames, which are in order, without -1."""
+    """From the first to the last of these frames, which leave none out; without -1."""
     valid = frames[frames >= 0]
     return slice(valid.min().item(), valid.max().item() + 1) if len(valid) else slice(0, 0)
 
@@ -180,10 +171,10 @@ def _input_points(transforms: Transforms, tiles: Tiles, x_FVC: Tensor) -> Tensor
 
 
 def _points(x_FVC: Tensor, frames: slice, frames_IQ: Tensor, matrix_NQ: Tensor) -> Tensor:
-    """[N, R, C]: matrix_NQ times the frames of each tile; x_FVC has those of `frames` alone."""
+    """[N, R, C]: a matrix times the frames that each tile sees, or writes; x_FVC has those of `frames` alone."""
     _, joints, channels = x_FVC.shape
     points_NRC = torch.empty(len(matrix_NQ), len(frames_IQ) * joints, channels)
-    run(_to_points, x_FVC, frames.start, frames_IQ, matrix_NQ, points_NRC)
+    run(_to_points, array(x_FVC), frames.start, frames_IQ, array(matrix_NQ), points_NRC)
     return points_NRC
 
 
@@ -205,7 +196,7 @@ def _to_points(x_FVC, first, frames_IQ, matrix_NQ, points_NRC):
 
 @parallel
 def _add_to_frames(points_NRC, matrix_QN, frames_IQ, y_FVC):
-    """To the frames of each tile, matrix_QN times its points. Tiles share frames, joints do not."""
+    """To the frames that each tile sees, or writes, a matrix times its points. Tiles share frames, joints do not."""
     points, _, channels = points_NRC.shape
     joints = y_FVC.shape[1]
     for joint in numba.prange(joints):
