@@ -9,7 +9,7 @@ from kernels.activation.cpu_kernel import activation as activation_on_cpu
 from kernels.activation.reference import Activation, activation
 from kernels.exponential import exp, sigmoid
 from kernels.loops import BLOCK, array, run
-from kernels.moments import block_moments, merged
+from kernels.moments import row_moments
 from kernels.temporal_conv.cpu_kernel import temporal_conv
 from unisign_fast.clip_attention import clip_attention
 from unisign_fast.dropout import kept
@@ -39,11 +39,10 @@ def test_exp_and_sigmoid_to_a_rounding():
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (1, 4), (3 * BLOCK // 64 + 5, 64), (2, BLOCK + 1)])
-def test_moments_of_rows_in_several_pieces(shape):
+def test_moments_of_rows_in_several_blocks(shape):
     torch.manual_seed(0)
     rows = torch.randn(shape) * torch.rand(shape[1]) + 100
-    pieces = rows.split(max(1, len(rows) // 3))
-    mean, var = merged([block_moments(piece) for piece in pieces])
+    mean, var = row_moments(rows)
     exact = rows.double()
     if not len(rows):
         assert not mean.any() and not var.any()

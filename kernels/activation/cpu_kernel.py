@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.activation.reference import Activation, Measured
 from kernels.loops import array, block_count, block_rows, parallel, run
-from kernels.moments import block_moments, merged
+from kernels.moments import row_moments
 
 ELEMENTS_AT_ONCE = 2**19  # 2 MiB in float32, of the cache that cores share
 MOST_ROWS = 8192  # where channels are few: the time between operations is spread over enough by then
@@ -108,21 +108,9 @@ class ActivationGradient:
         return [None if tensor is None else grad.to(tensor.dtype) for tensor, grad in zip(self._tensors, every)]
 
 
-class Moments:
-    """Mean and biased variance of an output in float32, if wanted, some frames at a time."""
-
-    def __init__(self, out_FVO: Tensor, wanted: bool):
-        self.out_FVO, self.wanted = out_FVO, wanted
-        self.found = [block_moments(out_FVO[:0])] if wanted else []
-
-    def add(self, frames: slice) -> None:
-        """These frames of the output are written."""
-        if self.wanted:
-            self.found.append(block_moments(self.out_FVO[frames]))
-
-    def measured(self, dtype: torch.dtype) -> Measured:
-        """The output in this type, with the moments of all rows if they are wanted; zeros without any row."""
-        return Measured(self.out_FVO.to(dtype), *(merged(self.found) if self.wanted else (None, None)))
+def measured(out_FVO: Tensor, moments: bool, dtype: torch.dtype) -> Measured:
+    """An output in float32, as one of this type, with the moments of its rows if they are wanted."""
+    return Measured(out_FVO.to(dtype), *(row_moments(out_FVO) if moments else (None, None)))
 
 
 class OutputGradient:

@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from kernels.activation.cpu_kernel import Activated, ActivationGradient, Moments, OutputGradient, frames_at_once
+from kernels.activation.cpu_kernel import Activated, ActivationGradient, OutputGradient, frames_at_once, measured
 from kernels.activation.reference import Activation, Measured
 from kernels.graph_conv.reference import GraphConvolved
 
@@ -27,14 +27,12 @@ class _GraphConv(Function):
         x_FVC = x.raw_FVC if x.plain else torch.empty(x.shape)
         out_FVO = torch.empty(*x_FVC.shape[:2], weight_KOC.shape[1])
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
-        measure = Moments(out_FVO, moments)
         for frames in frames_at_once(x_FVC):
             if not x.plain:
                 x.write(frames, x_FVC[frames])
             mixed_RO = _aggregated(aggregate_UV, x_FVC[frames], len(mix_MO)) @ mix_MO
             torch.add(mixed_RO.view(out_FVO[frames].shape), bias_VO, out=out_FVO[frames])
-            measure.add(frames)
-        out, x_FVC = measure.measured(dtype), tensors[0] if x.plain else x_FVC.to(dtype)
+        out, x_FVC = measured(out_FVO, moments, dtype), tensors[0] if x.plain else x_FVC.to(dtype)
         ctx.set_materialize_grads(False)
         ctx.rectified = rectified
         ctx.save_for_backward(x_FVC, adjacency_KVV, weight_KOC, *out, *tensors)
@@ -84,11 +82,9 @@ class _Pointwise(Function):
     @staticmethod
     def forward(ctx, moments: bool, x_FVC, weight_OC, bias_O):
         out_FVO = torch.empty(*x_FVC.shape[:2], len(weight_OC))
-        measure = Moments(out_FVO, moments)
         for frames in frames_at_once(x_FVC):
             out_FVO[frames] = linear(x_FVC[frames].float(), weight_OC.float(), bias_O.float())
-            measure.add(frames)
-        out = measure.measured(x_FVC.dtype)
+        out = measured(out_FVO, moments, x_FVC.dtype)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x_FVC, weight_OC, bias_O, *out)
         return tuple(out)

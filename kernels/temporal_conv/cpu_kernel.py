@@ -23,8 +23,8 @@ from torch.autograd.function import once_differentiable
 from kernels.activation.cpu_kernel import (
     Activated,
     ActivationGradient,
-    Moments,
     OutputGradient,
+    measured,
     rows_at_once,
     turns,
 )
@@ -63,14 +63,12 @@ class _TemporalConv(Function):
         out_FVO = torch.empty(*x.shape[:2], weight_TOC.shape[1])
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
-        measure = Moments(out_FVO, moments)
         ctx.tiles = list(_tiles(offsets, x.shape, len(weight_TOC)))
         for tiles in ctx.tiles:
             points_NRO = _input_points(transforms, tiles, x.of(tiles.seen)) @ weight_NCO
             out_FVO[tiles.written] = bias_O
             run(_add_to_frames, points_NRO, array(transforms.outputs_PN), tiles.written_IP, out_FVO)
-            measure.add(tiles.written)
-        out = measure.measured(tensors[0].dtype)
+        out = measured(out_FVO, moments, tensors[0].dtype)
         ctx.set_materialize_grads(False)
         ctx.rectified = rectified
         ctx.save_for_backward(weight_TOC, bias_O, *out, *tensors)
