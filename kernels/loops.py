@@ -5,7 +5,6 @@ call from another file does, or this one: remove the `__pycache__` folders then.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import numba
 import numpy as np
@@ -15,21 +14,15 @@ from torch import Tensor
 BLOCK = 2**15  # numbers of a map or an activation that a core's own cache takes; 128 KiB
 
 
-def compiled(function: Callable | None = None, **options) -> Callable:
-    """`function` compiled, without the GIL, and kept on disk; in memory only where neither the package nor a cache
-    folder is writable.
+def parallel(function: Callable) -> Callable:
+    """`function` compiled, with its `prange` loops on several threads, and kept on disk; in memory only where no folder
+    for it is writable. A product and a sum in one instruction, and sums of a row in eight parts.
     """
-    if function is None:
-        return partial(compiled, **options)
-    jit = partial(numba.njit, function, nogil=True, error_model="numpy", **options)
+    options = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
     try:
-        return jit(cache=True)
+        return numba.njit(function, cache=True, **options)
     except RuntimeError:  # numba's "cannot cache function: no locator available"
-        return jit()
-
-
-# A product and a sum in one instruction, and sums of a row in eight parts.
-parallel = compiled(parallel=True, fastmath={"contract", "reassoc"})
+        return numba.njit(function, **options)
 
 
 def run(loops: Callable, *arguments: Tensor | np.ndarray | float | None) -> None:

@@ -6,7 +6,7 @@ release the GIL, so that background threads run side by side.
 
 import numpy as np
 
-from kernels.loops import compiled
+from pipelines.compiled import compiled
 from pipelines.skeleton import JOINTS, PACKED_JOINTS, PART_SLICES, PARTS, ROOT_JOINT
 
 CONFIDENT = np.float32(0.3)  # a joint counts above this confidence

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.exponential import ONE, exp
 from kernels.loops import array, parallel, run
-from unisign_fast.dropout import kept
+from unisign_fast.dropout import drop, kept
 from unisign_fast.packing import Packing
 
 LEAST_LOGIT = np.float32(-87)  # beside the largest; the weight of smaller ones is zero
@@ -111,13 +111,11 @@ def _softmax_row(logit_S, bias_T):
 @parallel
 def _softmax(weight_Hqs, bias_HST, mask_Hqs, scale):
     """Of logits in their place, with bias and dropout."""
-    heads, queries, keys = weight_Hqs.shape
+    heads, queries, _ = weight_Hqs.shape
     for row in numba.prange(heads * queries):
         h, q = row // queries, row % queries
         _softmax_row(weight_Hqs[h, q], None if bias_HST is None else bias_HST[h, q])
-        if mask_Hqs is not None:
-            for s in range(keys):
-                weight_Hqs[h, q, s] *= mask_Hqs[h, q, s] * scale
+        drop(weight_Hqs[h, q], None if mask_Hqs is None else mask_Hqs[h, q], scale)
 
 
 @parallel
@@ -127,17 +125,13 @@ def _of_softmax(weight_Hqs, bias_HST, mask_Hqs, scale, grad_Hqs, of_bias_HST):
     for row in numba.prange(heads * queries):
         h, q = row // queries, row % queries
         _softmax_row(weight_Hqs[h, q], None if bias_HST is None else bias_HST[h, q])
-        if mask_Hqs is not None:
-            for s in range(keys):
-                grad_Hqs[h, q, s] *= mask_Hqs[h, q, s] * scale
+        drop(grad_Hqs[h, q], None if mask_Hqs is None else mask_Hqs[h, q], scale)
         mean = np.float32(0)
         for s in range(keys):
             mean += weight_Hqs[h, q, s] * grad_Hqs[h, q, s]
         for s in range(keys):
             grad_Hqs[h, q, s] = weight_Hqs[h, q, s] * (grad_Hqs[h, q, s] - mean)
-        if mask_Hqs is not None:
-            for s in range(keys):
-                weight_Hqs[h, q, s] *= mask_Hqs[h, q, s] * scale
+        drop(weight_Hqs[h, q], None if mask_Hqs is None else mask_Hqs[h, q], scale)
         if of_bias_HST is not None:
             for s in range(keys):
                 of_bias_HST[h, q, s] += grad_Hqs[h, q, s]

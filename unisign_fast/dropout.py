@@ -55,6 +55,14 @@ def _draw(seed, dropped, kept_N4):
             bits >>= _BITS_16
 
 
+@numba.njit
+def drop(x_N, mask_N, scale):
+    """Within compiled loops: dropout in place by what is `kept`; nothing where the mask is None."""
+    if mask_N is not None:
+        for n in range(len(x_N)):
+            x_N[n] *= mask_N[n] * scale
+
+
 class _Dropout(Function):
     @staticmethod
     def forward(ctx, x: Tensor, p: float) -> Tensor:

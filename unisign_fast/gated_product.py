@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.exponential import ONE, sigmoid
 from kernels.loops import array, parallel, run
-from unisign_fast.dropout import kept
+from unisign_fast.dropout import drop, kept
 
 SLOPE, CUBIC = map(np.float32, (math.sqrt(8 / math.pi), 0.044715 * math.sqrt(8 / math.pi)))
 THREE = np.float32(3)
@@ -62,9 +62,7 @@ def _gated(gate_RF, up_RF, mask_RF, scale, gated_RF):
         for f in range(width):
             x = gate_RF[r, f]
             gated_RF[r, f] = x * _share(x) * up_RF[r, f]
-        if mask_RF is not None:
-            for f in range(width):
-                gated_RF[r, f] *= mask_RF[r, f] * scale
+        drop(gated_RF[r], None if mask_RF is None else mask_RF[r], scale)
 
 
 @parallel
@@ -72,17 +70,13 @@ def _of_gated(gate_RF, up_RF, mask_RF, scale, of_gate_RF, of_up_RF, gated_RF):
     """A loop for each array written: of more of them the compiler cannot tell that they do not overlap."""
     rows, width = gated_RF.shape
     for r in numba.prange(rows):
-        if mask_RF is not None:
-            for f in range(width):
-                of_gate_RF[r, f] *= mask_RF[r, f] * scale
+        drop(of_gate_RF[r], None if mask_RF is None else mask_RF[r], scale)
         for f in range(width):
             x = gate_RF[r, f]
             of_up_RF[r, f] = x * _share(x)
         for f in range(width):
             gated_RF[r, f] = of_up_RF[r, f] * up_RF[r, f]
-        if mask_RF is not None:
-            for f in range(width):
-                gated_RF[r, f] *= mask_RF[r, f] * scale
+        drop(gated_RF[r], None if mask_RF is None else mask_RF[r], scale)
         for f in range(width):
             of_up_RF[r, f] *= of_gate_RF[r, f]
         for f in range(width):
