@@ -21,8 +21,8 @@ import tyro
 from benchmarks.step_options import StepOptions
 from benchmarks.step_turns import compare_sides
 from benchmarks.step_worker import ROOT
-from pipelines.errors import InputError
-from unisign_fast.console import run_command
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.utils.console import run_command
 
 
 def unpack(revision: str, folder: Path) -> str:

@@ -17,13 +17,13 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from pipelines.clip_reader import ClipReader
-from pipelines.data_settings import DataSettings
-from pipelines.keypoint_store import CHUNK_FRAMES, SHARD_FRAMES, KeypointStore, KeypointStoreWriter
-from pipelines.manifest import Clip, ManifestWriter
-from pipelines.store_merging import merge_stores
-from pipelines.zarr_rows import RowWriter, shard_file
-from unisign_fast.text_codec import TextCodec, train_codec
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.store.keypoint_store import CHUNK_FRAMES, SHARD_FRAMES, KeypointStore, KeypointStoreWriter
+from unisign_fast.pipelines.store.manifest import Clip, ManifestWriter
+from unisign_fast.pipelines.store.merge import merge_stores
+from unisign_fast.pipelines.store.row_array import RowWriter, shard_file
+from unisign_fast.text.tokenizer import TextCodec, train_codec
 
 SOURCE = {"estimator": "made for a benchmark", "version": "1", "coordinates": "fractions of width and height"}
 BATCH = 8  # clips

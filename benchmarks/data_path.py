@@ -31,19 +31,19 @@ from rich.table import Table
 from benchmarks.about import about
 from benchmarks.corpus_sizes import BATCH, SOURCE, SizeRow, compression, measure_sizes
 from benchmarks.published_data import pad, read_hands, read_parts, write_pose
-from pipelines.clip_reader import ClipReader
-from pipelines.crop_cutting import cut_crops
-from pipelines.data_settings import DataSettings
-from pipelines.demo_corpus import write_demo_corpus
-from pipelines.errors import InputError
-from pipelines.hand_crops import VideoHandCrops
-from pipelines.keypoint_store import KeypointStore, KeypointStoreWriter
-from pipelines.sample import collate
-from pipelines.skeleton import PARTS
-from unisign_fast.console import run_command
-from unisign_fast.predictions import write_json
-from unisign_fast.process_memory import keep_memory
-from unisign_fast.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.model.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
+from unisign_fast.pipelines.batches.collate import collate
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.crops.cutting import cut_crops
+from unisign_fast.pipelines.crops.sources import VideoHandCrops
+from unisign_fast.pipelines.demo_corpus import write_demo_corpus
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.skeleton import PARTS
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+from unisign_fast.utils.console import run_command
+from unisign_fast.utils.process_memory import keep_memory
 
 CODECS = {  # of made videos: suffix, FFmpeg's encoder and its options; both at two megabits a second
     "mp4": ("libx264", {"b": "2M", "preset": "veryfast"}),

@@ -27,19 +27,19 @@ from rich.table import Table
 from benchmarks.published_evaluation import BEAMS, PublishedEvaluation
 from benchmarks.step_data import StepCodec
 from benchmarks.step_options import StepOptions
-from pipelines.clip_reader import ClipReader
-from pipelines.errors import InputError
-from pipelines.keypoint_store import KeypointStore
-from unisign_fast.console import run_command
-from unisign_fast.engine import Ranks
-from unisign_fast.evaluation import MAIN_METRIC, GenerationSettings, evaluate_split
-from unisign_fast.metrics import score
-from unisign_fast.model import UniSign
-from unisign_fast.model_folder import find_model, load_data_settings, load_model
-from unisign_fast.predictions import write_json
-from unisign_fast.published_layout import unpublish
-from unisign_fast.recipes import RecipeName
-from unisign_fast.text_codec import TextCodec
+from unisign_fast.checkpoints.model_folder import find_model, load_data_settings
+from unisign_fast.evaluation.evaluate import MAIN_METRIC, GenerationSettings, evaluate_split
+from unisign_fast.evaluation.metrics import score
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.published.layout import unpublish
+from unisign_fast.text.tokenizer import TextCodec
+from unisign_fast.training.recipes import RecipeName
+from unisign_fast.utils.console import run_command
+from unisign_fast.utils.distributed import Ranks
 
 RANDOM = "random"  # in the place of a model
 
@@ -93,7 +93,7 @@ def evaluation(
 def trained_model(model: str, stores: tuple[Path, ...], device: torch.device) -> tuple[UniSign, TextCodec, ClipReader]:
     """A model and the reader of its clips. Raises InputError if it is not pose-only or writes no text."""
     folder = find_model(model)
-    loaded, codec = load_model(folder)
+    loaded, codec = UniSign.load(folder)
     if loaded.config.rgb or loaded.head is not None:
         raise InputError("--model", f"{folder} is no pose-only model that generates text", "name one fine-tuned so")
     data = replace(load_data_settings(folder), p_samp=0.0)

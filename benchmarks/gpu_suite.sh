@@ -28,7 +28,7 @@ wanted() { [ "$part" = all ] || [ "$part" = "$1" ]; }
 needs() { "$python" -c "import $2" 2>/dev/null || { echo "== $1: skipped, $2 is not installed" >&2; false; }; }
 
 if wanted correct; then
-  within_ten_minutes "kernels against the reference" "$python" -m pytest tests/test_kernels.py
+  within_ten_minutes "kernels against the reference" "$python" -m pytest tests/kernels/test_kernels.py
 fi
 if wanted kernels; then
   within_ten_minutes "time of the kernels" "$python" benchmarks/kernels.py --json "$rows/kernels-$gpu.json"

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels.activation.reference import Activation, Measured, activation, measured
-from kernels.dispatch import forcing
-from kernels.registry import Case, KernelSpec, kernels
-from kernels.testing import make_inputs
-from pipelines.skeleton import PART_JOINTS, PARTS, adjacency
-from unisign_fast.model import ENCODER_OF
-from unisign_fast.pose_encoder import PoseEncoder
-from unisign_fast.prior_guided_fusion import PriorGuidedFusion
-from unisign_fast.temporal_encoder import TemporalEncoder
+from unisign_fast.kernels.deferred_activation.reference import Activation, Measured, activation, measured
+from unisign_fast.kernels.dispatch import forcing
+from unisign_fast.kernels.registry import kernels
+from unisign_fast.kernels.spec import Case, KernelSpec
+from unisign_fast.kernels.testing import make_inputs
+from unisign_fast.model.fusion import PriorGuidedFusion
+from unisign_fast.model.st_gcn import PoseEncoder, TemporalEncoder
+from unisign_fast.model.unisign import ENCODER_OF
+from unisign_fast.pipelines.skeleton import PART_JOINTS, PARTS, adjacency
 
 PASSES = ("forward", "backward")
 DTYPE = torch.bfloat16

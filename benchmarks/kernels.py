@@ -26,13 +26,13 @@ from rich.table import Table
 
 from benchmarks.about import about
 from benchmarks.kernel_subjects import DTYPE, PASSES, Subject, Work, fusion, graph_stack, operation, work
-from kernels.aot import compile_all
-from kernels.dispatch import tensors
-from kernels.registry import kernels
-from kernels.testing import check, leaves
-from pipelines.errors import InputError
-from unisign_fast.console import run_command
-from unisign_fast.predictions import write_json
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.kernels.aot import compile_all
+from unisign_fast.kernels.dispatch import tensors
+from unisign_fast.kernels.registry import kernels
+from unisign_fast.kernels.testing import check, leaves
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.utils.console import run_command
 
 # One H200, measured: copying, and dense bfloat16 products.
 BYTES_A_SECOND, FLOPS_A_SECOND = 4.3e12, 790e12

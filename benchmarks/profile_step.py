@@ -17,9 +17,9 @@ from rich.table import Table
 from benchmarks.about import about
 from benchmarks.step_options import StepOptions, reference
 from benchmarks.step_worker import Worker
-from pipelines.errors import InputError
-from unisign_fast.console import run_command
-from unisign_fast.predictions import write_json
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.utils.console import run_command
 
 
 def profile_step(

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.part_normalize import CONFIDENT, MIN_POINTS
-from pipelines.sample import Sample
-from pipelines.skeleton import PART_JOINTS, PARTS, ROOT_JOINT
-from unisign_fast.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
+from unisign_fast.model.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
+from unisign_fast.pipelines.batches.collate import Sample
+from unisign_fast.pipelines.clips.keypoint_normalization import CONFIDENT, MIN_POINTS
+from unisign_fast.pipelines.skeleton import PART_JOINTS, PARTS, ROOT_JOINT
 
 
 def write_pose(path: Path, keypoints: np.ndarray) -> None:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, linear
 
-from pipelines.clip_reader import ClipReader
-from pipelines.packed_batch import PackedBatch
-from pipelines.skeleton import ANCHOR_JOINT, PART_SLICES
-from unisign_fast.model import UniSign
-from unisign_fast.published_checkpoint import to_published
-from unisign_fast.published_layout import PUBLISHED_PARTS
-from unisign_fast.text_codec import PAD, TextCodec
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.skeleton import ANCHOR_JOINT, PART_SLICES
+from unisign_fast.published.convert import to_published
+from unisign_fast.published.layout import PUBLISHED_PARTS
+from unisign_fast.text.tokenizer import PAD, TextCodec
 
 BEAMS, SMOOTHING = 4, 0.2
 EPS = 1e-5  # of batch normalisation

@@ -15,15 +15,15 @@ from torch.nn.functional import cross_entropy
 from transformers.activations import ACT2FN
 
 from benchmarks.published_data import pad
-from pipelines.packed_batch import IGNORED
-from pipelines.sample import Sample
-from pipelines.skeleton import ANCHOR_JOINT, HANDS
-from unisign_fast.dropout import replace_dropout
-from unisign_fast.efficientnet import EfficientNet
-from unisign_fast.graph_block import GraphBlock
-from unisign_fast.model import ENCODER_OF, UniSign
-from unisign_fast.published_layout import without_parts
-from unisign_fast.text_codec import PAD, TextCodec
+from unisign_fast.model.dropout import replace_dropout
+from unisign_fast.model.efficientnet import EfficientNet
+from unisign_fast.model.st_gcn import GraphBlock
+from unisign_fast.model.unisign import ENCODER_OF, UniSign
+from unisign_fast.pipelines.batches.collate import Sample
+from unisign_fast.pipelines.batches.packed_batch import IGNORED
+from unisign_fast.pipelines.skeleton import ANCHOR_JOINT, HANDS
+from unisign_fast.published.layout import without_parts
+from unisign_fast.text.tokenizer import PAD, TextCodec
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from statistics import mean, stdev
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.errors import InputError
-from pipelines.keypoint_store import KeypointStore
-from unisign_fast.console import run_command
-from unisign_fast.predictions import read_predictions, write_json
-from unisign_fast.recipes import DEMO_CORPUS, RUNS
+from unisign_fast.evaluation.predictions import read_predictions, write_json
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.training.recipes import DEMO_CORPUS, RUNS
+from unisign_fast.utils.console import run_command
 
 DEMO, ROOT = RUNS / "demo", RUNS / "rgb_gain"
 START = DEMO / "stage1" / "last"

@@ -5,7 +5,7 @@
     python benchmarks/scaling.py --overhead    DeepSpeed's ZeRO 0 to 3 against a plain PyTorch loop, one rank
 
 Strong scaling shares out the clips of the recipe's optimiser step; weak scaling keeps the clips a GPU of the published
-four. What a rank sends is tested against the calls that DeepSpeed makes (tests/test_scaling.py).
+four. What a rank sends is tested against the calls that DeepSpeed makes (tests/benchmarks/test_scaling.py).
 """
 
 import sys
@@ -35,12 +35,12 @@ from benchmarks.scaling_runs import (
     moment_reductions,
 )
 from benchmarks.step_flops import TRAINING, forward_flops
-from pipelines.errors import InputError
-from unisign_fast.console import run_command
-from unisign_fast.engine import start_ranks
-from unisign_fast.model import UniSign
-from unisign_fast.predictions import write_json
-from unisign_fast.recipes import BASE, default_settings
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.training.recipes import BASE, default_settings
+from unisign_fast.utils.console import run_command
+from unisign_fast.utils.distributed import start_ranks
 
 STAGES = (1, 2, 3)
 FRAMES, TOKENS, PROMPT = 240, 40, 12  # of every clip: 9.5 s at 25 frames/s, the paper's mean length of a text

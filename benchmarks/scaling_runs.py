@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipelines.errors import InputError
-from pipelines.packed_batch import PackedBatch
-from pipelines.skeleton import PACKED_JOINTS
-from unisign_fast.batch_norm import BatchNorm
-from unisign_fast.engine import Ranks, backward_step, free_port, parameter_groups, start_engine, start_ranks
-from unisign_fast.model import UniSign
-from unisign_fast.recipes import DEMO, DEMO_TRAIN
-from unisign_fast.train_settings import TrainSettings
+from unisign_fast.model.batch_norm import BatchNorm
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.skeleton import PACKED_JOINTS
+from unisign_fast.training.deepspeed_engine import backward_step, parameter_groups, start_engine
+from unisign_fast.training.recipes import DEMO, DEMO_TRAIN
+from unisign_fast.training.settings import TrainSettings
+from unisign_fast.utils.distributed import Ranks, free_port, start_ranks
 
 ZERO_STAGES = (0, 1, 2, 3)
 CLIPS, FRAMES, TOKENS, VOCABULARY = 8, 40, 16, 2048

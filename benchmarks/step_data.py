@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.published_data import write_pose
-from pipelines.crop_store import CropStoreWriter
-from pipelines.keypoint_store import KeypointStore, KeypointStoreWriter
-from unisign_fast.text_codec import TextCodec
+from unisign_fast.pipelines.store.crop_store import CropStoreWriter
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+from unisign_fast.text.tokenizer import TextCodec
 
 SOURCE = {"estimator": "made for a benchmark", "version": "1", "coordinates": "fractions of width and height"}
 FPS, MOST_FRAMES, SECONDS, TOKENS = 25, 256, 9.5, 40

@@ -10,12 +10,12 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels.dispatch import forcing
-from pipelines.skeleton import PART_JOINTS
-from unisign_fast.config import ModelConfig
-from unisign_fast.efficientnet import EfficientNet
-from unisign_fast.prior_guided_fusion import PriorGuidedFusion
-from unisign_fast.temporal_encoder import BLOCKS, TAPS
+from unisign_fast.kernels.dispatch import forcing
+from unisign_fast.model.config import ModelConfig
+from unisign_fast.model.efficientnet import EfficientNet
+from unisign_fast.model.fusion import PriorGuidedFusion
+from unisign_fast.model.st_gcn import TEMPORAL_BLOCKS, TEMPORAL_KERNEL
+from unisign_fast.pipelines.skeleton import PART_JOINTS
 
 HOPS = 2
 TRAINING = 3  # forward work once more for the gradients of the inputs, and once more for those of the weights
@@ -70,7 +70,9 @@ def _temporal_encoder(config: ModelConfig) -> int:
     """Multiplications a frame, all parts."""
     channels = config.pose_channels[-1]
     joints = [len(PART_JOINTS[part]) for part in config.part_names]
-    return BLOCKS * sum(_graph_conv(channels, channels, v) + TAPS * v * channels * channels for v in joints)
+    return TEMPORAL_BLOCKS * sum(
+        _graph_conv(channels, channels, v) + TEMPORAL_KERNEL * v * channels * channels for v in joints
+    )
 
 
 @cache

@@ -11,11 +11,11 @@ from rich.progress import track
 
 from benchmarks.step_data import made_store, write_published
 from benchmarks.step_sides import Job
-from kernels.dispatch import default_version
-from pipelines.errors import InputError
-from pipelines.keypoint_store import KeypointStore
-from unisign_fast.recipes import RECIPES, RecipeName
-from unisign_fast.text_codec import train_codec
+from unisign_fast.kernels.dispatch import default_version
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.text.tokenizer import train_codec
+from unisign_fast.training.recipes import RECIPES, RecipeName
 
 SYNTHETIC = "synthetic"
 CPU_VOCABULARY = 32_000  # two recipes with mT5's 250,112 classes do not fit in 24 GiB

@@ -23,25 +23,26 @@ from benchmarks.published_step import PublishedBatch, PublishedUniSign, publishe
 from benchmarks.stations import StationClock
 from benchmarks.step_data import StepCodec
 from benchmarks.step_flops import TRAINING, forward_flops
-from pipelines.batching import Budget
-from pipelines.clip_reader import ClipReader
-from pipelines.clip_set import ClipSet
-from pipelines.data_settings import DataSettings
-from pipelines.keypoint_store import KeypointStore
-from pipelines.loader import BatchLoader
-from pipelines.packed_batch import PackedBatch
-from pipelines.part_normalize import choose_frames
-from pipelines.random_streams import stream
-from pipelines.sample import Sample
-from unisign_fast.config import ModelConfig
-from unisign_fast.engine import backward_step, start_engine, start_ranks
-from unisign_fast.model import UniSign
-from unisign_fast.process_memory import keep_memory
-from unisign_fast.recipes import RECIPES
-from unisign_fast.text_codec import MAX_TARGET_TOKENS
-from unisign_fast.train_settings import TrainSettings
-from unisign_fast.trainer import step_seed
-from unisign_fast.training_run import LOADER_THREADS
+from unisign_fast.model.config import ModelConfig
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.batch_sampler import Budget
+from unisign_fast.pipelines.batches.collate import Sample
+from unisign_fast.pipelines.batches.loader import BatchLoader
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.clips.dataset import ClipSet
+from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
+from unisign_fast.pipelines.rng import stream
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.text.tokenizer import MAX_TARGET_TOKENS
+from unisign_fast.training.deepspeed_engine import backward_step, start_engine
+from unisign_fast.training.recipes import RECIPES
+from unisign_fast.training.run import LOADER_THREADS
+from unisign_fast.training.settings import TrainSettings
+from unisign_fast.training.trainer import step_seed
+from unisign_fast.utils.distributed import start_ranks
+from unisign_fast.utils.process_memory import keep_memory
 
 SMOOTHING = 0.2  # the published loss
 MOST_WORKERS = 8  # reading processes of the published code
@@ -222,7 +223,7 @@ class Side(ABC):
 
 
 class FastSide(Side):
-    """This project's own step, as unisign_fast/trainer.py takes it, in a process as training_run.py makes it."""
+    """This project's own step, as unisign_fast/training/trainer.py takes it, in a process as training_run.py makes it."""
 
     def __init__(self, job: Job):
         keep_memory()

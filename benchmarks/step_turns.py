@@ -13,7 +13,7 @@ from benchmarks.about import about
 from benchmarks.step_options import StepOptions, progress
 from benchmarks.step_sides import Job
 from benchmarks.step_worker import Worker
-from unisign_fast.predictions import write_json
+from unisign_fast.evaluation.predictions import write_json
 
 
 @dataclass(frozen=True)

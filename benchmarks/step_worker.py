@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
 
 from benchmarks.step_sides import SIDES, Job
-from pipelines.errors import InputError
+from unisign_fast.pipelines.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 

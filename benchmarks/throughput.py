@@ -31,9 +31,9 @@ from benchmarks.step_options import StepOptions, reference
 from benchmarks.step_sides import Job
 from benchmarks.step_turns import peak_mib, take_turns
 from benchmarks.step_worker import Worker
-from pipelines.errors import InputError
-from unisign_fast.console import run_command
-from unisign_fast.predictions import write_json
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.utils.console import run_command
 
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, by NVIDIA's data sheets
 PAPER = {0.0: 1.0, 0.1: 1.3, 0.25: 1.7, 0.5: 2.2}  # Table 9: training time relative to pose-only

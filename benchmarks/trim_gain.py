@@ -2,7 +2,7 @@
 
     python benchmarks/trim_gain.py --clips 16 --clips-per-step 4
 
-The texts, their tokens and the rest of the model are the same; tests/test_trimmed_vocabulary.py shows that results are.
+The texts, their tokens and the rest of the model are the same; tests/text/test_vocabulary_trimming.py shows that results are.
 """
 
 import sys
@@ -17,8 +17,8 @@ import tyro
 from benchmarks.step_options import StepOptions
 from benchmarks.step_turns import compare_sides
 from benchmarks.step_worker import ROOT
-from unisign_fast.config import MT5Shape
-from unisign_fast.console import run_command
+from unisign_fast.model.config import MT5Shape
+from unisign_fast.utils.console import run_command
 
 CORPUS_PIECES = 8192  # about as many as Chinese text needs
 

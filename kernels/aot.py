@@ -1,6 +1,6 @@
 """Compiling the kernels for real GPUs on a machine without one: registers, spills, shared memory, tensor cores.
 
-    python -m kernels.aot --json FILE
+    python -m unisign_fast.kernels.aot --json FILE
 
 Runs in a process of its own, without TRITON_INTERPRET.
 """
@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
-from kernels.launch import Launch, recording
-from kernels.registry import KernelSpec, kernels
-from kernels.testing import make_inputs, results_and_gradients
+from .launch import Launch, recording
+from .registry import kernels
+from .spec import KernelSpec
+from .testing import make_inputs, results_and_gradients
 
 SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes a block may have, by compute capability times ten
 DTYPES = (torch.bfloat16, torch.float32)

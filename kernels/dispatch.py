@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.registry import KernelSpec
+from .spec import KernelSpec
 
 VERSIONS = ("reference", "triton", "cpu", "compiled")
 FAST = {"triton": "cuda", "cpu": "cpu"}  # and the device that each is for

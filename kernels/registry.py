@@ -1,49 +1,15 @@
-"""What an operation is, to the model, the tests and the benchmarks alike: a KernelSpec each, listed in `kernels()`."""
+"""Every operation, for tests and benchmarks to go through; the operations themselves do not know of it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-
-@dataclass(frozen=True)
-class Case:
-    """Sizes of one call by their letters (pipelines/packed_batch.py has the legend), and why this one."""
-
-    shape: dict[str, Any]
-    reason: str
-
-
-@dataclass(frozen=True)
-class KernelSpec:
-    """One operation: the PyTorch reference, its fast versions, and what is needed to test and to time them.
-
-    `reference`, `triton` and `cpu` take the same arguments and give the same tensors, nested alike.
-    `refusal(*arguments)` says in a line why the Triton path cannot take them, or gives None. `inputs(shape, random)`
-    makes arguments; `random(*size, scale=1, exact=False)` gives a leaf tensor that wants a gradient, in float32 at
-    least where exact. FLOPs and bytes are the useful ones: nothing padded, every tensor read or written once.
-    """
-
-    name: str
-    reference: Callable
-    triton: Callable
-    refusal: Callable[..., str | None]
-    inputs: Callable[[dict[str, Any], Callable], tuple]
-    cases: tuple[Case, ...]  # of the tests
-    training: tuple[Case, ...]  # of the benchmarks
-    flops: Callable[[dict[str, Any]], int]
-    backward_flops: Callable[[dict[str, Any]], int]
-    bytes: Callable[[dict[str, Any], int], int]  # shape, bytes of an element
-    backward_bytes: Callable[[dict[str, Any], int], int]
-    cpu: Callable | None = None  # faster than the reference on a CPU
+from .spec import KernelSpec
 
 
 def kernels() -> tuple[KernelSpec, ...]:
     """Every operation."""
-    from kernels.activation.op import SPEC as activation
-    from kernels.graph_conv.op import SPEC as graph_conv
-    from kernels.keypoint_offsets.op import SPEC as keypoint_offsets
-    from kernels.keypoint_sampling.op import SPEC as keypoint_sampling
-    from kernels.position_bias.op import SPEC as position_bias
-    from kernels.temporal_conv.op import SPEC as temporal_conv
+    from .deferred_activation.op import SPEC as activation
+    from .deformable_attention.op import SPEC as keypoint_sampling
+    from .deformable_offsets.op import SPEC as keypoint_offsets
+    from .graph_conv.op import SPEC as graph_conv
+    from .position_bias.op import SPEC as position_bias
+    from .temporal_conv.op import SPEC as temporal_conv
 
     return activation, graph_conv, temporal_conv, keypoint_offsets, keypoint_sampling, position_bias

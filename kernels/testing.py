@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from kernels.dispatch import tensors
-from kernels.registry import KernelSpec
+from .dispatch import tensors
+from .spec import KernelSpec
 
 FLOAT32_ROUNDING = 2e-6  # relative to the largest value: sums of a few hundred products in another order
 BFLOAT16_SLACK = 2.0  # a kernel may err twice as much as PyTorch's own bfloat16

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipelines.crop_cutting import cut_crops
-from pipelines.demo_corpus import write_demo_corpus
-from pipelines.errors import InputError
-from pipelines.keypoint_store import KeypointStore
-from unisign_fast.ablation import ABLATIONS, BOTH, Ablation, Setting, TrainingRun, read_scores
-from unisign_fast.console import run_command
-from unisign_fast.parameter_table import parameter_table
-from unisign_fast.predictions import write_json
-from unisign_fast.recipes import RECIPES, RUNS
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.paper.ablations import ABLATIONS, BOTH, Ablation, Setting, TrainingRun, read_scores
+from unisign_fast.paper.parameters import parameter_table
+from unisign_fast.pipelines.crops.cutting import cut_crops
+from unisign_fast.pipelines.demo_corpus import write_demo_corpus
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.training.recipes import RECIPES, RUNS
+from unisign_fast.utils.console import run_command
 
 CROP_QUALITY = 90  # of JPEG
 Values = dict[str, list[list[float]]]  # setting -> column -> one value a seed

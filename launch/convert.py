@@ -16,9 +16,9 @@ from pathlib import Path
 
 import tyro
 
-from pipelines.errors import InputError
-from pipelines.manifest import Task
-from unisign_fast.console import run_command
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.manifest import Task
+from unisign_fast.utils.console import run_command
 
 
 def import_published(
@@ -33,11 +33,13 @@ def import_published(
         task: What the model was trained for.
         max_frames: Longest clip in its training (published: 64 for WLASL, else 256).
     """
-    from pipelines.data_settings import DataSettings  # late: torch and transformers take seconds that --help need not
-    from unisign_fast.model_folder import UNUSED_FILE, save_model
-    from unisign_fast.published_checkpoint import import_weights, is_unused
-    from unisign_fast.text_codec import TextCodec
-    from unisign_fast.weight_files import read_weights, save_weights
+    from unisign_fast.checkpoints.model_folder import UNUSED_FILE, save_model
+    from unisign_fast.checkpoints.weight_files import read_weights, save_weights
+    from unisign_fast.pipelines.settings import (
+        DataSettings,  # late: torch and transformers take seconds that --help need not
+    )
+    from unisign_fast.published.convert import import_weights, is_unused
+    from unisign_fast.text.tokenizer import TextCodec
 
     if out.exists():
         raise InputError("--out", f"{out} is there already", "name a new folder")
@@ -63,10 +65,10 @@ def export_published(model: tyro.conf.Positional[str], out: Path) -> None:
         model: Model folder (best/ or last/ of a run), or its id on the hub.
         out: .pth file to write.
     """
-    from unisign_fast.config import ModelConfig
-    from unisign_fast.model_folder import UNUSED_FILE, find_model, with_tied
-    from unisign_fast.published_checkpoint import export_weights
-    from unisign_fast.weight_files import read_weights, write_torch_file
+    from unisign_fast.checkpoints.model_folder import UNUSED_FILE, find_model, with_tied
+    from unisign_fast.checkpoints.weight_files import read_weights, write_torch_file
+    from unisign_fast.model.config import ModelConfig
+    from unisign_fast.published.convert import export_weights
 
     folder = find_model(model)
     config = ModelConfig.load(folder / "config.json")
@@ -86,12 +88,12 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
         full: What its training started from: an mT5 (folder or name on the hub), or a model folder.
         out: Model folder to write; it must be new.
     """
-    from unisign_fast.config import ModelConfig
-    from unisign_fast.model_folder import find_model, load_data_settings, read_card, save_model, with_tied
-    from unisign_fast.pretrained import read_vocabulary
-    from unisign_fast.text_codec import TextCodec
-    from unisign_fast.trimmed_vocabulary import rows_of, untrimmed_weights
-    from unisign_fast.weight_files import read_weights
+    from unisign_fast.checkpoints.model_folder import find_model, load_data_settings, read_card, save_model, with_tied
+    from unisign_fast.checkpoints.weight_files import read_weights
+    from unisign_fast.model.config import ModelConfig
+    from unisign_fast.text.tokenizer import TextCodec
+    from unisign_fast.text.vocabulary_trimming import rows_of, untrimmed_weights
+    from unisign_fast.training.initial_weights import read_vocabulary
 
     if out.exists():
         raise InputError("--out", f"{out} is there already", "name a new folder")

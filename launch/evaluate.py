@@ -16,18 +16,24 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.errors import InputError
-from pipelines.manifest import LANGUAGES, Task
-from unisign_fast.class_list import read_class_list
-from unisign_fast.console import run_command
-from unisign_fast.metrics import Scores, score
-from unisign_fast.predictions import Prediction, read_baseline, read_predictions, write_json, write_predictions
-from unisign_fast.resampling import Difference, difference
-from unisign_fast.text_rules import Normalization
+from unisign_fast.evaluation.metrics import Scores, score
+from unisign_fast.evaluation.predictions import (
+    Prediction,
+    read_baseline,
+    read_predictions,
+    write_json,
+    write_predictions,
+)
+from unisign_fast.evaluation.significance import Difference, difference
+from unisign_fast.evaluation.synonyms import read_class_list
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.manifest import LANGUAGES, Task
+from unisign_fast.text.normalization import Normalization
+from unisign_fast.utils.console import run_command
 
 if TYPE_CHECKING:
-    from unisign_fast.engine import Ranks
-    from unisign_fast.evaluation import Evaluation
+    from unisign_fast.evaluation.evaluate import Evaluation
+    from unisign_fast.utils.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -86,16 +92,19 @@ def evaluate(settings: tyro.conf.OmitArgPrefixes[Settings]) -> None:
 
 def _generate(settings: Settings) -> tuple["Ranks", "Evaluation"]:
     """What the model says of the split, on every rank."""
-    from pipelines.clip_reader import ClipReader  # late: torch and transformers take seconds that --help need not
-    from pipelines.keypoint_store import KeypointStore
-    from unisign_fast.engine import start_ranks
-    from unisign_fast.evaluation import GenerationSettings, evaluate_split
-    from unisign_fast.model_folder import find_model, load_data_settings, load_model
+    from unisign_fast.checkpoints.model_folder import find_model, load_data_settings
+    from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_split
+    from unisign_fast.model.unisign import UniSign
+    from unisign_fast.pipelines.batches.reader import (
+        ClipReader,  # late: torch and transformers take seconds that --help need not
+    )
+    from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+    from unisign_fast.utils.distributed import start_ranks
 
     generation = GenerationSettings(settings.beams, settings.max_new_tokens, settings.frames_per_batch)
     stores = [KeypointStore.open(store) for store in settings.stores]
     folder = find_model(settings.model)
-    model, codec = load_model(folder)
+    model, codec = UniSign.load(folder)
     data = load_data_settings(folder)
     p_samp = data.p_samp if model.config.rgb else 0.0
     data = replace(data, task=settings.task, language=settings.language, p_samp=p_samp)

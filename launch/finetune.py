@@ -5,7 +5,7 @@ deepspeed launch/finetune.py --task slt --p-samp 0      pose-only, from stage 1'
 deepspeed launch/finetune.py --recipe base --task islr --stores STORE [STORE ...] --max-frames 64
 """
 
-from unisign_fast.command_line import training_command
+from unisign_fast.training.cli import training_command
 
 if __name__ == "__main__":
     training_command(__doc__, stages=(3,))

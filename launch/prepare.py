@@ -15,16 +15,16 @@ from typing import Literal
 
 import tyro
 
-from pipelines.converters.convert import convert as convert_corpus
-from pipelines.corpus_stats import describe, draw, duplicates, read_corpus
-from pipelines.crop_store import CropStore, crops_folder
-from pipelines.demo_corpus import write_demo_corpus
-from pipelines.errors import InputError
-from pipelines.keypoint_store import KeypointStore
-from pipelines.manifest import SPLITS
-from pipelines.store_merging import merge_stores
-from unisign_fast.console import run_command
-from unisign_fast.recipes import DEMO_CLIPS, DEMO_CORPUS
+from unisign_fast.pipelines.converters.convert import convert as convert_corpus
+from unisign_fast.pipelines.corpus.statistics import describe, draw, duplicates, read_corpus
+from unisign_fast.pipelines.demo_corpus import write_demo_corpus
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.crop_store import CropStore, crops_folder
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.pipelines.store.manifest import SPLITS
+from unisign_fast.pipelines.store.merge import merge_stores
+from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS
+from unisign_fast.utils.console import run_command
 
 
 def convert(
@@ -101,8 +101,8 @@ def poses(
         pose_model: ONNX file of a whole-body pose network in the place of RTMW-l, such as RTMPose-x exported.
         workers: Videos at work at once.
     """
-    from pipelines.pose_estimation.extraction import extract, find_work  # of an optional extra
-    from pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
+    from unisign_fast.pipelines.pose_estimation.extraction import extract, find_work  # of an optional extra
+    from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
 
     work = find_work(videos, out)
     waiting = [item for item in work if not item.pose.exists()]
@@ -146,7 +146,7 @@ def crops(
         quality: Of JPEG, 1 to 95.
         workers: Processes; by default one a core.
     """
-    from pipelines.crop_cutting import cut_crops  # late: torch takes seconds that --help need not
+    from unisign_fast.pipelines.crops.cutting import cut_crops  # late: torch takes seconds that --help need not
 
     writer = cut_crops(KeypointStore.open(store), size, quality, videos, workers)
     cut = writer.clips - len(writer.left_out)

@@ -5,7 +5,7 @@ deepspeed launch/pretrain.py --stage 2           ... stage 2, from stage 1's wei
 deepspeed launch/pretrain.py --recipe base --stores STORE [STORE ...]      the paper's recipe
 """
 
-from unisign_fast.command_line import training_command
+from unisign_fast.training.cli import training_command
 
 if __name__ == "__main__":
     training_command(__doc__, stages=(1, 2))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from pipelines.errors import InputError
-from unisign_fast.console import run_command
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.utils.console import run_command
 
 
 def report(run: tyro.conf.Positional[Path], clips: int = 5, out: Path | None = None, faces: bool = False) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unisign_fast.console import run_command
-from unisign_fast.summary import summarise, summary_table, write_rows
+from unisign_fast.evaluation.summary import summarise, summary_table, write_rows
+from unisign_fast.utils.console import run_command
 
 
 def summary(root: Path = Path("runs/demo"), /, beside: tuple[Path, ...] = (), json: Path | None = None) -> None:

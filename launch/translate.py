@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from pipelines.errors import InputError
-from unisign_fast.console import run_command
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.utils.console import run_command
 
 if TYPE_CHECKING:
-    from pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
-    from pipelines.recordings import Recording
-    from unisign_fast.translation import Translation, Translator
+    from unisign_fast.inference.translator import Translation, Translator
+    from unisign_fast.pipelines.corpus.recordings import Recording
+    from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
 
 
 def translate(
@@ -64,14 +64,17 @@ def translate(
         raise InputError("translate", "there is nothing to translate", "name videos, --store STORE or --live CAMERA")
     if live is not None and (videos or store):
         raise InputError("--live", "a camera is translated alone", "leave out videos and --store, or --live")
-    from pipelines.recordings import known_recordings, recordings_of_store
-    from unisign_fast.translation import Translator, demo_model  # late: torch takes seconds that --help need not
+    from unisign_fast.inference.translator import (  # late: torch takes seconds that --help need not
+        Translator,
+        demo_model,
+    )
+    from unisign_fast.pipelines.corpus.recordings import known_recordings, recordings_of_store
 
     known = {video: known_recordings(video) for video in videos}
     stored = [recordings_of_store(path) for path in store]
     networks = None
     if live is not None or not all(known.values()):
-        from pipelines.pose_estimation.networks import PersonDetector, PoseNetwork  # of an optional extra
+        from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork  # of an optional extra
 
         networks = PersonDetector(detector, pose_device), PoseNetwork(pose_model, pose_device)
     translator = Translator(model or demo_model(), language=language, p_samp=p_samp, window=window, overlap=overlap)
@@ -80,7 +83,7 @@ def translate(
     if live is None:
         _translate_files(translator, known, stored, networks)
     else:
-        from unisign_fast.live_translation import translate_live
+        from unisign_fast.inference.live import translate_live
 
         with suppress(KeyboardInterrupt):
             _print(translate_live(live, translator, *networks))
@@ -93,7 +96,7 @@ def _translate_files(
     networks: "tuple[PersonDetector, PoseNetwork] | None",
 ) -> None:
     """The videos, each with what its store knows of it, and then the stores."""
-    from pipelines.recordings import estimated_recordings
+    from unisign_fast.pipelines.corpus.recordings import estimated_recordings
 
     unknown = [video for video, recordings in known.items() if not recordings]
     with TemporaryDirectory(prefix="poses-") as folder:

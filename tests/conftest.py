@@ -7,7 +7,9 @@ import pytest
 import torch
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
+# Tests that start themselves as a script, on several ranks, import the same helpers there.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests/helpers"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture

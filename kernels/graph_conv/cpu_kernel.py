@@ -1,4 +1,4 @@
-"""Graph convolution on a CPU, some frames at a time (kernels/activation/cpu_kernel.py).
+"""Graph convolution on a CPU, some frames at a time (kernels/deferred_activation/cpu_kernel.py).
 
 What is aggregated over the joints, K times the size of x, never reaches memory: the backward pass aggregates again,
 which costs V / O of the product with the weight.
@@ -12,9 +12,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from kernels.activation.cpu_kernel import Activated, ActivationGradient, OutputGradient, frames_at_once, measured
-from kernels.activation.reference import Activation, Measured
-from kernels.graph_conv.reference import GraphConvolved
+from ..deferred_activation.cpu_kernel import Activated, ActivationGradient, OutputGradient, frames_at_once, measured
+from ..deferred_activation.reference import Activation, Measured
+from .reference import GraphConvolved
 
 
 class _GraphConv(Function):

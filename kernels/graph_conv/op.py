@@ -5,14 +5,14 @@ moments behind it: the operation the model calls.
 import torch
 from torch import Tensor
 
-from kernels.activation.op import activated_bytes, activation_bytes, activation_inputs, as_measured, whole_gradient
-from kernels.activation.reference import Activation
-from kernels.dispatch import run
-from kernels.graph_conv.cpu_kernel import graph_conv as on_cpu
-from kernels.graph_conv.reference import GraphConvolved
-from kernels.graph_conv.reference import graph_conv as reference
-from kernels.launch import contiguous
-from kernels.registry import Case, KernelSpec
+from ..deferred_activation.op import activated_bytes, activation_bytes, activation_inputs, as_measured, whole_gradient
+from ..deferred_activation.reference import Activation
+from ..dispatch import run
+from ..launch import contiguous
+from ..spec import Case, KernelSpec
+from .cpu_kernel import graph_conv as on_cpu
+from .reference import GraphConvolved
+from .reference import graph_conv as reference
 
 MOST_JOINTS = 32
 
@@ -27,7 +27,7 @@ def _forward(
     shortcut: list[Tensor],
     moments: bool,
 ) -> list[Tensor]:
-    from kernels.graph_conv.triton_kernel import forward
+    from .triton_kernel import forward
 
     parameters = contiguous([adjacency_KVV, weight_KOC, bias_VO])
     return forward(contiguous(x), rectified, *parameters, contiguous(shortcut), moments)
@@ -35,7 +35,7 @@ def _forward(
 
 @_forward.register_fake
 def _(x, rectified, adjacency_KVV, weight_KOC, bias_VO, shortcut, moments):
-    from kernels.graph_conv.triton_kernel import tile_rows
+    from .triton_kernel import tile_rows
 
     rows, (hops, outputs, _) = tile_rows(x[0].dtype), weight_KOC.shape
     found = [adjacency_KVV.new_empty(hops, rows, rows)]
@@ -66,7 +66,7 @@ def _backward(
     weight_KOC: Tensor,
     shortcut: list[Tensor],
 ) -> list[Tensor]:
-    from kernels.graph_conv.triton_kernel import backward
+    from .triton_kernel import backward
 
     of_x_FVC = None if of_x_FVC is None else of_x_FVC.contiguous()
     gradients, x_FVC = (contiguous(of_out), contiguous(of_shortcut_out)), x_FVC.contiguous()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.activation.reference import Activation, Measured, activation, measured
+from ..deferred_activation.reference import Activation, Measured, activation, measured
 
 
 class GraphConvolved(NamedTuple):

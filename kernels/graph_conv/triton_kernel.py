@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.activation.triton_kernel import (
+from ..deferred_activation.triton_kernel import (
     KINDS,
     PLAIN,
     ActivationGradient,
@@ -22,7 +22,7 @@ from kernels.activation.triton_kernel import (
     store_activation_gradient,
     store_moments,
 )
-from kernels.launch import launch
+from ..launch import launch
 
 MOST_SPLITS = 32  # of the frames in the gradients of weight and adjacency, each with a partial sum of its own
 

@@ -1,4 +1,4 @@
-"""Continuous position bias on a CPU, some crops at a time (kernels/activation/cpu_kernel.py).
+"""Continuous position bias on a CPU, some crops at a time (kernels/deferred_activation/cpu_kernel.py).
 
 The hidden units of all pairs, H times the size of the output, never reach memory: the backward pass computes them
 again.
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.activation.cpu_kernel import turns
+from ..deferred_activation.cpu_kernel import turns
 
 ROWS_AT_ONCE = 16384  # pairs; 4 MiB in float32 at 64 hidden units, of the cache that cores share
 

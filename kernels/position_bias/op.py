@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from kernels.dispatch import run
-from kernels.position_bias.cpu_kernel import position_bias as on_cpu
-from kernels.position_bias.reference import position_bias as reference
-from kernels.registry import Case, KernelSpec
+from ..dispatch import run
+from ..spec import Case, KernelSpec
+from .cpu_kernel import position_bias as on_cpu
+from .reference import position_bias as reference
 
 MOST_HIDDEN = 64  # the backward pass holds an H x H sum in registers
 MOST_JOINTS = 32
@@ -14,7 +14,7 @@ MOST_JOINTS = 32
 
 @torch.library.custom_op("unisign_fast::position_bias", mutates_args=())
 def _forward(reference_NV2: Tensor, position_NGV2: Tensor, weights: list[Tensor]) -> Tensor:
-    from kernels.position_bias.triton_kernel import forward
+    from .triton_kernel import forward
 
     return forward(reference_NV2.contiguous(), position_NGV2.contiguous(), [w.contiguous() for w in weights])
 
@@ -27,7 +27,7 @@ def _(reference_NV2: Tensor, position_NGV2: Tensor, weights: list[Tensor]) -> Te
 
 @torch.library.custom_op("unisign_fast::position_bias_backward", mutates_args=())
 def _backward(grad_NGVV: Tensor, reference_NV2: Tensor, position_NGV2: Tensor, weights: list[Tensor]) -> list[Tensor]:
-    from kernels.position_bias.triton_kernel import backward
+    from .triton_kernel import backward
 
     inputs = reference_NV2.contiguous(), position_NGV2.contiguous(), [w.contiguous() for w in weights]
     grads = backward(grad_NGVV.contiguous(), *inputs)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.launch import launch, padded
+from ..launch import launch, padded
 
 ROWS, ROWS_BACKWARD = 64, 16  # pairs of a tile
 WARPS = 8  # with four, some of the GPUs and types spill

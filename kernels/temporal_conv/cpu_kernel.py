@@ -3,7 +3,7 @@
 A tile of T - 1 frames of output takes 2 (T - 1) products with a matrix of channels in the place of T (T - 1): for five
 taps 8 in the place of 20. Clip and weights are polynomials in time, whose product is taken point by point; to points
 and back are small sums, in compiled loops. Some tiles at a time, so that the points stay in the cache
-(kernels/activation/cpu_kernel.py).
+(kernels/deferred_activation/cpu_kernel.py).
 
 I tiles; P phases, the frames that a tile writes; Q = 2 P, those that it sees, its own and the next tile's; N points;
 R rows (tile, joint). Clips lie one after the other, with T // 2 places for zeros between them.
@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kernels.activation.cpu_kernel import (
+from ..cpu.loops import array, parallel, run
+from ..deferred_activation.cpu_kernel import (
     Activated,
     ActivationGradient,
     OutputGradient,
@@ -28,8 +29,7 @@ from kernels.activation.cpu_kernel import (
     rows_at_once,
     turns,
 )
-from kernels.activation.reference import Activation, Measured
-from kernels.loops import array, parallel, run
+from ..deferred_activation.reference import Activation, Measured
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity; more of them would cost precision
 MOST_TAPS = 5

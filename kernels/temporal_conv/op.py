@@ -5,21 +5,21 @@ calls.
 import torch
 from torch import Tensor
 
-from kernels.activation.op import activated_bytes, activation_bytes, activation_inputs, as_measured, whole_gradient
-from kernels.activation.reference import Activation, Measured
-from kernels.dispatch import run
-from kernels.launch import contiguous
-from kernels.registry import Case, KernelSpec
-from kernels.temporal_conv.cpu_kernel import MOST_TAPS
-from kernels.temporal_conv.cpu_kernel import temporal_conv as on_cpu
-from kernels.temporal_conv.reference import temporal_conv as reference
+from ..deferred_activation.op import activated_bytes, activation_bytes, activation_inputs, as_measured, whole_gradient
+from ..deferred_activation.reference import Activation, Measured
+from ..dispatch import run
+from ..launch import contiguous
+from ..spec import Case, KernelSpec
+from .cpu_kernel import MOST_TAPS
+from .cpu_kernel import temporal_conv as on_cpu
+from .reference import temporal_conv as reference
 
 
 @torch.library.custom_op("unisign_fast::temporal_conv", mutates_args=())
 def _forward(
     x: list[Tensor], rectified: bool, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool
 ) -> list[Tensor]:
-    from kernels.temporal_conv.triton_kernel import forward
+    from .triton_kernel import forward
 
     return forward(contiguous(x), rectified, first_F, end_F, *contiguous([weight_TOC, bias_O]), moments)
 
@@ -43,7 +43,7 @@ def _backward(
     end_F: Tensor,
     weight_TOC: Tensor,
 ) -> list[Tensor]:
-    from kernels.temporal_conv.triton_kernel import backward
+    from .triton_kernel import backward
 
     x_FVC, weight_TOC = contiguous([x_FVC, weight_TOC])
     return backward(contiguous(of_out), x_FVC, out, contiguous(x), rectified, first_F, end_F, weight_TOC)
@@ -77,7 +77,7 @@ _forward.register_autograd(_gradients, setup_context=_save)
 
 
 def _triton(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
-    from kernels.temporal_conv.triton_kernel import clip_bounds
+    from .triton_kernel import clip_bounds
 
     found = _forward(x.tensors(), x.rectified, *clip_bounds(offsets, x.raw_FVC.shape[0]), weight_TOC, bias_O, moments)
     return as_measured(found[: 3 if moments else 1])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.activation.reference import Activation, Measured, activation, measured
+from ..deferred_activation.reference import Activation, Measured, activation, measured
 
 
 def temporal_conv(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.activation.triton_kernel import (
+from ..deferred_activation.triton_kernel import (
     KINDS,
     PLAIN,
     ActivationGradient,
@@ -20,7 +20,7 @@ from kernels.activation.triton_kernel import (
     store_activation_gradient,
     store_moments,
 )
-from kernels.launch import launch
+from ..launch import launch
 
 MOST_SPLITS = 16  # of the rows in the weights' gradient, each with a partial sum of its own
 

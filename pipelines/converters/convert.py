@@ -9,13 +9,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from pipelines.converters import dot_pose, mmpose, openpose, rtmlib, unisign
-from pipelines.converters.labels import Label, read_labels
-from pipelines.converters.pose import Pose
-from pipelines.converters.video_info import VideoInfo, read_video_info
-from pipelines.errors import InputError
-from pipelines.keypoint_store import KeypointStoreWriter
-from pipelines.manifest import LANGUAGES
+from ..converters import dot_pose, mmpose, openpose, rtmlib, unisign
+from ..errors import InputError
+from ..store.keypoint_store import KeypointStoreWriter
+from ..store.manifest import LANGUAGES
+from .labels import Label, read_labels
+from .pose import Pose
+from .video_info import VideoInfo, read_video_info
 
 FORMATS: dict[str, ModuleType] = {
     "unisign": unisign,

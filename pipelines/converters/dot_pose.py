@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from pose_format import Pose as DotPose
 
-from pipelines.converters.pose import Pose, follow_signer, make_pose
-from pipelines.converters.video_info import VideoInfo
-from pipelines.errors import InputError
-from pipelines.skeleton import JOINTS, LEFT_HAND, PACKED_JOINTS, RIGHT_HAND
+from ..errors import InputError
+from ..skeleton import JOINTS, LEFT_HAND, PACKED_JOINTS, RIGHT_HAND
+from .pose import Pose, follow_signer, make_pose
+from .video_info import VideoInfo
 
 SUFFIXES = (".pose",)
 SOURCE = {

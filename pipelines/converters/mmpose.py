@@ -9,9 +9,9 @@ joints are there.
 import json
 from pathlib import Path
 
-from pipelines.converters.pose import AGAIN, Pose, follow_signer, make_pose, persons_of, picture_size, read_text
-from pipelines.converters.video_info import VideoInfo
-from pipelines.errors import InputError
+from ..errors import InputError
+from .pose import AGAIN, Pose, follow_signer, make_pose, persons_of, picture_size, read_text
+from .video_info import VideoInfo
 
 SUFFIXES = (".json",)
 SOURCE = {

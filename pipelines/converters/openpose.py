@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.converters.pose import AGAIN, Pose, follow_signer, make_pose, picture_size, read_text
-from pipelines.converters.video_info import VideoInfo
-from pipelines.errors import InputError
-from pipelines.skeleton import JOINTS, LEFT_HAND, RIGHT_HAND
+from ..errors import InputError
+from ..skeleton import JOINTS, LEFT_HAND, RIGHT_HAND
+from .pose import AGAIN, Pose, follow_signer, make_pose, picture_size, read_text
+from .video_info import VideoInfo
 
 SUFFIXES = ("",)  # folders
 SOURCE = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.converters.video_info import VideoInfo
-from pipelines.errors import InputError
-from pipelines.skeleton import JOINTS, PACKED_JOINTS
+from ..errors import InputError
+from ..skeleton import JOINTS, PACKED_JOINTS
+from .video_info import VideoInfo
 
 AGAIN = "extract the pose again"
 SEEN = 0.3  # a joint with at most this confidence is in doubt

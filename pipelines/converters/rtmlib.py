@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.converters.pose import Pose, follow_signer, make_pose, persons_of, picture_size, read_text
-from pipelines.converters.unisign import frames_of
-from pipelines.converters.video_info import VideoInfo
-from pipelines.errors import InputError
-from pipelines.safe_pickle import load_numpy, load_pickle
+from ..errors import InputError
+from .pose import Pose, follow_signer, make_pose, persons_of, picture_size, read_text
+from .safe_pickle import load_numpy, load_pickle
+from .unisign import frames_of
+from .video_info import VideoInfo
 
 SUFFIXES = (".npz", ".npy", ".pkl", ".json")
 SOURCE = {

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.converters.pose import AGAIN, Pose, make_pose, persons_of, picture_size
-from pipelines.converters.video_info import VideoInfo
-from pipelines.errors import InputError
-from pipelines.safe_pickle import load_pickle
-from pipelines.skeleton import JOINTS
+from ..errors import InputError
+from ..skeleton import JOINTS
+from .pose import AGAIN, Pose, make_pose, persons_of, picture_size
+from .safe_pickle import load_pickle
+from .video_info import VideoInfo
 
 SUFFIXES = (".pkl",)
 SOURCE = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import av
 
-from pipelines.errors import InputError
+from ..errors import InputError
 
 
 @dataclass(frozen=True)

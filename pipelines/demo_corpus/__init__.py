@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.demo_corpus.keypoint_errors import estimate
-from pipelines.demo_corpus.plan import ClipPlan, plan_corpus
-from pipelines.demo_corpus.renderer import render
-from pipelines.demo_corpus.signer import perform
-from pipelines.errors import InputError
-from pipelines.keypoint_store import KeypointStoreWriter
-from pipelines.worker_processes import end_with_parent
+from ..errors import InputError
+from ..store.keypoint_store import KeypointStoreWriter
+from ..workers import end_with_parent
+from .keypoint_errors import estimate
+from .plan import ClipPlan, plan_corpus
+from .renderer import render
+from .signer import perform
 
 FEWEST_CLIPS, MOST_CLIPS = 60, 5000
 STORES = ("sentences", "words")

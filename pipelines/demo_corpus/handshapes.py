@@ -6,9 +6,9 @@ They stand in for ImageNet: any handshape, turned, sized and coloured at random,
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipelines.demo_corpus.renderer import draw_hand
-from pipelines.demo_corpus.signer import SIGNERS, Colour
-from pipelines.demo_corpus.signs import HANDSHAPES, SHAPE_SIZE, hand_points
+from .renderer import draw_hand
+from .signer import SIGNERS, Colour
+from .signs import HANDSHAPES, SHAPE_SIZE, hand_points
 
 SHAPES = np.array(list(HANDSHAPES.values()))
 _OVERSIZE = 2  # drawn larger and shrunk, as crops are

@@ -6,8 +6,8 @@ the right size, with low confidence, whatever the true handshape. Arms, wrists a
 
 import numpy as np
 
-from pipelines.demo_corpus.signer import LEFT, RIGHT, Performance, Signer, elbows, face_points, head_centre, place_hands
-from pipelines.skeleton import JOINTS, LEFT_HAND, RIGHT_HAND
+from ..skeleton import JOINTS, LEFT_HAND, RIGHT_HAND
+from .signer import LEFT, RIGHT, Performance, Signer, elbows, face_points, head_centre, place_hands
 
 _FACE = slice(23, 91)
 _LEGS = slice(13, 23)  # knees, ankles, feet: below the picture

@@ -8,7 +8,7 @@ in `signs.PAIRS` alike, so no context tells them apart.
 from dataclasses import dataclass
 from itertools import product
 
-from pipelines.demo_corpus.signs import PAIRS
+from .signs import PAIRS
 
 SUBJECTS = {"我": "I", "你": "you", "她": "she"}
 TIMES = {"昨天": "yesterday", "明天": "tomorrow"}

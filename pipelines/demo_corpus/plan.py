@@ -5,10 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from pipelines.demo_corpus.language import AMBIGUOUS, WORDS, Sentence, all_sentences
-from pipelines.demo_corpus.renderer import Camera
-from pipelines.demo_corpus.signer import SIGNERS, Signer
-from pipelines.demo_corpus.signs import PAIRS
+from .language import AMBIGUOUS, WORDS, Sentence, all_sentences
+from .renderer import Camera
+from .signer import SIGNERS, Signer
+from .signs import PAIRS
 
 SENTENCE_SHARE, DEV_SHARE, TEST_SHARE = 0.5, 0.08, 0.12
 PAIR_WEIGHT = 6  # clips of a paired word to one of any other: RGB is learned from four words in five

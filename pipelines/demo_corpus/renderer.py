@@ -8,7 +8,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipelines.demo_corpus.signer import (
+from .signer import (
     LEFT,
     RIGHT,
     Colour,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.demo_corpus.signs import (
+from .signs import (
     HANDSHAPES,
     MEAN_HAND,
     MOVEMENTS,

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from pipelines.errors import InputError
-from pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
-from pipelines.pose_estimation.signer_tracking import follow_signer
-from pipelines.skeleton import JOINTS
+from ..errors import InputError
+from ..skeleton import JOINTS
+from .networks import PersonDetector, PoseNetwork
+from .signer_tracking import follow_signer
 
 REMEMBERED = 50  # pictures: so long the signer may be out of the detector's sight
 

@@ -17,13 +17,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.converters.convert import UNDECODABLE_FRAMES, VIDEO_SUFFIXES
-from pipelines.converters.video_info import read_video_info
-from pipelines.durable import sync_to_disk
-from pipelines.errors import InputError
-from pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
-from pipelines.pose_estimation.signer_tracking import follow_signer
-from pipelines.skeleton import JOINTS
+from ..atomic_io import sync_to_disk
+from ..converters.convert import UNDECODABLE_FRAMES, VIDEO_SUFFIXES
+from ..converters.video_info import read_video_info
+from ..errors import InputError
+from ..skeleton import JOINTS
+from .networks import PersonDetector, PoseNetwork
+from .signer_tracking import follow_signer
 
 
 @dataclass(frozen=True)

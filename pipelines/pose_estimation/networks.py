@@ -15,8 +15,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from pipelines.errors import InputError
-from pipelines.skeleton import JOINTS
+from ..errors import InputError
+from ..skeleton import JOINTS
 
 try:
     import onnxruntime

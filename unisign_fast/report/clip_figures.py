@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.part_normalize import CONFIDENT
-from pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_EDGES, PART_SLICES, PARTS, ROOT_JOINT
+from unisign_fast.pipelines.clips.keypoint_normalization import CONFIDENT
+from unisign_fast.pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_EDGES, PART_SLICES, PARTS, ROOT_JOINT
 from unisign_fast.report.charts import thinned
 from unisign_fast.report.clip_view import ClipView, HandView, SampledCrop
 from unisign_fast.report.pictures import FRACTION, data_uri, packed_numbers, sprite

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from pipelines.clip_reader import ClipReader
-from pipelines.clip_set import ClipRef, ClipSet
-from pipelines.errors import InputError
-from pipelines.keypoint_store import KeypointStore
-from pipelines.manifest import Clip
-from pipelines.packed_batch import PackedBatch
-from pipelines.part_normalize import choose_frames
-from pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES
-from pipelines.video_file import VideoFile
-from unisign_fast.model import UniSign
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.clips.dataset import ClipRef, ClipSet
+from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
+from unisign_fast.pipelines.crops.video import VideoFile
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.pipelines.store.manifest import Clip
 from unisign_fast.report.fusion_probe import Fusion, probe
 from unisign_fast.report.run_folder import RunFolder
 

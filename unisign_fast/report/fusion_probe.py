@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipelines.packed_batch import PackedBatch
-from unisign_fast.model import UniSign
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 
 
 class Fusion(NamedTuple):

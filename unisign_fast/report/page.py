@@ -10,16 +10,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.progress import track
 
-from pipelines.errors import InputError
-from pipelines.keypoint_store import KeypointStore
-from unisign_fast.config import ModelConfig
-from unisign_fast.evaluation import MAIN_METRIC
-from unisign_fast.model import UniSign
-from unisign_fast.model_folder import load_model
+from unisign_fast.evaluation.evaluate import MAIN_METRIC
+from unisign_fast.model.config import ModelConfig
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.paper.scores import PUBLISHED
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.report.charts import Chart, chart
 from unisign_fast.report.clip_figures import ClipFigures, clip_figures
 from unisign_fast.report.clip_view import ClipViewer
-from unisign_fast.report.published import PUBLISHED
 from unisign_fast.report.ranking import Said, compare, worst_and_best
 from unisign_fast.report.run_folder import RunFolder, read_run
 
@@ -95,7 +94,7 @@ def _model(run: RunFolder) -> tuple[UniSign | None, str]:
         return None, f"No gates and no sampling points: {run.path} has neither best/ nor last/."
     try:
         assert ModelConfig.load(run.model / "config.json").rgb
-        return load_model(run.model)[0], ""
+        return UniSign.load(run.model)[0], ""
     except InputError as error:
         return None, f"No gates and no sampling points: {error}"
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from sacrebleu.metrics import BLEU
 
-from unisign_fast.metrics import edit_counts
-from unisign_fast.predictions import Prediction
-from unisign_fast.text_rules import RULES
+from unisign_fast.evaluation.metrics import edit_counts
+from unisign_fast.evaluation.predictions import Prediction
+from unisign_fast.text.normalization import RULES
 
 BY_CHARACTER = ("csl-daily", "nfkc-characters")  # rules of text_rules.py that put a space between characters
 

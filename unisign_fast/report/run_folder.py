@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pipelines.data_settings import DataSettings
-from pipelines.errors import InputError
-from unisign_fast.predictions import Prediction, read_predictions
-from unisign_fast.telemetry import read_events
+from unisign_fast.evaluation.predictions import Prediction, read_predictions
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.utils.event_log import read_events
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.converters.labels.entry import Label, Row, make_label
-from pipelines.converters.labels.json_and_pickle import (
+from ...errors import InputError
+from ..safe_pickle import load_pickle
+from .entry import Label, Row, make_label
+from .json_and_pickle import (
     read_csl_daily,
     read_csl_news,
     read_msasl,
@@ -13,9 +15,7 @@ from pipelines.converters.labels.json_and_pickle import (
     read_published,
     read_wlasl,
 )
-from pipelines.converters.labels.tables import read_table, read_video_ids
-from pipelines.errors import InputError
-from pipelines.safe_pickle import load_pickle
+from .tables import read_table, read_video_ids
 
 __all__ = ["Label", "read_labels"]
 REMEDY = (

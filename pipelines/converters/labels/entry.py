@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import ftfy
 
-from pipelines.errors import InputError
-from pipelines.manifest import SPLITS
+from ...errors import InputError
+from ...store.manifest import SPLITS
 
 _SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 _SUFFIXES = (".pkl", ".json", ".npz", ".npy", ".pose", ".mp4", ".webm", ".mkv", ".avi", ".mov")

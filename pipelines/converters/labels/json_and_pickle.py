@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.converters.labels.entry import Row, picked, split_in_name
-from pipelines.converters.pose import read_text
-from pipelines.errors import InputError
+from ...errors import InputError
+from ..pose import read_text
+from .entry import Row, picked, split_in_name
 
 
 def read_published(path: Path, content: dict) -> Iterator[Row]:

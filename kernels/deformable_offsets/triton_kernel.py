@@ -1,0 +1,157 @@
+"""Queries and sampling positions in Triton: one program a crop and group, the offset network in registers.
+
+E channels of a group and V joints, each padded to a power of two of at least 16.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..deformable_attention.triton_kernel import group_matrix
+from ..launch import launch, padded
+
+WARPS, WARPS_BACKWARD = 4, 4
+MOST_PROGRAMS = 132  # of the backward pass for each group: one for each of an H200's processors
+
+
+@triton.jit
+def _tanh(x):
+    return 1 - 2 / (tl.exp(2 * x) + 1)
+
+
+@triton.jit
+def _normal_share(z):
+    """The normal distribution's share below z: gelu is z times it."""
+    return 0.5 * (1 + tl.erf(z * 0.7071067811865476))
+
+
+@triton.jit
+def _network(scale, shift, out, channel, E: tl.constexpr):
+    """Scale, shift and both rows of the offset network [1, E] in float32."""
+    inside = channel < E
+    factor = tl.load(scale + channel, inside, 0).to(tl.float32)[None, :]
+    term = tl.load(shift + channel, inside, 0).to(tl.float32)[None, :]
+    to_x = tl.load(out + channel, inside, 0).to(tl.float32)[None, :]
+    return factor, term, to_x, tl.load(out + E + channel, inside, 0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def keypoint_offsets_forward(
+    joints, weight, scale, shift, out, reference, query, position, reach,
+    G: tl.constexpr, V: tl.constexpr, E: tl.constexpr, V_PADDED: tl.constexpr, E_PADDED: tl.constexpr,
+):  # fmt: skip
+    """query [N, V, G * E] and position [N, G, V, 2] of one crop and group."""
+    item = tl.program_id(0)
+    crop, group = item // G, item % G
+    joint, channel = tl.arange(0, V_PADDED), tl.arange(0, E_PADDED)
+    inside = (joint[:, None] < V) & (channel[None, :] < E)
+    place = (crop * V + joint[:, None]) * (G * E) + group * E + channel[None, :]
+    matrix = group_matrix(weight, group, channel, E)
+    joints_VE = tl.load(joints + place, inside, 0)
+    query_VE = tl.dot(joints_VE, tl.trans(matrix), input_precision="ieee").to(query.dtype.element_ty)
+    tl.store(query + place, query_VE, inside)
+    factor, term, to_x, to_y = _network(scale, shift, out, channel, E)
+    z = query_VE.to(tl.float32) * factor + term
+    hidden = z * _normal_share(z)
+    at = (crop * V + joint) * 2
+    x = tl.load(reference + at, joint < V, 0).to(tl.float32) + reach * _tanh(tl.sum(hidden * to_x, 1))
+    y = tl.load(reference + at + 1, joint < V, 0).to(tl.float32) + reach * _tanh(tl.sum(hidden * to_y, 1))
+    at = position + (item * V + joint) * 2
+    tl.store(at, x.to(position.dtype.element_ty), joint < V)
+    tl.store(at + 1, y.to(position.dtype.element_ty), joint < V)
+
+
+@triton.jit
+def keypoint_offsets_backward(
+    grad_query, grad_position, joints, weight, scale, shift, out, query,
+    grad_joints, grad_weight, grad_network, reach, crops,
+    G: tl.constexpr, V: tl.constexpr, E: tl.constexpr, V_PADDED: tl.constexpr, E_PADDED: tl.constexpr,
+):  # fmt: skip
+    """A program walks over crops of its group and keeps partial sums of the gradients of the group's matrix
+    [P, G, E, E] and of the offset network [P, G, 4, E]: scale, shift, both rows.
+    """
+    group, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    joint, channel = tl.arange(0, V_PADDED), tl.arange(0, E_PADDED)
+    inside = (joint[:, None] < V) & (channel[None, :] < E)
+    matrix = group_matrix(weight, group, channel, E)
+    factor, term, to_x, to_y = _network(scale, shift, out, channel, E)
+    of_weight = tl.zeros((E_PADDED, E_PADDED), tl.float32)
+    of_scale, of_shift = tl.zeros((E_PADDED,), tl.float32), tl.zeros((E_PADDED,), tl.float32)
+    of_x, of_y = tl.zeros((E_PADDED,), tl.float32), tl.zeros((E_PADDED,), tl.float32)
+    for crop in range(program, crops, programs):
+        place = (crop * V + joint[:, None]) * (G * E) + group * E + channel[None, :]
+        query_VE = tl.load(query + place, inside, 0).to(tl.float32)
+        z = query_VE * factor + term
+        share = _normal_share(z)
+        hidden = z * share
+        x, y = _tanh(tl.sum(hidden * to_x, 1)), _tanh(tl.sum(hidden * to_y, 1))
+        at = grad_position + ((crop * G + group) * V + joint) * 2
+        x = tl.load(at, joint < V, 0).to(tl.float32) * reach * (1 - x * x)
+        y = tl.load(at + 1, joint < V, 0).to(tl.float32) * reach * (1 - y * y)
+        of_x += tl.sum(x[:, None] * hidden, 0)
+        of_y += tl.sum(y[:, None] * hidden, 0)
+        slope = share + z * tl.exp(-0.5 * z * z) * 0.3989422804014327
+        of_z = (x[:, None] * to_x + y[:, None] * to_y) * slope
+        of_scale += tl.sum(of_z * query_VE, 0)
+        of_shift += tl.sum(of_z, 0)
+        of_query = tl.load(grad_query + place, inside, 0).to(tl.float32) + of_z * factor
+        of_query = tl.where(inside, of_query, 0).to(matrix.dtype)
+        of_joints = tl.dot(of_query, matrix, input_precision="ieee")
+        tl.store(grad_joints + place, of_joints.to(grad_joints.dtype.element_ty), inside)
+        of_weight += tl.dot(tl.trans(of_query), tl.load(joints + place, inside, 0), input_precision="ieee")
+    at = program * G + group
+    mask = (channel[:, None] < E) & (channel[None, :] < E)
+    tl.store(grad_weight + (at * E + channel[:, None]) * E + channel[None, :], of_weight, mask)
+    row = grad_network + at * 4 * E + channel
+    tl.store(row, of_scale, channel < E)
+    tl.store(row + E, of_shift, channel < E)
+    tl.store(row + 2 * E, of_x, channel < E)
+    tl.store(row + 3 * E, of_y, channel < E)
+
+
+def forward(
+    joints_NVC: Tensor,
+    query_weight_GEE: Tensor,
+    scale_E: Tensor,
+    shift_E: Tensor,
+    out_2E: Tensor,
+    reference_NV2: Tensor,
+    reach: float,
+) -> tuple[Tensor, Tensor]:
+    """query_NVC and position_NGV2."""
+    crops, joints, _ = joints_NVC.shape
+    groups, width, _ = query_weight_GEE.shape
+    query, position = torch.empty_like(joints_NVC), joints_NVC.new_empty(crops, groups, joints, 2)
+    sizes = {"G": groups, "V": joints, "E": width, "V_PADDED": padded(joints), "E_PADDED": padded(width)}
+    inputs = joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, reference_NV2
+    launch(keypoint_offsets_forward, (crops * groups,), *inputs, query, position, reach, **sizes, warps=WARPS, stages=1)
+    return query, position
+
+
+def backward(
+    of_query_NVC: Tensor,
+    of_position_NGV2: Tensor,
+    query_NVC: Tensor,
+    joints_NVC: Tensor,
+    query_weight_GEE: Tensor,
+    scale_E: Tensor,
+    shift_E: Tensor,
+    out_2E: Tensor,
+    reach: float,
+) -> list[Tensor]:
+    """Gradients of joints, query weight, scale, shift, out and reference."""
+    crops, joints, _ = joints_NVC.shape
+    groups, width, _ = query_weight_GEE.shape
+    programs, of_joints = min(crops, MOST_PROGRAMS), torch.empty_like(joints_NVC)
+    of_weight = torch.empty(programs, groups, width, width, dtype=torch.float32, device=joints_NVC.device)
+    of_network = torch.empty(programs, groups, 4, width, dtype=torch.float32, device=joints_NVC.device)
+    sizes = {"G": groups, "V": joints, "E": width, "V_PADDED": padded(joints), "E_PADDED": padded(width)}
+    inputs = of_query_NVC, of_position_NGV2, joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, query_NVC
+    launch(
+        keypoint_offsets_backward, (groups, programs), *inputs, of_joints, of_weight, of_network, reach, crops,
+        **sizes, warps=WARPS_BACKWARD, stages=1,
+    )  # fmt: skip
+    network = of_network.sum((0, 1))
+    found = of_weight.sum(0), network[0], network[1], network[2:], of_position_NGV2.sum(1, dtype=torch.float32)
+    return [of_joints, *(gradient.to(joints_NVC.dtype, copy=True) for gradient in found)]

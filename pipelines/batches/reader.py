@@ -1,0 +1,191 @@
+"""Reading clips: from keypoint stores and hand crops to the numbers the model sees.
+
+    store -> ClipReader.read -> Sample; several of them, and their hand crops -> ClipReader.batch -> PackedBatch
+
+Everything random follows from the seed, the epoch and the clip's id (pipelines/rng.py).
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..clips.dataset import ClipRef, ClipSet
+from ..clips.frame_sampling import sample_frames
+from ..clips.keypoint_normalization import choose_frames, normalize_parts
+from ..crops.boxes import crop_points
+from ..crops.sources import NO_FRAMES, StoredHandCrops, VideoHandCrops, WantedHands, want_hands
+from ..errors import InputError
+from ..rng import stream
+from ..settings import DataSettings
+from ..skeleton import HANDS, PART_JOINTS
+from ..store.crop_store import CropStore, crops_folder
+from ..store.keypoint_store import KeypointStore
+from .collate import Sample, collate
+from .packed_batch import PackedBatch
+
+
+class TextCodec(Protocol):
+    """Text to tokens, each list with its end token; called from several threads at once."""
+
+    fingerprint: str  # tells this codec from others
+
+    def prompt_ids(self, language: str) -> list[int]: ...
+
+    def target_ids(self, text: str) -> list[int]: ...
+
+
+class BadClip(NamedTuple):
+    """A clip that can't be used: its number in the clip set, its id, and why."""
+
+    number: int
+    id: str
+    error: InputError
+
+
+class LoadedClips(NamedTuple):
+    """A batch, the numbers of the clips in it, in their order, and the clips that were left out."""
+
+    batch: PackedBatch
+    numbers: list[int]
+    bad: list[BadClip]
+
+
+class ClipReader:
+    """Reads clips of some stores as the settings say, hand crops to `device`. Threads may share it."""
+
+    def __init__(
+        self,
+        stores: list[KeypointStore],
+        settings: DataSettings,
+        codec: TextCodec,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        """Raises InputError if crops of the wanted size can't be had from a crop store that is to be used."""
+        self.stores, self.settings, self.codec, self.seed = stores, settings, codec, seed
+        self.device = torch.device(device)
+        self._crop_stores = {store.path: _crop_store(store, settings) for store in stores} if settings.p_samp else {}
+        self._sources = threading.local()  # a decoder belongs to a thread
+
+    def clips(self, split: str) -> ClipSet:
+        """All clips of a split ("train", "dev", "test"), store by store; InputError if there is none."""
+        task, language = self.settings.task, self.settings.language
+        key = [task, language, self.codec.fingerprint]
+        return ClipSet.of_split(
+            self.stores, split, lambda clip: self.codec.target_ids(clip.target(task, language)), key
+        )
+
+    def read(self, ref: ClipRef, epoch: int, training: bool) -> Sample:
+        """One clip; random choices follow from seed, epoch and clip id, in evaluation from seed and clip id alone.
+
+        Raises InputError for a bad clip: lost or non-finite keypoints, or no text.
+        """
+        store, clip, label_ids = ref
+        epoch = epoch if training else 0
+        text = clip.target(self.settings.task, self.settings.language)
+        packed = store.packed_keypoints(clip)
+        is_cut = clip.frames > self.settings.max_frames
+        rng = stream(self.seed, epoch, clip.id, "frames") if training and is_cut else None
+        frames = choose_frames(clip.frames, self.settings.max_frames, rng)
+        chosen = packed[frames] if is_cut else packed
+        try:
+            poses = normalize_parts(chosen)
+        except ValueError:
+            where, remedy = f"{store.path}: clip {clip.id}: keypoints", "extract the pose again, or leave the clip out"
+            raise InputError(where, "are not all finite numbers", remedy) from None
+        crop_frame, hand_N, crops_per_hand = self._sampled(chosen, clip.id, epoch)
+        from_video = len(crop_frame) > 0 and self._crop_stores[store.path] is None
+        video = store.video(clip) if from_video else None
+        hands = want_hands(clip, video, packed, frames[crop_frame], hand_N, self.settings.boxes)
+        return Sample(
+            text=text,
+            poses=poses,
+            hands=hands,
+            crops_per_hand=crops_per_hand,
+            crop_frame=crop_frame,
+            crop_points=crop_points(hands.points_px, hands.boxes),
+            prompt_ids=self.codec.prompt_ids(self.settings.language or clip.language),
+            label_ids=label_ids,
+        )
+
+    def batch(
+        self,
+        clips: ClipSet,
+        numbers: Sequence[int],
+        epoch: int,
+        training: bool,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> LoadedClips:
+        """These clips packed, without the bad ones.
+
+        Bad are those that `read` refuses, and those with hands that can't be had: a video that is missing, does not
+        decode or is of another length than the pose, or a damaged crop. `stopped` may end it early.
+        """
+        samples: dict[int, Sample] = {}
+        of_store: dict[Path, list[int]] = {}
+        bad: list[BadClip] = []
+        for number in numbers:
+            if stopped():
+                break
+            try:
+                ref = clips[number]
+                samples[number] = self.read(ref, epoch, training)
+                of_store.setdefault(ref.store.path, []).append(number)
+            except InputError as error:
+                bad.append(BadClip(number, clips.name(number), error))
+        crops: dict[int, Tensor] = {}
+        for path, mine in of_store.items():
+            for number, found in zip(mine, self._crops(path, [samples[n].hands for n in mine]), strict=True):
+                if isinstance(found, InputError):
+                    bad.append(BadClip(number, clips.name(number), found))
+                else:
+                    crops[number] = found
+        good = [number for number in samples if number in crops]
+        batch = collate([samples[n] for n in good], [crops[n] for n in good], self.settings.crop_size)
+        return LoadedClips(batch, good, bad)
+
+    def _sampled(
+        self, keypoints: np.ndarray, clip_id: str, epoch: int
+    ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        """The frames of which hands are wanted, the left hand's first, the hand of each, and how many of each hand."""
+        p_samp, sampling = self.settings.p_samp, self.settings.sampling
+        if p_samp == 0:
+            return NO_FRAMES, NO_FRAMES, (0, 0)
+        left, right = (
+            sample_frames(keypoints[:, PART_JOINTS[hand], 2], p_samp, sampling, stream(self.seed, epoch, clip_id, hand))
+            for hand in HANDS
+        )
+        counts = len(left), len(right)
+        return np.concatenate([left, right]), np.repeat((0, 1), counts), counts
+
+    def _crops(self, store: Path, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
+        """This thread's source for the store reads them."""
+        if not any(len(hands.frames) for hands in wanted):
+            size = self.settings.crop_size
+            return [torch.zeros(0, 3, size, size, dtype=torch.uint8, device=self.device)] * len(wanted)
+        sources = self._sources.__dict__
+        if store not in sources:
+            crop_store = self._crop_stores[store]
+            if crop_store is None:
+                sources[store] = VideoHandCrops(self.settings.crop_size, self.device)
+            else:
+                sources[store] = StoredHandCrops(crop_store, self.device)
+        return sources[store].read(wanted)
+
+
+def _crop_store(store: KeypointStore, settings: DataSettings) -> CropStore | None:
+    """The store's crops, if they are to be used."""
+    there = (crops_folder(store) / "crops.json").exists()
+    if settings.crops == "video" or settings.crops is None and (not there or settings.boxes != "clip"):
+        return None
+    crops = CropStore(store)
+    if crops.size != settings.crop_size:
+        problem = f"the crops of {crops.path} are {crops.size} pixels wide, not {settings.crop_size}"
+        remedy = f"give {crops.size}, or --crops video; or delete them and cut again with --size {settings.crop_size}"
+        raise InputError("--crop-size", problem, remedy)
+    return crops

@@ -1,0 +1,144 @@
+"""The clips of a split, over several stores: their lengths, and each one's target tokens, tokenised once.
+
+What is held are arrays of numbers, about 40 bytes a clip; tokens are kept beside the
+keypoints and memory-mapped.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from ..errors import InputError
+from ..store.keypoint_store import KeypointStore
+from ..store.manifest import Clip
+
+Tokenize = Callable[[Clip], list[int]]  # a clip's target with its end token; InputError where it has none
+MANY_CLIPS = 20000  # so many take long enough for a progress bar
+
+
+class ClipRef(NamedTuple):
+    """A clip and the store it is in."""
+
+    store: KeypointStore
+    clip: Clip
+    label_ids: list[int]  # the target's tokens with the end token; none for a clip without a target
+
+
+class ClipSet(Sequence[ClipRef]):
+    """Clips by number; threads may share it. `frames` [clips] of each clip and `tokens` [clips] of its target."""
+
+    def __init__(
+        self,
+        stores: list[KeypointStore],
+        ids: list[np.ndarray],
+        store_N: np.ndarray,
+        clip_N: np.ndarray,
+        start_N: np.ndarray,
+        end_N: np.ndarray,
+    ):
+        """Clip i is number clip_N[i] of store s = store_N[i], its tokens ids[s][start_N[i] : end_N[i]].
+
+        Use `of_split`.
+        """
+        self.stores, self._ids = stores, ids
+        self._store_N, self._clip_N, self._start_N, self._end_N = store_N, clip_N, start_N, end_N
+        self.frames = np.zeros(len(clip_N), np.int64)
+        for number, store in enumerate(stores):
+            mine = store_N == number
+            self.frames[mine] = store.clips.frames[clip_N[mine]]
+        self.tokens = end_N - start_N
+
+    @classmethod
+    def of_split(cls, stores: list[KeypointStore], split: str, tokenize: Tokenize, key: object) -> "ClipSet":
+        """All clips of "train", "dev" or "test", store by store. Raises InputError if there is none.
+
+        Each store keeps its tokens in its subfolder `targets`, valid as long as its clips and `key`, what else they
+        depend on, are the same; where it can't be written to, they stay in memory.
+        """
+        numbers = [store.clips.of_split(split) for store in stores]
+        if not any(len(n) for n in numbers):
+            where = ", ".join(str(store.path) for store in stores)
+            raise InputError(f"{where}: manifest.jsonl: split", f"no clip is {split!r}", "name a store that has some")
+        targets = [_targets(store, n, tokenize, [key, split]) for store, n in zip(stores, numbers)]
+        ends = [end_N for _, end_N in targets]
+        starts = [np.concatenate([[0], end_N])[: len(end_N)] for end_N in ends]
+        store_N = np.repeat(np.arange(len(stores)), [len(n) for n in numbers])
+        columns = store_N, *(np.concatenate(parts) for parts in (numbers, starts, ends))
+        return cls(stores, [ids for ids, _ in targets], *columns)
+
+    def __len__(self) -> int:
+        return len(self._clip_N)
+
+    def __getitem__(self, number: int) -> ClipRef:
+        """Raises InputError if the clip's line in the manifest is damaged."""
+        store = self._store_N[number]
+        label_ids = self._ids[store][self._start_N[number] : self._end_N[number]].tolist()
+        return ClipRef(self.stores[store], self.stores[store].clips[self._clip_N[number]], label_ids)
+
+    def name(self, number: int) -> str:
+        """The clip's id; where its line in the manifest is damaged, its number there."""
+        try:
+            return self[number].clip.id
+        except InputError:
+            return f"{self.stores[self._store_N[number]].path}: clip number {self._clip_N[number]}"
+
+    def share_of(self, token: int) -> float:
+        """How many of the tokens of all targets are this one, of a subset those of the whole split."""
+        return sum(int((ids == token).sum()) for ids in self._ids) / max(1, sum(map(len, self._ids)))
+
+    def subset(self, numbers: Sequence[int]) -> "ClipSet":
+        """These clips alone, in this order."""
+        n = np.asarray(numbers, np.int64)
+        columns = (column[n] for column in (self._store_N, self._clip_N, self._start_N, self._end_N))
+        return ClipSet(self.stores, self._ids, *columns)
+
+
+def _targets(
+    store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize, key: object
+) -> tuple[np.ndarray, np.ndarray]:
+    """All tokens of a store's clips, and where each clip's end; from the store's folder, or made and put there."""
+    name = json.dumps([key, len(store.clips), store.manifest_crc32c]).encode()
+    folder = store.path / "targets" / hashlib.blake2b(name, digest_size=8).hexdigest()
+    try:
+        return _read(folder)
+    except (OSError, ValueError):  # not there, or damaged
+        ids, end_N = _tokenized(store, clip_N, tokenize)
+    unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")
+    try:
+        unfinished.mkdir(parents=True)
+        np.save(unfinished / "ids.npy", ids)
+        np.save(unfinished / "ends.npy", end_N)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        return _read(folder)
+    except (OSError, ValueError):  # a store that can't be written to, or another process that was faster
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return ids, end_N
+
+
+def _read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(np.load(folder / "ids.npy", mmap_mode="r")), np.load(folder / "ends.npy")
+
+
+def _tokenized(store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize) -> tuple[np.ndarray, np.ndarray]:
+    """A clip without a target, or with a damaged line in the manifest, has no tokens: reading it says why."""
+    console = Console(stderr=True)
+    ids, end_N, count = [np.zeros(0, np.int32)], np.zeros(len(clip_N), np.int64), 0
+    quiet = len(clip_N) < MANY_CLIPS or not console.is_terminal
+    for i in track(range(len(clip_N)), "tokenising texts", console=console, disable=quiet):
+        try:
+            tokens = tokenize(store.clips[clip_N[i]])
+        except InputError:
+            tokens = []
+        ids.append(np.array(tokens, np.int32))
+        count += len(tokens)
+        end_N[i] = count
+    return np.concatenate(ids), end_N

@@ -1,0 +1,91 @@
+"""What is to be translated, as clips of keypoint stores: those of a store, of videos whose store is known, and of any
+other videos, whose keypoints are estimated and put into a store of their own.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ..converters.unisign import read_pose
+from ..converters.video_info import read_video_info
+from ..errors import InputError
+from ..store.keypoint_store import KeypointStore, KeypointStoreWriter
+from ..store.manifest import Clip
+
+
+class Recording(NamedTuple):
+    """A clip of a store, and what its user calls it."""
+
+    name: str
+    store: KeypointStore
+    clip: Clip
+
+    @property
+    def video(self) -> str:
+        """The whole path of its video, "" if it has none."""
+        return str(self.store.video(self.clip).resolve()) if self.clip.source else ""
+
+
+def recordings_of_store(path: Path) -> Iterable[Recording]:
+    """All clips of a store, called after their videos; InputError if it is not one."""
+    store = KeypointStore.open(path)
+    return (Recording(str(store.video(clip)) if clip.source else clip.id, store, clip) for clip in store.clips)
+
+
+def known_recordings(video: Path) -> list[Recording]:
+    """The clips of this video in the store beside it: in its folder, or in the one above, as the demo corpus has it.
+
+    [] if there is no such store, or it does not know the video. Raises InputError if there is no such video.
+    """
+    if not video.is_file():
+        raise InputError(video, "there is no such video", "name a video that is there")
+    whole = video.absolute()
+    for folder in (whole.parent, whole.parent.parent):
+        if (folder / "store.json").is_file():
+            store, clips = _clips_by_video(folder)
+            if whole.resolve() in clips:
+                return [Recording(str(video), store, store.clips[number]) for number in clips[whole.resolve()]]
+    return []
+
+
+@lru_cache(maxsize=8)
+def _clips_by_video(folder: Path) -> tuple[KeypointStore, dict[Path, list[int]]]:
+    store = KeypointStore.open(folder)
+    numbers: dict[Path, list[int]] = {}
+    for number, clip in enumerate(store.clips):
+        if clip.source:
+            numbers.setdefault(store.video(clip).resolve(), []).append(number)
+    return store, numbers
+
+
+def estimated_recordings(
+    videos: Sequence[Path], folder: Path, language: str, detector, network
+) -> tuple[list[Recording], list[InputError]]:
+    """The videos with keypoints by a PersonDetector and a PoseNetwork, in a new store below `folder`.
+
+    Also why others are left out; these are named on stderr. `language` is that of the texts to come.
+    """
+    from ..pose_estimation.extraction import Work, extract  # of an optional extra
+
+    work = [Work(video, folder / "poses" / f"{number}.pkl") for number, video in enumerate(videos)]
+    bad = extract(work, detector, network)
+    source = {"estimator": network.weights.name, "version": "as translated", "coordinates": "fractions of the picture"}
+    with KeypointStoreWriter(folder / "store", source) as writer:
+        for item in work:
+            if item.pose.exists():
+                info = read_video_info(item.video)
+                writer.add(
+                    read_pose(item.pose, info).keypoints[: info.frames],
+                    id=str(item.video),
+                    split="test",
+                    language=language,
+                    text="",
+                    fps=info.fps,
+                    width=info.width,
+                    height=info.height,
+                    source=str(item.video.resolve()),
+                    video_frames=info.frames,
+                )
+    store = KeypointStore.open(folder / "store")
+    return [Recording(clip.id, store, clip) for clip in store.clips], bad

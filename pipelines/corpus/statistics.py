@@ -1,0 +1,207 @@
+"""What a corpus of keypoint stores is like: durations, text lengths, vocabulary, and what its splits have in common.
+
+The figure shows what the paper's Figures 2 and 8 show of CSL-News. A Chinese text's units are characters, as there,
+any other's are words; neither counts punctuation or case. Clips are read one by one, and a few numbers kept of each.
+"""
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from ..errors import InputError
+from ..store.keypoint_store import KeypointStore
+from ..store.manifest import LANGUAGES, SPLITS, Clip
+
+UNITS = {language: "characters" if language == "zh" else "words" for language in LANGUAGES}
+FORMATS = (".png", ".svg", ".pdf")
+SHOWN = 5  # examples of each kind of duplicate
+LONGEST = 99.5  # percent of the clips that the figure's axes reach
+
+
+@dataclass
+class Group:
+    """The clips of one language and split: seconds and text lengths clip by clip, how often each unit occurs."""
+
+    seconds: array = field(default_factory=lambda: array("f"))
+    lengths: array = field(default_factory=lambda: array("I"))
+    vocabulary: Counter = field(default_factory=Counter)
+
+
+@dataclass
+class Corpus:
+    """The clips of several stores, numbered one store after the other."""
+
+    stores: list[KeypointStore]
+    groups: dict[tuple[str, str], Group]  # (language, split), in the order of LANGUAGES and SPLITS
+    splits: np.ndarray  # of each clip: which of SPLITS, uint8
+    texts: np.ndarray  # of each clip: a 64-bit hash of its text, white space made single spaces
+    keypoints: np.ndarray  # of each clip: checksum and number of frames of its keypoints, uint64
+
+    def languages(self) -> list[str]:
+        """The languages of the texts."""
+        return list(dict.fromkeys(language for language, _ in self.groups))
+
+    def of_language(self, language: str) -> dict[str, Group]:
+        """The groups of a language by their split."""
+        return {split: group for (own, split), group in self.groups.items() if own == language}
+
+    def clip(self, number: int) -> Clip:
+        """The clip of this number, counted from 0."""
+        for store in self.stores:
+            if number < len(store.clips):
+                return store.clips[number]
+            number -= len(store.clips)
+        raise IndexError(number)
+
+
+def read_corpus(paths: Sequence[Path]) -> Corpus:
+    """Raises InputError if one of `paths` is not a whole store, or all are empty."""
+    stores = [KeypointStore.open(path) for path in paths]
+    if not any(len(store.clips) for store in stores):
+        raise InputError(", ".join(map(str, paths)), "there is no clip", "name stores that have some")
+    groups = {(language, split): Group() for language in LANGUAGES for split in SPLITS}
+    splits, texts = array("B"), array("Q")
+    console = Console(stderr=True)
+    for store in stores:
+        for clip in track(store.clips, str(store.path), console=console, disable=not console.is_terminal):
+            group, units = groups[clip.language, clip.split], units_of(clip.text, clip.language)
+            group.seconds.append(clip.frames / clip.fps)
+            group.lengths.append(len(units))
+            group.vocabulary.update(units)
+            splits.append(SPLITS.index(clip.split))
+            digest = blake2b(" ".join(clip.text.split()).encode(), digest_size=8).digest()
+            texts.append(int.from_bytes(digest, "little"))
+    crc32c, frames = (np.concatenate([getattr(store.clips, name) for store in stores]) for name in ("crc32c", "frames"))
+    keypoints = crc32c.astype(np.uint64) << np.uint64(32) | frames.astype(np.uint64)
+    groups = {key: group for key, group in groups.items() if group.seconds}
+    return Corpus(stores, groups, np.asarray(splits, np.uint8), np.asarray(texts, np.uint64), keypoints)
+
+
+def units_of(text: str, language: str) -> list[str]:
+    """The characters of a Chinese text, the words of any other, in lower case."""
+    return re.findall(r"\w" if language == "zh" else r"\w+(?:['’-]\w+)*", text.lower())
+
+
+def describe(corpus: Corpus) -> str:
+    """A table by language and split: clips, hours, seconds a clip, units a text, vocabulary, singletons, unknown units.
+
+    Singletons are units that occur once. Unknown are those that the train split of the language does not have, in
+    percent of all that occur, not of the vocabulary.
+    """
+    rows = [("", "clips", "hours", "s a clip", "text length", "vocabulary", "singletons", "unknown %")]
+    for language in corpus.languages():
+        parts = corpus.of_language(language)
+        known = parts["train"].vocabulary if "train" in parts else None
+        rows += [
+            _row(f"{language} {split}", group, None if split == "train" else known) for split, group in parts.items()
+        ]
+        if len(parts) > 1:
+            rows.append(_row(f"{language} all", _together(list(parts.values())), None))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    units = ", ".join(f"{UNITS[language]} ({language})" for language in corpus.languages())
+    return "\n".join([*lines, f"texts are counted in {units}"])
+
+
+def _row(name: str, group: Group, known: Counter | None) -> tuple[str, ...]:
+    seconds, total = np.asarray(group.seconds), group.vocabulary.total()
+    once = sum(count == 1 for count in group.vocabulary.values())
+    unknown = ""
+    if known and total:
+        unknown = f"{100 * sum(n for unit, n in group.vocabulary.items() if unit not in known) / total:.2f}"
+    numbers = f"{seconds.sum(dtype=np.float64) / 3600:.2f}", f"{seconds.mean():.2f}", f"{np.mean(group.lengths):.2f}"
+    return name, str(len(seconds)), *numbers, str(len(group.vocabulary)), str(once), unknown
+
+
+def _together(groups: list[Group]) -> Group:
+    whole = Group()
+    for group in groups:
+        whole.seconds.extend(group.seconds)
+        whole.lengths.extend(group.lengths)
+        whole.vocabulary.update(group.vocabulary)
+    return whole
+
+
+def duplicates(corpus: Corpus) -> str:
+    """What is in more than one split: keypoints (equal checksum and length) and texts, counted, and the first few."""
+    repeats = _across_splits(corpus.keypoints, corpus.splits)
+    same_text = sum(len(set(corpus.texts[numbers])) == 1 for numbers in repeats)
+    texts = f", {same_text} with one text, {len(repeats) - same_text} with several" if repeats else ""
+    lines = [f"keypoints in more than one split: {len(repeats)}{texts}"]
+    lines += ["  " + " = ".join(_name(corpus.clip(number)) for number in numbers[:4]) for numbers in repeats[:SHOWN]]
+    repeats = _across_splits(corpus.texts, corpus.splits)
+    pairs = Counter(pair for numbers in repeats for pair in combinations(sorted(set(corpus.splits[numbers])), 2))
+    counts = ", ".join(f"{SPLITS[a]} and {SPLITS[b]} {pairs[a, b]}" for a, b in sorted(pairs))
+    lines.append(f"texts in more than one split: {len(repeats)}{f' ({counts})' if pairs else ''}")
+    lines += [f"  {corpus.clip(numbers[0]).text[:100]}" for numbers in repeats[:SHOWN]]
+    return "\n".join(lines)
+
+
+def _across_splits(keys: np.ndarray, splits: np.ndarray) -> list[np.ndarray]:
+    """For every key that occurs in more than one split the numbers of its clips, in the order of the first of them."""
+    if len(keys) == 0:
+        return []
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(keys[order]) != 0])
+    ends = np.r_[starts[1:], len(keys)]
+    mixed = np.minimum.reduceat(splits[order], starts) != np.maximum.reduceat(splits[order], starts)
+    return sorted((order[a:b] for a, b in zip(starts[mixed], ends[mixed])), key=lambda numbers: numbers[0])
+
+
+def _name(clip: Clip) -> str:
+    return f"{clip.split} {clip.id} ({clip.text[:50]})"
+
+
+def draw(corpus: Corpus, path: Path) -> None:
+    """Draws durations, text lengths and vocabulary of each language into `path`, whose suffix says the format.
+
+    Raises InputError on another suffix than FORMATS or a path that cannot be written.
+    """
+    if path.suffix not in FORMATS:
+        raise InputError(path, f"is no {', '.join(FORMATS)}", "name a picture of one of these formats")
+    from matplotlib.figure import Figure  # takes a second, which other uses of this module do not have to wait
+
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for place, language in enumerate(corpus.languages()):
+        whole = _together(list(corpus.of_language(language).values()))
+        colour = f"C{place}"
+        _draw_distribution(panels[0], np.asarray(whole.seconds), language, "s", colour)
+        _draw_distribution(panels[1], np.asarray(whole.lengths), language, UNITS[language], colour)
+        counts = np.array(sorted(whole.vocabulary.values(), reverse=True))
+        panels[2].loglog(
+            np.arange(1, len(counts) + 1), counts, color=colour, label=f"{language}: {len(counts)} different"
+        )
+    for panel, title, across, up in (
+        (panels[0], "Durations", "seconds (last bar: and more)", "clips"),
+        (panels[1], "Text lengths", "characters or words (last bar: and more)", "clips"),
+        (panels[2], "Vocabulary", "rank of the character or word", "occurrences"),
+    ):
+        panel.set(title=title, xlabel=across, ylabel=up)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise InputError(path, f"cannot be written ({error.strerror})", "name another file") from None
+
+
+def _draw_distribution(panel, values: np.ndarray, language: str, unit: str, colour: str) -> None:
+    """A histogram of about 40 bars, with the mean; numbers of units are whole, and so is the width of their bars."""
+    top = np.percentile(values, LONGEST)
+    whole = values.dtype.kind != "f"
+    step = max(1, np.ceil(top / 40)) if whole else top / 40
+    edges = step * np.arange(int(top / step) + 2) - (0.5 if whole else 0)
+    label = f"{language}: mean {values.mean():.1f} {unit}"
+    panel.hist(values.clip(max=edges[-2]), edges, color=colour, alpha=0.6, label=label)
+    panel.axvline(values.mean(), color=colour, linestyle="--")
+    panel.margins(y=0.2)  # room for the legend

@@ -1,0 +1,1 @@
+"""Hand crops: boxes, decoding, cutting."""

@@ -1,0 +1,173 @@
+"""Cuts the hand crops of a keypoint store: every frame, both hands, once, in many processes.
+
+    python launch/prepare.py crops STORE
+
+Clips go through worker processes in order; this process alone writes. What is on disk counts (pipelines/store/crop_store.py),
+and the next call goes on from there. Videos are decoded by DALI on a GPU, else by PyAV.
+"""
+
+import io
+import multiprocessing
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from ..errors import InputError
+from ..store.crop_store import CropStoreWriter, crops_folder
+from ..store.keypoint_store import KeypointStore
+from ..workers import end_with_parent
+from .sources import VideoHandCrops, want_hands
+
+FRAMES_AT_ONCE = 256  # of a clip, so that a long one needs no more memory than others
+COMMIT_SECONDS = 60  # between the moments from which a killed run goes on
+FORETOLD_FROM = 8  # clips that are cut to foretell the disk's use
+
+
+def cut_crops(
+    store: KeypointStore, size: int, quality: int, videos: Path | None = None, workers: int | None = None
+) -> CropStoreWriter:
+    """Cuts what is not cut yet, and says how much disk it will take before it starts.
+
+    size: side in pixels; quality: of JPEG, 1 to 95; videos: a folder to look for the videos in, by their names, in the
+    place of the store's own paths; workers: processes, one a core by default. A clip whose video can't be used is named
+    on stderr and left out. Raises InputError when the disk has too little room, or no clip can be cut.
+    """
+    if not 8 <= size <= 512 or not 1 <= quality <= 95:
+        raise InputError("--size, --quality", f"{size} and {quality} are not possible", "give 8 to 512, and 1 to 95")
+    if videos is not None and not videos.is_dir():
+        raise InputError(f"--videos: {videos}", "is not a folder", "name the folder that holds the videos")
+    try:
+        writer = CropStoreWriter(store, size, quality)
+        _cut_the_rest(store, writer, videos, workers or len(os.sched_getaffinity(0)))
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise InputError(crops_folder(store), problem, "make room and call again: it goes on from there") from None
+    if writer.clips and len(writer.left_out) == writer.clips:
+        raise InputError(store.path, "no clip of it could be cut", "mend what is said above, then delete its crops")
+    return writer
+
+
+def _cut_the_rest(store: KeypointStore, writer: CropStoreWriter, videos: Path | None, workers: int) -> None:
+    """All clips from the writer's next one on; what is written is committed once a minute and in the end."""
+    console = Console(stderr=True)
+    waiting = range(writer.clips, len(store.clips))
+    context = multiprocessing.get_context("spawn")  # DALI and PyAV hold threads, which a fork would not survive
+    settings = (store.path, writer.size, writer.quality, videos)
+    with ProcessPoolExecutor(workers, context, _start_worker, settings) as pool:
+        if waiting:
+            _foretell(store, waiting, pool, writer.path, console)
+        committed = time.monotonic()
+        clips = _in_order(pool, waiting, 4 * workers)
+        bar = track(clips, "cutting hands", len(waiting), console=console, disable=not console.is_terminal)
+        for number, files in bar:
+            if isinstance(files, str):
+                writer.leave_out(files)
+                line = f"left out: clip {store.clips[number].id}: {files}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                writer.add(files)
+            if time.monotonic() - committed > COMMIT_SECONDS:
+                writer.commit()
+                committed = time.monotonic()
+    writer.commit()
+
+
+def _foretell(store: KeypointStore, waiting: range, pool: ProcessPoolExecutor, folder: Path, console: Console) -> None:
+    """Says what the crops will take, from clips all over the store; InputError if the disk has less room."""
+    sample = np.unique(np.linspace(waiting.start, waiting.stop - 1, FORETOLD_FROM).astype(int)).tolist()
+    results = [files for files in pool.map(_cut, sample) if not isinstance(files, str)]
+    crops = 2 * int(store.clips.frames[waiting.start :].sum())
+    if not results:
+        return
+    each = sum(len(file) for files in results for file in files) / sum(len(files) for files in results)
+    needed, free = each * crops, shutil.disk_usage(folder).free
+    said = f"{crops} crops of about {each / 1000:.1f} kB will take about {_human(needed)}; {_human(free)} are free"
+    console.print(said, markup=False, highlight=False)
+    if needed > free:
+        raise InputError(folder, said, "make room, or choose a smaller --size or --quality")
+
+
+def _human(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _in_order(pool: ProcessPoolExecutor, numbers: range, ahead: int) -> Iterator[tuple[int, list[bytes] | str]]:
+    """Each clip's files, or why it has none; at most `ahead` clips are at work or waiting to be written."""
+    submitted = ((number, pool.submit(_cut, number)) for number in numbers)
+    waiting = deque(islice(submitted, ahead))
+    while waiting:
+        number, future = waiting.popleft()
+        files = future.result()
+        waiting.extend(islice(submitted, 1))
+        yield number, files
+
+
+class _Cutter:
+    """What a worker process has."""
+
+    def __init__(self, store: Path, size: int, quality: int, videos: Path | None):
+        self.store, self.videos, self.quality = KeypointStore.open(store), videos, quality
+        gpu = torch.cuda.is_available()
+        self.source = VideoHandCrops(size, torch.device("cuda" if gpu else "cpu"))
+
+    def cut(self, number: int) -> list[bytes]:
+        """The clip's JPEG files, two a frame."""
+        clip = self.store.clips[number]
+        video = _find(self.videos, self.store.video(clip)) if self.videos else self.store.video(clip)
+        keypoints = self.store.keypoints(clip)
+        files: list[bytes] = []
+        for first in range(0, clip.frames, FRAMES_AT_ONCE):
+            frames = np.arange(first, min(first + FRAMES_AT_ONCE, clip.frames)).repeat(2)
+            hands = np.arange(len(frames)) % 2
+            (crops,) = self.source.read([want_hands(clip, video, keypoints, frames, hands, "clip")])
+            if isinstance(crops, InputError):
+                raise crops
+            files += [_jpeg(crop, self.quality) for crop in crops.permute(0, 2, 3, 1).cpu().numpy()]
+        return files
+
+
+def _jpeg(crop: np.ndarray, quality: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(crop).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def _find(folder: Path, video: Path) -> Path:
+    """The video in a folder that mirrors the last parts of its path."""
+    for parts in range(len(video.parts) - 1, 0, -1):
+        found = folder.joinpath(*video.parts[-parts:])
+        if found.is_file():
+            return found
+    raise InputError(folder / video.name, "is missing", "name the folder that holds the videos")
+
+
+_cutter: _Cutter
+
+
+def _start_worker(*settings) -> None:
+    global _cutter
+    end_with_parent()
+    torch.set_num_threads(1)  # parallel over clips instead
+    _cutter = _Cutter(*settings)
+
+
+def _cut(number: int) -> list[bytes] | str:
+    try:
+        return _cutter.cut(number)
+    except InputError as error:
+        return str(error)

@@ -1,0 +1,210 @@
+"""Hand crops: pictures of the sampled hands, all of one size, from the crop store or out of the clips' videos.
+
+Both sources have one interface, `read(wanted)`: crops [n, 3, S, S] uint8 on the device for each clip, or what is wrong
+with it. A source is to be used by one thread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..errors import InputError
+from ..skeleton import HANDS, LEFT_HAND, RIGHT_HAND
+from ..store.crop_store import CropStore
+from ..store.manifest import Clip
+from .boxes import BoxRule, hand_boxes, side_of_clip, side_of_sampled
+from .dali import DecodingError, JpegDecoder, VideoDecoder
+from .video import VideoFile
+
+LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
+MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond it the keypoints are not fractions of the picture
+# Of the many clips without sampled hands.
+NO_FRAMES, _NO_POINTS, _NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 21, 2)), np.zeros((0, 4), np.int64)
+
+
+@dataclass(frozen=True)
+class WantedHands:
+    """The hands of a clip whose pictures are wanted."""
+
+    clip: Clip
+    video: Path | None  # None for crops from a store
+    frames: np.ndarray  # [n] int64, of the clip, from 0
+    hands: np.ndarray  # [n] int64, numbers of skeleton.HANDS
+    points_px: np.ndarray  # [n, 21, 2] float64, the hands' keypoints in pixels
+    boxes: np.ndarray  # [n, 4] int64, pixels of the video; all of one side
+
+
+def want_hands(
+    clip: Clip, video: Path | None, keypoints: np.ndarray, frames: np.ndarray, hands: np.ndarray, rule: BoxRule
+) -> WantedHands:
+    """Boxes for these hands by a rule of hand_boxes.py; `keypoints` [T, 133, 3] of the whole clip, as stored.
+
+    Raises InputError if the keypoints can't be of this picture.
+    """
+    if not len(frames):
+        return WantedHands(clip, video, frames, hands, _NO_POINTS, _NO_BOXES)
+    hands_THVC = keypoints[:, LEFT_HAND[0] : RIGHT_HAND[-1] + 1].reshape(len(keypoints), len(HANDS), -1, 3)
+    hands_CVTH = np.ascontiguousarray(hands_THVC.transpose(3, 2, 0, 1), np.float64)  # extents are taken over V
+    hands_CVTH[0] *= clip.width
+    hands_CVTH[1] *= clip.height
+    hands_THVC = hands_CVTH.transpose(2, 3, 1, 0)
+    points_px = hands_THVC[frames, hands, :, :2]
+    if rule == "clip":
+        every_NVC = hands_THVC.reshape(-1, *hands_THVC.shape[2:])
+        side = side_of_clip(every_NVC[..., :2], every_NVC[..., 2])
+    else:
+        side = side_of_sampled(points_px)
+    if side > MAX_BOX_SIDE * max(clip.width, clip.height):
+        problem = f"a hand would be {side} pixels wide in a picture of {clip.width}x{clip.height}"
+        remedy = "give x and y as fractions of width and height"
+        raise InputError(f"clip {clip.id}: keypoints", problem, remedy)
+    return WantedHands(clip, video, frames, hands, points_px, hand_boxes(points_px, side))
+
+
+class StoredHandCrops:
+    """From a crop store: all crops of a batch in one decoder call."""
+
+    def __init__(self, store: CropStore, device: torch.device):
+        self.store = store
+        self._decoder = JpegDecoder(device)
+        self._nothing = torch.zeros(0, 3, store.size, store.size, dtype=torch.uint8, device=device)
+
+    def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
+        """The crops of each clip, or why they cannot be had."""
+        found: list[Tensor | InputError] = [self._nothing] * len(wanted)
+        files: list[np.ndarray] = []
+        rows: dict[int, slice] = {}
+        for i, clip in enumerate(wanted):
+            if len(clip.frames):
+                try:
+                    jpegs = self.store.jpegs(clip.clip, clip.frames, clip.hands)
+                except InputError as error:
+                    found[i] = error
+                    continue
+                rows[i] = slice(len(files), len(files) + len(jpegs))
+                files += jpegs
+        if not files:
+            return found
+        try:
+            pixels = self._decoder.decode(files).permute(0, 3, 1, 2)
+        except DecodingError as error:  # no checksum is wrong: the store was written so
+            raise AssertionError(f"{self.store.path}: {error}") from None
+        return [pixels[rows[i]] if i in rows else other for i, other in enumerate(found)]
+
+
+class VideoHandCrops:
+    """Out of the clips' videos, only the wanted frames: by DALI on a GPU, by PyAV on the CPU.
+
+    `dali` takes DALI on the CPU too, for the codecs it knows there: a little slower than PyAV
+    (benchmarks/data_path.py).
+    """
+
+    def __init__(self, size: int, device: torch.device, dali: bool = False):
+        self.size = size
+        self._device = device
+        self._decoder = VideoDecoder(device) if dali or device.type == "cuda" else None
+
+    def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
+        """The crops of each clip, or why they cannot be had."""
+        found = [self._begin(clip) for clip in wanted]
+        waiting = [i for i, crops in enumerate(found) if crops is None]
+        while waiting:
+            numbers, waiting = waiting[: self._decoder.most], waiting[self._decoder.most :]
+            for i, crops in zip(numbers, self._by_dali([wanted[i] for i in numbers])):
+                found[i] = crops
+        return found
+
+    def _begin(self, wanted: WantedHands) -> Tensor | InputError | None:
+        """The crops, if there are none or PyAV reads them; None if the clip is for DALI."""
+        if not len(wanted.frames):
+            return torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8, device=self._device)
+        try:
+            with VideoFile(wanted.video) as video:
+                _check(video, wanted)
+                if not (self._decoder and self._decoder.supports(video.codec)):
+                    return self._by_pyav(video, wanted)
+                last, count = _video_frames(wanted).max(), video.count_frames()
+                if last >= count:
+                    raise InputError(video.path, f"holds {count} frames, and frame {last} is needed", "copy it again")
+        except InputError as error:
+            return error
+
+    def _by_pyav(self, video: VideoFile, wanted: WantedHands) -> Tensor:
+        rows_of: dict[int, list[int]] = {}
+        for row, number in enumerate(_video_frames(wanted).tolist()):
+            rows_of.setdefault(number, []).append(row)
+        patches = _patches(wanted.boxes, torch.device("cpu"))
+        for number, picture in video.frames(_video_frames(wanted)):
+            for row in rows_of[number]:
+                _cut(torch.from_numpy(picture), wanted.boxes[row], patches[row])
+        return resize(patches, self.size).to(self._device)
+
+    def _by_dali(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
+        frames = [np.unique(_video_frames(clip), return_inverse=True) for clip in wanted]
+        files = [np.fromfile(clip.video, np.uint8) for clip in wanted]
+        crops = []
+        try:
+            with self._decoder.decode(files, [numbers for numbers, _ in frames]) as pictures:
+                for clip, (_, index), pictures_FHW3 in zip(wanted, frames, pictures):
+                    patches = _patches(clip.boxes, self._device)
+                    for row, picture in enumerate(index.tolist()):
+                        _cut(pictures_FHW3[picture], clip.boxes[row], patches[row])
+                    crops.append(resize(patches, self.size))
+        except DecodingError:  # one clip is bad, and PyAV says which and why
+            return [self._alone(clip) for clip in wanted]
+        return crops
+
+    def _alone(self, wanted: WantedHands) -> Tensor | InputError:
+        try:
+            with VideoFile(wanted.video) as video:
+                return self._by_pyav(video, wanted)
+        except InputError as error:
+            return error
+
+
+def resize(patches_NSS3: Tensor, size: int) -> Tensor:
+    """[n, s, s, 3] uint8 to [n, 3, size, size] uint8 by PIL's bicubic filter, within two grey levels of PIL."""
+    pixels = patches_NSS3.permute(0, 3, 1, 2)
+    if pixels.shape[-1] == size or not len(pixels):
+        return pixels
+    if pixels.is_cuda:  # no uint8 there
+        scaled = interpolate(pixels.float(), (size, size), mode="bicubic", antialias=True)
+        return scaled.round_().clamp_(0, 255).byte()
+    return interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+
+
+def _patches(boxes: np.ndarray, device: torch.device) -> Tensor:
+    """[n, s, s, 3] of black, to be cut into."""
+    side = int(boxes[0, 2] - boxes[0, 0])
+    return torch.zeros(len(boxes), side, side, 3, dtype=torch.uint8, device=device)
+
+
+def _cut(picture_HW3: Tensor, box: np.ndarray, patch_SS3: Tensor) -> None:
+    """Copies what lies in the box; the patch stays black where the box lies outside the picture."""
+    x0, y0, x1, y1 = box.tolist()
+    height, width, _ = picture_HW3.shape
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    if left < right and top < bottom:
+        patch_SS3[top - y0 : bottom - y0, left - x0 : right - x0] = picture_HW3[top:bottom, left:right]
+
+
+def _video_frames(wanted: WantedHands) -> np.ndarray:
+    return wanted.clip.video_start + wanted.frames
+
+
+def _check(video: VideoFile, wanted: WantedHands) -> None:
+    """InputError if this is not the video that the pose is of."""
+    clip = wanted.clip
+    again = "extract the pose from this very video again"
+    if (video.width, video.height) != (clip.width, clip.height):
+        sizes = f"is {video.width}x{video.height}, the pose of clip {clip.id} is for {clip.width}x{clip.height}"
+        raise InputError(video.path, sizes, again)
+    expected = clip.video_frames or clip.video_start + clip.frames
+    if video.declared_frames and abs(video.declared_frames - expected) > LENGTH_TOLERANCE:
+        problem = f"has {video.declared_frames} frames, the pose of clip {clip.id} is for {expected}"
+        raise InputError(video.path, problem, again)

@@ -1,0 +1,39 @@
+"""What a clip is turned into: the settings of the data path."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .clips.frame_sampling import RULES, Rule
+from .crops.boxes import BOX_RULES, BoxRule
+from .errors import InputError
+from .store.manifest import LANGUAGES, Task
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Choices of the data path; the command line shows them."""
+
+    task: Task = "slt"  # the target: sentence, glosses or word
+    language: str | None = None  # of prompt and target, ISO 639-1 (de, fr, ...); None: the clip's own
+    max_frames: int = 256  # of a clip; from a longer one so many are chosen
+    p_samp: float = 0.1  # share of frames whose hand pictures are sampled; 0 is pose-only, and no picture is opened
+    sampling: Rule = "paper"  # Algorithm 1, or the published code's rule
+    boxes: BoxRule = "clip"  # side of the hand boxes: one a clip, or by the hands that were sampled (published code)
+    crops: Literal["store", "video"] | None = None  # where hand crops come from; None: the crop store, if there is one
+    crop_size: int = 112  # side of a hand crop, pixels
+
+    def __post_init__(self):
+        self._check("task", self.task in get_args(Task), f"choose one of {', '.join(get_args(Task))}")
+        self._check("language", self.language in (None, *LANGUAGES), f"choose one of {', '.join(LANGUAGES)}")
+        self._check("max_frames", self.max_frames >= 1, "give 1 or more")
+        self._check("p_samp", 0 <= self.p_samp <= 1, "give a share in [0, 1]")
+        self._check("sampling", self.sampling in RULES, f"choose one of {', '.join(RULES)}")
+        self._check("boxes", self.boxes in BOX_RULES, f"choose one of {', '.join(BOX_RULES)}")
+        self._check("crops", self.crops in (None, "store", "video"), "choose store or video")
+        self._check("crop_size", self.crop_size >= 1, "give 1 or more pixels")
+        if self.crops == "store" and self.boxes != "clip":
+            raise InputError("--crops store", f"stored crops are not cut by --boxes {self.boxes}", "use --crops video")
+
+    def _check(self, name: str, good: bool, remedy: str) -> None:
+        if not good:
+            raise InputError(f"--{name.replace('_', '-')}", f"{getattr(self, name)!r} is not possible", remedy)

@@ -1,0 +1,1 @@
+"""Keypoints and hand crops on disk: Zarr arrays, manifests, checksums."""

@@ -1,0 +1,232 @@
+"""The keypoint store: every clip's 133 keypoints in one Zarr array, a manifest beside it, checksums for both.
+
+    STORE/keypoints.zarr   [total frames, 133, 3] float16: x, y as fractions of width and height, raw confidence
+    STORE/manifest.jsonl   one line per clip (pipelines/store/manifest.py), with its place in the array and its CRC-32C
+    STORE/store.json       written last, when everything else is on disk: a folder without it is not a store
+    STORE/crops            hand crops, once launch/prepare.py crops has cut them (pipelines/store/crop_store.py)
+
+Only what store.json counts is part of the store, so that a store which is being appended to stays whole. Zarr reads a
+lost chunk as the fill value and never says so, hence the checksums and the fill value NaN, which no clip has.
+"""
+
+import json
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from ..atomic_io import replace_json
+from ..errors import InputError
+from ..skeleton import JOINTS
+from .manifest import Clip, Manifest, ManifestWriter, check_clip, index_file
+from .row_array import RowReader, RowWriter
+
+FORMAT = "unisign_fast keypoint store"
+VERSION = 3
+CHUNK_FRAMES = 256
+SHARD_FRAMES = 65536
+REWRITE = "write the store again with launch/prepare.py"
+
+
+class KeypointStore:
+    """A finished store, opened for reading: its folder `path`, its `clips`, and the `keypoint_source` they are from.
+
+    Opening takes a moment and no memory, however many clips there are; threads may share a store.
+    """
+
+    def __init__(self, path: Path, clips: Manifest, rows: RowReader, header: dict):
+        """Use `open`."""
+        self.path, self.clips = path, clips
+        self.keypoint_source: dict[str, str] = header["keypoint_source"]
+        self.manifest_crc32c: int = header["manifest_crc32c"]
+        self._rows, self._header = rows, header
+
+    @classmethod
+    def open(cls, path: Path | str) -> "KeypointStore":
+        """Checks that the store's parts are there, nothing else read. Raises InputError if it is not a whole store."""
+        path = Path(path)
+        header = _read_header(path)
+        clips = Manifest(path / "manifest.jsonl", header["clips"], header["manifest_bytes"])
+        if clips.total_frames != header["frames"]:
+            problem = f"counts {clips.total_frames} frames, store.json {header['frames']}"
+            raise InputError(path / "manifest.index", problem, REWRITE)
+        rows = RowReader(path / "keypoints.zarr", (JOINTS, 3), "float16", header["frames"], REWRITE)
+        return cls(path, clips, rows, header)
+
+    def keypoints(self, clip: Clip) -> np.ndarray:
+        """[T, 133, 3] float32: x, y (fractions of the picture), raw confidence. Raises InputError on lost data."""
+        return self.packed_keypoints(clip).astype(np.float32)
+
+    def packed_keypoints(self, clip: Clip) -> np.ndarray:
+        """The same as it is stored, float16, where possible without a copy."""
+        try:
+            packed = self._rows[clip.first_frame : clip.first_frame + clip.frames]
+            if google_crc32c.value(np.ascontiguousarray(packed)) == clip.crc32c:
+                return packed
+            last = clip.first_frame + clip.frames - 1
+            problem, remedy = f"frames {clip.first_frame} to {last} do not match their checksum", REWRITE
+        except InputError as error:
+            problem, remedy = f"{error.where}: {error.problem}", error.remedy
+        raise InputError(f"{self.path / 'keypoints.zarr'}: clip {clip.id}", problem, remedy)
+
+    def video(self, clip: Clip) -> Path:
+        """Where the clip's video is. Raises InputError if the clip has none; the file itself is not looked at."""
+        if not clip.source:
+            where = f"{self.path / 'manifest.jsonl'}: clip {clip.id}: source"
+            raise InputError(where, "the clip has no video", "train it pose-only (--p-samp 0)")
+        return self.path / clip.source
+
+    def verify(self) -> None:
+        """Reads everything and compares it with the checksums. Raises InputError naming the first damaged clip."""
+        self.clips.verify(self.manifest_crc32c)
+        for clip in self.clips:
+            self.packed_keypoints(clip)
+
+
+class KeypointStoreWriter:
+    """Writes a store: `with KeypointStoreWriter(path, source) as writer: writer.add(...)`.
+
+    Nothing counts as written until the block ends without an exception. What a killed writer left is overwritten, a
+    finished store never; with `append` clips are added behind those it has. `compress` takes about a quarter less room
+    and makes reading many times slower (benchmarks/data_path.py). Many writers make a store each, to be merged.
+    """
+
+    def __init__(
+        self, path: Path | str, keypoint_source: dict[str, str], *, append: bool = False, compress: bool = False
+    ):
+        """`keypoint_source` says where the keypoints come from: estimator, version, coordinates (their convention)."""
+        assert keypoint_source.keys() == {"estimator", "version", "coordinates"}, keypoint_source
+        self.path, self.keypoint_source, self._compress = Path(path), keypoint_source, compress
+        self._ids: set[str] = set()
+        self._before: KeypointStore | None = None
+        if append:
+            self._before = KeypointStore.open(self.path)
+            if self._before.keypoint_source != keypoint_source:
+                problem = f"is {self._before.keypoint_source}, and {keypoint_source} would be added"
+                remedy = "write a store of their own: training reads several"
+                raise InputError(self.path / "store.json: keypoint_source", problem, remedy)
+            self._ids = {clip.id for clip in self._before.clips}
+        elif (self.path / "store.json").exists():
+            raise InputError(self.path, "is a store already", "name another folder, append to it or delete it")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(self.path, f"cannot be made ({error.strerror})", "name another folder") from None
+
+    def __enter__(self) -> "KeypointStoreWriter":
+        array, manifest = self.path / "keypoints.zarr", self.path / "manifest.jsonl"
+        if self._before:
+            header = self._before._header
+            self._rows = RowWriter.reopen(array, header["frames"])
+            self._manifest = ManifestWriter(
+                manifest, header["clips"], header["manifest_bytes"], header["manifest_crc32c"]
+            )
+        else:
+            shape = dict(chunk_rows=CHUNK_FRAMES, shard_rows=SHARD_FRAMES, fill_value=float("nan"))
+            self._rows = RowWriter.create(array, (JOINTS, 3), "float16", compress=self._compress, **shape)
+            self._manifest = ManifestWriter(manifest)
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as failure:
+            kind, error = OSError, failure
+        if kind is None:
+            return
+        self._manifest.abandon()
+        if self._before is None:
+            self._rows.discard()
+            for file in (self.path / "manifest.jsonl", index_file(self.path / "manifest.jsonl")):
+                file.unlink()
+        if isinstance(error, OSError):
+            problem = f"cannot be written ({error.strerror or error})"
+            raise InputError(self.path, problem, "make room or name another folder, and start again") from None
+
+    def _finish(self) -> None:
+        self._rows.commit()
+        self._manifest.close()
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "clips": self._manifest.clips,
+            "frames": self._rows.rows,
+            "manifest_bytes": self._manifest.size,
+            "manifest_crc32c": self._manifest.crc32c,
+            "keypoint_source": self.keypoint_source,
+        }
+        replace_json(self.path / "store.json", header)
+
+    def add(
+        self,
+        keypoints: np.ndarray,
+        *,
+        id: str,
+        split: str,
+        language: str,
+        text: str,
+        fps: float,
+        width: int,
+        height: int,
+        gloss: str = "",
+        source: str = "",
+        translations: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+        video_start: int = 0,
+        video_frames: int = 0,
+    ) -> Clip:
+        """Appends a clip: keypoints [T, 133, 3] (fractions of the picture, raw confidence), the rest as in Clip.
+
+        Raises InputError on keypoints that are not finite, an id used before or an impossible field.
+        """
+        assert keypoints.ndim == 3 and keypoints.shape[1:] == (JOINTS, 3), keypoints.shape
+        with np.errstate(over="ignore"):
+            packed = np.ascontiguousarray(keypoints, dtype=np.float16)
+        clip = Clip(
+            id=id,
+            split=split,
+            language=language,
+            text=text,
+            gloss=gloss,
+            first_frame=self._rows.rows,
+            frames=len(packed),
+            fps=fps,
+            width=width,
+            height=height,
+            source=source,
+            crc32c=google_crc32c.value(packed),
+            translations=dict(translations or {}),
+            tags=dict(tags or {}),
+            video_start=video_start,
+            video_frames=video_frames,
+        )
+        check_clip(f"clip {id}", clip)
+        if id in self._ids:
+            raise InputError(f"clip {id}", "was added before", "give every clip a name of its own")
+        bad = np.flatnonzero(~np.isfinite(packed).all(axis=(1, 2)))
+        if len(bad):
+            problem = f"frame {bad[0]} is not finite in float16"
+            raise InputError(f"clip {id}: keypoints", problem, "extract the pose again")
+        self._ids.add(id)
+        self._rows.append(packed)
+        self._manifest.append(clip)
+        return clip
+
+
+def _read_header(path: Path) -> dict:
+    try:
+        header = json.loads((path / "store.json").read_text(encoding="utf-8"))
+    except OSError:
+        problem = "is not a store (it has no store.json: another folder, or its writing was interrupted)"
+        raise InputError(path, problem, "name a store written by launch/prepare.py") from None
+    except ValueError:
+        raise InputError(path / "store.json", "is not JSON", REWRITE) from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise InputError(path / "store.json: format", f"is not {FORMAT!r}", "name a store written by launch/prepare.py")
+    if header.get("version") != VERSION:
+        raise InputError(path / "store.json: version", f"is {header.get('version')}, not {VERSION}", REWRITE)
+    for name in ("clips", "frames", "manifest_bytes", "manifest_crc32c", "keypoint_source"):
+        if name not in header:
+            raise InputError(path / f"store.json: {name}", "is missing", REWRITE)
+    return header

@@ -1,0 +1,177 @@
+"""A long Zarr v3 array that is written by appending rows and read through memory maps.
+
+Without compression a shard file is its chunks in order and then their index, so that rows lie where arithmetic says.
+Every shard's index is verified before the file is mapped, because a chunk that Zarr left out would shift the others.
+"""
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from ..atomic_io import sync_to_disk
+from ..errors import InputError
+
+_ABSENT = np.uint64(2**64 - 1)  # offset and size of a chunk that a shard does not have
+_CRC_BYTES = 4
+
+
+class RowWriter:
+    """Appends rows to the array at `path`, which ends up a whole number of shards until `commit`.
+
+    A killed writer leaves rows behind the last committed one; whoever knows their number goes on with `reopen`.
+    """
+
+    def __init__(self, path: Path, array: zarr.Array, rows: int):
+        """Use `create` or `reopen`."""
+        self.path, self.rows = path, rows  # rows: appended so far
+        self._array = array
+        self._waiting: list[np.ndarray] = []  # rows of the shard that is not yet full
+        self._written = rows
+        self._unsynced: set[Path] = set()  # shards, and the folders they are in
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        row_shape: tuple[int, ...],
+        dtype: str,
+        *,
+        chunk_rows: int,
+        shard_rows: int,
+        fill_value: float,
+        compress: bool = False,
+    ) -> "RowWriter":
+        """An empty array in the place of whatever is there."""
+        array = zarr.create_array(
+            path,
+            shape=(0, *row_shape),
+            chunks=(chunk_rows, *row_shape),
+            shards=(shard_rows, *row_shape),
+            dtype=dtype,
+            compressors=ZstdCodec(level=3) if compress else None,
+            fill_value=fill_value,
+            config={"write_empty_chunks": True},
+            overwrite=True,
+        )
+        return cls(path, array, 0)
+
+    @classmethod
+    def reopen(cls, path: Path, rows: int) -> "RowWriter":
+        """The array behind its first `rows` rows; what follows is dropped."""
+        array = zarr.open_array(path, mode="r+")
+        assert array.shape[0] >= rows, (path, array.shape, rows)
+        array.resize((rows, *array.shape[1:]))
+        return cls(path, array, rows)
+
+    def append(self, rows: np.ndarray) -> None:
+        """Takes `rows` [n, ...]; whole shards are written at once, so that no shard is read and written again."""
+        self._waiting.append(rows)
+        self.rows += len(rows)
+        shard = self._array.shards[0]
+        if self.rows // shard > self._written // shard:
+            self._write(self.rows // shard * shard)
+
+    def commit(self) -> None:
+        """Returns when all rows are on disk."""
+        self._write(self.rows)
+        for written in self._unsynced | {self.path, self.path / "zarr.json", self.path / "c"}:
+            if written.exists():  # an array without rows has no shards
+                sync_to_disk(written)
+        self._unsynced.clear()
+
+    def discard(self) -> None:
+        """Removes the array."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _write(self, up_to: int) -> None:
+        if up_to == self._written:
+            return
+        waiting = np.concatenate(self._waiting)
+        take = up_to - self._written
+        self._array.resize((up_to, *self._array.shape[1:]))
+        self._array[self._written :] = waiting[:take]
+        for shard in range(self._written // self._array.shards[0], -(-up_to // self._array.shards[0])):
+            file = shard_file(self.path, shard, self._array.ndim)
+            self._unsynced |= {file, *file.parents[: self._array.ndim - 1]}
+        self._written, self._waiting = up_to, [waiting[take:]]
+
+
+def shard_file(array: Path, shard: int, dimensions: int) -> Path:
+    """Where Zarr keeps a shard of an array that is divided along its first dimension alone."""
+    return array.joinpath("c", str(shard), *["0"] * (dimensions - 1))
+
+
+class RowReader:
+    """The first `rows` rows of an array, as slices `reader[a:b]`; threads may share it.
+
+    Memory maps take no memory of their own, however long the array; a compressed array is read by Zarr, chunk by chunk.
+    """
+
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: str, rows: int, remedy: str):
+        """Raises InputError, with this `remedy`, if there is no such array. Shards are looked at when first used."""
+        self.path, self.rows, self._remedy = path, rows, remedy
+        try:
+            self._array = zarr.open_array(path, mode="r")
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(path, f"is not a Zarr array ({error})", remedy) from None
+        shape, shards = self._array.shape, self._array.shards
+        if shape[1:] != row_shape or self._array.dtype != np.dtype(dtype) or shape[0] < rows or shards is None:
+            problem = f"is {self._array.dtype} {shape}, and {dtype} {(rows, *row_shape)} in shards is wanted"
+            raise InputError(path, problem, remedy)
+        self._shard_rows, self._chunk_rows = shards[0], self._array.chunks[0]
+        self._compressed = bool(self._array.compressors)
+        self._maps: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows a to b, a view of the map where they lie in one shard. Raises InputError on a lost or damaged shard."""
+        start, stop, _ = rows.indices(self.rows)
+        if self._compressed:
+            try:
+                return self._array[start:stop]
+            except (OSError, ValueError, RuntimeError) as error:
+                raise InputError(
+                    self.path, f"rows {start} to {stop - 1} cannot be read ({error})", self._remedy
+                ) from None
+        shard, first = divmod(start, self._shard_rows)
+        if first + stop - start <= self._shard_rows:
+            return self._piece(shard, first, first + stop - start)
+        borders = [start, *range((shard + 1) * self._shard_rows, stop, self._shard_rows), stop]
+        return np.concatenate([self[a:b] for a, b in pairwise(borders)])
+
+    def _piece(self, shard: int, first: int, last: int) -> np.ndarray:
+        if shard not in self._maps:
+            self._maps[shard] = self._map(shard)
+        piece = self._maps[shard][first:last]
+        if len(piece) < last - first:
+            file = shard_file(self.path, shard, self._array.ndim)
+            raise InputError(file, f"ends before row {last} of the shard", self._remedy)
+        return piece
+
+    def _map(self, shard: int) -> np.ndarray:
+        """The rows of a shard file whose index says that its chunks lie one after the other."""
+        file = shard_file(self.path, shard, self._array.ndim)
+        row_shape = self._array.shape[1:]
+        chunk_bytes = self._chunk_rows * int(np.prod(row_shape, initial=self._array.dtype.itemsize))
+        chunks = self._shard_rows // self._chunk_rows
+        index_bytes = 16 * chunks
+        try:
+            size = file.stat().st_size
+            with open(file, "rb") as opened:
+                opened.seek(max(0, size - index_bytes - _CRC_BYTES))
+                index = opened.read(index_bytes)
+                crc = opened.read(_CRC_BYTES)
+        except OSError as error:
+            raise InputError(file, f"cannot be read ({error.strerror})", self._remedy) from None
+        if len(crc) < _CRC_BYTES or google_crc32c.value(index) != int.from_bytes(crc, "little"):
+            raise InputError(file, "is damaged: its shard index does not match its checksum", self._remedy)
+        entries = np.frombuffer(index, "<u8").reshape(chunks, 2)
+        present = int((entries[:, 0] != _ABSENT).sum())
+        in_order = np.arange(present, dtype=np.uint64) * np.uint64(chunk_bytes)
+        if not (np.array_equal(entries[:present, 0], in_order) and (entries[:present, 1] == chunk_bytes).all()):
+            raise InputError(file, "has its chunks in another order", self._remedy)
+        return np.asarray(np.memmap(file, self._array.dtype, "r", shape=(present * self._chunk_rows, *row_shape)))

@@ -1,0 +1,180 @@
+"""Scoring a model on a split: the same in any batch, on any number of ranks, and again from the predictions alone."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_training import ROOT, TWO_RANKS, run_script
+from transformers.modeling_outputs import BaseModelOutput
+
+from unisign_fast.checkpoints.model_folder import save_model
+from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_split, length_batches
+from unisign_fast.evaluation.metrics import score
+from unisign_fast.evaluation.predictions import read_predictions
+from unisign_fast.model.beam_search import beam_search
+from unisign_fast.model.config import ModelConfig, MT5Shape
+from unisign_fast.model.mt5 import build_mt5
+from unisign_fast.model.packing import Packing
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+from unisign_fast.text.tokenizer import END, PAD, train_codec
+from unisign_fast.utils.distributed import Ranks
+
+TEXTS = ["我喜欢茶。", "他喜欢水。", "我明天去学校。", "她今天很高兴。"]
+CLIPS, DATA = 13, DataSettings(p_samp=0.0, max_frames=12)
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """Clips of 2 to 19 frames, each of one posture; one has no text, and one has text in the train split."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("data") / "store"
+    with KeypointStoreWriter(folder, {"estimator": "test", "version": "1", "coordinates": "fractions"}) as writer:
+        for i in range(CLIPS):
+            posture, frames = rng.uniform(0.2, 0.8, (133, 3)), int(rng.integers(2, 20))
+            keypoints = np.repeat(posture[None] + [0, 0, 0.2], frames, axis=0)
+            size = {"fps": 25.0, "width": 64, "height": 64}
+            text = "" if i == 5 else TEXTS[i % len(TEXTS)]
+            split = "train" if i == 8 else "test"
+            writer.add(keypoints, id=f"clip{i}", split=split, language="zh", text=text, gloss="我 茶", **size)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(store, tmp_path_factory) -> Path:
+    """A model folder, trained until it tells clips apart."""
+    folder = tmp_path_factory.mktemp("model")
+    codec = train_codec(TEXTS, folder / "codec")
+    shape = dict(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4, dropout_rate=0.1)
+    config = ModelConfig(mt5=MT5Shape(vocab_size=len(codec), **shape), pose_channels=(8, 8, 16, 32), projection_std=1.0)
+    torch.manual_seed(3)
+    model = UniSign(config)
+    reader = ClipReader([KeypointStore.open(store)], DATA, codec)
+    batch = reader.batch(reader.clips("test"), range(CLIPS - 1), epoch=0, training=False).batch
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss, tokens = model(batch)
+        optimizer.zero_grad()
+        (loss / tokens).backward()
+        optimizer.step()
+    save_model(folder / "model", config, model.state_dict(), codec, DATA)
+    return folder / "model"
+
+
+def evaluate(store: Path, folder: Path, split: str = "test", **generation):
+    model, codec = UniSign.load(folder)
+    reader = ClipReader([KeypointStore.open(store)], DATA, codec)
+    return evaluate_split(model, codec, reader, split, ALONE, GenerationSettings(max_new_tokens=12, **generation))
+
+
+def command(*arguments: object, start=(sys.executable,)) -> tuple[int, str]:
+    return run_script([*start, *map(str, (ROOT / "launch/evaluate.py", *arguments))], COLUMNS="120")
+
+
+def test_batches_hold_every_clip_once_longest_first_within_the_budget():
+    frames = np.array([10, 256, 90, 3, 256, 128, 90])
+    batches = length_batches(frames, 512)
+    assert batches == [[1, 4], [5, 2, 6, 0], [3]]
+    for batch in batches:
+        assert len(batch) * max(64, frames[batch].max()) <= 512
+    assert length_batches(frames, 1) == [[1], [4], [5], [2], [6], [0], [3]], "a clip alone may be longer"
+    assert [len(batch) for batch in length_batches(np.full(10, 1), 256)] == [4, 4, 2], "short clips count, too"
+
+
+def test_predictions_do_not_depend_on_the_batch(store, model):
+    alone, together = (evaluate(store, model, frames_per_batch=frames) for frames in (1, 8192))
+    assert alone.rows == together.rows and alone.scores.values == together.scores.values
+    assert len({row.prediction for row in alone.rows}) > 2, "clips are told apart"
+    assert [row.id for row in alone.rows] == [f"clip{i}" for i in range(CLIPS) if i not in (5, 8)]
+
+
+def test_texts_end_at_the_limit(store, model):
+    loaded, codec = UniSign.load(model)
+    reader = ClipReader([KeypointStore.open(store)], DATA, codec)
+    short = evaluate_split(loaded, codec, reader, "test", ALONE, GenerationSettings(beams=2, max_new_tokens=1))
+    assert all(len(codec.target_ids(row.prediction)) <= 3 for row in short.rows)
+
+
+@pytest.mark.parametrize("most", [1, 12, 40])
+@pytest.mark.parametrize("beams", [1, 2, 4])
+def test_beam_search_finds_what_transformers_finds(beams, most):
+    """Random models, whose clips end at different lengths, some not at all."""
+    lengths = [9, 1, 30, 4, 17, 8]
+    packing = Packing(lengths, torch.device("cpu"))
+    ended = set()
+    for seed in range(10):
+        torch.manual_seed(seed)
+        shape = MT5Shape(vocab_size=24, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4)
+        mt5 = build_mt5(shape).eval()
+        mt5.lm_head.weight.data *= 4  # sure of what follows, each in its own way
+        for block in mt5.decoder.block:
+            torch.nn.init.normal_(block.layer[1].layer_norm.weight, 1.0, 2.0)
+        hidden_PD = 2 * torch.randn(sum(lengths), 32)
+        found = beam_search(mt5, hidden_PD, packing, beams, most)
+        expected = mt5.generate(
+            encoder_outputs=BaseModelOutput(packing.pad(hidden_PD)),
+            attention_mask=packing.mask_BS.long(),
+            num_beams=beams,
+            max_new_tokens=most,
+            do_sample=False,
+        )
+        for tokens, (_, *whole) in zip(found, expected.tolist(), strict=True):
+            assert tokens == whole[: len(tokens)] and set(whole[len(tokens) :]) <= {PAD, END}  # END pads there, too
+            ended.add(len(tokens))
+    assert most == 1 or len(ended) > 2, "they end at different lengths"
+
+
+def test_a_bad_clip_is_left_out_and_named(store, model):
+    found = evaluate(store, model)
+    (bad,) = found.bad_clips
+    assert "clip clip5: text: is empty, and slt needs it" in bad and found.scores.count == CLIPS - 2
+
+
+def test_a_split_without_a_good_clip_is_refused(store, model):
+    with pytest.raises(InputError, match="no clip is 'dev'"):
+        evaluate(store, model, split="dev")
+
+
+@pytest.mark.parametrize("option", ["beams", "max_new_tokens", "frames_per_batch"])
+def test_impossible_settings_are_named(option):
+    with pytest.raises(InputError, match=f"--{option.replace('_', '-')}: 0 is not possible"):
+        GenerationSettings(**{option: 0})
+
+
+def test_two_ranks_give_what_one_does_and_the_scores_follow_from_the_file(store, model, tmp_path):
+    options = ["--model", model, "--stores", store, "--task", "slt", "--max-new-tokens", 12, "--frames-per-batch", 128]
+    status, output = command(*options, "--out", tmp_path, start=TWO_RANKS)
+    assert status == 0 and "left out: " in output and output.count("BLEU-4 ") == 1, output
+    rows = read_predictions(tmp_path / "predictions-test.jsonl")
+    assert rows == evaluate(store, model, frames_per_batch=128).rows
+    written = json.loads((tmp_path / "scores-test.json").read_text())
+    again = score("slt", [r.prediction for r in rows], [r.reference for r in rows], "zh").plain()
+    assert {name: written[name] for name in again} == json.loads(json.dumps(again))
+    assert [written[name] for name in ("beams", "split", "language")] == [4, "test", "zh"]
+    assert len(written["bad_clips"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--task slt", ["--model, --predictions: one of them is needed"]),
+        (
+            "--task slt --model {model} --predictions x",
+            ["--model, --predictions: one of them is needed, and one alone"],
+        ),
+        ("--task slt --model {model} --out x", ["--stores: is needed with --model"]),
+        ("--task slt --model {model} --stores {store}", ["--out: is needed with --model"]),
+        ("--task slt --predictions x", ["--language: is needed with --predictions"]),
+    ],
+)
+def test_options_that_lack_others_are_told(store, model, line, words):
+    status, output = command(*line.format(store=store, model=model).split())
+    assert status == 2 and output.startswith("error: ") and output.count("\n") == 1, output
+    assert all(word in output for word in words), output

@@ -1,0 +1,73 @@
+"""The table of finished runs, from the files that runs write."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from unisign_fast.evaluation.summary import Row, summarise, summary_table, write_rows
+from unisign_fast.pipelines.errors import InputError
+
+SCORES = {
+    "slt": {"values": {"BLEU-1": 70.0, "BLEU-4": 44.5}, "signature": "tok:13a", "count": 96},
+    "cslr": {"values": {"WER": 12.25}, "signature": "sub:4", "count": 95},
+}
+
+
+def write_run(folder: Path, task: str, p_samp: float, rates: list[float]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(json.dumps({"data": {"task": task, "p_samp": p_samp}}))
+    (folder / "scores-test.json").write_text(json.dumps(SCORES[task]))
+    write_log(folder, rates)
+
+
+def write_log(folder: Path, rates: list[float]) -> None:
+    folder.mkdir(exist_ok=True)
+    events = [{"event": "start"}, *({"event": "step", "clips_per_s": rate} for rate in rates)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    write_run(tmp_path / "slt-pose", "slt", 0.0, [30.0, 10.0, 20.0])
+    write_run(tmp_path / "cslr-rgb", "cslr", 0.1, [5.0])
+    write_log(tmp_path / "stage1", [60.0, 50.0, 40.0])
+    write_log(tmp_path / "stage2", [])
+    return tmp_path
+
+
+def test_rows_hold_main_metric_and_median_speeds_of_the_stages_behind_them(root):
+    cslr, slt = summarise(root)
+    assert slt == Row("SLT", "pose-only", "BLEU-4", "tok:13a", 44.5, 96, [50.0, None, 20.0])
+    assert cslr == Row("CSLR", "RGB-pose", "WER", "sub:4", 12.25, 95, [50.0, None, 5.0])
+
+
+def test_table_shows_other_runs_beside(root, tmp_path):
+    rows = summarise(root)
+    write_rows(tmp_path / "untrained.json", [Row("SLT", "pose-only", "BLEU-4", "tok:13a", 0.5, 96, [None] * 3)])
+    console = Console(width=160, file=io.StringIO())
+    console.print(summary_table("runs", rows, [tmp_path / "untrained.json"]))
+    lines = console.file.getvalue().splitlines()
+    (slt,) = [line.split() for line in lines if "SLT" in line and "pose-only" in line]
+    assert [cell for cell in slt if cell != "│"] == [
+        "SLT",
+        "pose-only",
+        "BLEU-4",
+        "44.50",
+        "0.50",
+        "96",
+        "50.0",
+        "-",
+        "20.0",
+    ]
+    (cslr,) = [line for line in lines if "CSLR" in line]
+    assert "untrained" in "".join(lines) and "12.25" in cslr and "sub:4" in "".join(lines)
+
+
+def test_nothing_to_show_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="no run there has test scores; train with launch/finetune.py first"):
+        summarise(tmp_path)
+    with pytest.raises(InputError, match="gone.json: cannot be read"):
+        summary_table("runs", [], [tmp_path / "gone.json"])

@@ -1,0 +1,77 @@
+"""Small stores with real videos, and what reads them, for the tests of the reader, the loader and the crop store."""
+
+from pathlib import Path
+
+import numpy as np
+from video_files import write_video
+
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+
+SIDE = 64  # of the pictures; picture i is grey with value 4 i
+SOURCE = {"estimator": "test", "version": "1", "coordinates": "fractions"}
+LENGTHS = [9, 12, 20, 7, 30, 16, 11, 25, 8, 14, 10]
+RGB = DataSettings(p_samp=0.5, crop_size=16)
+
+
+class Codec:
+    """One token per character."""
+
+    fingerprint = "characters"
+
+    def prompt_ids(self, language: str) -> list[int]:
+        return [len(language), 1]
+
+    def target_ids(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text] + [1]
+
+
+def pose(frames: int, seed: int = 0) -> np.ndarray:
+    """Body all over the picture, unsure hands of 20 pixels inside it."""
+    rng = np.random.default_rng(seed)
+    keypoints = rng.uniform(0.2, 0.8, (frames, 133, 3))
+    keypoints[:, 91:, :2] = 0.5 + rng.uniform(-0.15, 0.15, (frames, 42, 2))
+    return keypoints
+
+
+def video_of(path: Path, frames: int) -> str:
+    pictures = [np.full((SIDE, SIDE, 3), 4 * i, np.uint8) for i in range(frames)]
+    return str(write_video(path, pictures))
+
+
+def write_store(folder: Path, clips: list[dict]) -> KeypointStore:
+    """A store of clips that are what `clips` says and else have a text, 10 frames and no video."""
+    with KeypointStoreWriter(folder, SOURCE) as writer:
+        for i, clip in enumerate(clips):
+            usual = dict(id=f"clip{i}", split="train", language="en", text=f"t{i}", fps=25.0, width=SIDE, height=SIDE)
+            writer.add(**{"keypoints": pose(10, i)} | usual | clip)
+    return KeypointStore.open(folder)
+
+
+def write_clips_of_many_lengths(folder: Path) -> KeypointStore:
+    """A clip of each of LENGTHS, with its video."""
+    clips = [
+        dict(keypoints=pose(frames, i), source=video_of(folder / f"{i}.mp4", frames))
+        for i, frames in enumerate(LENGTHS)
+    ]
+    return write_store(folder / "store", clips)
+
+
+def reader(store: KeypointStore, settings: DataSettings = RGB) -> ClipReader:
+    return ClipReader([store], settings, Codec())
+
+
+def read_one(folder: Path, clip: dict, settings: DataSettings = RGB) -> PackedBatch:
+    """The batch of this clip alone; raises what is wrong with it."""
+    one = reader(write_store(folder / "store", [clip]), settings)
+    return batch_of(one, [0])
+
+
+def batch_of(r: ClipReader, numbers: list[int], epoch: int = 0, training: bool = True) -> PackedBatch:
+    loaded = r.batch(r.clips("train"), numbers, epoch, training)
+    for bad in loaded.bad:
+        raise bad.error
+    assert loaded.numbers == numbers
+    return loaded.batch

@@ -1,0 +1,95 @@
+"""A small run to report on, and what a test asks of the report's page."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+from toy_training import ROOT, run_script
+from video_files import write_video
+
+from unisign_fast.checkpoints.model_folder import save_model
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.store.keypoint_store import KeypointStoreWriter
+from unisign_fast.text.tokenizer import train_codec
+from unisign_fast.training.recipes import RECIPES
+
+SIDE, FRAMES = 64, 20
+TEXTS = ["我喜欢<b>茶。", "他喜欢<b>水。", "我<b>明天去学校。"]
+SPLITS = ("train", "train", "dev", "test", "test", "test")
+SOURCE = {"estimator": "test", "version": "1", "coordinates": "fractions"}
+STYLE = ROOT / "unisign_fast/report/style.css"
+
+
+def write_store(folder: Path) -> Path:
+    """24 clips with videos, one of them cut short; hands that move over a gradient, their confidence falling."""
+    rng = np.random.default_rng(0)
+    (folder / "videos").mkdir(parents=True)
+    x, y = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
+    pictures = [np.stack([3 * x, 3 * y, 10 * t + 0 * x], axis=-1).astype(np.uint8) for t in range(FRAMES)]
+    with KeypointStoreWriter(folder, SOURCE) as writer:
+        for i in range(24):
+            video = write_video(folder / "videos" / f"{i}.mp4", pictures)
+            if i == 11:
+                video.write_bytes(video.read_bytes()[:500])
+            keypoints = rng.uniform(0.3, 0.7, (1, 133, 3)) + rng.uniform(-0.02, 0.02, (FRAMES, 133, 3))
+            keypoints[..., 2] = np.linspace(0.95, 0.2, FRAMES)[:, None]
+            about = dict(id=f"clip{i}", split=SPLITS[i % 6], language="zh", text=TEXTS[i % 3], gloss="我 茶")
+            writer.add(keypoints, fps=25.0, width=SIDE, height=SIDE, source=f"videos/{i}.mp4", **about)
+    return folder
+
+
+def make_run(folder: Path) -> Path:
+    """FOLDER/run, a finished RGB-pose run of six steps: SLT, on FOLDER/store."""
+    store = write_store(folder / "store")
+    codec = train_codec(TEXTS, folder / "first")
+    shape = RECIPES["demo"].model
+    config = replace(shape, mt5=replace(shape.mt5, vocab_size=-(-len(codec) // 8) * 8))
+    save_model(folder / "first", config, UniSign(config).state_dict(), codec)
+    options = ["--start-from", folder / "first", "--efficientnet", "random", "--p-samp", 0.25, "--learning-rate", 0.01]
+    often = ["--epochs", 6, "--evaluate-every-epochs", 3, "--log-every-steps", 1, "--max-bad-share", 0.2]
+    line = [sys.executable, ROOT / "launch/finetune.py", "--stores", store, "--out", folder / "run", *options, *often]
+    status, output = run_script([str(word) for word in line], DS_ACCELERATOR="cpu")
+    assert status == 0, output
+    return folder / "run"
+
+
+class Page(HTMLParser):
+    """What a test asks of a page: its text, every attribute, and the data of its players."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.source = file.read_text(encoding="utf-8")
+        self.attributes: list[tuple[str, str, str]] = []  # tag, name, value
+        self.tags: set[str] = set()
+        self._texts: list[str] = []
+        self._inside = ""
+        self.feed(self.source)
+        self.text = " ".join("".join(self._texts).split())
+        (players,) = re.findall(r'<script type="application/json" id="players">(.*?)</script>', self.source, re.DOTALL)
+        self.players = json.loads(players)
+
+    def handle_starttag(self, tag, attrs):
+        self._inside = tag
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+        self._texts.append(" " * (tag in ("td", "th")))
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self._texts.append(data)
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, found, value in self.attributes if found == name]
+
+
+def palettes() -> dict[str, dict[str, str]]:
+    """The named colours of the stylesheet, light and dark."""
+    light, dark = re.findall(r":root \{(.*?)\}", STYLE.read_text(), re.DOTALL)
+    return {name: dict(re.findall(r"--(\w+): (#\w{6});", text)) for name, text in (("light", light), ("dark", dark))}

@@ -1,0 +1,199 @@
+"""Videos, stores and a camera become texts: the right ones, with their scores, whatever else is on the command line."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+from translation_parts import MAX_FRAMES, SIDE, Run, lines, translate_command, translations, write_models, write_store
+
+from unisign_fast.evaluation.evaluate import evaluate_split
+from unisign_fast.inference.translator import Translation, Translator
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.corpus.recordings import known_recordings, recordings_of_store
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+from unisign_fast.utils.distributed import start_ranks
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def run(capfd) -> Run:
+    return translate_command(capfd)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return write_store(tmp_path_factory.mktemp("data") / "store", [12, 20, 16, 31])
+
+
+# --- what is said, and how surely
+
+
+@pytest.mark.parametrize("name", ["pose", "rgb"])
+def test_a_store_says_what_evaluation_finds_in_it(models, store, name):
+    model, codec = UniSign.load(models[name])
+    reader = ClipReader([KeypointStore.open(store)], model.companions.data, codec)
+    expected = evaluate_split(model.eval(), codec, reader, "test", start_ranks())
+    found = translations(Translator(models[name]), store)
+    assert [one.clip for one in found] == [row.id for row in expected.rows] == [f"clip{i}" for i in range(4)]
+    assert [one.text for one in found] == [row.prediction for row in expected.rows]
+    assert len({one.text for one in found}) > 1
+    assert [(one.start, one.end) for one in found] == [(0, frames / 10) for frames in (12, 20, 16, 31)]
+    assert [Path(one.file).resolve() for one in found] == [store / "videos" / f"{i}.mp4" for i in range(4)]
+
+
+def test_the_score_is_the_mean_log_probability_that_beam_search_ends_with(models, store):
+    model, codec = UniSign.load(models["pose"])
+    model.eval()
+    reader = ClipReader([KeypointStore.open(store)], model.companions.data, codec)
+    batch = reader.batch(reader.clips("test"), range(4), epoch=0, training=False).batch
+    with torch.no_grad():
+        hidden, packing = model.encode(model.sign_features(batch), batch)
+        expected = model.language_model.mt5.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=packing.pad(hidden)),
+            attention_mask=packing.mask_BS.long(),
+            num_beams=4,
+            max_new_tokens=100,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+        ).sequences_scores
+    found = translations(Translator(models["pose"]), store)
+    np.testing.assert_allclose([one.score for one in found], expected, atol=2e-3)
+
+
+def test_the_language_to_write_is_the_models_the_clips_or_the_users(models, store, tmp_path):
+    own = [one.score for one in translations(Translator(models["pose"]), store)]
+    english = [one.score for one in translations(Translator(models["pose"], language="en"), store)]
+    german = [one.score for one in translations(Translator(models["pose"], language="de"), store)]
+    assert own == english and all(a != b for a, b in zip(own, german))
+
+
+def test_an_rgb_model_looks_at_the_hands(models, store):
+    looking = [one.score for one in translations(Translator(models["rgb"]), store)]
+    not_looking = [one.score for one in translations(Translator(models["rgb"], p_samp=0.0), store)]
+    assert all(a != b for a, b in zip(looking, not_looking))
+
+
+# --- windows
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.9])
+@pytest.mark.parametrize("frames", [1, 20, 21, 33, 200])
+def test_windows_cover_a_recording(models, tmp_path, frames, overlap):
+    with KeypointStoreWriter(tmp_path, {"estimator": "test", "version": "1", "coordinates": "fractions"}) as writer:
+        fields = dict(split="test", language="en", text="", fps=10.0, width=SIDE, height=SIDE)
+        writer.add(np.zeros((frames, 133, 3)), id="a", **fields)
+    translator = Translator(models["pose"], window=20, overlap=overlap)
+    (recording,) = recordings_of_store(tmp_path)
+    windows = list(translator.windows(recording))
+    assert windows[0].first == 0 and windows[-1].end == frames and len({w.id for w in windows}) == len(windows)
+    assert all(0 < w.end - w.first <= 20 for w in windows)
+    common = [before.end - after.first for before, after in zip(windows, windows[1:])]
+    assert all(share >= round(overlap * 20) for share in common) and (len(windows) == 1) == (frames <= 20)
+    if len(windows) > 1:  # one fewer would not do
+        assert frames > (len(windows) - 1) * 20 - (len(windows) - 2) * round(overlap * 20)
+
+
+def test_a_window_is_as_a_clip_of_its_own(models, tmp_path):
+    """Also its hands: they come from the window's frames of the video."""
+    whole = write_store(tmp_path / "whole", [30])
+    translator = Translator(models["rgb"], window=20, overlap=0.5)
+    first, second = translations(translator, whole)
+    assert (first.start, first.end, second.start, second.end) == (0, 2, 1, 3)
+    clips = KeypointStore.open(whole)
+    with KeypointStoreWriter(tmp_path / "part", clips.keypoint_source) as writer:
+        fields = dict(split="test", language="en", text="", fps=10.0, width=SIDE, height=SIDE)
+        place = dict(video_start=10, video_frames=30, source=str(whole / "videos" / "0.mp4"))
+        writer.add(clips.keypoints(clips.clips[0])[10:], id="clip0:10", **fields, **place)
+    (alone,) = translations(translator, tmp_path / "part")
+    assert (alone.text, alone.score) == (second.text, pytest.approx(second.score, abs=1e-4))
+    assert (alone.start, alone.end) == (second.start, second.end)
+
+
+def test_by_default_a_window_is_twice_the_frames_of_training(models, tmp_path):
+    store = write_store(tmp_path / "store", [2 * MAX_FRAMES, 2 * MAX_FRAMES + 1])
+    assert [one.clip for one in translations(Translator(models["pose"]), store)] == ["clip0", "clip1", "clip1"]
+
+
+def test_a_clip_that_cannot_be_used_costs_no_other(models, tmp_path):
+    store = write_store(tmp_path / "store", [12, 12, 12])
+    (store / "videos" / "1.mp4").unlink()
+    found = list(Translator(models["rgb"]).translate(recordings_of_store(store)))
+    assert [isinstance(one, Translation) for one in found] == [True, False, True]
+    assert "1.mp4: there is no such video" in str(found[1])
+    assert len(translations(Translator(models["rgb"], p_samp=0.0), store)) == 3
+
+
+# --- the command
+
+
+def test_videos_whose_store_is_beside_them_need_no_pose_estimation(run, models, store):
+    videos = [store / "videos" / f"{i}.mp4" for i in (2, 0)]
+    found = lines(run("--model", models["rgb"], *videos, "--store", store))
+    expected = translations(Translator(models["rgb"]), store)
+    expected = [expected[2], expected[0], *expected]
+    assert [(row["clip"], row["text"]) for row in found] == [(one.clip, one.text) for one in expected]
+    assert [row["score"] for row in found] == pytest.approx([one.score for one in expected], abs=2e-3)
+    assert set(found[0]) == {"file", "clip", "text", "score", "start", "end", "took"}
+    assert found[0]["file"] == str(videos[0])
+
+
+def test_a_recording_has_all_its_clips_and_a_strange_video_none(store, tmp_path):
+    with KeypointStoreWriter(tmp_path / "store", {"estimator": "t", "version": "1", "coordinates": "f"}) as writer:
+        fields = dict(split="test", language="en", text="", fps=10.0, width=SIDE, height=SIDE, source="a.mp4")
+        for start in (0, 5):
+            writer.add(np.zeros((5, 133, 3)), id=f"a{start}", video_start=start, video_frames=10, **fields)
+    for name in ("a", "b"):
+        (tmp_path / "store" / f"{name}.mp4").touch()
+    assert [one.clip.id for one in known_recordings(tmp_path / "store" / "a.mp4")] == ["a0", "a5"]
+    assert known_recordings(tmp_path / "store" / "b.mp4") == []
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], "translate: there is nothing to translate; name videos, --store STORE or --live CAMERA"),
+        (["none.mp4"], "none.mp4: there is no such video; name a video"),
+        (["--store", "{store}"], "--model: none is named, and runs has none that launch/quickstart.sh trained; "),
+    ],
+)
+def test_the_command_refuses_in_one_line(run, store, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    done = run(*(argument.format(store=store) for argument in arguments))
+    assert done.status == 2 and done.output == "" and done.error.count("\n") == 1, done
+    assert done.error.startswith("error: ") and expected in done.error
+
+
+def test_without_a_name_the_newest_demo_model_for_sentences_is_taken(run, models, store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, run_folder in enumerate(["demo/slt-rgb", "quickstart/slt-pose", "quickstart/islr-rgb"]):
+        best = tmp_path / "runs" / run_folder / "best"
+        shutil.copytree(models["pose" if "pose" in run_folder else "rgb"], best)
+        os.utime(best / "model.safetensors", (number, number))
+    found = lines(run("--store", store))
+    assert [row["text"] for row in found] == [one.text for one in translations(Translator(models["pose"]), store)]
+
+
+@pytest.mark.parametrize(
+    "choices, expected",
+    [
+        (dict(language="xx"), "--language: 'xx' is not known; use one of zh, en, de"),
+        (dict(overlap=1.0), "--overlap: 1.0 is not possible"),
+        (dict(window=0), "--window: 0 is not possible"),
+        (dict(p_samp=0.1), "pose is a pose-only model; leave it out, or name an RGB-pose model"),
+    ],
+)
+def test_impossible_choices(models, choices, expected):
+    with pytest.raises(InputError) as caught:
+        Translator(models["pose"], **choices)
+    assert expected in str(caught.value)

@@ -1,0 +1,311 @@
+"""Every operation's fast versions against its reference: numbers, gradients, shapes, and what chooses between them."""
+
+import copy
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from unisign_fast.kernels import dispatch
+from unisign_fast.kernels.deferred_activation.reference import Activation
+from unisign_fast.kernels.dispatch import tensors
+from unisign_fast.kernels.registry import kernels
+from unisign_fast.kernels.spec import KernelSpec
+from unisign_fast.kernels.testing import (
+    check,
+    leaves,
+    make_inputs,
+    poisoned_memory,
+    repair_interpreter,
+    results_and_gradients,
+)
+from unisign_fast.model.st_gcn import PoseEncoder, TemporalEncoder
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = [torch.float32, torch.bfloat16]
+SPECS = {spec.name: spec for spec in kernels()}
+FAST = ("triton",) if DEVICE == "cuda" else ("triton", "cpu")
+VERSIONS = [(spec, version) for spec in kernels() for version in FAST if getattr(spec, version)]
+CASES = [(*one, case) for one in VERSIONS for case in one[0].cases]
+each_case = pytest.mark.parametrize("spec, version, case", CASES, ids=[f"{s.name}-{v}-{c.reason}" for s, v, c in CASES])
+each_version = pytest.mark.parametrize("spec, version", VERSIONS, ids=[f"{s.name}-{v}" for s, v in VERSIONS])
+each_operation = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpreter() -> None:
+    if DEVICE == "cpu":
+        repair_interpreter()
+
+
+@pytest.fixture
+def forced(monkeypatch):
+    """Sets UNISIGN_KERNELS for the test."""
+    return lambda version: monkeypatch.setenv("UNISIGN_KERNELS", version)
+
+
+def errors_and_allowed(spec: KernelSpec, version: str, shape: dict, dtype: torch.dtype) -> list[str]:
+    """The results that are too far off, as text."""
+    names = ["output", *(f"gradient {i}" for i in range(99))]
+    rows = zip(names, check(spec, version, shape, dtype, DEVICE))
+    return [f"{name}: {error:.1e} > {allowed:.1e}" for name, (error, allowed) in rows if not error <= allowed]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_case
+def test_fast_version_equals_reference(spec, version, case, dtype):
+    assert errors_and_allowed(spec, version, case.shape, dtype) == []
+
+
+LONG = {
+    "activation": {"F": 900, "V": 21, "C": 24, "X": "rectified and added"},
+    "graph_conv": {"F": 900, "V": 21, "C": 24, "O": 32, "K": 2, "X": "both scaled", "shortcut": True, "moments": True},
+    "temporal_conv": {
+        "T": [389, 3, 530],
+        "V": 21,
+        "C": 24,
+        "O": 32,
+        "K": 5,
+        "X": "rectified and added",
+        "moments": True,
+    },
+    "position_bias": {"N": 3, "G": 8, "V": 21, "H": 64},
+}
+LONG_CASES = [*LONG.items(), ("temporal_conv", LONG["temporal_conv"] | {"T": [388]})]  # whose last turn writes nothing
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="for CPUs")
+@pytest.mark.parametrize("name, shape", LONG_CASES, ids=str)
+def test_cpu_version_equals_reference_over_several_turns(name, shape):
+    """More frames or crops than it takes at a time."""
+    assert errors_and_allowed(SPECS[name], "cpu", shape, torch.float32) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_operation
+def test_kernel_equals_reference_at_training_size(spec, dtype):
+    for case in spec.training:
+        assert errors_and_allowed(spec, "triton", case.shape, dtype) == []
+
+
+@each_operation
+def test_check_notices_a_wrong_and_a_missing_value(spec):
+    """The tolerance can fail: one element of each result off by a hundredth of the largest, or never written."""
+    shape = spec.cases[0].shape
+    for damage in (_off, _unwritten):
+        for number in range(len(list(tensors(spec.reference(*make_inputs(spec, shape, torch.float32, DEVICE)))))):
+
+            def broken(*inputs, number=number, damage=damage):
+                found = list(tensors(spec.reference(*inputs)))
+                return [damage(y) if i == number else y for i, y in enumerate(found)]
+
+            assert errors_and_allowed(replace(spec, triton=broken), "triton", shape, torch.float32), number
+
+
+def _first(out: torch.Tensor) -> torch.Tensor:
+    return torch.arange(out.numel()).view(out.shape) == 0
+
+
+def _off(out: torch.Tensor) -> torch.Tensor:
+    return out + out.abs().max() * 0.01 * _first(out)
+
+
+def _unwritten(out: torch.Tensor) -> torch.Tensor:
+    assert torch.empty_like(out).isnan().all(), "memory is poisoned"
+    return torch.where(_first(out), torch.empty_like(out), out)
+
+
+@each_version
+def test_the_same_bits_every_time(spec, version):
+    inputs = [make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE) for _ in "ab"]
+    runs = [results_and_gradients(getattr(spec, version), one) for one in inputs]
+    assert all(torch.equal(one, other) for one, other in zip(*runs))
+
+
+@each_operation
+def test_operators_hold_what_they_promise(spec):
+    """Schema and fake implementation of the custom operators, as torch.compile relies on them."""
+    seen = []
+
+    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if operator.namespace == "unisign_fast":
+                seen.append((operator, args))
+            return operator(*args, **(kwargs or {}))
+
+    inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
+    with Recorder():
+        results_and_gradients(spec.triton, inputs)
+    assert len(seen) >= 2
+    for operator, args in seen:
+        torch.library.opcheck(operator, args, test_utils=("test_schema", "test_faketensor"))
+
+
+@each_operation
+def test_traced_by_torch_compile_without_a_break(spec, forced):
+    forced("triton")
+    inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
+    compiled = torch.compile(lambda *arguments: dispatch.run(spec, *arguments), backend="aot_eager", fullgraph=True)
+    for found, expected in zip(results_and_gradients(compiled, inputs), results_and_gradients(spec.triton, inputs)):
+        torch.testing.assert_close(found, expected)
+
+
+@each_version
+def test_used_twice_in_a_graph_and_on_strided_inputs(spec, version):
+    inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
+    strided = _strided(inputs)
+    assert any(not x.is_contiguous() for x in leaves(strided))
+
+    def twice(operation):
+        return lambda *arguments: [a + 2 * b for a, b in zip(*(tensors(operation(*arguments)) for _ in "ab"))]
+
+    with poisoned_memory():
+        found = results_and_gradients(twice(getattr(spec, version)), strided)
+    for ours, expected in zip(found, results_and_gradients(twice(spec.reference), inputs)):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * max(1.0, expected.abs().max().item()))
+
+
+def _strided(arguments):
+    """The same numbers, every float tensor of two dimensions or more laid out the other way round."""
+    if isinstance(arguments, torch.Tensor):
+        if arguments.ndim < 2 or not arguments.is_floating_point():
+            return arguments
+        return arguments.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_()
+    if isinstance(arguments, Activation):
+        return Activation(*map(_strided, arguments))
+    return type(arguments)(map(_strided, arguments)) if isinstance(arguments, (tuple, list)) else arguments
+
+
+@each_operation
+def test_chooses_what_is_for_cpus_without_a_gpu(spec, caplog):
+    dispatch._say.cache_clear()
+    inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, "cpu")
+    with caplog.at_level(logging.INFO, "unisign_fast.kernels.dispatch"):
+        found = dispatch.run(spec, *inputs)
+    chosen = "reference" if spec.cpu is None else "cpu"
+    assert all(map(torch.equal, tensors(found), tensors(getattr(spec, chosen)(*inputs))))
+    assert caplog.messages == [f"{spec.name}: {chosen}"]
+
+
+@each_operation
+def test_a_forced_version_runs(spec, forced, caplog):
+    inputs = make_inputs(spec, spec.cases[1].shape, torch.float32, DEVICE)
+    expected = list(tensors(spec.reference(*inputs)))
+    for version in ("reference", "triton"):
+        forced(version)
+        dispatch._say.cache_clear()
+        with caplog.at_level(logging.INFO, "unisign_fast.kernels.dispatch"):
+            found = list(tensors(dispatch.run(spec, *inputs)))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert caplog.messages[-1] == f"{spec.name}: {version}"
+
+
+@pytest.fixture(scope="module")
+def encoders() -> torch.nn.Module:
+    """A pose encoder with its three kinds of blocks, and a temporal encoder behind it, on a graph of five joints."""
+    torch.manual_seed(0)
+    adjacency = torch.randn(2, 5, 5) * 0.4
+
+    class Encoders(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pose, self.temporal = PoseEncoder(adjacency, (8, 8, 16, 24)), TemporalEncoder(adjacency, 24)
+
+        def forward(self, pose_FV3, offsets):
+            return self.temporal(self.pose(pose_FV3, offsets), offsets)
+
+    return Encoders().to(DEVICE)
+
+
+def _step(encoders: torch.nn.Module, training: bool, call=None) -> dict[str, torch.Tensor]:
+    """Features, gradients and running statistics after one step of a fresh copy."""
+    encoders = copy.deepcopy(encoders).train(training)
+    pose_FV3 = torch.randn(11, 5, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE).requires_grad_()
+    offsets = torch.tensor([0, 4, 5, 11], device=DEVICE)
+    features = (call or torch.nn.Module.__call__)(encoders, pose_FV3, offsets)
+    (features * torch.linspace(-1, 1, features.numel(), device=DEVICE).view(features.shape)).sum().backward()
+    gradients = {f"{name}.grad": parameter.grad for name, parameter in encoders.named_parameters()}
+    return {"features": features.detach(), "pose.grad": pose_FV3.grad, **gradients, **dict(encoders.named_buffers())}
+
+
+@pytest.mark.parametrize("version", FAST)
+@pytest.mark.parametrize("training", [True, False])
+def test_encoders_give_the_same_on_the_kernels(encoders, forced, training, version):
+    forced("reference")
+    expected = _step(encoders, training)
+    forced(version)
+    found = _step(encoders, training)
+    _assert_close(found, expected)
+
+
+def test_encoders_are_traced_by_torch_compile_on_the_kernels(encoders, forced):
+    forced("triton")
+    expected = _step(encoders, True)
+
+    def compiled(module, *inputs):
+        return torch.compile(module, backend="aot_eager", fullgraph=True)(*inputs)
+
+    _assert_close(_step(encoders, True, compiled), expected)
+
+
+def _assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Within float32's rounding of each tensor's largest value; for a bias, whose gradient is a sum that BatchNorm
+    makes zero, of the largest gradient of all.
+    """
+    assert found.keys() == expected.keys()
+    steepest = max(value.abs().max().item() for name, value in expected.items() if name.endswith(".grad"))
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        largest = steepest if name.endswith("bias.grad") else value.abs().max().item()
+        error = (found[name] - value).abs().max().item()
+        assert error <= 2e-5 * largest, f"{name}: off by {error:.1e} of {largest:.1e}"
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_reference_is_the_reference(forced):
+    """Forced `compiled`, one operation that is quick to compile."""
+    forced("compiled")
+    spec = SPECS["activation"]
+    inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
+    torch.testing.assert_close(dispatch.run(spec, *inputs), spec.reference(*inputs))
+
+
+def test_refusals_say_why(forced):
+    forced("triton")
+    sampling = make_inputs(
+        SPECS["keypoint_sampling"], {"N": 1, "G": 1, "V": 33, "E": 8, "HW": (4, 4)}, torch.float32, DEVICE
+    )
+    with pytest.raises(ValueError, match="keypoint_sampling: .*33 joints are more than 32"):
+        dispatch.run(SPECS["keypoint_sampling"], *sampling)
+    shape = {"F": 2, "V": 3, "C": 4, "O": 4, "K": 1, "X": "plain", "shortcut": False, "moments": False}
+    double = make_inputs(SPECS["graph_conv"], shape, torch.float64, DEVICE)
+    with pytest.raises(ValueError, match="graph_conv: .*float64 is not one of"):
+        dispatch.run(SPECS["graph_conv"], *double)
+    mixed = (Activation(double[0].raw_FVC.float()), *(x.bfloat16() for x in double[1:4]), *double[4:])
+    with pytest.raises(ValueError, match="different types"):
+        dispatch.run(SPECS["graph_conv"], *mixed)
+    forced("cuda")
+    with pytest.raises(ValueError, match="UNISIGN_KERNELS: 'cuda' is not known; choose one of reference | triton"):
+        dispatch.run(SPECS["graph_conv"], *double)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="compiled for the GPU at hand by the other tests")
+def test_every_launch_compiles_for_real_gpus_without_spills(tmp_path):
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-m", "unisign_fast.kernels.aot", "--json", str(tmp_path / "rows.json")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert {row["operation"] for row in rows} == set(SPECS) and {row["capability"] for row in rows} == {80, 90, 100}
+    assert [row for row in rows if not row["fits"]] == []
+    multiplying = [row for row in rows if row["dtype"] == "bfloat16" and row["multiplies"]]
+    assert len(multiplying) > 50 and all(row["tensor_cores"] for row in multiplying)

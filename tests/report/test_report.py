@@ -1,0 +1,300 @@
+"""The report of a run: what is on the page, and how it behaves in a real browser."""
+
+import base64
+import json
+import re
+import runpy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Browser
+from report_run import FRAMES, STYLE, Page, make_run, palettes
+from toy_training import ROOT
+
+from unisign_fast.evaluation.predictions import read_predictions
+from unisign_fast.model.fusion import OFFSET_RANGE
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.report.clip_view import NoTexts
+from unisign_fast.report.fusion_probe import probe
+from unisign_fast.report.page import write_report
+from unisign_fast.report.pictures import FRACTION
+from unisign_fast.report.ranking import compare
+from unisign_fast.report.run_folder import read_run
+from unisign_fast.utils.console import run_command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished RGB-pose run of a few steps: SLT."""
+    return make_run(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Path:
+    write_report(run, run.parent / "report.html", clips=2, faces=False)
+    return run.parent / "report.html"
+
+
+# --- what is on the page
+
+
+def test_page_shows_the_run_and_needs_nothing_but_itself(page, run):
+    shown = Page(page)
+    assert ("html", "lang", "en") in shown.attributes
+    ids = shown.values("id")
+    assert len(ids) == len(set(ids))
+    links = shown.values("href") + shown.values("src")
+    assert links and all(link.startswith(("#", "data:image/webp;base64,")) for link in links)
+    assert [link[1:] for link in links if link.startswith("#") and link[1:] not in ids] == []
+    scores = json.loads((run / "scores-test.json").read_text())
+    assert f"{scores['values']['BLEU-4']:.2f}" in shown.text and scores["signature"] in shown.text
+    assert "CSL-Daily test (Chinese) paper, pose-only, Table 19 53.86 40.96 32.02 25.61 54.92" in shown.text
+    assert "Not comparable." in shown.text and "The demo corpus is a small, drawn" in shown.text
+    assert "clip11" not in [player["id"] for player in shown.players] and "1 in the test" in shown.text
+    assert "11.mp4" in shown.text, "the reason"
+    charts = [value for tag, name, value in shown.attributes if tag == "svg" and name == "aria-label"][:4]
+    assert [text.split(":")[0] for text in charts] == [
+        "Training loss",
+        "BLEU-4 on the dev split, percent",
+        "Learning rate",
+        "Speed, clips/s, median of five",
+    ]
+    assert page.stat().st_size < 1e6
+
+
+def test_players_hold_keypoints_crops_and_sampled_frames(page, run):
+    said = read_run(run)
+    reader = ClipReader([KeypointStore.open(said.stores[0])], said.data, NoTexts(), said.seed)
+    clips = reader.clips("test")
+    by_id = {clips.name(number): clips[number] for number in range(len(clips))}
+    players = Page(page).players
+    assert len(players) == 4
+    for player in players:
+        ref = by_id[player["id"]]
+        numbers = np.frombuffer(base64.b64decode(player["keypoints"]), "<i2").reshape(FRAMES, 69, 3) / FRACTION
+        stored = ref.store.keypoints(ref.clip)
+        assert np.abs(numbers[:, 0] - stored[:, 0]).max() < 1 / FRACTION, "the nose"
+        assert np.abs(numbers[:, 9:30] - stored[:, 91:112]).max() < 1 / FRACTION, "the left hand"
+        sample = reader.read(ref, epoch=0, training=False)
+        for hand, drawn in enumerate(player["hands"]):
+            sampled = sample.crop_frame[sample.rows(hand)].tolist()
+            assert drawn["sampled"] == sampled and len(sampled) > 1
+            confident = np.flatnonzero(stored[:, 91:112, 2].mean(1) > 0.3).tolist()
+            assert drawn["shown"] == sorted({*confident, *sampled})
+        assert player["video"] is None
+
+
+def test_gates_and_samples_are_those_of_the_model(run):
+    said = read_run(run)
+    model, _ = UniSign.load(said.model)
+    reader = ClipReader([KeypointStore.open(said.stores[0])], said.data, NoTexts(), said.seed)
+    batch = reader.batch(reader.clips("dev"), [0, 1], epoch=0, training=False).batch
+    fusion = probe(model, batch)
+    assert fusion.gate_NV.shape == (len(batch.crops), 21) and (fusion.gate_NV > 0).any(), "training opened it"
+    assert fusion.position_NGV2.shape == (len(batch.crops), 8, 21, 2)
+    away = np.abs(fusion.position_NGV2 - batch.crop_points.numpy()[:, None])
+    assert 0 < away.max() <= OFFSET_RANGE / 2 + 1e-6, "an offset of half a crop times OFFSET_RANGE at most"
+    assert not model.rgb.fusion.gate._forward_hooks
+
+    captured = {}
+    hook = model.rgb.fusion.register_forward_hook(lambda module, inputs, out: captured.update(inputs=inputs, out=out))
+    probe(model, batch)
+    hook.remove()
+    pose, maps, points = captured["inputs"]
+    mixed = model.rgb.fusion.fuse(pose, maps, 2 * points - 1)
+    share = ((captured["out"] - pose) / (mixed - pose)).detach().numpy()
+    assert np.abs(np.median(share, axis=-1) - fusion.gate_NV).max() < 1e-3, "what the mixture was made with"
+
+
+def test_faces_are_shown_only_when_asked_for(run, tmp_path):
+    write_report(run, tmp_path / "faces.html", clips=1, faces=True)
+    shown = Page(tmp_path / "faces.html")
+    assert [player["video"]["width"] for player in shown.players] == [160, 160]
+    assert "--faces" in shown.text and "--faces" not in Page(run.parent / "report.html").text
+
+
+# --- what a run may lack
+
+
+def forget(run: Path, *names: str) -> None:
+    for name in names:
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def change(run: Path, **values: object) -> None:
+    said = json.loads((run / "settings.json").read_text())
+    said["data"] |= {name: value for name, value in values.items() if name in said["data"]}
+    said |= {name: value for name, value in values.items() if name in said}
+    (run / "settings.json").write_text(json.dumps(said))
+
+
+LACKING = {
+    "curves": (lambda run: forget(run, "log.jsonl"), "No curves: the run has no log.jsonl", 2),
+    "scores": (lambda run: forget(run, "scores-test.json"), "No test scores (scores-test.json)", 2),
+    "predictions": (lambda run: forget(run, "predictions-test.jsonl"), "No predictions (predictions-test.jsonl)", 1),
+    "weights": (lambda run: forget(run, "best", "last"), "has neither best/ nor last/", 2),
+    "RGB": (lambda run: change(run, p_samp=0.0), "The run is pose-only: it samples no hand crops", 2),
+    "stores": (lambda run: change(run, stores=["gone"]), "Clips cannot be shown: gone: is not a store", 0),
+    "an end": (lambda run: forget(run, "settings.json", "scores-test.json"), "No test scores", 2),
+}
+
+
+@pytest.mark.parametrize("lack, said, players", LACKING.values(), ids=LACKING)
+def test_what_a_run_lacks_is_said_and_the_rest_is_shown(run, tmp_path, lack, said, players):
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    lack(copy)
+    write_report(copy, tmp_path / "report.html", clips=1, faces=False)
+    shown = Page(tmp_path / "report.html")
+    assert "Missing: " + said in shown.text or said in shown.text
+    assert len(shown.players) == players and "Table 19" in shown.text
+
+
+def test_a_clip_whose_video_is_gone_is_named_and_its_skeleton_shown(run, tmp_path):
+    store = shutil.copytree(run.parent / "store", tmp_path / "store")
+    shutil.rmtree(store / "videos")
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    change(copy, stores=[str(store)])
+    write_report(copy, tmp_path / "report.html", clips=1, faces=True)
+    shown = Page(tmp_path / "report.html")
+    assert "there is no such video; put it there" in shown.text
+    assert [hand["sprite"] for player in shown.players for hand in player["hands"]] == [None] * 4
+
+
+def test_a_folder_that_is_no_run_is_one_error(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_command(runpy.run_path(str(ROOT / "launch/report.py"))["report"], [str(tmp_path)])
+    problem = "is no run folder (neither log.jsonl nor settings.json is in it)"
+    remedy = "name a folder that launch/pretrain.py or launch/finetune.py wrote"
+    assert capsys.readouterr().err == f"error: {tmp_path}: {problem}; {remedy}\n"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "settings.json").write_text('{"recipe": "demo", "stage": 1, "stores": [], "data": {"old": 1}}')
+    with pytest.raises(InputError, match="settings.json: does not say how the run was trained .*old.*; use "):
+        read_run(tmp_path)
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with Browser() as opened:
+        yield opened
+
+
+FRAME = "document.querySelector('output').textContent"
+PLAYING = "[...document.querySelectorAll('.toggle .word')].filter((word) => word.textContent === 'Pause').length"
+FOCUSED = "document.activeElement.className || document.activeElement.tagName"
+DRAWN = """[...document.querySelectorAll('.player')].map((player) => [...player.querySelectorAll('canvas')].map(
+    (canvas) => new Set(new Uint32Array(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
+    .buffer)).size))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_opens_without_errors_or_requests_and_draws(browser, page, scheme):
+    browser.open(page, scheme=scheme, motion="reduce")
+    browser.wait(lambda: min(browser.value(DRAWN)[0]) > 4)
+    counts = browser.value(DRAWN)
+    assert len(counts) == 4 and all(len(player) == 3 and min(player) > 4 for player in counts)
+    kinds = "Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"
+    complaints = [event for kind, event in browser.events if kind in kinds]
+    ours = "rendering"  # of reading the canvases back
+    assert [event for event in complaints if event.get("entry", {}).get("source") != ours] == []
+    asked = [event["request"]["url"] for kind, event in browser.events if kind == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == [] and len(asked) > 1
+    back = browser.value("getComputedStyle(document.body).backgroundColor")
+    wanted = palettes()[scheme]["paper"]
+    assert back == f"rgb({', '.join(str(int(wanted[i : i + 2], 16)) for i in (1, 3, 5))})"
+    unnamed = "[...document.querySelectorAll('svg, canvas')].filter((x) => !x.getAttribute('aria-label')).length"
+    assert browser.value(unnamed) == 0
+
+
+def test_clips_play_by_button_and_by_keyboard(browser, page):
+    browser.open(page, motion="reduce")
+    assert browser.value(FRAME) == f"1 of {FRAMES}, 0.00 s" and browser.value(PLAYING) == 0
+    browser.value("document.querySelector('.toggle').click()")
+    browser.wait(lambda: not browser.value(FRAME).startswith("1 of"))
+    assert browser.value(PLAYING) == 1
+    browser.value("document.querySelector('.toggle').click()")
+    assert browser.value(PLAYING) == 0
+    browser.value("document.querySelector('.toggle').focus()")
+    browser.press(" ", 32, " ")
+    assert browser.value(PLAYING) == 1
+    browser.press("Tab", 9)
+    assert browser.value("document.activeElement.type") == "range"
+    assert float(browser.value("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")) >= 2
+    browser.press(" ", 32, " ")
+    assert browser.value(PLAYING) == 0
+    at = int(browser.value(FRAME).split()[0])
+    browser.press("ArrowRight", 39)
+    assert int(browser.value(FRAME).split()[0]) == min(at + 1, FRAMES)
+
+
+def test_reduced_motion_is_respected(browser, page):
+    into_view = "document.querySelector('.player').scrollIntoView({block: 'center'})"
+    settled = "new Promise((done) => setTimeout(done, 300))"
+    browser.open(page, motion="reduce")
+    browser.value(into_view)
+    browser.value(settled)
+    assert browser.value(PLAYING) == 0 and browser.value(FRAME).startswith("1 of")
+    browser.value("document.querySelector('.toggle').click()")
+    browser.wait(lambda: browser.value(PLAYING) == 0)
+    assert browser.value(FRAME).startswith("1 of"), "once through"
+
+    browser.open(page)
+    browser.value(into_view)
+    browser.wait(lambda: browser.value(PLAYING) > 0 and not browser.value(FRAME).startswith("1 of"))
+    browser.value("document.getElementById('pause-all').click()")
+    assert browser.value(PLAYING) == 0
+    browser.value("scrollTo(0, 0)")
+    browser.value(into_view)
+    browser.value(settled)
+    assert browser.value(PLAYING) == 0, "the reader's pause holds"
+
+
+def test_sampled_frames_say_so_in_words(browser, page):
+    sampled = Page(page).players[0]["hands"][0]["sampled"]
+    browser.open(page, motion="reduce")
+    states = []
+    for frame in (sampled[0], next(t for t in range(FRAMES) if t not in sampled)):
+        browser.value(f"players[0].show({frame})")
+        states.append(browser.value("document.querySelector('.state').textContent"))
+    assert states[0] == "▲ sampled" and states[1] in ("not sampled", "no crop")
+
+
+def test_hand_crops_are_of_the_frame_that_is_shown(browser, page):
+    browser.open(page, motion="reduce")
+    browser.wait(lambda: min(browser.value(DRAWN)[0]) > 4)
+    middle = "document.querySelector('.hand canvas').getContext('2d').getImageData(112, 112, 1, 1).data[2]"
+    for frame in (2, 7, 12):
+        browser.value(f"players[0].show({frame})")
+        assert abs(browser.value(middle) - 10 * frame) < 10, "blue tells the frame"
+
+
+@pytest.mark.parametrize("width", [320, 1100])
+def test_nothing_runs_over_the_edge(browser, page, width):
+    browser.open(page, width=width, motion="reduce")
+    inner, whole = browser.value("[document.documentElement.clientWidth, document.documentElement.scrollWidth]")
+    assert whole == inner <= width
+    assert browser.value("document.documentElement.scrollHeight") > 2000
+
+
+def test_predictions_and_references_are_marked_by_more_than_colour(page, run):
+    rows = {row.id: row for row in read_predictions(run / "predictions-test.jsonl")}
+    shown = Page(page)
+    assert "&lt;" in shown.source and "b" not in shown.tags, "texts are escaped"
+    first = rows[shown.players[0]["id"]]
+    said = compare("slt", "csl-daily", first)
+    missed = next(span.text for span in said.reference if span.differs)
+    assert f"missed: +{missed}" in shown.text
+    style = STYLE.read_text()
+    assert "line-through" in re.search(r"^del \{.*\}", style, re.MULTILINE)[0]
+    assert "underline" in re.search(r"^ins \{.*\}", style, re.MULTILINE)[0]

@@ -1,0 +1,144 @@
+"""Checkpoints are whole or do not count, whatever moment a process is killed at and whatever happens to the files."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from unisign_fast.training.checkpoint import Checkpoints, write_files
+from unisign_fast.utils.distributed import Ranks
+
+FILE_EVENTS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
+
+
+def checkpoints(run: Path) -> Checkpoints:
+    return Checkpoints(run / "checkpoints", Ranks(0, 1, torch.device("cpu")))
+
+
+def writer(step: int):
+    def write(folder: Path) -> None:
+        (folder / "model.pt").write_bytes(b"weights of %d" % step * 1000)
+        (folder / "shards").mkdir()
+        (folder / "shards" / "rank0.pt").write_bytes(b"optimiser of %d" % step)
+
+    return write
+
+
+def save(run: Path, step: int) -> None:
+    checkpoints(run).save(step, {"step": step}, writer(step))
+
+
+def check_newest(run: Path, allowed: set[int]) -> int:
+    """The newest whole checkpoint is of an allowed step, and its content is that step's."""
+    found, _ = checkpoints(run).newest()
+    assert found is not None, "no whole checkpoint is left"
+    step = found.state["step"]
+    assert step in allowed and found.folder.name == f"step_{step:08d}"
+    assert (found.folder / "model.pt").read_bytes() == b"weights of %d" % step * 1000
+    assert (found.folder / "shards" / "rank0.pt").read_bytes() == b"optimiser of %d" % step
+    return step
+
+
+def run_and_kill(action, at_event: int) -> bool:
+    """Run `action` in a child that kills itself before its `at_event`-th file operation; whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def kill_at(event: str, _arguments) -> None:
+            nonlocal count
+            if event in FILE_EVENTS:
+                count += 1
+                if count == at_event:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill_at)
+        try:
+            action()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_two_are_kept_and_latest_names_the_newest(tmp_path):
+    for step in (10, 20, 30):
+        save(tmp_path, step)
+    folder = tmp_path / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["latest", "step_00000020", "step_00000030"]
+    assert (folder / "latest").read_text() == "step_00000030"
+    assert check_newest(tmp_path, {30}) == 30
+
+
+def test_nothing_is_found_in_a_fresh_run(tmp_path):
+    assert checkpoints(tmp_path).newest() == (None, [])
+
+
+def test_killed_at_any_file_operation_leaves_a_whole_one(tmp_path):
+    """Each save is killed before its first, second, ... file operation, and then done again in full."""
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    step, kills, seen = 2, 0, set()
+    while run_and_kill(lambda: save(tmp_path, step + 1), kills + 1):
+        kills += 1
+        seen.add(check_newest(tmp_path, {step, step + 1}) - step)
+        save(tmp_path, step + 2)
+        step = check_newest(tmp_path, {step + 2})
+        assert len(list((tmp_path / "checkpoints").glob("step_*"))) == 2
+    assert kills > 10 and seen == {0, 1}, "some kills come before, some after the new one is whole"
+
+
+DAMAGES = "truncated", "altered", "missing", "no manifest", "broken manifest", "empty manifest"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    folder = tmp_path / "checkpoints" / "step_00000002"
+    model, manifest = folder / "model.pt", folder / "manifest.json"
+    content = bytearray(model.read_bytes())
+    content[5000] ^= 1
+    match damage:
+        case "truncated":
+            os.truncate(model, 5000)
+        case "altered":
+            model.write_bytes(content)
+        case "missing":
+            model.unlink()
+        case "no manifest":
+            manifest.unlink()
+        case "broken manifest":
+            os.truncate(manifest, 50)
+        case "empty manifest":
+            manifest.write_text("[]")
+    check_newest(tmp_path, {1})
+    _, passed_over = checkpoints(tmp_path).newest()
+    assert len(passed_over) == 1 and "step_00000002" in passed_over[0]
+    save(tmp_path, 2)  # the run goes on from 1 and comes to 2 again
+    check_newest(tmp_path, {2})
+
+
+def test_weights_folder_is_never_without_a_whole_file(tmp_path):
+    best = tmp_path / "best"
+
+    def write(text: str):
+        def files(folder: Path) -> None:
+            (folder / "config.json").write_text(json.dumps("config"))
+            (folder / "model.safetensors").write_text(text * 1000)
+
+        return lambda: write_files(best, files)
+
+    write("old")()
+    kills = 0
+    while run_and_kill(write("new"), kills + 1):
+        kills += 1
+        assert (best / "model.safetensors").read_text() in ("old" * 1000, "new" * 1000)
+        write("old")()
+        assert sorted(p.name for p in best.iterdir()) == ["config.json", "model.safetensors"]
+    assert kills >= 5
+    assert (best / "model.safetensors").read_text() == "new" * 1000

@@ -1,0 +1,149 @@
+"""The DeepSpeed engine: one step means the same on any number of ranks, in any split, at every ZeRO stage."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toy_training import TWO_RANKS, Toy, run_script, toy_batch
+
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.training.deepspeed_engine import (
+    backward_step,
+    consolidated_state_dict,
+    evaluation_mode,
+    parameter_groups,
+    start_engine,
+)
+from unisign_fast.training.settings import TrainSettings
+from unisign_fast.utils.distributed import start_ranks
+
+STEPS, CLIPS, CLIP_NORM = 3, 5, 3.2
+RUNS = [("fp32", stage) for stage in range(4)] + [("bf16", stage) for stage in range(4)]
+
+
+def settings(precision: str, stage: int) -> TrainSettings:
+    """A large eps, and clipping in one step of three, or else AdamW would hide a gradient of the wrong size."""
+    return TrainSettings(
+        learning_rate=0.2, weight_decay=0.1, eps=0.1, clip_norm=CLIP_NORM, precision=precision, zero_stage=stage
+    )
+
+
+def plain_torch_training() -> dict[str, Tensor]:
+    """What every engine must reach: all clips in one batch, one process, no DeepSpeed."""
+    torch.manual_seed(0)
+    model = Toy()
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings("fp32", 0)), betas=(0.9, 0.999), eps=0.1)
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.2 * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        loss, tokens = model(toy_batch(list(range(CLIPS))))
+        optimizer.zero_grad()
+        (loss / tokens).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+    return model.state_dict()
+
+
+def train_in_ranks(out: Path) -> None:
+    """Run by each of two ranks: the clips split unevenly, one micro-batch without clips, one rank without crops; a
+    step of one micro-batch, then steps of two."""
+    ranks = start_ranks()
+    splits = {0: [[0, 2, 4]], 1: [[1, 3]]}, {0: [[4], [2, 0]], 1: [[], [3, 1]]}
+    results = {}
+    for precision, stage in RUNS:
+        torch.manual_seed(0)
+        model = Toy()
+        engine = start_engine(model, settings(precision, stage), STEPS)
+        for step in range(STEPS):
+            micro_batches = [toy_batch(clips) for clips in splits[min(step, 1)][ranks.rank]]
+            tokens = ranks.sum(torch.tensor(float(sum((b.label_ids != -100).sum() for b in micro_batches))))
+            backward_step(engine, micro_batches, ranks.world_size / tokens)
+        state = consolidated_state_dict(engine)
+        assert (state is None) == (ranks.rank == 1)
+        with evaluation_mode(engine):  # a number of passes that differs between ranks
+            losses = [engine.module(toy_batch([0, 1, 2]))[0] for _ in range(1 + ranks.rank)]
+        assert engine.module.training
+        backward_step(engine, [toy_batch([ranks.rank])], torch.ones(()))  # training goes on after evaluation
+        results[precision, stage] = state, losses[0]
+        engine.destroy()
+    if ranks.is_first:
+        torch.save(results, out)
+    ranks.leave()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("engine") / "states.pt"
+    status, output = run_script([*TWO_RANKS, __file__, str(out)])
+    assert status == 0, output[-4000:]
+    return torch.load(out)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_ranks_and_micro_batches_do_not_change_the_step(trained, stage):
+    state, _ = trained["fp32", stage]
+    expected = plain_torch_training()
+    assert list(state) == list(expected)
+    for name in expected.keys() - {"steps"}:
+        torch.testing.assert_close(state[name], expected[name], rtol=1e-5, atol=1e-6, msg=lambda m: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_bf16_exports_its_float32_masters(trained, stage):
+    state, _ = trained["bf16", stage]
+    expected = plain_torch_training()
+    torch.manual_seed(0)
+    start = Toy().state_dict()
+    for name in expected.keys() - {"steps"}:
+        assert state[name].dtype == torch.float32
+        assert not torch.equal(state[name], state[name].bfloat16().float()), "rounded to bf16"
+        moved = (expected[name] - start[name]).norm()
+        assert (state[name] - expected[name]).norm() < 0.1 * moved + 0.01, name
+
+
+@pytest.mark.parametrize("precision, stage", RUNS)
+def test_evaluation_sees_the_trained_weights(trained, precision, stage):
+    state, loss = trained[precision, stage]
+    model = Toy()
+    model.load_state_dict(state)
+    expected = model(toy_batch([0, 1, 2]))[0]
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5 if precision == "fp32" else 2e-2, atol=0)
+
+
+def test_buffers_are_exported(trained):
+    assert all(state["steps"] == 2 * STEPS - 1 for state, _ in trained.values())
+
+
+def test_plain_python_needs_no_launcher(tmp_path):
+    script = "from unisign_fast.utils.distributed import start_ranks; r = start_ranks(); assert (r.rank, r.world_size) == (0, 1)"
+    status, output = run_script([sys.executable, "-c", script])
+    assert status == 0, output[-4000:]
+
+
+def test_decay_spares_biases_and_vectors_and_rgb_learns_faster():
+    model = nn.ModuleDict({"a": nn.Linear(2, 3), "norm": nn.LayerNorm(3), "rgb": nn.Linear(2, 2)})
+    model.register_parameter("bias", nn.Parameter(torch.zeros(2, 2)))
+    groups = parameter_groups(model, TrainSettings(learning_rate=0.2, rgb_rate=3.0, weight_decay=0.1))
+    rows = [(round(g["lr"], 6), g["weight_decay"], len(g["params"])) for g in groups]
+    assert rows == [(0.2, 0.1, 1), (0.2, 0.0, 4), (0.6, 0.1, 1), (0.6, 0.0, 1)]
+    assert groups[0]["params"][0] is model["a"].weight and groups[2]["params"][0] is model["rgb"].weight
+
+
+@pytest.mark.parametrize("field, value", [("epochs", 0), ("learning_rate", -1.0), ("zero_stage", 4), ("resume", "no")])
+def test_settings_name_the_option(field, value):
+    with pytest.raises(InputError, match=f"--{field.replace('_', '-')}"):
+        TrainSettings(**{field: value})
+
+
+if __name__ == "__main__":
+    train_in_ranks(Path(sys.argv[1]))
+
+
+def test_tasks_that_do_not_know_their_ranks_are_refused():
+    """As `deepspeed --launcher slurm` starts them: each would train alone, into one folder."""
+    script = "from unisign_fast.utils.distributed import start_ranks; start_ranks()"
+    status, output = run_script([sys.executable, "-c", script], SLURM_NTASKS="2")
+    assert status == 1 and "SLURM_NTASKS: is above 1" in output

@@ -1,0 +1,1 @@
+"""Models on disk: folders, cards, files of weights. Knows no model."""

@@ -1,0 +1,179 @@
+"""A model on disk: a folder that needs nothing else, made to be uploaded to the Hugging Face hub as it is.
+
+FOLDER/config.json               unisign_fast.model.config.ModelConfig
+FOLDER/model.safetensors         weights, float32
+FOLDER/spiece.model              the tokenizer
+FOLDER/preprocessor_config.json  unisign_fast.pipelines.settings.DataSettings: how clips are prepared for it
+FOLDER/README.md                 the model card: data, recipe, scores
+FOLDER/published_unused.safetensors  of a converted RGB-pose checkpoint: a layer that only the authors' code has
+
+Nothing in it is a pickle: loading runs no code.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor, nn
+
+from unisign_fast.checkpoints.model_card import model_card
+from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, save_weights
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.text.tokenizer import TextCodec
+from unisign_fast.text.vocabulary_trimming import trimmed_weights
+
+if TYPE_CHECKING:  # a model knows its folder, not the other way round
+    from unisign_fast.model.config import ModelConfig
+
+FILES = ("config.json", "model.safetensors", "spiece.model", "preprocessor_config.json", "README.md")
+UNUSED_FILE = "published_unused.safetensors"
+# The same tensor as language_model.mt5.shared.weight, which alone is stored.
+TIED = tuple(f"language_model.mt5.{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
+SHARED = "language_model.mt5.shared.weight"
+# What a later stage may add to, or leave of, the model it starts from.
+ADDED = ("rgb.", "head.")
+LEFT_BEHIND = ("language_model.", "head.")
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What travels with a model's weights."""
+
+    codec: TextCodec
+    data: DataSettings
+    card: str  # text of the model card
+
+
+class ModelFolderMixin:
+    """What a model inherits to be read from, and written as, a model folder. Its `config_class` reads config.json."""
+
+    config_class: ClassVar[type]
+    config: "ModelConfig"
+    companions: Companions | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> tuple[Self, TextCodec]:
+        """The model of a folder, in training mode, and its tokenizer.
+
+        Raises InputError when a file is missing or a weight does not fit.
+        """
+        model = cls(cls.config_class.load(folder / "config.json"))
+        path = folder / "model.safetensors"
+        load_strictly(model, with_tied(read_weights(path)), path)
+        model.companions = Companions(TextCodec(folder), load_data_settings(folder), read_card(folder))
+        return model, model.companions.codec
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> Self:
+        """The model of a folder or of a hub id, for evaluation; its tokenizer and more are its `companions`.
+
+        Raises InputError when it cannot be had, a file is missing or a weight does not fit.
+        """
+        model, _ = cls.load(find_model(source))
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a model that came `from_pretrained` as a model folder, with its companions."""
+        if self.companions is None:
+            raise InputError("save_pretrained", "the model has no tokenizer", "set model.companions, or use save_model")
+        companions = self.companions
+        save_model(Path(folder), self.config, self.state_dict(), companions.codec, companions.data, companions.card)
+
+
+def find_model(source: str | Path) -> Path:
+    """The folder of a model: `source` itself, or where the hub's files of that id are, downloaded if need be.
+
+    HF_HUB_OFFLINE is respected. Raises InputError saying what to download and where to put it.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    remedy = f"name a folder, or put {', '.join(FILES[:4])} of {source} into one and name it"
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[*FILES, UNUSED_FILE]))
+    except HFValidationError:
+        raise InputError(source, "is neither a folder nor a hub id", remedy) from None
+    except LocalEntryNotFoundError:
+        problem = "is no folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has left no copy here"
+        raise InputError(source, problem, remedy) from None
+    except (OSError, HfHubHTTPError) as error:
+        reason = (str(error).strip().split("\n") or [""])[0][:160]
+        raise InputError(source, f"is no folder, and the hub does not give it ({reason})", remedy) from None
+
+
+def save_model(
+    folder: Path,
+    config: "ModelConfig",
+    weights: dict[str, Tensor],
+    codec: TextCodec,
+    data: DataSettings = DataSettings(),
+    card: str = "",
+) -> None:
+    """Write a model folder; an existing one is overwritten, its weights last and in one move.
+
+    `data` says how clips were prepared in training; without a `card` one is made that names no scores.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save(folder / "config.json")
+    codec.save(folder)
+    settings = json.dumps(asdict(data), indent=1) + "\n"
+    (folder / "preprocessor_config.json").write_text(settings, encoding="utf-8")
+    (folder / "README.md").write_text(card or model_card(config, data), encoding="utf-8")
+    save_weights(folder / "model.safetensors", {name: w for name, w in weights.items() if name not in TIED})
+
+
+def write_card(folder: Path, config: "ModelConfig", recipe: Mapping, scores: Mapping | None) -> None:
+    """Replace the card of a model folder when a run has ended; see model_card.py for what `recipe` and `scores` are."""
+    card = model_card(config, load_data_settings(folder), recipe, scores)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def read_card(folder: Path) -> str:
+    """The model card, "" where there is none."""
+    card = folder / "README.md"
+    return card.read_text(encoding="utf-8") if card.is_file() else ""
+
+
+def load_data_settings(folder: Path) -> DataSettings:
+    """How clips are prepared for the model of a folder."""
+    path = folder / "preprocessor_config.json"
+    remedy = "use the file of a run, or train or convert the model again"
+    try:
+        return DataSettings(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(path, "not there", remedy) from None
+    except InputError as error:
+        raise InputError(path, f"{error.where}: {error.problem}", error.remedy) from None
+    except (ValueError, TypeError) as error:
+        raise InputError(path, f"not the settings of the data path ({error})", remedy) from None
+
+
+def start_from(model: nn.Module, folder: Path, rows: Tensor | None = None) -> None:
+    """Load an earlier stage's weights into `model`; only the RGB branch or a task head may be new.
+
+    `rows`: those of the vocabulary that `model` has, if it is trimmed and they are not.
+    Raises InputError naming every weight that is missing or of another shape.
+    """
+    path = folder / "model.safetensors"
+    weights = trimmed_weights(with_tied(read_weights(path)), rows)
+    own = model.state_dict()
+    weights = {n: w for n, w in weights.items() if n in own or not n.startswith(LEFT_BEHIND)}
+    fresh = {
+        n: w for n, w in own.items() if n.startswith(ADDED) and not any(k.startswith(n.split(".")[0]) for k in weights)
+    }
+    load_strictly(model, {**weights, **fresh}, path)
+
+
+def require_model_folder(folder: Path, option: str, remedy: str) -> None:
+    """Raises InputError unless `folder` looks like a model folder."""
+    if not (folder / "config.json").is_file():
+        raise InputError(option, f"{folder} holds no trained model", remedy)
+
+
+def with_tied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as a model's state has them: the one stored embedding under all its names."""
+    return weights | {name: weights[SHARED] for name in TIED} if SHARED in weights else weights

@@ -1,0 +1,1 @@
+"""Scores of texts: decoding a split, metrics, significance, tables."""

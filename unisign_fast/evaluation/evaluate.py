@@ -1,0 +1,134 @@
+"""Generating predictions for a split, shared among ranks, and scoring them."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from unisign_fast.evaluation.metrics import Scores, score
+from unisign_fast.evaluation.predictions import Prediction, write_json, write_predictions
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.reader import ClipReader, LoadedClips
+from unisign_fast.pipelines.clips.dataset import ClipSet
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.workers import compute_alone
+from unisign_fast.text.tokenizer import TextCodec
+from unisign_fast.utils.distributed import Ranks
+
+SHORTEST = 64  # frames that a clip counts in a batch at the least: its beams take memory, too
+MAIN_METRIC = {
+    "slt": ("BLEU-4", max),
+    "cslr": ("WER", min),
+    "islr": ("top-1 per instance", max),
+}  # decides the best checkpoint
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How texts are generated; beams and length are the published ones."""
+
+    beams: int = 4
+    max_new_tokens: int = 100  # of a text at most
+    frames_per_batch: int = 4096  # clips times frames of the longest: a matter of memory
+
+    def __post_init__(self):
+        for name in ("beams", "max_new_tokens", "frames_per_batch"):
+            if getattr(self, name) < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(option, f"{getattr(self, name)} is not possible", "give 1 or more")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions of a split in the order of its clips, their scores, and what could not be read."""
+
+    rows: list[Prediction]
+    language: str  # of the texts
+    scores: Scores
+    bad_clips: list[str]
+    clips_per_second: float
+
+
+def evaluate_split(
+    model: UniSign,
+    codec: TextCodec,
+    reader: ClipReader,
+    split: str,
+    ranks: Ranks,
+    generation: GenerationSettings = GenerationSettings(),
+    show_progress: bool = False,
+) -> Evaluation:
+    """Translate every clip of a split and score the texts; the same on every rank.
+
+    Frame choice and sampling follow from seed and clip id alone, and whole batches are shared out, so the scores do not
+    depend on the number of ranks. A bad clip is left out and named. Raises InputError when none is left.
+    """
+    start = time.perf_counter()
+    clips = reader.clips(split)
+    frames = np.minimum(clips.frames, reader.settings.max_frames)
+    mine = length_batches(frames, generation.frames_per_batch)[ranks.rank :: ranks.world_size]
+    console = Console(stderr=True)
+    quiet = not (show_progress and ranks.is_first and console.is_terminal)
+    found: dict[int, Prediction] = {}
+    bad: dict[int, str] = {}
+    model.eval()
+    batches = _loaded(reader, clips, mine)
+    for loaded in track(batches, "generating", total=len(mine), console=console, disable=quiet):
+        bad.update({clip.number: str(clip.error) for clip in loaded.bad})
+        batch = loaded.batch.to(ranks.device)
+        texts = model.generate(batch, generation.beams, generation.max_new_tokens)
+        for number, clip_id, text, tokens in zip(loaded.numbers, batch.clip_ids, batch.texts, texts):
+            prediction = tokens if isinstance(tokens, str) else codec.decode(tokens)
+            found[number] = Prediction(clip_id, prediction, text)
+    for other_found, other_bad in ranks.gather((found, bad)):
+        found.update(other_found)
+        bad.update(other_bad)
+    if not found:
+        raise InputError(f"{reader.stores[0].path}: {split}", "no clip of it can be read", next(iter(bad.values())))
+    rows = [found[number] for number in sorted(found)]
+    language = reader.settings.language or clips[min(found)].clip.language
+    scores = score(reader.settings.task, [r.prediction for r in rows], [r.reference for r in rows], language)
+    rate = len(clips) / (time.perf_counter() - start)
+    return Evaluation(rows, language, scores, [bad[n] for n in sorted(bad)], rate)
+
+
+def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]:
+    """Clips of similar length together, longest first, within the budget: they also end at similar lengths of text."""
+    batches: list[list[int]] = []
+    most = 0  # clips that the batch begun may hold
+    for number in np.argsort(-frames, kind="stable").tolist():
+        if not batches or len(batches[-1]) >= most:
+            batches.append([])
+            most = frames_per_batch // max(int(frames[number]), SHORTEST)
+        batches[-1].append(number)
+    return batches
+
+
+def _loaded(reader: ClipReader, clips: ClipSet, batches: list[list[int]]) -> Iterator[LoadedClips]:
+    """The batches, each read while the one before is at work."""
+    ahead: deque[Future[LoadedClips]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=compute_alone) as pool:
+        for numbers in batches:
+            ahead.append(pool.submit(reader.batch, clips, numbers, epoch=0, training=False))
+            if len(ahead) > 1:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def write_evaluation(folder: Path, split: str, evaluation: Evaluation) -> None:
+    """Write predictions-SPLIT.jsonl, and scores-SPLIT.json beside it."""
+    write_predictions(folder / f"predictions-{split}.jsonl", evaluation.rows)
+    values = evaluation.scores.plain() | {
+        "split": split,
+        "language": evaluation.language,
+        "clips_per_second": round(evaluation.clips_per_second, 2),
+        "bad_clips": evaluation.bad_clips,
+    }
+    write_json(folder / f"scores-{split}.json", values)

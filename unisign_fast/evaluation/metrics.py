@@ -1,0 +1,219 @@
+"""The field's scores, as the published Uni-Sign counts them: SLT, CSLR and ISLR. All values are percentages.
+
+Texts are normalised first (unisign_fast/text/normalization.py); the rule is named beside the scores.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from rouge import Rouge
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.base import Metric
+
+from unisign_fast.evaluation.significance import RESAMPLES, SEED, ClipStatistics, interval
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.manifest import Task
+from unisign_fast.text.normalization import RULES, Normalization, rule_for, unreachable
+
+SUBSTITUTION, INSERTION, DELETION = 4, 3, 3  # costs of the alignment only; each counts as one error
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one set of predictions reached."""
+
+    statistics: dict[str, ClipStatistics]  # by metric, in the order of the clips
+    signature: str  # how the metrics were computed, with library versions
+    normalization: str  # a key of RULES
+    unreachable: int  # references with characters mT5's tokenizer cannot write, left as they are by the rule
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Metric -> percent."""
+        return {metric: statistics.value for metric, statistics in self.statistics.items()}
+
+    @property
+    def count(self) -> int:
+        """Clips."""
+        return len(next(iter(self.statistics.values())).per_clip)
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Metric -> 95 % interval over resampled clips, percent; takes about a second."""
+        return {metric: interval(statistics) for metric, statistics in self.statistics.items()}
+
+    def plain(self) -> dict:
+        """Everything of it as JSON knows it."""
+        return {
+            "values": self.values,
+            "intervals": self.intervals(),
+            "interval": f"95 %|bs:{RESAMPLES}|seed:{SEED}",
+            "signature": self.signature,
+            "normalization": self.normalization,
+            "count": self.count,
+            "unreachable": self.unreachable,
+        }
+
+
+def score(
+    task: Task,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    language: str,
+    normalization: Normalization = "published",
+    bleurt: Path | None = None,
+    classes: Mapping[str, str] | None = None,
+) -> Scores:
+    """The scores of `task`; `predictions[i]` belongs to `references[i]`, which is never empty.
+
+    `bleurt` is the folder of a BLEURT-20 checkpoint, for English SLT. InputError when it cannot be used. `classes`
+    (word -> class, see class_list.py) makes synonyms one class in ISLR.
+    """
+    if task != "slt" and bleurt is not None:
+        raise InputError("--bleurt", f"BLEURT scores translations, not {task}", "leave it out")
+    if task != "islr" and classes is not None:
+        raise InputError("--classes", f"classes are of words (islr), not of {task}", "leave it out")
+    rule = rule_for(task, language, normalization)
+    predictions, references = ([RULES[rule](text) for text in texts] for texts in (predictions, references))
+    if task == "slt":
+        statistics, signature = _slt(predictions, references, language, bleurt)
+    elif task == "cslr":
+        statistics, signature = _cslr(predictions, references)
+    else:
+        statistics, signature = _islr(predictions, references, {RULES[rule](w): c for w, c in (classes or {}).items()})
+    return Scores(statistics, signature, rule, unreachable(references))
+
+
+def _slt(
+    predictions: list[str], references: list[str], language: str, bleurt: Path | None
+) -> tuple[dict[str, ClipStatistics], str]:
+    """BLEU-1 to 4, ROUGE-L, chrF and, where `bleurt` names a checkpoint, BLEURT-20 times 100.
+
+    BLEU-k is sacrebleu's with 13a, exponential smoothing and maximal order k. Chinese is scored by character.
+    """
+    statistics = {}
+    for order in (1, 2, 3, 4):
+        bleu = BLEU(tokenize="13a", smooth_method="exp", max_ngram_order=order, force=True)
+        statistics[f"BLEU-{order}"] = _of_sacrebleu(bleu, predictions, references)
+    statistics["ROUGE-L"] = _mean([rouge_l(p, r) for p, r in zip(predictions, references, strict=True)])
+    chrf = CHRF()
+    statistics["chrF"] = _of_sacrebleu(chrf, predictions, references)
+    signature = (
+        f"BLEU-k {bleu.get_signature()}|order:k; ROUGE-L f1|mean|rouge:{version('rouge')}; chrF {chrf.get_signature()}"
+    )
+    if bleurt is not None:
+        statistics["BLEURT-20"] = _mean([100 * x for x in _bleurt(predictions, references, language, bleurt)])
+        signature += f"; BLEURT-20 mean x 100|checkpoint:{bleurt.name}"
+    return statistics, signature
+
+
+def _cslr(predictions: list[str], references: list[str]) -> tuple[dict[str, ClipStatistics], str]:
+    """Word error rate over glosses separated by spaces, and its three parts, in percent of the reference's glosses."""
+    counts = [edit_counts(r.split(), p.split()) for p, r in zip(predictions, references, strict=True)]
+    words = [len(r.split()) for r in references]
+    assert sum(words), "no glosses in the references"
+    columns = {"WER": [sum(c) for c in counts]}
+    columns |= dict(zip(("substitutions", "insertions", "deletions"), zip(*counts, strict=True), strict=True))
+    signature = f"WER alignment costs sub:{SUBSTITUTION}|ins:{INSERTION}|del:{DELETION}|ties:match,sub,ins,del"
+    return {metric: _ratio(errors, words) for metric, errors in columns.items()}, signature
+
+
+def _islr(
+    predictions: list[str], references: list[str], classes: Mapping[str, str]
+) -> tuple[dict[str, ClipStatistics], str]:
+    """Top-1 accuracy over clips, and its mean over the classes of the references.
+
+    A hit is the exact string, or a word of the same class where `classes` has the reference.
+    """
+    predictions, references = ([classes.get(word, word) for word in words] for words in (predictions, references))
+    assert references, "nothing to score"
+    hits = np.array([p == r for p, r in zip(predictions, references, strict=True)])
+    names, number = np.unique(references, return_inverse=True)
+    of_class = np.eye(len(names), dtype=np.float32)[number]
+    per_class = ClipStatistics(np.concatenate([of_class * hits[:, None], of_class], axis=1), _mean_over_classes)
+    signature = f"top-1 exact {'class' if classes else 'string'}|classes:{len(names)} of the references"
+    return {"top-1 per instance": _mean(100 * hits), "top-1 per class": per_class}, signature
+
+
+def _mean_over_classes(total: np.ndarray) -> float:
+    hits, clips = np.split(total, 2)
+    there = clips > 0  # a resample may lack a class
+    return 100 * float((hits[there] / clips[there]).mean())
+
+
+def _ratio(errors: Sequence[float], words: Sequence[float]) -> ClipStatistics:
+    per_clip = np.stack([errors, words], axis=1).astype(np.float32)
+    return ClipStatistics(per_clip, lambda total: 100 * float(total[0] / max(total[1], 1)))
+
+
+def _mean(percents: Sequence[float]) -> ClipStatistics:
+    per_clip = np.stack([percents, np.ones(len(percents))], axis=1).astype(np.float32)
+    return ClipStatistics(per_clip, lambda total: float(total[0] / total[1]))
+
+
+def _of_sacrebleu(metric: Metric, predictions: list[str], references: list[str]) -> ClipStatistics:
+    """The two methods are what sacrebleu's own significance tests call."""
+    per_clip = np.array(metric._extract_corpus_statistics(predictions, [references]), np.float32)
+    return ClipStatistics(per_clip, lambda total: metric._compute_score_from_stats(total.tolist()).score)
+
+
+def rouge_l(prediction: str, reference: str) -> float:
+    """F1 of PyPI `rouge`'s summary-level ROUGE-L, in percent.
+
+    Distinct words of the longest common subsequences of all pairs of sentences, which end at ".", over the distinct
+    words of each side. Where a text is empty but for full stops the pair scores 0; the library alone would raise.
+    """
+    if not all(text.replace(".", "").split() for text in (prediction, reference)):
+        return 0.0
+    usual_limit = sys.getrecursionlimit()
+    # The library walks the alignment recursively, one call a word of either side.
+    sys.setrecursionlimit(usual_limit + len(prediction) + len(reference))
+    try:
+        return 100 * Rouge(metrics=["rouge-l"], stats=["f"]).get_scores(prediction, reference)[0]["rouge-l"]["f"]
+    finally:
+        sys.setrecursionlimit(usual_limit)
+
+
+def edit_counts(reference: Sequence[str], prediction: Sequence[str]) -> tuple[int, int, int]:
+    """Substitutions, insertions and deletions of the cheapest alignment.
+
+    Costs 4, 3, 3, as the published code has them: three deletions and three insertions (18) go before five
+    substitutions (20), so the sum may exceed the Levenshtein distance. Of equally cheap steps, walking back from the
+    end, it takes the match, then the substitution, the insertion, the deletion.
+    """
+    rows, columns = len(reference), len(prediction)
+    cost = [[j * INSERTION for j in range(columns + 1)]]
+    for i in range(1, rows + 1):
+        line = [i * DELETION]
+        for j in range(1, columns + 1):
+            changed = 0 if reference[i - 1] == prediction[j - 1] else SUBSTITUTION
+            line.append(min(cost[i - 1][j - 1] + changed, line[j - 1] + INSERTION, cost[i - 1][j] + DELETION))
+        cost.append(line)
+    substitutions = insertions = deletions = 0
+    i, j = rows, columns
+    while i or j:
+        if i and j and reference[i - 1] == prediction[j - 1]:  # with these costs a match is never dearer
+            i, j = i - 1, j - 1
+        elif i and j and cost[i][j] == cost[i - 1][j - 1] + SUBSTITUTION:
+            substitutions, i, j = substitutions + 1, i - 1, j - 1
+        elif j and cost[i][j] == cost[i][j - 1] + INSERTION:
+            insertions, j = insertions + 1, j - 1
+        else:
+            deletions, i = deletions + 1, i - 1
+    return substitutions, insertions, deletions
+
+
+def _bleurt(predictions: Sequence[str], references: Sequence[str], language: str, checkpoint: Path) -> list[float]:
+    if language != "en":
+        raise InputError("--bleurt", "BLEURT-20 is reported for English only", "leave it out")
+    if not (checkpoint / "bleurt_config.json").is_file():
+        raise InputError(f"--bleurt {checkpoint}", "is no BLEURT checkpoint", "name the unpacked folder BLEURT-20")
+    try:
+        from bleurt.score import BleurtScorer  # TensorFlow comes with it: only when asked for
+    except ImportError:
+        remedy = "install BLEURT from its authors' repository (google-research/bleurt), or leave --bleurt out"
+        raise InputError("--bleurt", "the Python package bleurt is not installed", remedy) from None
+    return BleurtScorer(str(checkpoint)).score(references=list(references), candidates=list(predictions))

@@ -1,0 +1,55 @@
+"""Class lists of isolated recognition: which words are one class.
+
+Read are a text file, a class a line, its synonyms behind tabs (a first column that numbers the classes is left out, as
+wlasl_class_list.txt has it), and JSON, a list of words or of lists of synonyms (MSASL_classes.json,
+MSASL_synonym.json). The first word names the class. Words of no class are classes of their own.
+"""
+
+import json
+from pathlib import Path
+
+from unisign_fast.pipelines.errors import InputError
+
+REMEDY = "give a text file with a class a line, synonyms behind tabs, or a JSON list"
+
+
+def read_class_list(path: Path) -> dict[str, str]:
+    """Word -> name of its class. Raises InputError naming the line or entry that is wrong."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check the path") from None
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not UTF-8 (byte {error.start})", "save it as UTF-8") from None
+    is_json = path.suffix == ".json"
+    classes: dict[str, str] = {}
+    for number, words in enumerate(_from_json(path, text) if is_json else _from_lines(text), start=1):
+        where = f"{path}: {'entry' if is_json else 'line'} {number}"
+        for word in words:
+            if not word.strip():
+                raise InputError(where, "has an empty word", REMEDY)
+            if classes.setdefault(word, words[0]) != words[0]:
+                problem = f"{word!r} is in the class {classes[word]!r} already"
+                raise InputError(where, problem, "join the two classes, or take the word out of one")
+    if not classes:
+        raise InputError(path, "holds no classes", REMEDY)
+    return classes
+
+
+def _from_lines(text: str) -> list[list[str]]:
+    rows = [line.strip("\r").split("\t") for line in text.rstrip().split("\n")] if text.strip() else []
+    numbers = [row[0].strip() for row in rows if len(row) > 1]
+    counted = any(numbers == [str(first + i) for i in range(len(rows))] for first in (0, 1))
+    return [[word.strip() for word in (row[1:] if counted else row)] for row in rows]
+
+
+def _from_json(path: Path, text: str) -> list[list[str]]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(path, f"is not JSON ({error})", REMEDY) from None
+    rows = [[row] if isinstance(row, str) else row for row in content] if isinstance(content, list) else [content]
+    for number, row in enumerate(rows, start=1):
+        if not (isinstance(row, list) and row and all(isinstance(word, str) for word in row)):
+            raise InputError(f"{path}: entry {number}", "is neither a word nor a list of words", REMEDY)
+    return rows

@@ -1,0 +1,1 @@
+"""From videos, keypoints or a camera to text."""

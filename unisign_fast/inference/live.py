@@ -1,0 +1,101 @@
+"""Translating what a camera sees: keypoints picture by picture, and the last window of them again and again.
+
+Pictures are taken as fast as the networks are done with them; how many a second that are does not matter much, since
+the model sees max_frames of a window, however long it lasted.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import av
+import cv2
+import numpy as np
+
+from unisign_fast.inference.translator import Translation, Translator
+from unisign_fast.pipelines.corpus.recordings import Recording
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.pose_estimation.camera import LivePose, pictures
+from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+
+STEPS = 8  # a window is translated so many times while it fills, and as often while it is replaced by the next
+RATE = 25  # of the window's video; nothing depends on it
+
+
+class _Moment(NamedTuple):
+    """One picture of the camera."""
+
+    seconds: float  # since the first
+    keypoints: np.ndarray  # [133, 3]
+    jpeg: bytes
+
+
+def translate_live(
+    camera: str, translator: Translator, detector: PersonDetector, network: PoseNetwork
+) -> Iterator[Translation | InputError]:
+    """What the last window says, whenever that changes; ends when the camera does, or is interrupted.
+
+    Raises InputError if there is no such camera.
+    """
+    pose = LivePose(detector, network)
+    moments: deque[_Moment] = deque(maxlen=translator.window)
+    step, said, began = max(1, translator.window // STEPS), "", None
+    for number, picture in enumerate(pictures(camera), 1):
+        now = time.perf_counter()
+        began = began or now
+        moments.append(_Moment(now - began, pose(picture), _jpeg(picture)))
+        if number % step == 0 and any(moment.keypoints.any() for moment in moments):
+            answer = _translate(camera, translator, list(moments), picture.shape)
+            if isinstance(answer, InputError) or answer.text != said:
+                yield answer
+            said = answer.text if isinstance(answer, Translation) else said
+
+
+def _translate(
+    camera: str, translator: Translator, moments: Sequence[_Moment], shape: tuple[int, int, int]
+) -> Translation | InputError:
+    height, width, _ = shape
+    with TemporaryDirectory(prefix="live-") as folder:
+        source = {"estimator": "live", "version": "live", "coordinates": "fractions of the picture"}
+        with KeypointStoreWriter(Path(folder) / "store", source) as writer:
+            writer.add(
+                np.stack([moment.keypoints for moment in moments]),
+                id=camera,
+                split="test",
+                language=translator.language,
+                text="",
+                fps=RATE,
+                width=width,
+                height=height,
+                source="../video.mp4",
+            )
+        if translator.settings.p_samp:
+            _write_video(Path(folder) / "video.mp4", [moment.jpeg for moment in moments], width, height)
+        store = KeypointStore.open(Path(folder) / "store")
+        (answer,) = translator.translate([Recording(camera, store, store.clips[0])])
+    if isinstance(answer, InputError):
+        return answer
+    return replace(answer, start=moments[0].seconds, end=moments[-1].seconds)
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    """Pictures of a window take too much memory as they are."""
+    return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+def _write_video(path: Path, jpegs: Sequence[bytes], width: int, height: int) -> None:
+    """A motion JPEG of these pictures, as they are."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
+        for number, jpeg in enumerate(jpegs):
+            packet = av.Packet(jpeg)
+            packet.stream, packet.time_base = stream, Fraction(1, RATE)
+            packet.pts = packet.dts = number
+            container.mux(packet)

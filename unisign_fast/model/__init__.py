@@ -1,0 +1,1 @@
+"""Uni-Sign itself: keypoints and hand crops to mT5's hidden states, loss and tokens."""

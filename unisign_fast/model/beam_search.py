@@ -1,0 +1,151 @@
+"""Beam search with mT5's decoder: the tokens that transformers' generate finds, in less time.
+
+The beams of a clip share the keys and values of its frames, and those of all tokens that any of them wrote: a mask says
+which of these a beam descends from, so that nothing is copied where beams change places. Clips that are done leave.
+
+B clips at work, K beams of each, H heads, C channels of a head; S positions of the encoder, U = K t tokens so far.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import MT5ForConditionalGeneration
+from transformers.models.mt5.modeling_mt5 import MT5Attention
+
+from unisign_fast.model.mt5 import heads, norm
+from unisign_fast.model.packing import Packing
+from unisign_fast.text.tokenizer import END, PAD, until_end
+
+NEVER = -1e9  # score of what is not there
+DONE = -1
+ROOM = 16  # steps that the cache grows by
+CROWDED = 0.75  # the batch shrinks when at most so many of its clips are at work
+
+
+@torch.no_grad()
+def beam_search(
+    mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int
+) -> list[list[int]]:
+    """At most `most` tokens of each clip, the end token the last unless there was no room for it.
+
+    Scores are log probabilities over length; a clip is done when none of its beams, ending now, would be better than
+    the worst of `beams` finished texts (transformers' early_stopping=False). One beam takes the likeliest token.
+    """
+    clips, device = len(packing.lengths), hidden_PD.device
+    found: list[list[int]] = [[]] * clips
+    at_work = list(range(clips))  # of each row of the batch: the clip, or DONE
+    decoder = _Decoder(mt5, hidden_PD, packing, beams, most)
+    tokens_BKt = torch.zeros(clips, beams, 0, dtype=torch.long, device=device)
+    scores_BK = torch.full((clips, beams), NEVER, device=device)
+    scores_BK[:, 0] = 0.0  # all beams are alike at first: one of them goes on
+    texts_BKt, text_scores_BK = tokens_BKt, torch.full_like(scores_BK, NEVER)
+    last_BK = torch.full((clips, beams), PAD, device=device)
+    for length in range(1, most + 1):
+        score_Bn, parent_Bn, token_Bn = _continuations(decoder.step(last_BK).float(), scores_BK)
+        tokens_Bnt = torch.cat([_of_beams(tokens_BKt, parent_Bn), token_Bn[..., None]], 2)
+        ends_Bn = (token_Bn == END) | (length == most)
+        scores_BK, kept_BK = score_Bn.masked_fill(ends_Bn, NEVER).topk(beams, dim=1)
+        tokens_BKt, last_BK = _of_beams(tokens_Bnt, kept_BK), token_Bn.gather(1, kept_BK)
+        decoder.descend(parent_Bn.gather(1, kept_BK))
+
+        ends_Bn[:, beams:] = False  # those only stand in for beams that end
+        texts_BNt = torch.cat([pad(texts_BKt, (0, 1), value=PAD), tokens_Bnt], 1)
+        text_scores_BN = torch.cat([text_scores_BK, (score_Bn / length).masked_fill(~ends_Bn, NEVER)], 1)
+        text_scores_BK, kept_BK = text_scores_BN.topk(beams, dim=1)
+        texts_BKt = _of_beams(texts_BNt, kept_BK)
+
+        limit_B = scores_BK[:, 0] / length if beams > 1 else torch.full_like(scores_BK[:, 0], NEVER / 2)
+        goes_on = ((text_scores_BK[:, -1] < limit_B) & (length < most)).tolist()
+        for row, clip in enumerate(at_work):
+            if clip != DONE and not goes_on[row]:
+                found[clip], at_work[row] = until_end(texts_BKt[row, 0].tolist()), DONE
+        rows = [row for row, clip in enumerate(at_work) if clip != DONE]
+        if not rows:
+            break
+        if len(rows) <= CROWDED * len(at_work):
+            at_work, rows_B = [at_work[row] for row in rows], torch.tensor(rows, device=device)
+            decoder.keep(rows_B)
+            state = scores_BK, tokens_BKt, last_BK, texts_BKt, text_scores_BK
+            scores_BK, tokens_BKt, last_BK, texts_BKt, text_scores_BK = (x[rows_B] for x in state)
+    return found
+
+
+def _continuations(logits_BKW: Tensor, scores_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The 2 K best continuations of each clip, best first: score, beam it continues, token.
+
+    They are among the 2 K best of each beam.
+    """
+    count = 2 * scores_BK.shape[1]
+    best_BKn, token_BKn = logits_BKW.topk(min(count, logits_BKW.shape[2]), dim=2)
+    best_BKn = best_BKn - logits_BKW.logsumexp(2, keepdim=True) + scores_BK[..., None]
+    score_Bn, chosen_Bn = best_BKn.flatten(1).topk(min(count, best_BKn[0].numel()), dim=1)
+    return score_Bn, chosen_Bn // best_BKn.shape[2], token_BKn.flatten(1).gather(1, chosen_Bn)
+
+
+def _of_beams(x_BKt: Tensor, beam_Bn: Tensor) -> Tensor:
+    """[B, n, t]"""
+    return x_BKt.gather(1, beam_Bn[..., None].expand(-1, -1, x_BKt.shape[2]))
+
+
+class _Decoder:
+    """mT5's decoder a token at a time, for all beams of all clips at work."""
+
+    def __init__(self, mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int):
+        self.mt5, self.beams = mt5, beams
+        self._frames = []  # of each layer, keys and values [B, H, S, C]
+        for block in mt5.decoder.block:
+            module = block.layer[1].EncDecAttention
+            self._frames.append([heads(packing.pad(linear(hidden_PD)), module) for linear in (module.k, module.v)])
+        self._real_B11S = packing.mask_BS[:, None, None]
+        first = mt5.decoder.block[0].layer[0].SelfAttention
+        self._position_Htt = first.compute_bias(most, most, device=hidden_PD.device)[0]
+        clips = len(packing.lengths)
+        nothing = hidden_PD.new_zeros(clips, first.n_heads, 0, first.key_value_proj_dim)
+        self._tokens = [[nothing, nothing] for _ in mt5.decoder.block]  # keys and values [B, H, U or more, C]
+        self._descent_BKU = torch.zeros(clips, beams, 0, dtype=torch.bool, device=hidden_PD.device)
+
+    def step(self, last_BK: Tensor) -> Tensor:
+        """Logits [B, K, W] behind each beam's last token."""
+        first, own = self._descent_BKU.shape[2], torch.eye(self.beams, dtype=torch.bool, device=last_BK.device)
+        self._descent_BKU = torch.cat([self._descent_BKU, own.expand(len(last_BK), -1, -1)], 2)
+        step = first // self.beams
+        bias_HU = self._position_Htt[:, step, : step + 1].repeat_interleave(self.beams, 1)
+        bias_BHKU = bias_HU[:, None].where(self._descent_BKU[:, None], -torch.inf)
+        x_BKD = self.mt5.shared(last_BK)
+        for layer, frames, tokens in zip(self.mt5.decoder.block, self._frames, self._tokens, strict=True):
+            within, across, feed_forward = layer.layer
+            module, normed = within.SelfAttention, norm(within.layer_norm, x_BKD)
+            for which, linear in enumerate((module.k, module.v)):
+                tokens[which] = _with(tokens[which], heads(linear(normed), module), first)
+            seen = (tokens[which][:, :, : first + self.beams] for which in (0, 1))
+            x_BKD = x_BKD + _attended(module, normed, *seen, bias_BHKU)
+            normed = norm(across.layer_norm, x_BKD)
+            x_BKD = x_BKD + _attended(across.EncDecAttention, normed, *frames, self._real_B11S)
+            x_BKD = x_BKD + feed_forward.DenseReluDense(norm(feed_forward.layer_norm, x_BKD))
+        return self.mt5.lm_head(norm(self.mt5.decoder.final_layer_norm, x_BKD))
+
+    def descend(self, parent_BK: Tensor) -> None:
+        """Each beam goes on from what that beam of its clip was."""
+        self._descent_BKU = _of_beams(self._descent_BKU, parent_BK)
+
+    def keep(self, rows_B: Tensor) -> None:
+        """These clips alone."""
+        self._frames, self._tokens = (
+            [[x[rows_B] for x in pair] for pair in each] for each in (self._frames, self._tokens)
+        )
+        self._real_B11S, self._descent_BKU = self._real_B11S[rows_B], self._descent_BKU[rows_B]
+
+
+def _with(cache_BHUC: Tensor, new_BHKC: Tensor, first: int) -> Tensor:
+    """The cache with new keys or values from place `first` on; with more room where there was none."""
+    end = first + new_BHKC.shape[2]
+    if end > cache_BHUC.shape[2]:
+        cache_BHUC = pad(cache_BHUC, (0, 0, 0, ROOM * new_BHKC.shape[2]))
+    cache_BHUC[:, :, first:end] = new_BHKC
+    return cache_BHUC
+
+
+def _attended(module: MT5Attention, normed_BKD: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    query_BHKC = heads(module.q(normed_BKD), module)
+    out_BHKC = scaled_dot_product_attention(query_BHKC, key, value, attn_mask=mask, scale=1.0)
+    return module.o(out_BHKC.transpose(1, 2).flatten(2))

@@ -1,0 +1,91 @@
+"""What a model is: everything needed to build it again, as plain data.
+
+Where the paper and the published code differ, both are named here; `published_settings` turns one into the other.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from unisign_fast.pipelines.errors import InputError
+
+PARTS_CHOICES = ("hands", "hands,body", "hands,body,face")
+
+
+@dataclass(frozen=True)
+class MT5Shape:
+    """Geometry of the language model, and where its first weights come from. The defaults are mT5-Base's."""
+
+    vocab_size: int = 250_112
+    d_model: int = 768
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 12
+    num_decoder_layers: int = 12
+    num_heads: int = 12
+    dropout_rate: float = 0.1
+
+    def __post_init__(self):
+        if self.num_decoder_layers > self.num_layers:
+            problem = f"{self.num_decoder_layers} decoder layers over {self.num_layers} encoder layers cannot generate"
+            raise InputError("mt5: num_decoder_layers", problem, "use as many encoder layers at least")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A Uni-Sign model. `parts` are cumulative (paper, Table 13); `head` is the task head of Table 7."""
+
+    mt5: MT5Shape = field(default_factory=MT5Shape)
+    rgb: bool = False
+    parts: Literal["hands", "hands,body", "hands,body,face"] = "hands,body,face"
+    pose_channels: tuple[int, int, int, int] = (64, 64, 128, 256)  # embedding, then the three spatial blocks
+    projection_std: float = 0.02  # first weights of the projection to the language model; published
+    backbone_width: float = 1.0  # EfficientNet-B0's multipliers
+    backbone_depth: float = 1.0
+    body_anchors: bool = True  # add the detached body feature of wrist or nose to every joint of a part
+    part_bias: bool = True  # one learned vector on the concatenated parts; `part_para` in published files
+    fusion: Literal["deformable", "cross"] = "deformable"  # cross: Table 10's alternative
+    gate: Literal["live", "published"] = "live"  # published: tanh, then a ReLU that never opens from zero
+    gate_input: Literal["pose,fused", "fused,pose"] = "pose,fused"  # the paper's equation 3; the published order
+    label_smoothing: float = 0.0
+    head: Literal["language_model", "classifier", "ctc"] = "language_model"
+    head_features: Literal["sign", "encoder"] = "sign"
+    head_classes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.parts not in PARTS_CHOICES:
+            raise InputError("--parts", f"{self.parts!r} is not known", f"choose one of {' | '.join(PARTS_CHOICES)}")
+        if self.head != "language_model" and self.rgb:
+            raise InputError("--head", f"{self.head} is pose-only", "give --p-samp 0 with it (paper, Table 7)")
+        if self.head != "language_model":
+            assert self.head_classes, "a task head needs its classes"
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The parts in the order in which their features are concatenated."""
+        wanted = {"hands": {"left", "right"}, "hands,body": {"body", "left", "right"}}
+        return tuple(p for p in ("body", "left", "right", "face") if p in wanted.get(self.parts, {p}))
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "ModelConfig":
+        """Read what `save` wrote. Raises InputError for a missing file, broken JSON or unknown fields."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            values["mt5"] = MT5Shape(**values["mt5"])
+            for name in ("pose_channels", "head_classes"):
+                values[name] = tuple(values[name])
+            return cls(**values)
+        except FileNotFoundError:
+            raise InputError(path, "not there", "name the folder that a training run wrote (best/ or last/)") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(path, f"not a model configuration ({error})", "use the config.json of a run") from None
+
+
+def published_settings(config: ModelConfig) -> ModelConfig:
+    """The same model with the published code's choices instead of the paper's (gate, its input order, smoothing)."""
+    return replace(config, gate="published", gate_input="fused,pose", label_smoothing=0.2)

@@ -1,0 +1,157 @@
+"""EfficientNet-B0's feature maps for hand crops, in torchvision's layout: its key names, its order of random draws.
+
+Released Uni-Sign checkpoints and ImageNet weights then load as they are, without torchvision.
+Source: Tan and Le 2019, "EfficientNet", Table 1; stochastic depth: Huang et al. 2016.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from unisign_fast.model.batch_norm import BatchNorm2d
+from unisign_fast.model.remade import Remade, convolved, map_of, normalized_silu, scaled
+
+# expansion, kernel, stride, channels, layers of each stage; the stem has 32 channels
+STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+STEM_CHANNELS = 32
+STOCHASTIC_DEPTH = 0.2  # torchvision's, reached linearly by the last block; the published code trains with it
+
+BatchNormFactory = Callable[..., nn.Module]  # of a number of channels, and `parts` that share it
+
+
+def scaled_channels(channels: float) -> int:
+    """The nearest multiple of 8, at least 8 and never less than 90 % of what was asked for."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias that keeps ceil(side / stride), and its normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, batch_norm: BatchNormFactory):
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        super().__init__(conv, batch_norm(outputs))
+
+    def forward(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor:
+        conv, norm = self
+        return norm(convolved(conv, x_NCHW), per_part)
+
+
+class ConvNormSiLU(ConvNorm):
+    """And SiLU behind them."""
+
+    def forward(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor | Remade:
+        conv, norm = self
+        return normalized_silu(norm, convolved(conv, x_NCHW), per_part)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a gate computed from the mean of the map."""
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x_NCHW: Tensor | Remade) -> Tensor | Remade:
+        map_NCHW = map_of(x_NCHW)
+        # Not mean(), which writes the same gradient to every position of the map.
+        mean_NC11 = map_NCHW.sum((2, 3), keepdim=True) / map_NCHW.shape[2:].numel()
+        squeezed = nn.functional.silu(convolved(self.fc1, mean_NC11))
+        return scaled(x_NCHW, convolved(self.fc2, squeezed).sigmoid())
+
+
+class StochasticDepth(nn.Module):
+    """In training, drops a residual branch for some crops (with probability `p`) and scales up the others."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x_NCHW
+        kept_N111 = x_NCHW.new_empty(x_NCHW.shape[0], 1, 1, 1).bernoulli_(1 - self.p)
+        return x_NCHW * kept_N111.div_(1 - self.p)
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck: expand, depthwise convolution, squeeze and excitation, project, residual."""
+
+    def __init__(
+        self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, drop: float,
+        batch_norm: BatchNormFactory,
+    ):  # fmt: skip
+        super().__init__()
+        wide = scaled_channels(inputs * expansion)
+        layers = []
+        if wide != inputs:
+            layers.append(ConvNormSiLU(inputs, wide, 1, 1, 1, batch_norm))
+        layers.append(ConvNormSiLU(wide, wide, kernel, stride, wide, batch_norm))
+        layers.append(SqueezeExcitation(wide, max(1, inputs // 4)))
+        layers.append(ConvNorm(wide, outputs, 1, 1, 1, batch_norm))
+        self.block = nn.Sequential(*layers)
+        self.residual = stride == 1 and inputs == outputs
+        self.stochastic_depth = StochasticDepth(drop)
+
+    def forward(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor:
+        y_NCHW = self.branch(x_NCHW, per_part)
+        return self.stochastic_depth(y_NCHW) + map_of(x_NCHW) if self.residual else y_NCHW
+
+    def branch(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor:
+        """All but the residual."""
+        *convolutions, excitation, projection = self.block
+        for convolution in convolutions:
+            x_NCHW = convolution(x_NCHW, per_part)
+        return projection(excitation(x_NCHW), per_part)
+
+
+class EfficientNet(nn.Sequential):
+    """x [N, 3, S, S] (normalised as for ImageNet) -> [N, `channels`, ceil(S/32), ceil(S/32)]; N may be 0.
+
+    `parts` may share it, each with BatchNorm statistics of its own; x then holds part after part, `per_part` of each.
+
+    State names are those of torchvision's `efficientnet_b0().features`: 358 of them at width and depth 1, and
+    4,007,548 parameters. `width` multiplies channels, `depth` the layers of a stage, rounded up.
+    """
+
+    def __init__(
+        self, width: float = 1.0, depth: float = 1.0, parts: int = 1, batch_norm: BatchNormFactory = BatchNorm2d
+    ):
+        batch_norm = partial(batch_norm, parts=parts)
+        stem = inputs = scaled_channels(STEM_CHANNELS * width)
+        stages, layers = [], [max(1, math.ceil(stage[-1] * depth)) for stage in STAGES]
+        built = 0
+        for (expansion, kernel, stride, channels, _), count in zip(STAGES, layers):
+            outputs, blocks = scaled_channels(channels * width), []
+            for first in (True, *[False] * (count - 1)):
+                drop = STOCHASTIC_DEPTH * built / sum(layers)
+                blocks.append(MBConv(inputs, outputs, expansion, kernel, stride if first else 1, drop, batch_norm))
+                inputs, built = outputs, built + 1
+            stages.append(nn.Sequential(*blocks))
+        head = ConvNormSiLU(inputs, 4 * inputs, 1, 1, 1, batch_norm)
+        super().__init__(ConvNormSiLU(3, stem, 3, 2, 1, batch_norm), *stages, head)
+        self.channels = 4 * inputs
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
+        stem, *stages, head = self
+        y_NCHW = stem(x_NCHW, per_part)
+        for stage in stages:
+            for block in stage:
+                y_NCHW = block(y_NCHW, per_part)
+        return map_of(head(y_NCHW, per_part))

@@ -1,0 +1,50 @@
+"""From sampled hand crops to feature maps, and into the pose features of the frames they were sampled from."""
+
+import torch
+from torch import Tensor, nn
+
+from unisign_fast.model.batch_norm import Float32Buffers
+from unisign_fast.model.config import ModelConfig
+from unisign_fast.model.efficientnet import EfficientNet
+from unisign_fast.model.fusion import PriorGuidedFusion
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.skeleton import HANDS
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in [0, 1]
+
+
+class RGBBranch(Float32Buffers):
+    """EfficientNet-B0, the projection of its map to the pose width, and prior-guided fusion (paper, section 3.3)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        channels = config.pose_channels[-1]
+        self.backbone = EfficientNet(config.backbone_width, config.backbone_depth, len(HANDS))
+        self.projection = nn.Conv2d(self.backbone.channels, channels, 1)
+        self.fusion = PriorGuidedFusion(channels, config.fusion, config.gate, config.gate_input)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, poses_FVC: list[Tensor], batch: PackedBatch) -> list[Tensor]:
+        """Pose features of the left and the right hand, those of sampled frames replaced by the gated mixture."""
+        maps_NCHW = self.projection(self.maps(self.pixels(batch.crops), batch.crops_per_hand))
+        frames = batch.crop_frame.split(batch.crops_per_hand)
+        sampled_NVC = torch.cat([pose_FVC[frame_N] for pose_FVC, frame_N in zip(poses_FVC, frames)])
+        fused = self.fusion(sampled_NVC, maps_NCHW, batch.crop_points).split(batch.crops_per_hand)
+        return [x.index_copy(0, frame_N, fused_NVC) for x, frame_N, fused_NVC in zip(poses_FVC, frames, fused)]
+
+    def maps(self, pixels_N3SS: Tensor, per_hand: tuple[int, int]) -> Tensor:
+        """The backbone's map of each crop. Both hands in one batch are half as many launches on a GPU; on a CPU, which
+        has none to save, hand after hand takes less memory, and the results are the same."""
+        if pixels_N3SS.is_cuda:
+            return self.backbone(pixels_N3SS, per_hand)
+        left, right = pixels_N3SS.split(per_hand)
+        return torch.cat([self.backbone(left, (len(left), 0)), self.backbone(right, (0, len(right)))])
+
+    def pixels(self, crops_N3SS: Tensor) -> Tensor:
+        """Bytes to what the backbone expects, in the published arithmetic: an ulp here is 1e-5 in the map.
+
+        Channels come last in memory, and stay so through the backbone: its convolutions are faster that way.
+        """
+        pixels = ((crops_N3SS.float() / 255 - self.mean) / self.std).to(self.projection.weight.dtype)
+        return pixels.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,127 @@
+"""The ST-GCN of the pose and temporal encoders (paper, section 3.2 and Table 11; Yan et al. 2018).
+
+A block is a graph convolution over the joints, a convolution over time, and a residual. The pose encoder is three
+spatial blocks; the temporal encoder three spatio-temporal ones.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from unisign_fast.kernels.deferred_activation.op import activation
+from unisign_fast.kernels.deferred_activation.reference import Activation, Measured
+from unisign_fast.kernels.graph_conv.op import graph_conv
+from unisign_fast.kernels.graph_conv.reference import GraphConvolved
+from unisign_fast.kernels.temporal_conv.op import temporal_conv
+from unisign_fast.model.batch_norm import BatchNorm
+
+TEMPORAL_BLOCKS = 3
+TEMPORAL_KERNEL = 5  # Table 11's temporal kernel, in frames
+
+
+def _torch_default_(weight: Tensor, bias: Tensor, fan_in: int) -> None:
+    """torch's initial values of a convolution with this fan-in, for parameters stored in another shape."""
+    bound = fan_in**-0.5
+    nn.init.uniform_(weight, -bound, bound)
+    nn.init.uniform_(bias, -bound, bound)
+
+
+class GraphConv(nn.Module):
+    """Convolution over the joints with one learned adjacency a hop, and the shortcut's 1x1 convolution where the number
+    of channels changes; see kernels/graph_conv. Moments of the outputs while training.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, adjacency_KVV: Tensor):
+        super().__init__()
+        hops = adjacency_KVV.shape[0]
+        self.adjacency = nn.Parameter(adjacency_KVV.clone())
+        self.weight = nn.Parameter(torch.empty(hops, out_channels, in_channels))
+        self.bias = nn.Parameter(torch.empty(hops, out_channels))
+        _torch_default_(self.weight, self.bias, in_channels)
+        self.has_shortcut = in_channels != out_channels
+        if self.has_shortcut:
+            self.shortcut_weight = nn.Parameter(torch.empty(out_channels, in_channels))
+            self.shortcut_bias = nn.Parameter(torch.empty(out_channels))
+            _torch_default_(self.shortcut_weight, self.shortcut_bias, in_channels)
+
+    def forward(self, x: Activation) -> GraphConvolved:
+        shortcut = (self.shortcut_weight, self.shortcut_bias) if self.has_shortcut else None
+        return graph_conv(x, self.adjacency, self.weight, self.bias, shortcut, self.training)
+
+
+class TemporalConv(nn.Module):
+    """Convolution over time within each clip; see kernels/temporal_conv. Moments of the output while training."""
+
+    def __init__(self, channels: int, taps: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(taps, channels, channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        _torch_default_(self.weight, self.bias, channels * taps)
+
+    def forward(self, x: Activation, offsets: Tensor) -> Measured:
+        return temporal_conv(x, offsets, self.weight, self.bias, self.training)
+
+
+class GraphBlock(nn.Module):
+    """relu(time(relu(BN(graph(x)))) + shortcut(x)); time is a convolution with BatchNorm, or nothing (`taps` 0), the
+    shortcut x itself, or a 1x1 convolution with BatchNorm where the number of channels changes.
+
+    x_FVC -> y_FVO, both as activations: the convolution behind a block computes it while it loads. The published code's
+    ST-GCN layer (paper, section 3.2 and Table 11). `parts` body parts share it, each with statistics of its own.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, adjacency_KVV: Tensor, taps: int = 0, parts: int = 1):
+        super().__init__()
+        self.graph = GraphConv(in_channels, out_channels, adjacency_KVV)
+        self.graph_norm = BatchNorm(out_channels, parts)
+        self.shortcut_norm = BatchNorm(out_channels, parts) if self.graph.has_shortcut else None
+        self.time = TemporalConv(out_channels, taps) if taps else None
+        self.time_norm = BatchNorm(out_channels, parts) if taps else None
+
+    def forward(self, x: Activation, offsets: Tensor, part: int = 0) -> Activation:
+        x_FVC, out, shortcut = self.graph(x)
+        y = Activation(out.raw_FVO, *self.graph_norm(out, part), rectified=self.time is None)
+        if self.time is not None:
+            out = self.time(y, offsets)
+            y = Activation(out.raw_FVO, *self.time_norm(out, part))
+        residual = (x_FVC,) if shortcut is None else (shortcut.raw_FVO, *self.shortcut_norm(shortcut, part))
+        return Activation(*y[:3], *residual, rectified=y.rectified)
+
+
+class PoseEncoder(nn.Module):
+    """Linear embedding of (x, y, confidence), then three spatial graph blocks: [F, V, 3] -> [F, V, C].
+
+    `channels`: embedding, then the output of each block; the paper's are 64, then 64, 128, 256. `parts`: how many body
+    parts share the encoder; each has BatchNorm statistics of its own.
+    """
+
+    def __init__(self, adjacency_KVV: Tensor, channels: tuple[int, ...], parts: int = 1):
+        super().__init__()
+        self.embedding = nn.Linear(3, channels[0])
+        sizes = zip(channels, channels[1:])
+        self.blocks = nn.ModuleList(GraphBlock(i, o, adjacency_KVV, parts=parts) for i, o in sizes)
+        nn.init.trunc_normal_(self.embedding.weight, std=0.02)
+        nn.init.zeros_(self.embedding.bias)
+
+    def forward(self, pose_FV3: Tensor, offsets: Tensor, part: int = 0) -> Tensor:
+        x = Activation(self.embedding(pose_FV3))
+        for block in self.blocks:
+            x = block(x, offsets, part)
+        return activation(x)
+
+
+class TemporalEncoder(nn.Module):
+    """Three graph blocks with convolution over time, then the mean over the joints: [F, V, C] -> [F, C].
+
+    `parts`: how many body parts share the encoder; each has BatchNorm statistics of its own.
+    """
+
+    def __init__(self, adjacency_KVV: Tensor, channels: int, parts: int = 1):
+        super().__init__()
+        blocks = (GraphBlock(channels, channels, adjacency_KVV, TEMPORAL_KERNEL, parts) for _ in range(TEMPORAL_BLOCKS))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x_FVC: Tensor, offsets: Tensor, part: int = 0) -> Tensor:
+        x = Activation(x_FVC)
+        for block in self.blocks:
+            x = block(x, offsets, part)
+        return activation(x).mean(1)

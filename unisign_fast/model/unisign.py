@@ -1,0 +1,161 @@
+"""Uni-Sign (ICLR 2025): keypoints and sampled hand crops to text. The whole way of a batch is on this page.
+
+Shapes as in pipelines/batches/packed_batch.py, but P: packed positions of mT5's encoder, each clip's prompt and frames.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from unisign_fast.checkpoints.model_folder import ModelFolderMixin
+from unisign_fast.model.beam_search import beam_search
+from unisign_fast.model.config import ModelConfig
+from unisign_fast.model.mt5 import LanguageModel, decoder_inputs
+from unisign_fast.model.packing import Packing
+from unisign_fast.model.rgb_branch import RGBBranch
+from unisign_fast.model.st_gcn import PoseEncoder, TemporalEncoder
+from unisign_fast.model.task_heads import build_head
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_SLICES, adjacency
+from unisign_fast.text.tokenizer import END
+
+# Which parts an encoder takes: both hands share one (published code; the paper counts three).
+ENCODER_PARTS = {"body": ("body",), "hand": HANDS, "face": ("face",)}
+# The encoder of a part, and the part's place in it.
+ENCODER_OF = {part: (name, place) for name, parts in ENCODER_PARTS.items() for place, part in enumerate(parts)}
+
+
+class UniSign(nn.Module, ModelFolderMixin):
+    """The model of the paper's Figure 5, from `ModelConfig`. Every weight starts random; see `from_pretrained`."""
+
+    config_class = ModelConfig
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        width = config.pose_channels[-1]
+        parts = config.part_names
+        shared = {name: among for name, among in ENCODER_PARTS.items() if among[0] in parts}
+        encoders = {name: (torch.from_numpy(adjacency(among[0])), len(among)) for name, among in shared.items()}
+        self.pose_encoders = nn.ModuleDict(
+            {name: PoseEncoder(graph, config.pose_channels, count) for name, (graph, count) in encoders.items()}
+        )
+        self.temporal_encoders = nn.ModuleDict(
+            {name: TemporalEncoder(graph, width, count) for name, (graph, count) in encoders.items()}
+        )
+        self.rgb = RGBBranch(config) if config.rgb else None
+        self.part_bias = nn.Parameter(torch.zeros(width * len(parts))) if config.part_bias else None
+        self.projection = nn.Linear(width * len(parts), config.mt5.d_model)
+        nn.init.trunc_normal_(self.projection.weight, std=config.projection_std)
+        nn.init.zeros_(self.projection.bias)
+        needs_mt5 = config.head == "language_model" or config.head_features == "encoder"
+        self.language_model = LanguageModel(config.mt5, config.label_smoothing) if needs_mt5 else None
+        self.head = build_head(config) if config.head != "language_model" else None
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """[2] float32: the sum of the targets' losses, and the number of targets (`target_count`).
+
+        Sums instead of a mean, so that ranks and micro-batches can be weighted by their tokens. Every parameter in use
+        gets a gradient even from a batch without clips or crops, which ZeRO demands of every rank.
+        """
+        filled = _never_empty(batch)
+        if self.head is not None:
+            loss = self.head.loss(*self._head_input(self._features(batch), filled), filled.texts)
+        else:
+            targets = Packing(filled.label_lengths, batch.poses.device)
+            labels_L = targets.pack(filled.label_ids)
+            # Before the sign encoder, so that the embedding's gradient, the largest, is made when its maps are gone.
+            inputs_L = decoder_inputs(labels_L, targets)
+            prompt_PD, inputs_LD = self.language_model.embed(_prompt_ids(filled), inputs_L)
+            hidden_PD, packing = self.encode(self._features(batch), filled, prompt_PD)
+            loss = self.language_model.token_loss(hidden_PD, packing, labels_L, targets, inputs_LD)
+        return bool(batch.lengths) * torch.stack([loss, torch.full_like(loss, self.target_count(filled))])
+
+    def target_count(self, batch: PackedBatch) -> int:
+        """What a mean loss is over: target tokens, or a task head's clips or glosses. Known on the host."""
+        return sum(batch.label_lengths) if self.head is None else self.head.count(batch.texts)
+
+    @torch.no_grad()
+    def generate(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[int]] | list[str]:
+        """Beam search: the tokens of each clip, to be decoded by TextCodec; a task head gives its text at once."""
+        features_FD, filled = self._features(batch), _never_empty(batch)
+        if self.head is not None:
+            found = self.head.predict(*self._head_input(features_FD, filled))
+        else:
+            encoded = self.encode(features_FD, filled)
+            found = beam_search(self.language_model.mt5, *encoded, beams, max_new_tokens)
+        return found[: len(batch.lengths)]
+
+    def sign_features(self, batch: PackedBatch) -> Tensor:
+        """[F, D]: one feature a frame, all parts together, projected to the language model's width."""
+        offsets = Packing(batch.lengths, batch.poses.device).offsets
+        poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
+        pose_FVC = {}
+        for part in self.config.part_names:
+            name, place = ENCODER_OF[part]
+            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, PART_SLICES[part]], offsets, place)
+        if self.rgb is not None:
+            pose_FVC |= zip(HANDS, self.rgb([pose_FVC[hand] for hand in HANDS], batch))
+        pooled = []
+        for part, x_FVC in pose_FVC.items():
+            if part != "body" and "body" in pose_FVC and self.config.body_anchors:
+                x_FVC = x_FVC + pose_FVC["body"][:, ANCHOR_JOINT[part], None].detach()
+            name, place = ENCODER_OF[part]
+            pooled.append(self.temporal_encoders[name](x_FVC, offsets, place))
+        features = torch.cat(pooled, -1)
+        return self.projection(features if self.part_bias is None else features + self.part_bias)
+
+    def embed(self, features_FD: Tensor, batch: PackedBatch, prompt_PD: Tensor | None = None) -> tuple[Tensor, Packing]:
+        """What mT5's encoder reads, packed [P, D]: each clip's prompt and then its frames.
+
+        The frames follow their own prompt without a gap, since mT5 knows distances between positions only.
+        `prompt_PD`: the embedded prompts, where they are at hand.
+        """
+        device = features_FD.device
+        prompts, frames = Packing(batch.prompt_lengths, device), Packing(batch.lengths, device)
+        whole = Packing([p + t for p, t in zip(batch.prompt_lengths, batch.lengths)], device)
+        if prompt_PD is None:
+            (prompt_PD,) = self.language_model.embed(_prompt_ids(batch))
+        prompt_place = whole.offsets[prompts.sequence_P] + prompts.position_P
+        frame_place = whole.offsets[frames.sequence_P] + prompts.offsets.diff()[frames.sequence_P] + frames.position_P
+        packed_PD = features_FD.new_zeros(whole.rows, features_FD.shape[1])
+        return packed_PD.index_copy(0, prompt_place, prompt_PD).index_copy(0, frame_place, features_FD), whole
+
+    def encode(
+        self, features_FD: Tensor, batch: PackedBatch, prompt_PD: Tensor | None = None
+    ) -> tuple[Tensor, Packing]:
+        """mT5's encoding of what `embed` gives, packed [P, D]."""
+        embeddings_PD, packing = self.embed(features_FD, batch, prompt_PD)
+        return self.language_model.encode(embeddings_PD, packing), packing
+
+    def _features(self, batch: PackedBatch) -> Tensor:
+        """The sign features; of a batch without clips one frame of zeros, with a gradient for every parameter."""
+        features_FD = self.sign_features(batch)
+        if batch.lengths:
+            return features_FD
+        return features_FD.new_zeros(1, features_FD.shape[1]) + features_FD.sum()
+
+    def _head_input(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """What a task head sees, padded [B, T, D] with mask: the sign features, or mT5's encoding of them."""
+        frames = Packing(batch.lengths, features_FD.device)
+        if self.config.head_features == "encoder":
+            hidden_PD, packing = self.encode(features_FD, batch)
+            prompt_B = packing.offsets.diff() - frames.offsets.diff()
+            place_F = packing.offsets[frames.sequence_P] + prompt_B[frames.sequence_P] + frames.position_P
+            features_FD = hidden_PD[place_F]
+        return frames.pad(features_FD), frames.mask_BS
+
+
+def _never_empty(batch: PackedBatch) -> PackedBatch:
+    """mT5 refuses a batch without clips: one of one frame and one token runs in its place."""
+    if batch.lengths:
+        return batch
+    one = batch.prompt_ids.new_full((1, 1), END)
+    lengths = dict(lengths=[1], prompt_lengths=[1], label_lengths=[1])
+    return replace(batch, clip_ids=[""], texts=[""], prompt_ids=one, label_ids=one, **lengths)
+
+
+def _prompt_ids(batch: PackedBatch) -> Tensor:
+    """The tokens of all prompts, packed."""
+    return Packing(batch.prompt_lengths, batch.prompt_ids.device).pack(batch.prompt_ids)

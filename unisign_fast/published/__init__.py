@@ -1,0 +1,1 @@
+"""The authors' checkpoints, to this model and back."""

@@ -1,0 +1,107 @@
+"""Text to tokens and back, with mT5's own SentencePiece model: one file, `spiece.model`, travels with every model.
+
+The library is used directly: the transformers wrappers lose mT5's Unicode normalisation or its vocabulary when they
+are built from that file alone.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+from sentencepiece import SentencePieceProcessor
+
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.manifest import LANGUAGES
+
+PAD, END, UNKNOWN = 0, 1, 2  # mT5's special ids; its decoder starts with PAD
+MAX_TARGET_TOKENS = 50  # with the end token, as published
+
+
+def until_end(tokens: list[int]) -> list[int]:
+    """The tokens with the first end token, without padding behind it."""
+    return tokens[: tokens.index(END) + 1] if END in tokens else tokens
+
+
+class TextCodec:
+    """Tokens of prompts and targets. `path`: a spiece.model, or a folder that holds one."""
+
+    def __init__(self, path: Path):
+        self.path = path / "spiece.model" if path.is_dir() else path
+        if not self.path.is_file():
+            raise InputError(self.path, "no tokenizer there", "put mT5's spiece.model into that folder")
+        try:
+            self._pieces = SentencePieceProcessor(model_file=str(self.path))
+        except (OSError, RuntimeError):
+            raise InputError(self.path, "not a SentencePiece model", "copy mT5's spiece.model again") from None
+        self.fingerprint = hashlib.blake2b(self.path.read_bytes(), digest_size=16).hexdigest()
+
+    def __len__(self) -> int:
+        """The number of pieces; mT5's embedding may have a few more rows."""
+        return self._pieces.get_piece_size()
+
+    def prompt_ids(self, language: str) -> list[int]:
+        """Tokens of the prompt that names the target language (an ISO 639-1 code), with the end token."""
+        if language not in LANGUAGES:
+            raise InputError("language", f"{language!r} is not known", f"use one of {' '.join(LANGUAGES)}")
+        return self._pieces.encode(f"Translate sign language video to {LANGUAGES[language]}: ") + [END]
+
+    def target_ids(self, text: str) -> list[int]:
+        """Tokens of a target, cut to MAX_TARGET_TOKENS with the end token."""
+        return self.ids(text)[: MAX_TARGET_TOKENS - 1] + [END]
+
+    def ids(self, text: str) -> list[int]:
+        """All tokens of a text, without an end token."""
+        return self._pieces.encode(text)
+
+    def pieces(self) -> list[str]:
+        """The piece of every token; no two are equal."""
+        return [self._pieces.id_to_piece(token) for token in range(len(self))]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of generated tokens, up to the first end token; padding and ids beyond the vocabulary are left out."""
+        kept = []
+        for token in ids:
+            if token == END:
+                break
+            if UNKNOWN < token < len(self):
+                kept.append(int(token))
+        return self._pieces.decode(kept)
+
+    def save(self, folder: Path) -> None:
+        """Copy the model into `folder`."""
+        if self.path.resolve() != (folder / "spiece.model").resolve():
+            shutil.copyfile(self.path, folder / "spiece.model")
+
+
+def train_codec(texts: Iterable[str], folder: Path) -> TextCodec:
+    """A codec for a small corpus, with mT5's special ids and normalisation; the same texts give the same file."""
+    prompts = [f"Translate sign language video to {LANGUAGES[language]}: " for language in ("zh", "en")]
+    model = io.BytesIO()  # into a file, it would hold that file's path
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*prompts, *texts]),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=1000,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        normalization_rule_name="nmt_nfkc",
+        pad_id=PAD,
+        eos_id=END,
+        unk_id=UNKNOWN,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return write_codec(model.getvalue(), folder)
+
+
+def write_codec(model: bytes, folder: Path) -> TextCodec:
+    """The codec of a SentencePiece model, written into `folder` in one move."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "new.model").write_bytes(model)
+    os.replace(folder / "new.model", folder / "spiece.model")
+    return TextCodec(folder)

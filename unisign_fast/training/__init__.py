@@ -1,0 +1,1 @@
+"""Training runs: recipes, first weights, the loop, DeepSpeed, checkpoints, what is logged."""

@@ -1,0 +1,173 @@
+"""DeepSpeed, set up once for every way to start: `deepspeed`, `torchrun` or plain `python`; CPU or GPU; ZeRO 0 to 3.
+
+DeepSpeed averages gradients over ranks and knows nothing of tokens; the trainer scales losses, and the boundary of
+gradient accumulation is set by hand (`backward_step`), since the last step of an epoch has fewer micro-batches.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.training.settings import TrainSettings
+from unisign_fast.utils.distributed import import_deepspeed
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) -> "DeepSpeedEngine":
+    """Wrap `model` for training over `total_steps` optimiser steps. `model` is changed in place (device, bf16).
+
+    A parameter may take part on one rank and not on another (no hand crops there), but must then have a zero gradient,
+    not none: ZeRO 1 to 3 count on equal gradients everywhere. The model adds `0 * parameter.sum()` for those unused.
+    """
+    deepspeed = import_deepspeed()
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings),
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=True,
+    )
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=0, num_training_steps=total_steps)
+    config = engine_config(settings)
+    with redirect_stdout(io.StringIO()):  # it prints its memory use whatever its log level
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    if hasattr(engine.optimizer, "fp32_groups"):
+        _undo_first_step(engine)
+    if engine.optimizer is optimizer:
+        _make_moments(optimizer)
+    if engine.world_size == 1 and settings.zero_stage == 0:
+        engine.enable_backward_allreduce = False  # it would copy all gradients into one tensor and back
+    return engine
+
+
+def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict]:
+    """The trained parameters by learning rate and weight decay; the first group learns at `settings.learning_rate`.
+
+    Biases and 1-D parameters are not decayed. Those of the RGB branch (`rgb.*`) learn `settings.rgb_rate` times as
+    fast as the others.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_plain = parameter.ndim <= 1 or name.rpartition(".")[2] == "bias"
+            groups.setdefault((name.startswith("rgb."), is_plain), []).append(parameter)
+    return [
+        {
+            "params": groups[is_rgb, is_plain],
+            "lr": settings.learning_rate * (settings.rgb_rate if is_rgb else 1),
+            "weight_decay": 0.0 if is_plain else settings.weight_decay,
+        }
+        for is_rgb, is_plain in sorted(groups)
+    ]
+
+
+def engine_config(settings: TrainSettings) -> dict:
+    """The DeepSpeed configuration of a run."""
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # means nothing here: micro-batches hold as many clips as fit
+        "gradient_accumulation_steps": 1,  # the loss must not be divided again: it is weighted by tokens already
+        "gradient_clipping": settings.clip_norm,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_allow_untested_optimizer": True,  # torch's fused AdamW; DeepSpeed's own is compiled for minutes
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "steps_per_print": None,
+    }
+    if settings.precision == "bf16" and settings.zero_stage > 0:  # stage 0 can only accumulate in bf16
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def backward_step(engine: "DeepSpeedEngine", micro_batches: Sequence[PackedBatch], scale: Tensor) -> Tensor:
+    """Accumulate the gradients of sum of losses * `scale`, averaged over ranks, and take the optimiser step.
+
+    `scale` is ranks / targets of the whole step, so that the average over ranks is the gradient of (sum of losses /
+    number of targets), however clips fall to ranks and micro-batches. Every rank gives as many micro-batches.
+    Returns this rank's sum of losses, a scalar on the device; nothing here waits for the device.
+    """
+    assert micro_batches, "a step needs at least one micro-batch, if an empty one"
+    device = engine.device
+    loss_sum = torch.zeros((), device=device)
+    for index, batch in enumerate(micro_batches):
+        engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
+        loss = engine(batch.to(device, non_blocking=True))[0]
+        engine.backward(loss.float() * scale)
+        loss_sum += loss.detach()
+    engine.step()
+    return loss_sum
+
+
+def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | None:
+    """The model's whole state on the CPU on rank 0, None elsewhere; every rank must call it.
+
+    Parameters are the float32 master weights the optimiser works on (in bf16 they hold more than the module's own),
+    buffers the module's. Names that share a parameter share a tensor.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    masters = {}  # stage 0 in bf16 keeps them as lists beside the parameters, out of DeepSpeed's common accessor
+    if hasattr(engine.optimizer, "fp32_groups"):
+        for shorts, longs in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups):
+            masters.update({id(short): long for short, long in zip(shorts, longs)})
+    state, gathered = {}, {}
+    for name, value in engine.module.state_dict(keep_vars=True).items():
+        if id(value) not in gathered:
+            whole = value
+            if isinstance(value, nn.Parameter):
+                whole = masters.get(id(value))
+                if whole is None:
+                    whole = safe_get_full_fp32_param(value)
+                if whole is None:  # full precision without ZeRO
+                    whole = value
+            gathered[id(value)] = whole.detach().to("cpu", copy=True) if engine.global_rank == 0 else None
+        state[name] = gathered[id(value)]
+    return state if engine.global_rank == 0 else None
+
+
+@contextmanager
+def evaluation_mode(engine: "DeepSpeedEngine") -> Iterator[None]:
+    """The module in eval mode without gradients; under ZeRO-3 with all weights in place, so that ranks need not agree
+    in how many forward passes they do (shares and generated lengths differ)."""
+    was_training = engine.module.training
+    engine.module.eval()
+    try:
+        with torch.no_grad():
+            if engine.zero_optimization_stage() == 3:
+                from deepspeed.runtime.zero import unwrap_model_for_generation
+
+                with unwrap_model_for_generation(engine):
+                    yield
+            else:
+                yield
+    finally:
+        engine.module.train(was_training)
+
+
+def _undo_first_step(engine: "DeepSpeedEngine") -> None:
+    """Stage 0 in bf16 takes a step without gradients while it is built, which decays the masters and, worse, counts in
+    AdamW's bias correction: the first real update would be a quarter too small."""
+    engine.optimizer.optimizer.state.clear()
+    with torch.no_grad():
+        for shorts, longs in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups):
+            for short, long in zip(shorts, longs):
+                long.copy_(short)
+
+
+def _make_moments(optimizer: torch.optim.AdamW) -> None:
+    """Those of AdamW before any activation, as ZeRO makes its own. The first step would put them among the activations
+    just freed, and no large one would ever fit between them: 0.3 GiB of 6.5 at mT5-Base's size on a CPU.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }

@@ -1,0 +1,117 @@
+"""First weights: mT5 and EfficientNet-B0 from a folder or the hub, never silently random ones."""
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from torch import Tensor
+
+from unisign_fast.checkpoints.weight_files import load_strictly, read_weights
+from unisign_fast.model.config import MT5Shape
+from unisign_fast.model.efficientnet import EfficientNet
+from unisign_fast.model.mt5 import LanguageModel
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.text.tokenizer import TextCodec
+from unisign_fast.text.vocabulary_trimming import HEAD, SHARED, TIED, trimmed_weights
+
+IMAGENET_URL = "https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth"
+MT5_FILES = "config.json, pytorch_model.bin or model.safetensors, and spiece.model"
+MODEL_PREFIX = "language_model.mt5."  # of mT5's weights in a model folder
+UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)  # in old files of the T5 family
+
+
+def pretrained_shape(source: str) -> MT5Shape:
+    """The geometry of a pretrained mT5: a folder, or a name on the hub. Raises InputError where there is none."""
+    path = _mt5_file(source, "config.json")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return MT5Shape(**{name: values[name] for name in MT5Shape.__dataclass_fields__})
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(path, f"not the configuration of an mT5 ({error!r})", _remedy()) from None
+
+
+def pretrained_codec(source: str) -> TextCodec:
+    """The tokenizer of a pretrained mT5."""
+    return TextCodec(_mt5_file(source, "spiece.model"))
+
+
+def read_vocabulary(source: str, option: str) -> tuple[TextCodec, Tensor, Tensor]:
+    """Tokenizer, embedding [W, D] and output head [W, D] of a pretrained mT5 or of a model folder.
+
+    Raises InputError where one of them is missing; `option` of the command named it.
+    """
+    path = _mt5_file(source, "model.safetensors", "pytorch_model.bin", option=option)
+    weights = {name.removeprefix(MODEL_PREFIX): weight for name, weight in read_weights(path).items()}
+    for name in (SHARED, HEAD):
+        if name not in weights:
+            raise InputError(path, f"has no {name}", _remedy(option))
+    codec = TextCodec(_mt5_file(source, "spiece.model", option=option))
+    return codec, weights[SHARED], weights[HEAD]
+
+
+def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor | None = None) -> None:
+    """Copy the pretrained weights into `language_model`. Raises InputError unless each of them is there and fits.
+
+    `rows`: those of the vocabulary that `language_model` has, if it is trimmed.
+
+    Not through transformers, which fills what is missing with random values and says so in its log only: of an
+    untied mT5 saved as safetensors, the embeddings of both stacks.
+    """
+    path = _mt5_file(source, "model.safetensors", "pytorch_model.bin")
+    weights = {name: weight for name, weight in read_weights(path).items() if name not in UNUSED}
+    if SHARED in weights:
+        weights |= {name: weights[SHARED] for name in TIED}
+    load_strictly(language_model.mt5, trimmed_weights(weights, rows), path)
+
+
+def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:
+    """ImageNet weights into `backbone`: "imagenet" for torchvision's file from the web, or the path of that file."""
+    if source != "imagenet":
+        load_imagenet_weights(backbone, Path(source))
+        return
+    name = IMAGENET_URL.rpartition("/")[2]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not cached.is_file():
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(IMAGENET_URL, str(cached), hash_prefix="7f5810bc", progress=False)
+        except (OSError, RuntimeError) as error:
+            remedy = f"download {IMAGENET_URL} to {cached}, or give its path with --efficientnet"
+            raise InputError("--efficientnet imagenet", f"cannot be had ({_first_line(error)})", remedy) from None
+    load_imagenet_weights(backbone, cached)
+
+
+def load_imagenet_weights(backbone: EfficientNet, path: Path) -> None:
+    """Load torchvision's `efficientnet_b0_rwightman-*.pth`, or the same as safetensors, leaving its classifier out.
+
+    Raises InputError when the file cannot be read or is not a B0 of this width and depth.
+    """
+    weights = {k: v for k, v in read_weights(path).items() if not k.startswith("classifier.")}
+    if not any(key.startswith("features.") for key in weights):
+        raise InputError(path, "holds no `features.*` entry", "name torchvision's efficientnet_b0 weights")
+    load_strictly(backbone, {key.removeprefix("features."): value for key, value in weights.items()}, path)
+
+
+def _remedy(option: str = "--mt5") -> str:
+    return f"download {MT5_FILES} of google/mt5-base into a folder and give it with {option}"
+
+
+def _mt5_file(source: str, *names: str, option: str = "--mt5") -> Path:
+    """The first of these files that is in the folder, or can be had from the hub."""
+    if Path(source).is_dir():
+        found = [Path(source, name) for name in names if Path(source, name).is_file()]
+        if not found:
+            raise InputError(f"{option} {source}", f"has no {' or '.join(names)}", _remedy(option))
+        return found[0]
+    for name in names:
+        try:
+            return Path(hf_hub_download(source, name))
+        except (OSError, HfHubHTTPError, HFValidationError) as error:
+            reason = _first_line(error)
+    raise InputError(f"{option} {source}", f"is no folder or hub name that can be read ({reason})", _remedy(option))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().split("\n") or [""])[0][:160]

@@ -1,0 +1,325 @@
+"""A training run from its settings: stores, tokenizer, model with its first weights, trainer, test scores."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unisign_fast.checkpoints.model_folder import require_model_folder, save_model, start_from, write_card
+from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, save_weights
+from unisign_fast.evaluation.evaluate import MAIN_METRIC, evaluate_split, write_evaluation
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.kernels.dispatch import default_version
+from unisign_fast.model.config import ModelConfig, MT5Shape
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.batch_sampler import Budget
+from unisign_fast.pipelines.batches.loader import BatchLoader
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.clips.dataset import ClipSet
+from unisign_fast.pipelines.demo_corpus import write_demo_corpus
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.rng import stream
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.text.tokenizer import UNKNOWN, TextCodec, train_codec
+from unisign_fast.text.vocabulary_trimming import MULTIPLE, rows_of, trim_codec
+from unisign_fast.training.handshape_pretraining import learn_handshapes
+from unisign_fast.training.initial_weights import (
+    load_pretrained_efficientnet,
+    load_pretrained_mt5,
+    pretrained_codec,
+    pretrained_shape,
+)
+from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
+from unisign_fast.training.trainer import Trainer, Validation, check_run_folder
+from unisign_fast.utils.distributed import Ranks, start_ranks
+from unisign_fast.utils.process_memory import keep_memory
+
+LOADER_THREADS = 2
+MUCH_UNKNOWN = 0.01  # of the targets' tokens
+
+
+def train(settings: RunSettings) -> None:
+    """Train as the settings say, in `settings.folder`; an interrupted run goes on, a finished one is left alone.
+
+    Fine-tuning ends with the scores of its best weights on the test split, where the stores have one.
+    """
+    keep_memory()
+    ranks = start_ranks()
+    check_run_folder(settings.folder, settings.train, ranks)
+    _announce(settings, ranks)
+    stores = _open_stores(settings, ranks)
+    source = _source(settings)
+    codec, shape, rows = _language(settings, source, stores, ranks)
+    reader = ClipReader(stores, settings.data, codec, settings.train.seed, ranks.device)
+    if ranks.is_first:
+        compare_keypoint_sources(stores)
+    clips = _training_clips(reader, ranks)
+    if ranks.is_first:
+        warn_of_unknown(clips, codec)
+    clips = _fraction(clips, settings)
+    config = settings.model_config(shape, _head_classes(settings, clips))
+    torch.manual_seed(settings.train.seed)
+    model = _first_weights(UniSign(config), settings, source, rows, ranks)
+    if settings.data_fraction == 0:
+        _skip_training(settings, config, model, codec, ranks)
+    else:
+        _trainer(settings, config, model, codec, reader, clips, ranks).train()
+    if ranks.is_first:  # not before: a start that is refused must not change what is said of the run
+        write_json(settings.folder / "settings.json", _plain(settings))
+    if settings.stage == 3:
+        _score_test(settings, reader, ranks)
+    if ranks.is_first:
+        _write_cards(settings)
+    ranks.leave()
+
+
+def _announce(settings: RunSettings, ranks: Ranks) -> None:
+    try:
+        kernels = default_version(on_gpu=ranks.device.type == "cuda")
+    except ValueError as error:
+        where, _, problem = str(error).partition(": ")
+        raise InputError(where, *problem.split("; ")) from None
+    if ranks.is_first:
+        data = "the demo corpus" if _wants_demo(settings) else ", ".join(map(str, settings.stores))
+        modality = "RGB-pose" if settings.rgb else "pose-only"
+        where = f"{ranks.world_size} rank(s) on {ranks.device.type}, {kernels} kernels, into {settings.folder}"
+        print(f"{settings.name} of the {settings.recipe} recipe on {data}, {modality}, {where}", flush=True)
+
+
+def _wants_demo(settings: RunSettings) -> bool:
+    return any(DEMO_CORPUS in store.parents for store in settings.stores)
+
+
+def _plain(settings: RunSettings) -> dict:
+    """The settings as JSON knows them."""
+    values = asdict(settings)
+    for name in ("out", "start_from", "tokenizer"):
+        values[name] = None if values[name] is None else str(values[name])
+    return values | {"stores": [str(store) for store in settings.stores]}
+
+
+def _write_cards(settings: RunSettings) -> None:
+    """The cards of the run's best and last weights; the test scores are those of the best, if there are any."""
+    recipe = {name: value for name, value in _plain(settings).items() if name not in ("out", "start_from", "tokenizer")}
+    recipe["stores"] = [store.name for store in settings.stores]
+    written = settings.folder / "scores-test.json"
+    scores = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else None
+    for name in ("best", "last"):
+        if (settings.folder / name / "config.json").is_file():
+            write_card(settings.folder / name, ModelConfig.load(settings.folder / name / "config.json"), recipe, scores)
+            scores = None
+
+
+def _open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
+    if not settings.stores:
+        raise InputError("--stores", "no keypoint store is given", "name one or more written by launch/prepare.py")
+    if _wants_demo(settings) and ranks.from_first(not DEMO_CORPUS.exists()):
+        if ranks.is_first:
+            print(f"writing the demo corpus to {DEMO_CORPUS} first ({DEMO_CLIPS} clips)", flush=True)
+            write_demo_corpus(DEMO_CORPUS, DEMO_CLIPS, seed=0)
+        ranks.barrier()
+    return [KeypointStore.open(store) for store in settings.stores]
+
+
+def compare_keypoint_sources(stores: list[KeypointStore]) -> None:
+    """Warn where keypoints to be tested on come from elsewhere than those to be trained on: scores suffer silently."""
+    trained = [store for store in stores if len(store.clips.of_split("train"))]
+    for store in stores:
+        tested = any(len(store.clips.of_split(split)) for split in ("dev", "test"))
+        for other in trained if tested else ():
+            if other.keypoint_source != store.keypoint_source:
+                origins = f"{store.keypoint_source}, those of {other.path} from {other.keypoint_source}"
+                print(f"warning: keypoints of {store.path} are from {origins}", file=sys.stderr, flush=True)
+
+
+def warn_of_unknown(clips: ClipSet, codec: TextCodec) -> None:
+    """Where the tokenizer has no pieces for much of the targets: the model can never write them."""
+    share = clips.share_of(UNKNOWN)
+    if share > MUCH_UNKNOWN:
+        problem = f"{share:.1%} of the targets' tokens are unknown to {codec.path}"
+        remedy = "start from a model whose tokenizer knows the language, as mT5's does"
+        print(f"warning: {problem}: {remedy}", file=sys.stderr, flush=True)
+
+
+def _source(settings: RunSettings) -> Path | None:
+    """The model folder to start from, checked."""
+    source = settings.source
+    if source is not None:
+        remedy = "give --start-from FOLDER, or train the stage before with launch/pretrain.py"
+        require_model_folder(source, "--start-from", remedy)
+        config = ModelConfig.load(source / "config.json")
+        common = ("fusion", "gate", "gate_input") if config.rgb and settings.rgb else ()
+        for name in ("parts", "part_bias", "body_anchors", *common):
+            if getattr(config, name) != getattr(settings.model, name):
+                where = f"--{name.replace('_', '-')}"
+                raise InputError(where, f"{source} was trained with {getattr(config, name)}", "use the same")
+    return source
+
+
+def _language(
+    settings: RunSettings, source: Path | None, stores: list[KeypointStore], ranks: Ranks
+) -> tuple[TextCodec, MT5Shape, Tensor | None]:
+    """The tokenizer, and the geometry of mT5: those of the model started from, of a pretrained mT5, or new ones.
+
+    Where the vocabulary is trimmed, also which of its rows are kept.
+    """
+    if source is not None or settings.mt5 != "random":
+        if source is not None:
+            full, shape = TextCodec(source), ModelConfig.load(source / "config.json").mt5
+        else:
+            full, shape = pretrained_codec(settings.mt5), pretrained_shape(settings.mt5)
+        if not settings.trim_vocabulary:
+            return full, shape, None
+        codec = _corpus_codec(settings, ranks, lambda folder: trim_codec(full, _texts(stores), folder))
+        return codec, replace(shape, vocab_size=len(codec)), rows_of(codec, full)
+    if settings.tokenizer is not None:
+        codec = TextCodec(settings.tokenizer)
+    else:
+        codec = _corpus_codec(settings, ranks, lambda folder: train_codec(_texts(stores), folder))
+    shape = asdict(RECIPES[settings.recipe].model.mt5) | {"vocab_size": -(-len(codec) // MULTIPLE) * MULTIPLE}
+    return codec, MT5Shape(**shape), None
+
+
+def _corpus_codec(settings: RunSettings, ranks: Ranks, make: Callable[[Path], TextCodec]) -> TextCodec:
+    """A tokenizer that is made for the training texts once a run, and kept in its folder."""
+    folder = settings.folder / "tokenizer"
+    if ranks.is_first and not (folder / "spiece.model").is_file():
+        make(folder)
+    ranks.barrier()
+    return TextCodec(folder)
+
+
+def _texts(stores: list[KeypointStore]) -> list[str]:
+    """All texts of the training clips: what a tokenizer made for this corpus should know."""
+    clips = [store.clips[number] for store in stores for number in store.clips.of_split("train")]
+    return [text for clip in clips for text in (clip.text, clip.gloss, *clip.translations.values()) if text]
+
+
+def _training_clips(reader: ClipReader, ranks: Ranks) -> ClipSet:
+    """Tokenised once, by rank 0, for all ranks."""
+    if ranks.is_first:
+        reader.clips("train")
+    ranks.barrier()
+    return reader.clips("train")
+
+
+def _fraction(clips: ClipSet, settings: RunSettings) -> ClipSet:
+    """The share of the training clips that --data-fraction asks for; a larger share contains a smaller one."""
+    order = stream(settings.train.seed, 0, "", "fraction").permutation(len(clips))
+    kept = np.sort(order[: round(settings.data_fraction * len(clips))])
+    if settings.data_fraction > 0 and not len(kept):
+        problem = f"{settings.data_fraction} of {len(clips)} clips is none"
+        raise InputError("--data-fraction", problem, "give a larger share, or 0 to train nothing")
+    return clips.subset(kept)
+
+
+def _head_classes(settings: RunSettings, clips: ClipSet) -> tuple[str, ...]:
+    """Words or glosses of the training clips, where a task head needs them."""
+    if settings.model.head == "language_model":
+        return ()
+    targets = [ref.clip.target(settings.data.task, settings.data.language) for ref in clips]
+    return tuple(sorted({c for t in targets for c in (t.split() if settings.model.head == "ctc" else [t])}))
+
+
+def _first_weights(
+    model: UniSign, settings: RunSettings, source: Path | None, rows: Tensor | None, ranks: Ranks
+) -> UniSign:
+    if source is not None:
+        start_from(model, source, rows)
+    elif settings.mt5 != "random" and model.language_model is not None:
+        load_pretrained_mt5(model.language_model, settings.mt5, rows)
+    rgb_is_new = model.rgb is not None and not (source and ModelConfig.load(source / "config.json").rgb)
+    if rgb_is_new and settings.efficientnet == "handshapes":
+        _learn_handshapes(model, settings, ranks)
+    elif rgb_is_new and settings.efficientnet != "random":
+        load_pretrained_efficientnet(model.rgb.backbone, settings.efficientnet)
+    return model
+
+
+def _learn_handshapes(model: UniSign, settings: RunSettings, ranks: Ranks) -> None:
+    """Once a run: its folder keeps what was learned, for later starts."""
+    file, backbone = settings.folder / "handshapes.safetensors", model.rgb.backbone
+    if ranks.from_first(file.is_file()):
+        load_strictly(backbone, read_weights(file), file)
+        return
+    if ranks.is_first:
+        print("the RGB encoder first learns handshapes from drawn pictures, about a minute on a CPU", flush=True)
+    accuracy = learn_handshapes(model.rgb, settings.data.crop_size, settings.train.seed)
+    if ranks.is_first:
+        print(f"it names {accuracy:.0%} of them", flush=True)
+        save_weights(file, backbone.state_dict())
+    ranks.barrier()
+
+
+def _skip_training(settings: RunSettings, config: ModelConfig, model: UniSign, codec: TextCodec, ranks: Ranks) -> None:
+    if ranks.is_first:
+        print(f"--data-fraction 0: nothing is trained, the first weights go to {settings.folder / 'last'}")
+        save_model(settings.folder / "last", config, model.state_dict(), codec, settings.data)
+    ranks.barrier()
+
+
+def _trainer(
+    settings: RunSettings,
+    config: ModelConfig,
+    model: UniSign,
+    codec: TextCodec,
+    reader: ClipReader,
+    clips: ClipSet,
+    ranks: Ranks,
+) -> Trainer:
+    def open_loader(on_bad_clip) -> BatchLoader:
+        return BatchLoader(
+            reader,
+            clips,
+            clips_per_step=settings.train.clips_per_step,
+            budget=Budget(settings.train.frames_per_device, settings.train.tokens_per_device),
+            on_bad_clip=on_bad_clip,
+            rank=ranks.rank,
+            ranks=ranks.world_size,
+            max_bad_share=settings.train.max_bad_share,
+            workers=LOADER_THREADS,
+        )
+
+    validation = None
+    if _has_split(reader, "dev"):
+        metric, better = MAIN_METRIC[settings.data.task]
+        validation = Validation(
+            lambda epoch: evaluate_split(model, codec, reader, "dev", ranks).scores.values, metric, better.__name__
+        )
+    plain = _plain(settings)
+    plain |= plain["data"] | plain["model"]
+    identity = {name: value for name, value in plain.items() if name not in ("train", "out", "data", "model")}
+    return Trainer(
+        model,
+        open_loader,
+        settings.train,
+        settings.folder,
+        ranks,
+        recipe=identity,
+        save_weights=lambda folder, state: save_model(folder, config, state, codec, settings.data),
+        validation=validation,
+    )
+
+
+def _has_split(reader: ClipReader, split: str) -> bool:
+    return any(len(store.clips.of_split(split)) for store in reader.stores)
+
+
+def _score_test(settings: RunSettings, reader: ClipReader, ranks: Ranks) -> None:
+    """Scores of the best weights on the test split, once."""
+    written = settings.folder / "scores-test.json"
+    if ranks.from_first(written.is_file()) or not _has_split(reader, "test"):
+        return
+    best = settings.folder / "best"
+    model, codec = UniSign.load(best if (best / "config.json").is_file() else settings.folder / "last")
+    evaluation = evaluate_split(model.to(ranks.device), codec, reader, "test", ranks)
+    if ranks.is_first:
+        write_evaluation(settings.folder, "test", evaluation)
+        scores = ", ".join(f"{name} {value:.2f}" for name, value in evaluation.scores.values.items())
+        print(f"test: {scores}; predictions in {settings.folder / 'predictions-test.jsonl'}", flush=True)
+    ranks.barrier()

@@ -1,0 +1,1 @@
+"""What every part needs: commands, processes, event logs."""

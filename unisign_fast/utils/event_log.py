@@ -1,0 +1,50 @@
+"""RUN/log.jsonl: one JSON object a line, written by several processes, read while it grows."""
+
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+
+
+class EventLog:
+    """Appends events to a JSONL file; several processes may, since each line is one write to the end of the file."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._read = 0  # bytes that `news` has been through
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":  # a machine that lost power in the middle of a line
+            os.write(self._file, b"\n")
+
+    def write(self, event: str, **values) -> None:
+        """One line."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = json.dumps({"event": event, "time": now, **values}, ensure_ascii=False)
+        os.write(self._file, line.encode() + b"\n")
+
+    def news(self) -> list[dict]:
+        """The events that any process has written since the last call; at first, all there are."""
+        text = os.pread(self._file, os.fstat(self._file).st_size - self._read, self._read)
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return _parse(whole)
+
+    def close(self) -> None:
+        """No more events."""
+        os.close(self._file)
+
+
+def read_events(path: Path) -> list[dict]:
+    """The events of a log; a line cut short by a loss of power is left out."""
+    return _parse(path.read_bytes())
+
+
+def _parse(text: bytes) -> list[dict]:
+    events = []
+    for line in text.splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events
