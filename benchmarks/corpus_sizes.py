@@ -23,7 +23,7 @@ from unisign_fast.pipelines.store.keypoint_store import CHUNK_FRAMES, SHARD_FRAM
 from unisign_fast.pipelines.store.manifest import Clip, ManifestWriter
 from unisign_fast.pipelines.store.merge import merge_stores
 from unisign_fast.pipelines.store.row_array import RowWriter, shard_file
-from unisign_fast.text.tokenizer import TextCodec, train_codec
+from unisign_fast.text.tokenizer import Tokenizer, train_tokenizer
 
 SOURCE = {"estimator": "made for a benchmark", "version": "1", "coordinates": "fractions of width and height"}
 BATCH = 8  # clips
@@ -79,12 +79,12 @@ def sparse_corpus(path: Path, clips: int, frames: int = 238) -> None:
     (path / "store.json").write_text(json.dumps(header))
 
 
-def _open_corpus(path: Path, codec: Path) -> dict[str, float]:
+def _open_corpus(path: Path, tokenizer: Path) -> dict[str, float]:
     """In a process of its own: the fields of a SizeRow, memory whole."""
     begin = time.perf_counter()
     store = KeypointStore.open(path)
     opened = time.perf_counter()
-    reader = ClipReader([store], DataSettings(p_samp=0), TextCodec(codec))
+    reader = ClipReader([store], DataSettings(p_samp=0), Tokenizer(tokenizer))
     reader.clips("train")
     tokenised = time.perf_counter()
     clips = reader.clips("train")
@@ -115,16 +115,16 @@ def own_memory_mib() -> float:
 def measure_sizes(folder: Path, sizes: tuple[int, ...]) -> Iterator[SizeRow]:
     """Corpora of growing size, each opened by a process of its own that first tokenises the texts and then has them."""
     folder.mkdir(exist_ok=True)
-    codec = train_codec(["今天的新闻，我们来看一下各地的天气情况和交通情况。"], folder / "tokenizer").path
+    tokenizer = train_tokenizer(["今天的新闻，我们来看一下各地的天气情况和交通情况。"], folder / "tokenizer").path
     context = multiprocessing.get_context("spawn")
     least = 0.0
     for clips in (BATCH, *sizes):
         path = folder / f"corpus-{clips}"
         sparse_corpus(path, clips)
         with ProcessPoolExecutor(1, context) as pool:
-            first = pool.submit(_open_corpus, path, codec).result()
+            first = pool.submit(_open_corpus, path, tokenizer).result()
         with ProcessPoolExecutor(1, context) as pool:  # again, with the tokens cached
-            row = pool.submit(_open_corpus, path, codec).result() | {"tokenise_s": first["tokenise_s"]}
+            row = pool.submit(_open_corpus, path, tokenizer).result() | {"tokenise_s": first["tokenise_s"]}
         if clips == BATCH:
             least = row["memory_mib"]
         else:

@@ -212,9 +212,9 @@ def measure(
                     torch.cuda.synchronize()
                 if number:
                     times[way].append(1000 * (time.perf_counter() - begin) / BATCH)
-        for way, found in times.items():
-            p20, _, _, p80 = statistics.quantiles(found, n=5)
-            p50 = statistics.median(found)
+        for way, result in times.items():
+            p20, _, _, p80 = statistics.quantiles(result, n=5)
+            p50 = statistics.median(result)
             faster = statistics.median(times["published"]) / p50
             yield Row(name, p_samp, way, p20, p50, p80, faster, 1000 / p50, statistics.mean(crops))
 
@@ -296,8 +296,8 @@ def data_path(
         f"compressed keypoints: {share:.2f} of the size, {slower:.1f} times the time to read (noise compresses badly)"
     )
     if json:
-        found = {"rows": [asdict(row) for row in rows], "sizes": [asdict(row) for row in size_rows]}
-        write_json(json, about() | found | {"compression": {"size": share, "read_time": slower}})
+        result = {"rows": [asdict(row) for row in rows], "sizes": [asdict(row) for row in size_rows]}
+        write_json(json, about() | result | {"compression": {"size": share, "read_time": slower}})
     if picture:
         draw(rows, picture)
 

@@ -36,7 +36,7 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.published.layout import unpublish
-from unisign_fast.text.tokenizer import TextCodec
+from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.training.recipes import RecipeName
 from unisign_fast.utils.console import run_command
 from unisign_fast.utils.distributed import Ranks
@@ -84,40 +84,42 @@ def evaluation(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         if model == RANDOM:
-            (loaded, codec, reader), split = random_model(Path(folder), clips, device), "train"
+            (loaded, tokenizer, reader), split = random_model(Path(folder), clips, device), "train"
         else:
-            loaded, codec, reader = trained_model(model, stores, device)
-        compare(loaded, codec, reader, split, GenerationSettings(BEAMS, max_new_tokens), clips_per_batch, rounds, json)
+            loaded, tokenizer, reader = trained_model(model, stores, device)
+        compare(
+            loaded, tokenizer, reader, split, GenerationSettings(BEAMS, max_new_tokens), clips_per_batch, rounds, json
+        )
 
 
-def trained_model(model: str, stores: tuple[Path, ...], device: torch.device) -> tuple[UniSign, TextCodec, ClipReader]:
+def trained_model(model: str, stores: tuple[Path, ...], device: torch.device) -> tuple[UniSign, Tokenizer, ClipReader]:
     """A model and the reader of its clips. Raises InputError if it is not pose-only or writes no text."""
     folder = find_model(model)
-    loaded, codec = UniSign.load(folder)
+    loaded, tokenizer = UniSign.load(folder)
     if loaded.config.rgb or loaded.head is not None:
         raise InputError("--model", f"{folder} is no pose-only model that generates text", "name one fine-tuned so")
     data = replace(load_data_settings(folder), p_samp=0.0)
     return (
         loaded.to(device),
-        codec,
-        ClipReader([KeypointStore.open(path) for path in stores], data, codec, device=device),
+        tokenizer,
+        ClipReader([KeypointStore.open(path) for path in stores], data, tokenizer, device=device),
     )
 
 
 def random_model(
     folder: Path, clips: int, device: torch.device, recipe: RecipeName = "base"
-) -> tuple[UniSign, TextCodec, ClipReader]:
+) -> tuple[UniSign, Tokenizer, ClipReader]:
     """A recipe's geometry with the vocabulary of made texts, and as many made clips of CSL-News's lengths."""
     job = StepOptions(recipe=recipe, clips=clips, clips_per_step=1).job(folder, (0.0,))
-    codec = StepCodec(Path(job.tokenizer))
+    tokenizer = StepCodec(Path(job.tokenizer))
     torch.manual_seed(0)
-    model = UniSign(replace(job, vocabulary=len(codec)).model)
-    return model.to(device), codec, ClipReader([KeypointStore.open(job.store)], job.data, codec, device=device)
+    model = UniSign(replace(job, vocabulary=len(tokenizer)).model)
+    return model.to(device), tokenizer, ClipReader([KeypointStore.open(job.store)], job.data, tokenizer, device=device)
 
 
 def compare(
     loaded: UniSign,
-    codec: TextCodec,
+    tokenizer: Tokenizer,
     reader: ClipReader,
     split: str,
     settings: GenerationSettings,
@@ -127,21 +129,21 @@ def compare(
 ) -> None:
     """Both ways in turns; see `evaluation`."""
     device, task = reader.device, reader.settings.task
-    theirs = PublishedEvaluation(loaded, codec, reader, device, settings.max_new_tokens)
+    theirs = PublishedEvaluation(loaded, tokenizer, reader, device, settings.max_new_tokens)
     loaded.load_state_dict(unpublish(theirs.weights, loaded.state_dict()))
     times: dict[str, list[float]] = {f"published, batches of {clips}": [] for clips in clips_per_batch} | {"ours": []}
     scores, same = {}, {}
     for number in range(rounds + 1):
         begin = time.perf_counter()
-        found = evaluate_split(loaded, codec, reader, split, Ranks(0, 1, device), settings)
+        result = evaluate_split(loaded, tokenizer, reader, split, Ranks(0, 1, device), settings)
         took = {"ours": time.perf_counter() - begin}
-        scores["ours"], same["ours"] = found.scores, len(found.rows)
+        scores["ours"], same["ours"] = result.scores, len(result.rows)
         for way, clips in zip(times, clips_per_batch):
             begin = time.perf_counter()
             texts = theirs.texts(split, clips)
-            scores[way] = score(task, texts, [row.reference for row in found.rows], found.language)
+            scores[way] = score(task, texts, [row.reference for row in result.rows], result.language)
             took[way] = time.perf_counter() - begin
-            same[way] = sum(text == row.prediction for text, row in zip(texts, found.rows, strict=True))
+            same[way] = sum(text == row.prediction for text, row in zip(texts, result.rows, strict=True))
         for way, seconds in took.items() if number else ():
             times[way].append(seconds)
     metric = MAIN_METRIC[task][0]
@@ -149,7 +151,7 @@ def compare(
         Row(
             way,
             str(device),
-            len(found.rows),
+            len(result.rows),
             statistics.median(seconds),
             statistics.median(slow / fast for slow, fast in zip(seconds, times["ours"], strict=True)),
             metric,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unisign_fast.kernels.deferred_activation.reference import Activation, Measured, activation, measured
+from unisign_fast.kernels.deferred_activation.reference import Activation, ConvOutput, activation, with_batch_stats
 from unisign_fast.kernels.dispatch import forcing
 from unisign_fast.kernels.registry import kernels
 from unisign_fast.kernels.spec import Case, KernelSpec
@@ -56,13 +56,15 @@ def operation(spec: KernelSpec, case: Case, device: str) -> Subject:
     return Subject(spec.name, case.reason, items, inputs, providers, work(spec, case))
 
 
-def cudnn_temporal_conv(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
+def cudnn_temporal_conv(
+    x: Activation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
+) -> ConvOutput:
     """The temporal convolution of clips of one length as a padded 2-D convolution in channels-last layout."""
-    (frames, joints, _), clips = x.raw_FVC.shape, offsets.numel() - 1
+    (frames, joints, _), clips = x.conv_out_FVC.shape, cu_seqlens.numel() - 1
     x_BCTV = activation(x).view(clips, frames // clips, joints, -1).permute(0, 3, 1, 2)
     weight_OCT1 = weight_TOC.permute(1, 2, 0)[..., None].contiguous(memory_format=torch.channels_last)
     y_BOTV = nn.functional.conv2d(x_BCTV, weight_OCT1, bias_O, padding=(weight_TOC.shape[0] // 2, 0))
-    return measured(y_BOTV.permute(0, 2, 3, 1).reshape(frames, joints, -1), moments)
+    return with_batch_stats(y_BOTV.permute(0, 2, 3, 1).reshape(frames, joints, -1), batch_stats)
 
 
 class GraphStack(nn.Module):
@@ -74,9 +76,9 @@ class GraphStack(nn.Module):
         self.pose = nn.ModuleDict({name: PoseEncoder(graph, CHANNELS) for name, graph in graphs.items()})
         self.time = nn.ModuleDict({name: TemporalEncoder(graph, CHANNELS[-1]) for name, graph in graphs.items()})
 
-    def forward(self, poses: list[Tensor], offsets: Tensor) -> Tensor:
+    def forward(self, poses: list[Tensor], cu_seqlens: Tensor) -> Tensor:
         names = [ENCODER_OF[part][0] for part in PARTS]
-        return torch.cat([self.time[n](self.pose[n](x, offsets), offsets) for n, x in zip(names, poses)], -1)
+        return torch.cat([self.time[n](self.pose[n](x, cu_seqlens), cu_seqlens) for n, x in zip(names, poses)], -1)
 
 
 def graph_stack(device: str) -> Subject:

@@ -178,11 +178,11 @@ def subjects(device: str) -> Iterator[Subject]:
         Console().print("graph stack and fusion: not timed, since they use an operation that is wrong")
 
 
-def report(found: Iterable[Row]) -> Table:
+def report(result: Iterable[Row]) -> Table:
     """One line a row; speed-ups are over eager."""
     columns = ("operation", "sizes", "provider", "pass", "p50 ms", "us an item", "of roofline", "speed-up")
     table, eager = _table("Kernels", columns), {}
-    for row in found:
+    for row in result:
         if row.provider == "eager":
             eager[row.operation, row.case, row.direction] = row.p50_ms
         speed_up = eager[row.operation, row.case, row.direction] / row.p50_ms
@@ -209,13 +209,13 @@ def draw(rows: Path) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found = [Row(**row) for row in json_format.loads(rows.read_text())]
-    names = list(dict.fromkeys((row.operation, row.case, row.direction) for row in found))
-    providers = list(dict.fromkeys(row.provider for row in found))
+    result = [Row(**row) for row in json_format.loads(rows.read_text())]
+    names = list(dict.fromkeys((row.operation, row.case, row.direction) for row in result))
+    providers = list(dict.fromkeys(row.provider for row in result))
     figure, (times, fractions) = pyplot.subplots(1, 2, figsize=(14, 1 + 0.5 * len(names)), sharey=True)
     height = 0.8 / len(providers)
     for number, provider in enumerate(providers):
-        chosen = {(row.operation, row.case, row.direction): row for row in found if row.provider == provider}
+        chosen = {(row.operation, row.case, row.direction): row for row in result if row.provider == provider}
         places = [names.index(name) + (number - (len(providers) - 1) / 2) * height for name in chosen]
         times.barh(places, [row.p50_ms for row in chosen.values()], height, label=provider)
         fractions.barh(places, [100 * row.of_roofline for row in chosen.values()], height)
@@ -226,7 +226,7 @@ def draw(rows: Path) -> Path:
     times.set(xscale="log", xlabel="median, ms")
     times.legend()
     fractions.set(xlabel="% of the H200 roofline", xlim=(0, 100))
-    figure.suptitle(f"{found[0].gpu}, torch {found[0].torch}, triton {found[0].triton}, commit {found[0].commit}")
+    figure.suptitle(f"{result[0].gpu}, torch {result[0].torch}, triton {result[0].triton}, commit {result[0].commit}")
     figure.tight_layout()
     figure.savefig(rows.with_suffix(".png"), dpi=120)
     return rows.with_suffix(".png")

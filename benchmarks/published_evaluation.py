@@ -15,7 +15,7 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.skeleton import ANCHOR_JOINT, PART_SLICES
 from unisign_fast.published.convert import to_published
 from unisign_fast.published.layout import PUBLISHED_PARTS
-from unisign_fast.text.tokenizer import PAD, TextCodec
+from unisign_fast.text.tokenizer import PAD, Tokenizer
 
 BEAMS, SMOOTHING = 4, 0.2
 EPS = 1e-5  # of batch normalisation
@@ -25,8 +25,10 @@ PARTS = {"body": "body", "left": "left", "right": "right", "face": PUBLISHED_PAR
 class PublishedEvaluation:
     """The published way, with the weights of a model of ours."""
 
-    def __init__(self, model: UniSign, codec: TextCodec, reader: ClipReader, device: torch.device, max_new_tokens: int):
-        self.mt5, self.codec, self.reader, self.device = model.language_model.mt5, codec, reader, device
+    def __init__(
+        self, model: UniSign, tokenizer: Tokenizer, reader: ClipReader, device: torch.device, max_new_tokens: int
+    ):
+        self.mt5, self.tokenizer, self.reader, self.device = model.language_model.mt5, tokenizer, reader, device
         self.weights = to_published(model.eval())
         self.max_new_tokens = max_new_tokens
 
@@ -38,7 +40,7 @@ class PublishedEvaluation:
             loaded = self.reader.batch(clips, numbers, epoch=0, training=False)
             if loaded.bad:
                 raise loaded.bad[0].error
-            texts += [self.codec.decode(row[1:]) for row in self.tokens(loaded.batch.to(self.device)).tolist()]
+            texts += [self.tokenizer.decode(row[1:]) for row in self.tokens(loaded.batch.to(self.device)).tolist()]
         return texts
 
     @torch.no_grad()

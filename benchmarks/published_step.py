@@ -23,7 +23,7 @@ from unisign_fast.pipelines.batches.collate import Sample
 from unisign_fast.pipelines.batches.packed_batch import IGNORED
 from unisign_fast.pipelines.skeleton import ANCHOR_JOINT, HANDS
 from unisign_fast.published.layout import without_parts
-from unisign_fast.text.tokenizer import PAD, TextCodec
+from unisign_fast.text.tokenizer import PAD, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ class PublishedUniSign(nn.Module):
     forward(PublishedBatch) -> [2] as UniSign's: sum of the target tokens' losses, and their number.
     """
 
-    def __init__(self, model: UniSign, codec: TextCodec):
+    def __init__(self, model: UniSign, tokenizer: Tokenizer):
         super().__init__()
-        self.config, self.codec = model.config, codec
+        self.config, self.tokenizer = model.config, tokenizer
         assert model.config.head == "language_model" and model.config.body_anchors, "published models only"
         self.embeddings = nn.ModuleDict({name: encoder.embedding for name, encoder in model.pose_encoders.items()})
         for stage in ("pose_encoders", "temporal_encoders"):
@@ -157,7 +157,7 @@ class PublishedUniSign(nn.Module):
     def forward(self, batch: PublishedBatch) -> Tensor:
         embeddings_BSD, mask_BS = self.embed(batch)
         device = embeddings_BSD.device
-        labels_BL = self._tokens([self.codec.target_ids(text) for text in batch.texts], device)
+        labels_BL = self._tokens([self.tokenizer.target_ids(text) for text in batch.texts], device)
         labels_BL = labels_BL.masked_fill(labels_BL == PAD, IGNORED)
         logits_BLW = self.mt5(inputs_embeds=embeddings_BSD, attention_mask=mask_BS, labels=labels_BL).logits
         loss = cross_entropy(
@@ -173,7 +173,7 @@ class PublishedUniSign(nn.Module):
         """Prompts and then frames, both padded [B, P + T, D], and their mask."""
         features_BTD = self.sign_features(batch)
         device, longest = features_BTD.device, features_BTD.shape[1]
-        prompts_BP = self._tokens([self.codec.prompt_ids(language) for language in batch.languages], device)
+        prompts_BP = self._tokens([self.tokenizer.prompt_ids(language) for language in batch.languages], device)
         lengths_B = torch.tensor(batch.lengths, device=device)
         frames_BT = torch.arange(longest, device=device) < lengths_B[:, None]
         mask_BS = torch.cat([prompts_BP != PAD, frames_BT], 1).long()

@@ -38,7 +38,7 @@ def accuracy(run: Path) -> dict[str, float]:
     hits: dict[str, list[bool]] = {group: [] for group in GROUPS}
     for row in read_predictions(run / "predictions-test.jsonl"):
         hits[needs_rgb[row.id]].append(row.prediction == row.reference)
-    return {group: 100 * mean(found) for group, found in hits.items()}
+    return {group: 100 * mean(result) for group, result in hits.items()}
 
 
 def train_pose(seed: int) -> Path:
@@ -66,16 +66,16 @@ def rgb_gain(seeds: tuple[int, ...] = (0, 1, 2), json: Path | None = None) -> No
     """
     if len(seeds) < 2:
         raise InputError("--seeds", "one has no spread", "give two or more")
-    found: dict[str, list[dict[str, float]]] = {"pose-only": [], "RGB-pose": []}
+    result: dict[str, list[dict[str, float]]] = {"pose-only": [], "RGB-pose": []}
     for seed in seeds:
         pose, rgb = (train_side(seed) for train_side in (train_pose, train_rgb))
-        found["pose-only"].append(accuracy(pose))
-        found["RGB-pose"].append(accuracy(rgb))
+        result["pose-only"].append(accuracy(pose))
+        result["RGB-pose"].append(accuracy(rgb))
     table = Table(title=f"ISLR on the demo's test split, top-1 in percent, p_samp {P_SAMP}, seeds {list(seeds)}")
     table.add_column("modality")
     for name in GROUPS.values():
         table.add_column(name)
-    for modality, rows in found.items():
+    for modality, rows in result.items():
         cells = []
         for group in GROUPS:
             values = [row[group] for row in rows]
@@ -83,7 +83,7 @@ def rgb_gain(seeds: tuple[int, ...] = (0, 1, 2), json: Path | None = None) -> No
         table.add_row(modality, *cells)
     Console().print(table)
     if json is not None:
-        write_json(json, {"seeds": list(seeds), "p_samp": P_SAMP, "accuracy": found})
+        write_json(json, {"seeds": list(seeds), "p_samp": P_SAMP, "accuracy": result})
 
 
 if __name__ == "__main__":

@@ -200,8 +200,8 @@ def report_foretold(flops: float) -> list[Row]:
         table = figures(f"Efficiency, {scaling} scaling, percent, by number of GPUs", "stage", "ZeRO", *titles)
         for stage in STAGES:
             for zero in ZERO_STAGES:
-                found = (places.get((scaling, network, stage, zero, gpus)) for network, gpus in SHOWN)
-                cells = (f"{100 * r.efficiency:.0f}-{100 * r.efficiency_overlapped:.0f}" if r else "-" for r in found)
+                result = (places.get((scaling, network, stage, zero, gpus)) for network, gpus in SHOWN)
+                cells = (f"{100 * r.efficiency:.0f}-{100 * r.efficiency_overlapped:.0f}" if r else "-" for r in result)
                 table.add_row(str(stage), str(zero), *cells)
         console.print(table)
     return rows
@@ -214,8 +214,8 @@ def report_measured() -> list[dict]:
         "clips", "ms", "clips/s", "of one's",
     )  # fmt: skip
     rows, alone = [], {}
-    for launcher, found in track(launched_rows(), "measuring", total=3, console=Console(stderr=True)):
-        for row in found:
+    for launcher, result in track(launched_rows(), "measuring", total=3, console=Console(stderr=True)):
+        for row in result:
             ms, clips = median(row["ms"]), row["clips"] * row["ranks"]
             rate = 1e3 * clips / ms
             if row["ranks"] == 1:

@@ -213,7 +213,7 @@ def launched_rows() -> Iterator[tuple[str, list[dict]]]:
 
 if __name__ == "__main__":
     this = start_ranks()
-    found = measure(this, rounds=5)
+    result = measure(this, rounds=5)
     if this.is_first:
-        Path(sys.argv[-1]).write_text(json.dumps(found))
+        Path(sys.argv[-1]).write_text(json.dumps(result))
     this.leave()

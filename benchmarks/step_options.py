@@ -14,7 +14,7 @@ from benchmarks.step_sides import Job
 from unisign_fast.kernels.dispatch import default_version
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.text.tokenizer import train_codec
+from unisign_fast.text.tokenizer import train_tokenizer
 from unisign_fast.training.recipes import RECIPES, RecipeName
 
 SYNTHETIC = "synthetic"
@@ -59,7 +59,7 @@ class StepOptions:
         per_step = self.clips_per_step or per_step
         store = self._store(folder / "store", per_step, rgb=max(p_samps) > 0)
         write_published(store, folder / "poses")
-        codec = train_codec((clip.text for clip in store.clips if clip.text), folder / "tokenizer")
+        tokenizer = train_tokenizer((clip.text for clip in store.clips if clip.text), folder / "tokenizer")
         return Job(
             side="fast",
             recipe=self.recipe,
@@ -69,7 +69,7 @@ class StepOptions:
             kernels=self.kernels or default_version(on_gpu),
             precision=self.precision or (settings.precision if on_gpu else "fp32"),
             zero_stage=(settings.zero_stage if on_gpu else 0) if self.zero_stage is None else self.zero_stage,
-            vocabulary=self._classes(len(codec), on_gpu),
+            vocabulary=self._classes(len(tokenizer), on_gpu),
             clips_per_step=per_step,
             clips_per_micro_batch=self.clips_per_micro_batch or per_micro_batch,
             store=str(store.path.resolve()),

@@ -110,8 +110,8 @@ class Side(ABC):
         os.environ["UNISIGN_KERNELS"] = job.kernels
         self.job, self.ranks = job, start_ranks()
         self.device = self.ranks.device
-        self.codec = StepCodec(Path(job.tokenizer))
-        self.reader = ClipReader([KeypointStore.open(job.store)], job.data, self.codec, device=self.device)
+        self.tokenizer = StepCodec(Path(job.tokenizer))
+        self.reader = ClipReader([KeypointStore.open(job.store)], job.data, self.tokenizer, device=self.device)
         self.clips = self.reader.clips("train")
         torch.manual_seed(0)
         self.engine = start_engine(self._model(UniSign(job.model)), job.train, FOREVER)
@@ -180,9 +180,9 @@ class Side(ABC):
         optimise = self.engine.step
         self.engine.step = lambda: (clock.enter("optimiser"), optimise(), clock.enter("input"))
         with clock.watch(self.engine.module):
-            found = self._timed(steps)
+            result = self._timed(steps)
         self.engine.step = optimise
-        return {"seconds": dict(clock.seconds), "padding": 1 - found["positions"] / clock.positions}
+        return {"seconds": dict(clock.seconds), "padding": 1 - result["positions"] / clock.positions}
 
     def profile(self, warm_up: int, steps: int, trace: str) -> dict:
         """Writes a trace (Chrome's JSON) of so many steps, behind those that warm up; `operations` by their own time,
@@ -194,8 +194,8 @@ class Side(ABC):
             self._timed(steps)
         profiler.export_chrome_trace(trace)
         times = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-        found = [(event.key, event.count, getattr(event, times) / 1000) for event in profiler.key_averages()]
-        return {"operations": sorted(found, key=lambda one: -one[2])}
+        result = [(event.key, event.count, getattr(event, times) / 1000) for event in profiler.key_averages()]
+        return {"operations": sorted(result, key=lambda one: -one[2])}
 
     def _peak_bytes(self) -> int:
         """Of the GPU's memory, or of this process's."""
@@ -249,7 +249,7 @@ class ReferenceSide(Side):
     processes."""
 
     def _model(self, model: UniSign) -> PublishedUniSign:
-        return PublishedUniSign(model, self.codec)
+        return PublishedUniSign(model, self.tokenizer)
 
     def _batches(self) -> Iterator[list[PublishedBatch]]:
         plans = self._plans()
@@ -258,7 +258,7 @@ class ReferenceSide(Side):
             PublishedClips(self.reader, self.clips, Path(self.job.poses)),
             batch_sampler=(batch for step in self._plans() for batch in step),
             num_workers=workers,
-            collate_fn=lambda found: published_batch(*map(list, zip(*found))),
+            collate_fn=lambda result: published_batch(*map(list, zip(*result))),
             pin_memory=self.device.type == "cuda",
         )
         loaded = iter(loader)
@@ -285,8 +285,8 @@ class ReferenceSide(Side):
         return losses / max(tokens, 1)
 
     def _sizes(self, batch: PublishedBatch) -> Sizes:
-        prompts = [len(self.codec.prompt_ids(language)) for language in batch.languages]
-        tokens = [len(self.codec.target_ids(text)) for text in batch.texts]
+        prompts = [len(self.tokenizer.prompt_ids(language)) for language in batch.languages]
+        tokens = [len(self.tokenizer.target_ids(text)) for text in batch.texts]
         return Sizes(batch.lengths, prompts, tokens, sum(map(sum, batch.crop_counts)))
 
 

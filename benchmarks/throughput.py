@@ -85,14 +85,14 @@ def measure(job: Job, options: StepOptions, peak_tflops: float | None) -> list[R
             stations[side] = worker.ask("stations", steps=options.steps)
             worker.stop()
     memory = {side: peak_mib(turns[side]) for side in SIDES}
-    found = []
+    result = []
     for side in SIDES:
         pairs = zip(turns["reference"], turns[side])
         faster = median(theirs["seconds"] / ours["seconds"] for theirs, ours in pairs)
         share = memory[side] / memory["reference"]
         of_side = turns[side], stations[side], memory[side], faster, share
-        found.append(_row(jobs[side], *of_side, peak_tflops))
-    return found
+        result.append(_row(jobs[side], *of_side, peak_tflops))
+    return result
 
 
 def _row(
@@ -165,15 +165,15 @@ def tables(rows: list[Row]) -> Iterator[Table]:
 def cost_of_rgb(rows: list[Row]) -> list[tuple[float, float, float, float]]:
     """Of each share: nominal and unique, and the time of a clip relative to pose-only, both recipes; nothing without
     pose-only."""
-    found = {(row.side, row.p_samp): row for row in rows}
+    result = {(row.side, row.p_samp): row for row in rows}
     shares = sorted({row.p_samp for row in rows})
     if shares[0] > 0 or len(shares) == 1:
         return []
 
     def cost(side: str, p_samp: float) -> float:
-        return found[side, 0.0].clips_per_s / found[side, p_samp].clips_per_s
+        return result[side, 0.0].clips_per_s / result[side, p_samp].clips_per_s
 
-    return [(p, found["fast", p].unique_share, *(cost(side, p) for side in SIDES)) for p in shares]
+    return [(p, result["fast", p].unique_share, *(cost(side, p) for side in SIDES)) for p in shares]
 
 
 def _table(title: str, *columns: str) -> Table:

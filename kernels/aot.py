@@ -51,10 +51,10 @@ class Row:
 
 def launches(spec: KernelSpec, dtype: torch.dtype) -> list[Launch]:
     """The distinct launches of the operation's training sizes, forward and backward."""
-    with recording() as found:
+    with recording() as result:
         for case in spec.training:
             results_and_gradients(spec.triton, make_inputs(spec, case.shape, dtype, "cpu"))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(result))
 
 
 def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capability: int) -> Row:
@@ -69,10 +69,10 @@ def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capabilit
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
     registers, spilled = _resources(compiled.asm["cubin"])
-    found = TENSOR_CORES.search(compiled.asm["ptx"])
+    result = TENSOR_CORES.search(compiled.asm["ptx"])
     name = str(dtype).removeprefix("torch.")
     shared = compiled.metadata.shared
-    instruction = found[1] if found else ""
+    instruction = result[1] if result else ""
     multiplies = "tt.dot" in compiled.asm["ttir"]
     work = operation, launch.kernel.__name__, name, capability, launch.warps
     return Row(*work, registers, spilled, shared, multiplies, instruction)

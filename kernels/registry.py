@@ -6,10 +6,10 @@ from .spec import KernelSpec
 def kernels() -> tuple[KernelSpec, ...]:
     """Every operation."""
     from .deferred_activation.op import SPEC as activation
-    from .deformable_attention.op import SPEC as keypoint_sampling
-    from .deformable_offsets.op import SPEC as keypoint_offsets
+    from .deformable_attention.op import SPEC as deformable_attention
+    from .deformable_offsets.op import SPEC as deformable_offsets
     from .graph_conv.op import SPEC as graph_conv
     from .position_bias.op import SPEC as position_bias
     from .temporal_conv.op import SPEC as temporal_conv
 
-    return activation, graph_conv, temporal_conv, keypoint_offsets, keypoint_sampling, position_bias
+    return activation, graph_conv, temporal_conv, deformable_offsets, deformable_attention, position_bias

@@ -31,10 +31,10 @@ def leaves(arguments: object) -> list[Tensor]:
 
 def results_and_gradients(operation, arguments: tuple, seed: int = 1) -> list[Tensor]:
     """The operation's results, then the gradient of every leaf, for random gradients of the results."""
-    found = list(tensors(operation(*arguments)))
+    result = list(tensors(operation(*arguments)))
     generator = torch.Generator().manual_seed(seed)
-    upstream = [torch.randn(y.shape, generator=generator).bfloat16().to(y.device, y.dtype) for y in found]
-    return [*(y.detach() for y in found), *torch.autograd.grad(found, leaves(arguments), upstream)]
+    upstream = [torch.randn(y.shape, generator=generator).bfloat16().to(y.device, y.dtype) for y in result]
+    return [*(y.detach() for y in result), *torch.autograd.grad(result, leaves(arguments), upstream)]
 
 
 def check(spec: KernelSpec, version: str, shape: dict, dtype: torch.dtype, device: str) -> list[tuple[float, float]]:
@@ -46,9 +46,9 @@ def check(spec: KernelSpec, version: str, shape: dict, dtype: torch.dtype, devic
     truth = results_and_gradients(spec.reference, make_inputs(spec, shape, torch.float64, device))
     plain = results_and_gradients(spec.reference, make_inputs(spec, shape, dtype, device))
     with poisoned_memory():
-        found = results_and_gradients(getattr(spec, version), make_inputs(spec, shape, dtype, device))
+        result = results_and_gradients(getattr(spec, version), make_inputs(spec, shape, dtype, device))
     rows = []
-    for exact, eager, ours in zip(truth, plain, found, strict=True):
+    for exact, eager, ours in zip(truth, plain, result, strict=True):
         assert ours.shape == exact.shape and ours.dtype == eager.dtype, (ours.shape, exact.shape, ours.dtype)
         if exact.numel() == 0:
             continue

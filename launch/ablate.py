@@ -91,13 +91,13 @@ def collect(table: Ablation, seeds: tuple[int, ...], root: Path) -> Values:
         }  # fmt: skip
         return [scores[column.task][column.split, column.metric] for column in table.columns]
 
-    found = {s.name: [list(row) for row in zip(*(values(s, seed) for seed in seeds))] for s in table.settings}
+    result = {s.name: [list(row) for row in zip(*(values(s, seed) for seed in seeds))] for s in table.settings}
     for number, column in enumerate(table.columns):
         if column.metric == "time":
-            first = list(found[table.settings[0].name][number])
-            for rows in found.values():
+            first = list(result[table.settings[0].name][number])
+            for rows in result.values():
                 rows[number] = [value / base for value, base in zip(rows[number], first)]
-    return found
+    return result
 
 
 def verdicts(table: Ablation, values: Values) -> list[list[tuple[bool, int] | None]]:
@@ -127,16 +127,16 @@ def score_table(table: Ablation, values: Values, caption: str) -> Table:
     return shown
 
 
-def claim_table(table: Ablation, found: list[list[tuple[bool, int] | None]], seeds: int) -> Table:
+def claim_table(table: Ablation, result: list[list[tuple[bool, int] | None]], seeds: int) -> Table:
     """Whether the paper's orderings appear, with the share of seeds in which they do."""
-    cells = [cell for row in found for cell in row if cell is not None]
+    cells = [cell for row in result for cell in row if cell is not None]
     told = f"{sum(mean for mean, _ in cells)} of the paper's {len(cells)} orderings appear in the mean, "
     told += f"{sum(count == seeds for _, count in cells)} in every seed; - where the paper's figures show none"
     shown = Table(title="Orderings the paper claims", caption=told, box=box.SIMPLE, pad_edge=False)
     shown.add_column("better than", no_wrap=True)
     for column in table.columns:
         shown.add_column(column.title, justify="right")
-    for claim, row in zip(table.claims, found):
+    for claim, row in zip(table.claims, result):
         words = ("-" if cell is None else f"{'yes' if cell[0] else 'NO'} {cell[1]}/{seeds}" for cell in row)
         shown.add_row(f"{claim.better} > {claim.worse}", *words)
     return shown
@@ -189,14 +189,14 @@ def ablate(
     prepare_corpus(corpus, clips, chosen.rgb)
     train_all(chosen, seeds, epochs, corpus, root)
     values = collect(chosen, seeds, root)
-    found = verdicts(chosen, values)
+    result = verdicts(chosen, values)
     caption = f"ours: demo corpus of {clips} clips, epochs {epochs}, seeds {seeds}; mean ± standard deviation"
-    for shown in (score_table(chosen, values, caption), claim_table(chosen, found, len(seeds))):
+    for shown in (score_table(chosen, values, caption), claim_table(chosen, result, len(seeds))):
         Console().print(shown)
     if json is not None:
         columns = [vars(column) for column in chosen.columns]
         rows = [{"setting": s.name, "paper": s.paper, "ours": values[s.name]} for s in chosen.settings]
-        claims = [{**vars(claim), "appears": row} for claim, row in zip(chosen.claims, found)]
+        claims = [{**vars(claim), "appears": row} for claim, row in zip(chosen.claims, result)]
         sizes = {"seeds": seeds, "epochs": epochs, "clips": clips}
         write_json(json, {"table": table, **sizes, "columns": columns, "rows": rows, "claims": claims})
 

@@ -39,20 +39,20 @@ def import_published(
         DataSettings,  # late: torch and transformers take seconds that --help need not
     )
     from unisign_fast.published.convert import import_weights, is_unused
-    from unisign_fast.text.tokenizer import TextCodec
+    from unisign_fast.text.tokenizer import Tokenizer
 
     if out.exists():
         raise InputError("--out", f"{out} is there already", "name a new folder")
-    codec = TextCodec(tokenizer)
+    tokenizer = Tokenizer(tokenizer)
     config, weights = import_weights(read_weights(checkpoint), checkpoint)
-    if len(codec) > config.mt5.vocab_size:
-        problem = f"{codec.path} has {len(codec)} pieces, {checkpoint} only {config.mt5.vocab_size} embeddings"
+    if len(tokenizer) > config.mt5.vocab_size:
+        problem = f"{tokenizer.path} has {len(tokenizer)} pieces, {checkpoint} only {config.mt5.vocab_size} embeddings"
         raise InputError("--tokenizer", problem, "give the spiece.model that the checkpoint was trained with")
     weights = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors wants no shared memory
     unused = {name: weights.pop(name) for name in list(weights) if is_unused(name)}
     p_samp = 0.1 if config.rgb else 0.0
     data = DataSettings(task=task, max_frames=max_frames, p_samp=p_samp, sampling="published", boxes="sampled")
-    save_model(out, config, weights, codec, data)
+    save_model(out, config, weights, tokenizer, data)
     if unused:
         save_weights(out / UNUSED_FILE, unused)
     print(f"{out}: {'RGB-pose' if config.rgb else 'pose-only'}, {_described(weights | unused)}")
@@ -91,7 +91,7 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
     from unisign_fast.checkpoints.model_folder import find_model, load_data_settings, read_card, save_model, with_tied
     from unisign_fast.checkpoints.weight_files import read_weights
     from unisign_fast.model.config import ModelConfig
-    from unisign_fast.text.tokenizer import TextCodec
+    from unisign_fast.text.tokenizer import Tokenizer
     from unisign_fast.text.vocabulary_trimming import rows_of, untrimmed_weights
     from unisign_fast.training.initial_weights import read_vocabulary
 
@@ -99,8 +99,8 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
         raise InputError("--out", f"{out} is there already", "name a new folder")
     folder = find_model(model)
     config = ModelConfig.load(folder / "config.json")
-    codec, embedding, head = read_vocabulary(full, "--full")
-    rows = rows_of(TextCodec(folder), codec)
+    tokenizer, embedding, head = read_vocabulary(full, "--full")
+    rows = rows_of(Tokenizer(folder), tokenizer)
     if len(rows) != config.mt5.vocab_size:
         problem = f"has {config.mt5.vocab_size} rows for {len(rows)} pieces: its vocabulary was not trimmed"
         raise InputError(folder, problem, "name a model trained with --trim-vocabulary")
@@ -110,7 +110,7 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
     weights = with_tied(read_weights(folder / "model.safetensors"))
     weights = untrimmed_weights(weights, rows, embedding, head)
     config = replace(config, mt5=replace(config.mt5, vocab_size=len(embedding)))
-    save_model(out, config, weights, codec, load_data_settings(folder), read_card(folder))
+    save_model(out, config, weights, tokenizer, load_data_settings(folder), read_card(folder))
     print(f"{out}: {len(rows)} trained rows of {len(embedding)}, {_described(weights)}")
 
 

@@ -84,8 +84,8 @@ def evaluate(settings: tyro.conf.OmitArgPrefixes[Settings]) -> None:
             print(f"left out: {problem}")
         about = {name: getattr(settings, name) for name in ("model", "split", "beams", "max_new_tokens")}
         about |= {"clips_per_second": evaluation.clips_per_second, "bad_clips": evaluation.bad_clips}
-        found = replace(settings, model=None, predictions=predictions, json=json, language=evaluation.language)
-        _score(found, classes, evaluation.rows, about)
+        result = replace(settings, model=None, predictions=predictions, json=json, language=evaluation.language)
+        _score(result, classes, evaluation.rows, about)
         print(f"{evaluation.clips_per_second:.1f} clips/s; predictions and scores in {settings.out}", flush=True)
     ranks.leave()
 
@@ -104,14 +104,14 @@ def _generate(settings: Settings) -> tuple["Ranks", "Evaluation"]:
     generation = GenerationSettings(settings.beams, settings.max_new_tokens, settings.frames_per_batch)
     stores = [KeypointStore.open(store) for store in settings.stores]
     folder = find_model(settings.model)
-    model, codec = UniSign.load(folder)
+    model, tokenizer = UniSign.load(folder)
     data = load_data_settings(folder)
     p_samp = data.p_samp if model.config.rgb else 0.0
     data = replace(data, task=settings.task, language=settings.language, p_samp=p_samp)
     ranks = start_ranks()
-    reader = ClipReader(stores, data, codec, device=ranks.device)
+    reader = ClipReader(stores, data, tokenizer, device=ranks.device)
     model = model.to(ranks.device)
-    return ranks, evaluate_split(model, codec, reader, settings.split, ranks, generation, show_progress=True)
+    return ranks, evaluate_split(model, tokenizer, reader, settings.split, ranks, generation, show_progress=True)
 
 
 def _score(
@@ -133,7 +133,9 @@ def _score(
         files = {"predictions": settings.predictions, "references": settings.references or settings.predictions}
         files |= {"baseline": settings.baseline, "classes": settings.classes}
         about = {**about, **{name: str(path) for name, path in files.items() if path is not None}}
-        differences = {"differences": {metric: asdict(found) for metric, found in compared.items()}} if compared else {}
+        differences = (
+            {"differences": {metric: asdict(result) for metric, result in compared.items()}} if compared else {}
+        )
         write_json(
             settings.json, {"task": settings.task, "language": settings.language, **plain, **differences, **about}
         )
@@ -149,8 +151,8 @@ def show(
     for metric, value in scores.values.items():
         row = [metric, f"{value:.2f}", _span(intervals[metric])]
         if compared:
-            found = compared[metric]
-            row += [f"{found.value:+.2f}", _span(found.interval), f"{found.p_value:.4f}"]
+            result = compared[metric]
+            row += [f"{result.value:+.2f}", _span(result.interval), f"{result.p_value:.4f}"]
         table.add_row(*row)
     console = Console()
     console.print(table)

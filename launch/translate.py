@@ -102,8 +102,8 @@ def _translate_files(
     with TemporaryDirectory(prefix="poses-") as folder:
         left_out = 0
         if unknown:
-            found, bad = estimated_recordings(unknown, Path(folder), translator.language, *networks)
-            known = known | {Path(recording.name): [recording] for recording in found}
+            result, bad = estimated_recordings(unknown, Path(folder), translator.language, *networks)
+            known = known | {Path(recording.name): [recording] for recording in result}
             left_out = len(bad)
         printed, unusable = _print(translator.translate(chain(*known.values(), *stored)))
     left_out += unusable
@@ -113,10 +113,10 @@ def _translate_files(
         print(f"left out: {left_out}", file=sys.stderr)
 
 
-def _print(found: Iterable["Translation | InputError"]) -> tuple[int, int]:
+def _print(result: Iterable["Translation | InputError"]) -> tuple[int, int]:
     """A line for each translation, at once; the others are named on stderr. How many there were of each."""
     printed = unusable = 0
-    for one in found:
+    for one in result:
         if isinstance(one, InputError):
             unusable += 1
             print(f"left out: {one}", file=sys.stderr, flush=True)

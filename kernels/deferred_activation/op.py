@@ -7,58 +7,58 @@ from ..dispatch import run
 from ..launch import contiguous
 from ..spec import Case, KernelSpec
 from .cpu_kernel import activation as on_cpu
-from .reference import Activation, Measured
+from .reference import Activation, ConvOutput
 from .reference import activation as reference
 
 
 @torch.library.custom_op("unisign_fast::activation", mutates_args=())
-def _forward(x: list[Tensor], rectified: bool) -> Tensor:
+def _forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
     from .triton_kernel import forward
 
-    return forward(contiguous(x), rectified)
+    return forward(contiguous(x), relu_before_residual)
 
 
 @_forward.register_fake
-def _(x, rectified):
+def _(x, relu_before_residual):
     return x[0].new_empty(x[0].shape)
 
 
 @torch.library.custom_op("unisign_fast::activation_backward", mutates_args=())
-def _backward(of_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], rectified: bool) -> list[Tensor]:
+def _backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
     from .triton_kernel import backward
 
-    return backward(of_x_FVC.contiguous(), x_FVC, contiguous(x), rectified)
+    return backward(grad_x_FVC.contiguous(), x_FVC, contiguous(x), relu_before_residual)
 
 
 @_backward.register_fake
-def _(of_x_FVC, x_FVC, x, rectified):
+def _(grad_x_FVC, x_FVC, x, relu_before_residual):
     return [tensor.new_empty(tensor.shape) for tensor in x]
 
 
 def _save(ctx, inputs, output) -> None:
-    x, ctx.rectified = inputs
+    x, ctx.relu_before_residual = inputs
     ctx.save_for_backward(output, *x)
 
 
-def _gradients(ctx, of_x_FVC: Tensor):
+def _gradients(ctx, grad_x_FVC: Tensor):
     x_FVC, *x = ctx.saved_tensors
-    return _backward(of_x_FVC, x_FVC, x, ctx.rectified), None
+    return _backward(grad_x_FVC, x_FVC, x, ctx.relu_before_residual), None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
 def _triton(x: Activation) -> Tensor:
-    return x.raw_FVC if x.scale_C is None else _forward(x.tensors(), x.rectified)
+    return x.conv_out_FVC if x.scale_C is None else _forward(x.tensors(), x.relu_before_residual)
 
 
-def as_measured(tensors: list[Tensor]) -> Measured:
+def as_conv_output(tensors: list[Tensor]) -> ConvOutput:
     """A convolution's output alone, or with its moments."""
-    return Measured(*tensors, *[None] * (3 - len(tensors)))
+    return ConvOutput(*tensors, *[None] * (3 - len(tensors)))
 
 
 def whole_gradient(gradients: list[Tensor | None], out: list[Tensor]) -> list[Tensor]:
-    """Gradients of a convolution's output and of its moments, zeros where it was not used; without moments where
+    """Gradients of a convolution's output and of its batch_stats, zeros where it was not used; without moments where
     neither was.
     """
     used = len(out) if any(gradient is not None for gradient in gradients[1:]) else 1
@@ -70,18 +70,18 @@ MADE_OF = {
     "plain": (1, 0, False),
     "scaled": (1, 2, False),
     "added": (2, 2, False),
-    "rectified and added": (2, 2, True),
+    "ReLU, then added": (2, 2, True),
     "both scaled": (2, 4, False),
-    "rectified, both scaled": (2, 4, True),
+    "relu_before_residual, both scaled": (2, 4, True),
 }
 
 
 def activation_inputs(shape: dict, random) -> Activation:
     """The activation of a case, its letter `X` one of `MADE_OF`."""
-    tensors, vectors, rectified = MADE_OF[shape["X"]]
+    tensors, vectors, relu_before_residual = MADE_OF[shape["X"]]
     sizes = [(shape["F"], shape["V"], shape["C"]), (shape["C"],), (shape["C"],)] * 2
     x = [random(*size, exact=len(size) == 1) for size in sizes[: tensors + vectors]]
-    return Activation(*x, rectified=rectified)
+    return Activation(*x, relu_before_residual=relu_before_residual)
 
 
 def activation_bytes(shape: dict, itemsize: int) -> int:
@@ -103,9 +103,9 @@ SPEC = KernelSpec(
     refusal=lambda x: None,
     inputs=lambda shape, random: (activation_inputs(shape, random),),
     cases=(
-        Case({"F": 7, "V": 9, "C": 64, "X": "rectified, both scaled"}, "a shortcut; the last tile not full"),
+        Case({"F": 7, "V": 9, "C": 64, "X": "relu_before_residual, both scaled"}, "a shortcut; the last tile not full"),
         Case({"F": 4, "V": 18, "C": 16, "X": "both scaled"}, "a shortcut without rectifying between"),
-        Case({"F": 4, "V": 9, "C": 70, "X": "rectified and added"}, "a residual as it is; a column tile not full"),
+        Case({"F": 4, "V": 9, "C": 70, "X": "ReLU, then added"}, "a residual as it is; a column tile not full"),
         Case({"F": 5, "V": 21, "C": 37, "X": "added"}, "a residual as it is, odd channels"),
         Case({"F": 1, "V": 1, "C": 3, "X": "scaled"}, "one row without a residual"),
         Case({"F": 0, "V": 18, "C": 64, "X": "both scaled"}, "no frames"),
@@ -113,7 +113,7 @@ SPEC = KernelSpec(
     training=tuple(
         Case({"F": 3840, "V": v, "C": 256, "X": kind}, f"16 clips of 240 frames, {v} joints, {kind}")
         for v in (9, 18, 21)
-        for kind in ("rectified, both scaled", "added")
+        for kind in ("relu_before_residual, both scaled", "added")
     ),
     flops=lambda shape: 4 * shape["F"] * shape["V"] * shape["C"],
     backward_flops=lambda shape: 8 * shape["F"] * shape["V"] * shape["C"],

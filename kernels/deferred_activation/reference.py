@@ -15,26 +15,26 @@ ROWS_AT_ONCE = 2048  # fit a core's cache
 
 class Activation(NamedTuple):
     """relu(raw * scale + shift + residual * residual_scale + residual_shift), not computed yet; `raw` where there is
-    no scale. A residual without a scale is added as it is; where `rectified`, to relu(raw * scale + shift).
+    no scale. A residual without a scale is added as it is; where `relu_before_residual`, to relu(raw * scale + shift).
     """
 
-    raw_FVC: Tensor
+    conv_out_FVC: Tensor
     scale_C: Tensor | None = None  # scales and shifts in float32
     shift_C: Tensor | None = None
     residual_FVC: Tensor | None = None
     residual_scale_C: Tensor | None = None
     residual_shift_C: Tensor | None = None
-    rectified: bool = False
+    relu_before_residual: bool = False
 
     def tensors(self) -> list[Tensor]:
         """The one, three, four or six that it is made of, in order."""
         return [tensor for tensor in self[:6] if tensor is not None]
 
 
-class Measured(NamedTuple):
+class ConvOutput(NamedTuple):
     """What a convolution writes, and the moments over its rows (frame, joint) in float32, if they were asked for."""
 
-    raw_FVO: Tensor
+    conv_out_FVO: Tensor
     mean_O: Tensor | None
     var_O: Tensor | None  # biased
 
@@ -42,15 +42,15 @@ class Measured(NamedTuple):
 def activation(x: Activation) -> Tensor:
     """x_FVC: the activation computed, in float32 at least, and rounded once to the type of `raw`."""
     if x.scale_C is None:
-        return x.raw_FVC
-    return before_relu(x).relu().to(x.raw_FVC.dtype)
+        return x.conv_out_FVC
+    return before_relu(x).relu().to(x.conv_out_FVC.dtype)
 
 
 def before_relu(x: Activation) -> Tensor:
     """[F, V, C] before its last ReLU, in float32 at least, of one that is not plain."""
-    exact = torch.promote_types(x.raw_FVC.dtype, torch.float32)
-    y_FVC = torch.addcmul(x.shift_C, x.raw_FVC.to(exact), x.scale_C)
-    if x.rectified:
+    exact = torch.promote_types(x.conv_out_FVC.dtype, torch.float32)
+    y_FVC = torch.addcmul(x.shift_C, x.conv_out_FVC.to(exact), x.scale_C)
+    if x.relu_before_residual:
         y_FVC = y_FVC.relu()
     if x.residual_scale_C is not None:
         y_FVC = y_FVC + torch.addcmul(x.residual_shift_C, x.residual_FVC.to(exact), x.residual_scale_C)
@@ -59,15 +59,15 @@ def before_relu(x: Activation) -> Tensor:
     return y_FVC
 
 
-def measured(raw_FVO: Tensor, moments: bool) -> Measured:
+def with_batch_stats(conv_out_FVO: Tensor, batch_stats: bool) -> ConvOutput:
     """With the moments over all rows in float32 at least; zeros where there is no row."""
-    if not moments:
-        return Measured(raw_FVO, None, None)
-    exact = torch.promote_types(raw_FVO.dtype, torch.float32)
-    return Measured(raw_FVO, *_Moments.apply(raw_FVO.flatten(0, 1).to(exact)))
+    if not batch_stats:
+        return ConvOutput(conv_out_FVO, None, None)
+    exact = torch.promote_types(conv_out_FVO.dtype, torch.float32)
+    return ConvOutput(conv_out_FVO, *_BatchStats.apply(conv_out_FVO.flatten(0, 1).to(exact)))
 
 
-class _Moments(torch.autograd.Function):
+class _BatchStats(torch.autograd.Function):
     """Mean and biased variance of rows [R, C].
 
     torch's sum() adds pairwise, which its CPU batch_norm does not: that is off by 2e-5 at 30,000 rows in float32.
@@ -82,8 +82,8 @@ class _Moments(torch.autograd.Function):
         return mean_C, squares_C / count
 
     @staticmethod
-    def backward(ctx, of_mean_C, of_var_C):
+    def backward(ctx, grad_mean_C, grad_var_C):
         rows_RC, mean_C = ctx.saved_tensors
         count = max(1, rows_RC.shape[0])
-        slope_C = 2 * of_var_C / count
-        return torch.addcmul(of_mean_C / count - mean_C * slope_C, rows_RC, slope_C)
+        slope_C = 2 * grad_var_C / count
+        return torch.addcmul(grad_mean_C / count - mean_C * slope_C, rows_RC, slope_C)

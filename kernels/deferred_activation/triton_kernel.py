@@ -32,14 +32,14 @@ def by_channel(vector, column, C: tl.constexpr):
 
 @triton.jit
 def activated(
-    raw, scale, shift, residual, residual_scale, residual_shift, place, inside, column,
-    C: tl.constexpr, KIND: tl.constexpr, RECTIFIED: tl.constexpr,
+    conv_out, scale, shift, residual, residual_scale, residual_shift, place, inside, column,
+    C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """x [R, C] in the type of `raw`; zero outside."""
-    value = tl.load(raw + place, inside, 0)
+    value = tl.load(conv_out + place, inside, 0)
     if KIND > 0:
         total = value.to(tl.float32) * by_channel(scale, column, C) + by_channel(shift, column, C)
-        if RECTIFIED:
+        if RELU_BEFORE_RESIDUAL:
             total = tl.maximum(total, 0, propagate_nan=tl.PropagateNan.ALL)
         if KIND == 2:
             total += tl.load(residual + place, inside, 0).to(tl.float32)
@@ -47,51 +47,51 @@ def activated(
             added = tl.load(residual + place, inside, 0).to(tl.float32)
             total += added * by_channel(residual_scale, column, C) + by_channel(residual_shift, column, C)
         total = tl.maximum(total, 0, propagate_nan=tl.PropagateNan.ALL)
-        value = tl.where(inside, total, 0).to(raw.dtype.element_ty)
+        value = tl.where(inside, total, 0).to(conv_out.dtype.element_ty)
     return value
 
 
 @triton.jit
 def store_activation_gradient(
-    of_x, x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, tile, place, inside, column,
-    C: tl.constexpr, KIND: tl.constexpr, RECTIFIED: tl.constexpr,
+    grad_x, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile, place, inside, column,
+    C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """Gradients of raw and residual from that of x [R, C] (float32), and the tile's share of those of the scales and
     shifts: sums [tiles, 4, C].
     """
     if KIND > 0:
-        of_x = tl.where(tl.load(x + place, inside, 0).to(tl.float32) > 0, of_x, 0)
+        grad_x = tl.where(tl.load(x + place, inside, 0).to(tl.float32) > 0, grad_x, 0)
         row = sums + tile * 4 * C + column
         if KIND == 2:
-            tl.store(of_residual + place, of_x.to(of_residual.dtype.element_ty), inside)
+            tl.store(grad_residual + place, grad_x.to(grad_residual.dtype.element_ty), inside)
         if KIND == 3:
             added = tl.load(residual + place, inside, 0).to(tl.float32)
-            tl.store(row + 2 * C, tl.sum(of_x * added, 0), column < C)
-            tl.store(row + 3 * C, tl.sum(of_x, 0), column < C)
-            scaled = of_x * by_channel(residual_scale, column, C)
-            tl.store(of_residual + place, scaled.to(of_residual.dtype.element_ty), inside)
-        value, factor = tl.load(raw + place, inside, 0).to(tl.float32), by_channel(scale, column, C)
-        if RECTIFIED:
-            of_x = tl.where(value * factor + by_channel(shift, column, C) > 0, of_x, 0)
-        tl.store(row, tl.sum(of_x * value, 0), column < C)
-        tl.store(row + C, tl.sum(of_x, 0), column < C)
-        of_x = of_x * factor
-    tl.store(of_raw + place, of_x.to(of_raw.dtype.element_ty), inside)
+            tl.store(row + 2 * C, tl.sum(grad_x * added, 0), column < C)
+            tl.store(row + 3 * C, tl.sum(grad_x, 0), column < C)
+            scaled = grad_x * by_channel(residual_scale, column, C)
+            tl.store(grad_residual + place, scaled.to(grad_residual.dtype.element_ty), inside)
+        value, factor = tl.load(conv_out + place, inside, 0).to(tl.float32), by_channel(scale, column, C)
+        if RELU_BEFORE_RESIDUAL:
+            grad_x = tl.where(value * factor + by_channel(shift, column, C) > 0, grad_x, 0)
+        tl.store(row, tl.sum(grad_x * value, 0), column < C)
+        tl.store(row + C, tl.sum(grad_x, 0), column < C)
+        grad_x = grad_x * factor
+    tl.store(grad_conv_out + place, grad_x.to(grad_conv_out.dtype.element_ty), inside)
 
 
 @triton.jit
-def store_moments(value, moments, tile, count, valid, column, C: tl.constexpr):
+def store_batch_stats(value, batch_stats, tile, count, valid, column, C: tl.constexpr):
     """Mean and sum of squares about it of a tile's `count` valid rows, as they are stored: moments [tiles, 2, C]."""
     mean = tl.sum(tl.where(valid[:, None], value, 0), 0) / count
     deviation = tl.where(valid[:, None], value - mean[None, :], 0)
-    row = moments + tile * 2 * C + column
+    row = batch_stats + tile * 2 * C + column
     tl.store(row, mean, column < C)
     tl.store(row + C, tl.sum(deviation * deviation, 0), column < C)
 
 
 @triton.jit
-def merge_moments(
-    moments, mean, var, tiles, rows, rows_a_tile, C: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr
+def merge_batch_stats(
+    batch_stats, mean, var, tiles, rows, rows_a_tile, C: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr
 ):
     """Mean and biased variance of all rows from those of the tiles, the last of which may not be full."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -100,7 +100,7 @@ def merge_moments(
         tile = first + tl.arange(0, TILES)
         count = tl.maximum(tl.minimum(rows - tile * rows_a_tile, rows_a_tile), 0).to(tl.float32)[:, None]
         inside = (tile < tiles)[:, None] & (column < C)[None, :]
-        total += tl.sum(count * tl.load(moments + tile[:, None] * 2 * C + column[None, :], inside, 0), 0)
+        total += tl.sum(count * tl.load(batch_stats + tile[:, None] * 2 * C + column[None, :], inside, 0), 0)
     centre = total / tl.maximum(rows, 1)
     squares = tl.zeros((COLUMNS,), tl.float32)
     for first in range(0, tiles, TILES):
@@ -108,26 +108,26 @@ def merge_moments(
         count = tl.maximum(tl.minimum(rows - tile * rows_a_tile, rows_a_tile), 0).to(tl.float32)[:, None]
         inside = (tile < tiles)[:, None] & (column < C)[None, :]
         place = tile[:, None] * 2 * C + column[None, :]
-        deviation = tl.load(moments + place, inside, 0) - centre[None, :]
-        within = tl.load(moments + place + C, inside, 0)
+        deviation = tl.load(batch_stats + place, inside, 0) - centre[None, :]
+        within = tl.load(batch_stats + place + C, inside, 0)
         squares += tl.sum(tl.where(inside, within + count * deviation * deviation, 0), 0)
     tl.store(mean + column, centre, column < C)
     tl.store(var + column, squares / tl.maximum(rows, 1), column < C)
 
 
 @triton.jit
-def moments_gradient(
-    of_out, out, mean, of_mean, of_var, total, sums, frames, frames_a_split, rows,
-    VC: tl.constexpr, C: tl.constexpr, MOMENTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+def batch_stats_gradient(
+    grad_out, out, mean, grad_mean, grad_var, total, sums, frames, frames_a_split, rows,
+    VC: tl.constexpr, C: tl.constexpr, BATCH_STATS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of [frames, VC] that comes of the values and of their moments together, and its sum over each
     split's frames: sums [splits, VC].
     """
     split, column = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    if MOMENTS:
+    if BATCH_STATS:
         channel = column % C
         centre = tl.load(mean + channel)[None, :]
-        even, slope = tl.load(of_mean + channel)[None, :] / rows, 2 * tl.load(of_var + channel)[None, :] / rows
+        even, slope = tl.load(grad_mean + channel)[None, :] / rows, 2 * tl.load(grad_var + channel)[None, :] / rows
     share = tl.zeros((COLUMNS,), tl.float32)
     start = split * frames_a_split
     end = tl.minimum(start + frames_a_split, frames)
@@ -135,8 +135,8 @@ def moments_gradient(
         frame = begin + tl.arange(0, ROWS)
         inside = (frame < end)[:, None] & (column < VC)[None, :]
         place = frame[:, None] * VC + column[None, :]
-        value = tl.load(of_out + place, inside, 0).to(tl.float32)
-        if MOMENTS:
+        value = tl.load(grad_out + place, inside, 0).to(tl.float32)
+        if BATCH_STATS:
             value += even + slope * (tl.load(out + place, inside, 0).to(tl.float32) - centre)
             rounded = tl.where(inside, value, 0).to(total.dtype.element_ty)
             tl.store(total + place, rounded, inside)
@@ -147,37 +147,54 @@ def moments_gradient(
 
 @triton.jit
 def activation_forward(
-    raw, scale, shift, residual, residual_scale, residual_shift, x, rows,
-    C: tl.constexpr, KIND: tl.constexpr, RECTIFIED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    conv_out, scale, shift, residual, residual_scale, residual_shift, x, rows,
+    C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     place, inside = row[:, None] * C + column[None, :], (row < rows)[:, None] & (column < C)[None, :]
     value = activated(
-        raw, scale, shift, residual, residual_scale, residual_shift, place, inside, column, C, KIND, RECTIFIED
+        conv_out,
+        scale,
+        shift,
+        residual,
+        residual_scale,
+        residual_shift,
+        place,
+        inside,
+        column,
+        C,
+        KIND,
+        RELU_BEFORE_RESIDUAL,
     )
     tl.store(x + place, value, inside)
 
 
 @triton.jit
 def activation_backward(
-    of_x, x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, rows,
-    C: tl.constexpr, KIND: tl.constexpr, RECTIFIED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    grad_x, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, rows,
+    C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     row, column = tile * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     place, inside = row[:, None] * C + column[None, :], (row < rows)[:, None] & (column < C)[None, :]
-    grad = tl.load(of_x + place, inside, 0).to(tl.float32)
+    grad = tl.load(grad_x + place, inside, 0).to(tl.float32)
     store_activation_gradient(
-        grad, x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, tile, place, inside, column,
-        C, KIND, RECTIFIED,
+        grad, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile, place, inside, column,
+        C, KIND, RELU_BEFORE_RESIDUAL,
     )  # fmt: skip
 
 
-def forward(x: list[Tensor], rectified: bool) -> Tensor:
+def forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
     """x_FVC of an activation (`Activation.tensors`) that is not plain."""
     frames, joints, channels = x[0].shape
     rows, out = frames * joints, torch.empty_like(x[0])
-    sizes = {"C": channels, "KIND": KINDS[len(x)], "RECTIFIED": rectified, "ROWS": ROWS, "COLUMNS": COLUMNS}
+    sizes = {
+        "C": channels,
+        "KIND": KINDS[len(x)],
+        "RELU_BEFORE_RESIDUAL": relu_before_residual,
+        "ROWS": ROWS,
+        "COLUMNS": COLUMNS,
+    }
     grid = triton.cdiv(rows, ROWS), triton.cdiv(channels, COLUMNS)
     launch(activation_forward, grid, *arguments(x), out, rows, **sizes, warps=WARPS, stages=1)
     return out
@@ -186,59 +203,59 @@ def forward(x: list[Tensor], rectified: bool) -> Tensor:
 class ActivationGradient:
     """Room for the gradients of an activation, which the kernel behind it fills by `store_activation_gradient`."""
 
-    def __init__(self, x: list[Tensor], rectified: bool, tiles: int):
+    def __init__(self, x: list[Tensor], relu_before_residual: bool, tiles: int):
         self.x = x
-        self.constants = {"KIND": KINDS[len(x)], "RECTIFIED": rectified}
-        self.of_raw = torch.empty_like(x[0])
-        self.of_residual = torch.empty_like(x[0]) if len(x) > 3 else self.of_raw
+        self.constants = {"KIND": KINDS[len(x)], "RELU_BEFORE_RESIDUAL": relu_before_residual}
+        self.grad_conv_out = torch.empty_like(x[0])
+        self.grad_residual = torch.empty_like(x[0]) if len(x) > 3 else self.grad_conv_out
         self.sums = torch.empty(tiles, 4, x[0].shape[2], dtype=torch.float32, device=x[0].device)
 
     def arguments(self, x_FVC: Tensor) -> list[Tensor]:
         """What `store_activation_gradient` takes from `x` to `sums`; x_FVC: the activation computed."""
-        return [x_FVC, *arguments(self.x)[:5], self.of_raw, self.of_residual, self.sums]
+        return [x_FVC, *arguments(self.x)[:5], self.grad_conv_out, self.grad_residual, self.sums]
 
     def gradients(self) -> list[Tensor]:
         """Those of the activation's tensors, in order."""
         scale, shift, residual_scale, residual_shift = (share.sum(0) for share in self.sums.unbind(1))
-        return [self.of_raw, scale, shift, self.of_residual, residual_scale, residual_shift][: len(self.x)]
+        return [self.grad_conv_out, scale, shift, self.grad_residual, residual_scale, residual_shift][: len(self.x)]
 
 
-def backward(of_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], rectified: bool) -> list[Tensor]:
+def backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
     """Gradients of the activation's tensors, in order."""
     frames, joints, channels = x_FVC.shape
     rows = frames * joints
     grid = triton.cdiv(rows, ROWS), triton.cdiv(channels, COLUMNS)
-    found = ActivationGradient(x, rectified, grid[0])
-    sizes = {"C": channels, **found.constants, "ROWS": ROWS, "COLUMNS": COLUMNS}
-    launch(activation_backward, grid, of_x_FVC, *found.arguments(x_FVC), rows, **sizes, warps=WARPS, stages=1)
-    return found.gradients()
+    result = ActivationGradient(x, relu_before_residual, grid[0])
+    sizes = {"C": channels, **result.constants, "ROWS": ROWS, "COLUMNS": COLUMNS}
+    launch(activation_backward, grid, grad_x_FVC, *result.arguments(x_FVC), rows, **sizes, warps=WARPS, stages=1)
+    return result.gradients()
 
 
-def merged(moments: Tensor, rows: int, rows_a_tile: int) -> list[Tensor]:
+def merged(batch_stats: Tensor, rows: int, rows_a_tile: int) -> list[Tensor]:
     """Mean and biased variance [C] of all rows from the tiles' [tiles, 2, C]."""
-    tiles, _, channels = moments.shape
-    mean, var = moments.new_empty(channels), moments.new_empty(channels)
+    tiles, _, channels = batch_stats.shape
+    mean, var = batch_stats.new_empty(channels), batch_stats.new_empty(channels)
     sizes = {"C": channels, "COLUMNS": COLUMNS, "TILES": TILES_AT_ONCE}
     grid = (triton.cdiv(channels, COLUMNS),)
-    launch(merge_moments, grid, moments, mean, var, tiles, rows, rows_a_tile, **sizes, warps=WARPS, stages=1)
+    launch(merge_batch_stats, grid, batch_stats, mean, var, tiles, rows, rows_a_tile, **sizes, warps=WARPS, stages=1)
     return [mean, var]
 
 
 def output_gradient(gradients: list[Tensor], out: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The whole gradient of a convolution's output, its moments' share included, and the sum over its frames [V, O].
 
-    gradients: that of the output, and those of its moments if they were used; out: the output with its moments.
+    gradients: that of the output, and those of its batch_stats if they were used; out: the output with its moments.
     """
     frames, joints, channels = out[0].shape
-    moments = len(gradients) > 1
+    batch_stats = len(gradients) > 1
     splits = min(MOST_SPLITS, triton.cdiv(frames, ROWS))
-    total = torch.empty_like(out[0]) if moments else gradients[0]
+    total = torch.empty_like(out[0]) if batch_stats else gradients[0]
     sums = torch.empty(splits, joints, channels, dtype=torch.float32, device=total.device)
-    vectors = (out[1], *gradients[1:]) if moments else (sums, sums, sums)
+    vectors = (out[1], *gradients[1:]) if batch_stats else (sums, sums, sums)
     numbers = frames, triton.cdiv(frames, max(splits, 1)), frames * joints
-    sizes = {"VC": joints * channels, "C": channels, "MOMENTS": moments, "ROWS": ROWS, "COLUMNS": COLUMNS}
+    sizes = {"VC": joints * channels, "C": channels, "BATCH_STATS": batch_stats, "ROWS": ROWS, "COLUMNS": COLUMNS}
     launch(
-        moments_gradient, (splits, triton.cdiv(joints * channels, COLUMNS)),
+        batch_stats_gradient, (splits, triton.cdiv(joints * channels, COLUMNS)),
         gradients[0], out[0], *vectors, total, sums, *numbers, **sizes, warps=WARPS, stages=1,
     )  # fmt: skip
     return total, sums.sum(0)

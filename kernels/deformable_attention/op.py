@@ -5,12 +5,12 @@ from torch import Tensor
 
 from ..dispatch import run
 from ..spec import Case, KernelSpec
-from .reference import keypoint_sampling as reference
+from .reference import deformable_attention as reference
 
 MOST_JOINTS, MOST_CELLS, MOST_WIDTH = 32, 16, 32  # a crop and group must fit one program's registers
 
 
-@torch.library.custom_op("unisign_fast::keypoint_sampling", mutates_args=())
+@torch.library.custom_op("unisign_fast::deformable_attention", mutates_args=())
 def _forward(
     query_NVC: Tensor,
     map_NCHW: Tensor,
@@ -104,7 +104,7 @@ def _bytes(shape: dict, itemsize: int) -> int:
 _MODEL = {"G": 8, "V": 21, "E": 32, "HW": (4, 4)}
 
 SPEC = KernelSpec(
-    name="keypoint_sampling",
+    name="deformable_attention",
     reference=reference,
     triton=_forward,
     refusal=_refusal,
@@ -129,7 +129,7 @@ SPEC = KernelSpec(
 )
 
 
-def keypoint_sampling(
+def deformable_attention(
     query_NVC: Tensor,
     map_NCHW: Tensor,
     position_NGV2: Tensor,

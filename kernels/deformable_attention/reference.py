@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 
-def keypoint_sampling(
+def deformable_attention(
     query_NVC: Tensor,
     map_NCHW: Tensor,
     position_NGV2: Tensor,

@@ -6,12 +6,12 @@ from torch import Tensor
 from ..dispatch import run
 from ..launch import contiguous
 from ..spec import Case, KernelSpec
-from .reference import keypoint_offsets as reference
+from .reference import deformable_offsets as reference
 
 MOST_JOINTS, MOST_WIDTH = 32, 32  # a crop and group must fit one program's registers
 
 
-@torch.library.custom_op("unisign_fast::keypoint_offsets", mutates_args=())
+@torch.library.custom_op("unisign_fast::deformable_offsets", mutates_args=())
 def _forward(
     joints_NVC: Tensor,
     query_weight_GEE: Tensor,
@@ -36,8 +36,8 @@ def _(joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, reference_NV2, rea
 
 @torch.library.custom_op("unisign_fast::keypoint_offsets_backward", mutates_args=())
 def _backward(
-    of_query_NVC: Tensor,
-    of_position_NGV2: Tensor,
+    grad_query_NVC: Tensor,
+    grad_position_NGV2: Tensor,
     query_NVC: Tensor,
     joints_NVC: Tensor,
     query_weight_GEE: Tensor,
@@ -48,13 +48,13 @@ def _backward(
 ) -> list[Tensor]:
     from .triton_kernel import backward
 
-    gradients = contiguous([of_query_NVC, of_position_NGV2])
+    gradients = contiguous([grad_query_NVC, grad_position_NGV2])
     inputs = contiguous([query_NVC, joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E])
     return backward(*gradients, *inputs, reach)
 
 
 @_backward.register_fake
-def _(of_query_NVC, of_position_NGV2, query_NVC, joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, reach):
+def _(grad_query_NVC, grad_position_NGV2, query_NVC, joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, reach):
     crops, joints, _ = joints_NVC.shape
     inputs = joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E
     return [*(x.new_empty(x.shape) for x in inputs), joints_NVC.new_empty(crops, joints, 2)]
@@ -65,8 +65,8 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(output[0], *tensors)
 
 
-def _gradients(ctx, of_query_NVC: Tensor, of_position_NGV2: Tensor):
-    return *_backward(of_query_NVC, of_position_NGV2, *ctx.saved_tensors, ctx.reach), None
+def _gradients(ctx, grad_query_NVC: Tensor, grad_position_NGV2: Tensor):
+    return *_backward(grad_query_NVC, grad_position_NGV2, *ctx.saved_tensors, ctx.reach), None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
@@ -109,7 +109,7 @@ def _backward_bytes(shape: dict, itemsize: int) -> int:
 _MODEL = {"G": 8, "V": 21, "E": 32}
 
 SPEC = KernelSpec(
-    name="keypoint_offsets",
+    name="deformable_offsets",
     reference=reference,
     triton=_forward,
     refusal=_refusal,
@@ -132,7 +132,7 @@ SPEC = KernelSpec(
 )
 
 
-def keypoint_offsets(
+def deformable_offsets(
     joints_NVC: Tensor,
     query_weight_GEE: Tensor,
     scale_E: Tensor,

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 
-def keypoint_offsets(
+def deformable_offsets(
     joints_NVC: Tensor,
     query_weight_GEE: Tensor,
     scale_E: Tensor,

@@ -76,9 +76,9 @@ def keypoint_offsets_backward(
     inside = (joint[:, None] < V) & (channel[None, :] < E)
     matrix = group_matrix(weight, group, channel, E)
     factor, term, to_x, to_y = _network(scale, shift, out, channel, E)
-    of_weight = tl.zeros((E_PADDED, E_PADDED), tl.float32)
-    of_scale, of_shift = tl.zeros((E_PADDED,), tl.float32), tl.zeros((E_PADDED,), tl.float32)
-    of_x, of_y = tl.zeros((E_PADDED,), tl.float32), tl.zeros((E_PADDED,), tl.float32)
+    grad_weight = tl.zeros((E_PADDED, E_PADDED), tl.float32)
+    grad_scale, grad_shift = tl.zeros((E_PADDED,), tl.float32), tl.zeros((E_PADDED,), tl.float32)
+    grad_x, grad_y = tl.zeros((E_PADDED,), tl.float32), tl.zeros((E_PADDED,), tl.float32)
     for crop in range(program, crops, programs):
         place = (crop * V + joint[:, None]) * (G * E) + group * E + channel[None, :]
         query_VE = tl.load(query + place, inside, 0).to(tl.float32)
@@ -89,25 +89,25 @@ def keypoint_offsets_backward(
         at = grad_position + ((crop * G + group) * V + joint) * 2
         x = tl.load(at, joint < V, 0).to(tl.float32) * reach * (1 - x * x)
         y = tl.load(at + 1, joint < V, 0).to(tl.float32) * reach * (1 - y * y)
-        of_x += tl.sum(x[:, None] * hidden, 0)
-        of_y += tl.sum(y[:, None] * hidden, 0)
+        grad_x += tl.sum(x[:, None] * hidden, 0)
+        grad_y += tl.sum(y[:, None] * hidden, 0)
         slope = share + z * tl.exp(-0.5 * z * z) * 0.3989422804014327
-        of_z = (x[:, None] * to_x + y[:, None] * to_y) * slope
-        of_scale += tl.sum(of_z * query_VE, 0)
-        of_shift += tl.sum(of_z, 0)
-        of_query = tl.load(grad_query + place, inside, 0).to(tl.float32) + of_z * factor
-        of_query = tl.where(inside, of_query, 0).to(matrix.dtype)
-        of_joints = tl.dot(of_query, matrix, input_precision="ieee")
-        tl.store(grad_joints + place, of_joints.to(grad_joints.dtype.element_ty), inside)
-        of_weight += tl.dot(tl.trans(of_query), tl.load(joints + place, inside, 0), input_precision="ieee")
+        grad_z = (x[:, None] * to_x + y[:, None] * to_y) * slope
+        grad_scale += tl.sum(grad_z * query_VE, 0)
+        grad_shift += tl.sum(grad_z, 0)
+        grad_query = tl.load(grad_query + place, inside, 0).to(tl.float32) + grad_z * factor
+        grad_query = tl.where(inside, grad_query, 0).to(matrix.dtype)
+        grad_joints = tl.dot(grad_query, matrix, input_precision="ieee")
+        tl.store(grad_joints + place, grad_joints.to(grad_joints.dtype.element_ty), inside)
+        grad_weight += tl.dot(tl.trans(grad_query), tl.load(joints + place, inside, 0), input_precision="ieee")
     at = program * G + group
     mask = (channel[:, None] < E) & (channel[None, :] < E)
-    tl.store(grad_weight + (at * E + channel[:, None]) * E + channel[None, :], of_weight, mask)
+    tl.store(grad_weight + (at * E + channel[:, None]) * E + channel[None, :], grad_weight, mask)
     row = grad_network + at * 4 * E + channel
-    tl.store(row, of_scale, channel < E)
-    tl.store(row + E, of_shift, channel < E)
-    tl.store(row + 2 * E, of_x, channel < E)
-    tl.store(row + 3 * E, of_y, channel < E)
+    tl.store(row, grad_scale, channel < E)
+    tl.store(row + E, grad_shift, channel < E)
+    tl.store(row + 2 * E, grad_x, channel < E)
+    tl.store(row + 3 * E, grad_y, channel < E)
 
 
 def forward(
@@ -130,8 +130,8 @@ def forward(
 
 
 def backward(
-    of_query_NVC: Tensor,
-    of_position_NGV2: Tensor,
+    grad_query_NVC: Tensor,
+    grad_position_NGV2: Tensor,
     query_NVC: Tensor,
     joints_NVC: Tensor,
     query_weight_GEE: Tensor,
@@ -143,15 +143,15 @@ def backward(
     """Gradients of joints, query weight, scale, shift, out and reference."""
     crops, joints, _ = joints_NVC.shape
     groups, width, _ = query_weight_GEE.shape
-    programs, of_joints = min(crops, MOST_PROGRAMS), torch.empty_like(joints_NVC)
-    of_weight = torch.empty(programs, groups, width, width, dtype=torch.float32, device=joints_NVC.device)
-    of_network = torch.empty(programs, groups, 4, width, dtype=torch.float32, device=joints_NVC.device)
+    programs, grad_joints = min(crops, MOST_PROGRAMS), torch.empty_like(joints_NVC)
+    grad_weight = torch.empty(programs, groups, width, width, dtype=torch.float32, device=joints_NVC.device)
+    grad_network = torch.empty(programs, groups, 4, width, dtype=torch.float32, device=joints_NVC.device)
     sizes = {"G": groups, "V": joints, "E": width, "V_PADDED": padded(joints), "E_PADDED": padded(width)}
-    inputs = of_query_NVC, of_position_NGV2, joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, query_NVC
+    inputs = grad_query_NVC, grad_position_NGV2, joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, query_NVC
     launch(
-        keypoint_offsets_backward, (groups, programs), *inputs, of_joints, of_weight, of_network, reach, crops,
+        keypoint_offsets_backward, (groups, programs), *inputs, grad_joints, grad_weight, grad_network, reach, crops,
         **sizes, warps=WARPS_BACKWARD, stages=1,
     )  # fmt: skip
-    network = of_network.sum((0, 1))
-    found = of_weight.sum(0), network[0], network[1], network[2:], of_position_NGV2.sum(1, dtype=torch.float32)
-    return [of_joints, *(gradient.to(joints_NVC.dtype, copy=True) for gradient in found)]
+    network = grad_network.sum((0, 1))
+    result = grad_weight.sum(0), network[0], network[1], network[2:], grad_position_NGV2.sum(1, dtype=torch.float32)
+    return [grad_joints, *(gradient.to(joints_NVC.dtype, copy=True) for gradient in result)]

@@ -5,15 +5,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..deferred_activation.reference import Activation, Measured, activation, measured
+from ..deferred_activation.reference import Activation, ConvOutput, activation, with_batch_stats
 
 
-class GraphConvolved(NamedTuple):
+class GraphConvOutput(NamedTuple):
     """What a graph convolution gives: its input computed, its output, and its shortcut's."""
 
     x_FVC: Tensor
-    out: Measured
-    shortcut: Measured | None
+    out: ConvOutput
+    shortcut: ConvOutput | None
 
 
 def graph_conv(
@@ -22,8 +22,8 @@ def graph_conv(
     weight_KOC: Tensor,
     bias_KO: Tensor,
     shortcut: tuple[Tensor, Tensor] | None,
-    moments: bool,
-) -> GraphConvolved:
+    batch_stats: bool,
+) -> GraphConvOutput:
     """y[f, w] = sum over k, v of A[k, v, w] (W_k x[f, v] + b_k), the learnable graph convolution of the pose encoder
     (paper, section 3.2; ST-GCN, Yan et al. 2018, with learned edges), and beside it the residual's 1x1
     convolution of the same x (the shortcut), where the number of channels changes.
@@ -35,7 +35,7 @@ def graph_conv(
         adjacency_KVV: one matrix a hop, from joint v (row) to joint w (column).
         weight_KOC, bias_KO: one linear map a hop. The bias goes through the adjacency too.
         shortcut: weight_OC and bias_O of the 1x1 convolution.
-        moments: whether those of the outputs are wanted.
+        batch_stats: whether those of the outputs are wanted.
     """
     hops, out_channels, in_channels = weight_KOC.shape
     x_FVC = activation(x)
@@ -43,5 +43,7 @@ def graph_conv(
     weight = weight_KOC.permute(1, 0, 2).reshape(out_channels, hops * in_channels)
     bias_VO = adjacency_KVV.sum(1).T @ bias_KO
     out_FVO = torch.nn.functional.linear(aggregated, weight) + bias_VO
-    shortcut_out = None if shortcut is None else measured(torch.nn.functional.linear(x_FVC, *shortcut), moments)
-    return GraphConvolved(x_FVC, measured(out_FVO, moments), shortcut_out)
+    shortcut_out = (
+        None if shortcut is None else with_batch_stats(torch.nn.functional.linear(x_FVC, *shortcut), batch_stats)
+    )
+    return GraphConvOutput(x_FVC, with_batch_stats(out_FVO, batch_stats), shortcut_out)

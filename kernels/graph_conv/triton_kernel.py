@@ -20,7 +20,7 @@ from ..deferred_activation.triton_kernel import (
     merged,
     output_gradient,
     store_activation_gradient,
-    store_moments,
+    store_batch_stats,
 )
 from ..launch import launch
 
@@ -57,9 +57,9 @@ def _matrix(weight, k, output, column, O: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def graph_conv_forward(
-    raw, scale, shift, residual, residual_scale, residual_shift,
-    adjacency, weight, bias, shortcut_weight, shortcut_bias, x, out, moments, shortcut, shortcut_moments, rows,
-    KIND: tl.constexpr, RECTIFIED: tl.constexpr, SHORTCUT: tl.constexpr, MOMENTS: tl.constexpr,
+    conv_out, scale, shift, residual, residual_scale, residual_shift,
+    adjacency, weight, bias, shortcut_weight, shortcut_bias, x, out, batch_stats, shortcut, shortcut_batch_stats, rows,
+    KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, SHORTCUT: tl.constexpr, BATCH_STATS: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
@@ -73,7 +73,18 @@ def graph_conv_forward(
         column = start + tl.arange(0, INPUTS)
         place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
         x_tile = activated(
-            raw, scale, shift, residual, residual_scale, residual_shift, place, inside, column, C, KIND, RECTIFIED
+            conv_out,
+            scale,
+            shift,
+            residual,
+            residual_scale,
+            residual_shift,
+            place,
+            inside,
+            column,
+            C,
+            KIND,
+            RELU_BEFORE_RESIDUAL,
         )
         if KIND > 0:
             if start // INPUTS % tl.num_programs(1) == block:  # each block of outputs writes its share of x
@@ -91,20 +102,20 @@ def graph_conv_forward(
     count = tl.minimum(rows - tile * USED, USED)
     rounded = total.to(out.dtype.element_ty)
     tl.store(out + place, rounded, inside)
-    if MOMENTS:
-        store_moments(rounded.to(tl.float32), moments, tile, count, valid, output, O)
+    if BATCH_STATS:
+        store_batch_stats(rounded.to(tl.float32), batch_stats, tile, count, valid, output, O)
     if SHORTCUT:
         rounded = (shortcut_total + by_channel(shortcut_bias, output, O)).to(out.dtype.element_ty)
         tl.store(shortcut + place, rounded, inside)
-        if MOMENTS:
-            store_moments(rounded.to(tl.float32), shortcut_moments, tile, count, valid, output, O)
+        if BATCH_STATS:
+            store_batch_stats(rounded.to(tl.float32), shortcut_batch_stats, tile, count, valid, output, O)
 
 
 @triton.jit
 def graph_conv_input_gradient(
     grad, shortcut_grad, kept_grad, adjacency, weight, shortcut_weight,
-    x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, rows,
-    KIND: tl.constexpr, RECTIFIED: tl.constexpr, SHORTCUT: tl.constexpr, KEPT: tl.constexpr,
+    x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, rows,
+    KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, SHORTCUT: tl.constexpr, KEPT: tl.constexpr,
     K: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
@@ -131,8 +142,8 @@ def graph_conv_input_gradient(
     if KEPT:
         total += tl.load(kept_grad + place, inside, 0).to(tl.float32)
     store_activation_gradient(
-        total, x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, tile, place, inside, column,
-        C, KIND, RECTIFIED,
+        total, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile, place, inside, column,
+        C, KIND, RELU_BEFORE_RESIDUAL,
     )  # fmt: skip
 
 
@@ -213,12 +224,12 @@ def _block_diagonal(adjacency_KVV: Tensor, rows: int) -> Tensor:
 
 def forward(
     x: list[Tensor],
-    rectified: bool,
+    relu_before_residual: bool,
     adjacency_KVV: Tensor,
     weight_KOC: Tensor,
     bias_VO: Tensor,
     shortcut: list[Tensor],
-    moments: bool,
+    batch_stats: bool,
 ) -> list[Tensor]:
     """D; out_FVO, with its mean and variance if moments are asked for; the same of the shortcut, if `shortcut` has its
     weight_OC and bias_O; x_FVC, unless it is plain. x: `Activation.tensors`. bias_VO in float32.
@@ -237,47 +248,47 @@ def forward(
         graph_conv_forward, (tiles, triton.cdiv(outputs, block["OUTPUTS"])),
         *arguments(x), diagonal, weight_KOC, bias_VO, *(shortcut or [weight_KOC, bias_VO]),
         x_FVC, outs[0], measures[0], outs[-1], measures[-1], rows,
-        KIND=KINDS[len(x)], RECTIFIED=rectified, SHORTCUT=bool(shortcut), MOMENTS=moments, **sizes, **block,
+        KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual, SHORTCUT=bool(shortcut), BATCH_STATS=batch_stats, **sizes, **block,
     )  # fmt: skip
-    found = [[out, *(merged(measure, rows, used) if moments else [])] for out, measure in zip(outs, measures)]
-    return [diagonal, *sum(found, []), *([] if x_FVC is x[0] else [x_FVC])]
+    result = [[out, *(merged(measure, rows, used) if batch_stats else [])] for out, measure in zip(outs, measures)]
+    return [diagonal, *sum(result, []), *([] if x_FVC is x[0] else [x_FVC])]
 
 
 def backward(
-    of_x_FVC: Tensor | None,
-    of_out: list[Tensor],
-    of_shortcut_out: list[Tensor],
+    grad_x_FVC: Tensor | None,
+    grad_out: list[Tensor],
+    grad_shortcut_out: list[Tensor],
     x_FVC: Tensor,
     diagonal: Tensor,
     out: list[Tensor],
     shortcut_out: list[Tensor],
     x: list[Tensor],
-    rectified: bool,
+    relu_before_residual: bool,
     weight_KOC: Tensor,
     shortcut: list[Tensor],
 ) -> list[Tensor]:
     """Gradients of adjacency, weight, bias_VO (float32), the shortcut's weight and bias if there is one, and the
     activation's tensors. `out` and `shortcut_out` are what `forward` gave, `of_` their gradients, of which those of the
-    moments, or all of x_FVC, may be missing.
+    batch_stats, or all of x_FVC, may be missing.
     """
     frames, joints, channels = x_FVC.shape
     hops, outputs, _ = weight_KOC.shape
     block, slim = _block(x_FVC.dtype), _block(x_FVC.dtype, outputs=32)
     rows, used = frames * joints, _used(joints, block["ROWS"])
     tiles = triton.cdiv(rows, used)
-    grad, of_bias = output_gradient(of_out, out)
-    shortcut_grad, of_shortcut = grad, []
+    grad, grad_bias = output_gradient(grad_out, out)
+    shortcut_grad, grad_shortcut = grad, []
     if shortcut:
-        shortcut_grad, of_bias_VO = output_gradient(of_shortcut_out, shortcut_out)
-        of_weight_OC = shortcut_grad.flatten(0, 1).T @ x_FVC.flatten(0, 1)
-        of_shortcut = [of_weight_OC, of_bias_VO.sum(0).to(shortcut[1].dtype)]
+        shortcut_grad, grad_bias_VO = output_gradient(grad_shortcut_out, shortcut_out)
+        grad_weight_OC = shortcut_grad.flatten(0, 1).T @ x_FVC.flatten(0, 1)
+        grad_shortcut = [grad_weight_OC, grad_bias_VO.sum(0).to(shortcut[1].dtype)]
     sizes = {"K": hops, "C": channels, "O": outputs, "USED": used}
-    found = ActivationGradient(x, rectified, tiles)
+    result = ActivationGradient(x, relu_before_residual, tiles)
     launch(
         graph_conv_input_gradient, (tiles, triton.cdiv(channels, block["INPUTS"])),
-        grad, shortcut_grad, grad if of_x_FVC is None else of_x_FVC, diagonal, weight_KOC,
-        shortcut[0] if shortcut else weight_KOC, *found.arguments(x_FVC), rows,
-        **found.constants, SHORTCUT=bool(shortcut), KEPT=of_x_FVC is not None, **sizes, **slim,
+        grad, shortcut_grad, grad if grad_x_FVC is None else grad_x_FVC, diagonal, weight_KOC,
+        shortcut[0] if shortcut else weight_KOC, *result.arguments(x_FVC), rows,
+        **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None, **sizes, **slim,
     )  # fmt: skip
     splits = min(MOST_SPLITS, tiles)
     shares = rows, tiles, triton.cdiv(tiles, max(splits, 1))
@@ -285,13 +296,17 @@ def backward(
     def sums(*shape: int) -> Tensor:
         return torch.empty(splits, hops, *shape, dtype=torch.float32, device=x_FVC.device)
 
-    of_weight, of_diagonal = sums(outputs, channels), sums(block["ROWS"], block["ROWS"])
+    grad_weight, grad_diagonal = sums(outputs, channels), sums(block["ROWS"], block["ROWS"])
     blocks = hops * triton.cdiv(outputs, block["OUTPUTS"]), triton.cdiv(channels, block["INPUTS"])
     weight_inputs, adjacency_inputs = (x_FVC, grad, diagonal), (x_FVC, grad, weight_KOC)
-    launch(graph_conv_weight_gradient, (*blocks, splits), *weight_inputs, of_weight, *shares, **sizes, **block)
+    launch(graph_conv_weight_gradient, (*blocks, splits), *weight_inputs, grad_weight, *shares, **sizes, **block)
     wide = block | {"OUTPUTS": 64}  # narrower ones spill in float32
-    launch(graph_conv_adjacency_gradient, (hops, splits), *adjacency_inputs, of_diagonal, *shares, **sizes, **wide)
-    framewise = of_diagonal.sum(0)[:, :used, :used].unflatten(1, (-1, joints)).unflatten(3, (-1, joints))
-    of_adjacency = framewise.diagonal(dim1=1, dim2=3).sum(-1).transpose(1, 2)  # [K, w, v] to [K, v, w]
-    of_parameters = [of_adjacency.to(weight_KOC.dtype).contiguous(), of_weight.sum(0).to(weight_KOC.dtype), of_bias]
-    return [*of_parameters, *of_shortcut, *found.gradients()]
+    launch(graph_conv_adjacency_gradient, (hops, splits), *adjacency_inputs, grad_diagonal, *shares, **sizes, **wide)
+    framewise = grad_diagonal.sum(0)[:, :used, :used].unflatten(1, (-1, joints)).unflatten(3, (-1, joints))
+    grad_adjacency = framewise.diagonal(dim1=1, dim2=3).sum(-1).transpose(1, 2)  # [K, w, v] to [K, v, w]
+    grad_parameters = [
+        grad_adjacency.to(weight_KOC.dtype).contiguous(),
+        grad_weight.sum(0).to(weight_KOC.dtype),
+        grad_bias,
+    ]
+    return [*grad_parameters, *grad_shortcut, *result.gradients()]

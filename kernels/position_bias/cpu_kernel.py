@@ -36,27 +36,29 @@ class _PositionBias(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_bias_NGVV: Tensor):
+    def backward(ctx, grad_bias_NGVV: Tensor):
         """One for each argument of `forward`; those of the layers are summed in float32."""
         reference_NV2, position_NGV2, *tensors = ctx.saved_tensors
-        of_reference_NV2, of_position_NGV2 = torch.empty_like(reference_NV2), torch.empty_like(position_NGV2)
-        of_tensors = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in tensors]
-        layers, of_layers = _layers(tensors), list(zip(of_tensors[::2], of_tensors[1::2]))
-        for turn in _turns(of_bias_NGVV):
+        grad_reference_NV2, grad_position_NGV2 = torch.empty_like(reference_NV2), torch.empty_like(position_NGV2)
+        grad_tensors = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in tensors]
+        layers, grad_layers = _layers(tensors), list(zip(grad_tensors[::2], grad_tensors[1::2]))
+        for turn in _turns(grad_bias_NGVV):
             distance_2NGVV = _distance(reference_NV2[turn], position_NGV2[turn])
             inputs = _inputs(layers, distance_2NGVV)
-            grad = of_bias_NGVV[turn].float().reshape(-1, 1)
-            for (weight, _), (of_weight, of_bias), x in zip(reversed(layers), reversed(of_layers), reversed(inputs)):
-                of_weight.T.addmm_(x.T, grad)
-                of_bias += grad.sum(0)
+            grad = grad_bias_NGVV[turn].float().reshape(-1, 1)
+            for (weight, _), (grad_weight, grad_bias), x in zip(
+                reversed(layers), reversed(grad_layers), reversed(inputs)
+            ):
+                grad_weight.T.addmm_(x.T, grad)
+                grad_bias += grad.sum(0)
                 grad = grad @ weight
                 if x is not inputs[0]:
                     grad = torch.ops.aten.threshold_backward(grad, x, 0.0)
-            of_distance_2NGVV = grad.T.reshape(distance_2NGVV.shape) * _slope(distance_2NGVV)
-            of_reference_NV2[turn] = of_distance_2NGVV.sum((2, 4)).movedim(0, -1)
-            of_position_NGV2[turn] = -of_distance_2NGVV.sum(3).movedim(0, -1)
-        of_tensors = [grad.to(tensor.dtype) for grad, tensor in zip(of_tensors, tensors)]
-        return of_reference_NV2, of_position_NGV2, *of_tensors
+            grad_distance_2NGVV = grad.T.reshape(distance_2NGVV.shape) * _slope(distance_2NGVV)
+            grad_reference_NV2[turn] = grad_distance_2NGVV.sum((2, 4)).movedim(0, -1)
+            grad_position_NGV2[turn] = -grad_distance_2NGVV.sum(3).movedim(0, -1)
+        grad_tensors = [grad.to(tensor.dtype) for grad, tensor in zip(grad_tensors, tensors)]
+        return grad_reference_NV2, grad_position_NGV2, *grad_tensors
 
 
 def _layers(tensors: tuple[Tensor, ...]) -> list[Layer]:

@@ -46,8 +46,8 @@ def _save(ctx, inputs, output) -> None:
 
 def _gradients(ctx, grad_NGVV: Tensor):
     reference_NV2, position_NGV2, *weights = ctx.saved_tensors
-    of_reference, of_position, *of_weights = _backward(grad_NGVV, reference_NV2, position_NGV2, weights)
-    return of_reference, of_position, of_weights
+    grad_reference, grad_position, *grad_weights = _backward(grad_NGVV, reference_NV2, position_NGV2, weights)
+    return grad_reference, grad_position, grad_weights
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

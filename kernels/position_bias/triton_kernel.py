@@ -173,7 +173,7 @@ def backward(grad_NGVV: Tensor, reference_NV2: Tensor, position_NGV2: Tensor, we
         G=groups, V=joints, V_PADDED=padded(joints), H=hidden, H_PADDED=padded(hidden),
         ROWS=ROWS_BACKWARD, warps=WARPS, stages=1,
     )  # fmt: skip
-    of_weights = [
+    grad_weights = [
         first[:, :2].sum(0).T.contiguous(),
         first[:, 2].sum(0),
         matrix.sum(0),
@@ -181,4 +181,4 @@ def backward(grad_NGVV: Tensor, reference_NV2: Tensor, position_NGV2: Tensor, we
         second[:, 1:2].sum(0),
         second[:, 2, :1].sum(0),
     ]
-    return [reference_NGV2.sum(1), position, *of_weights]
+    return [reference_NGV2.sum(1), position, *grad_weights]

@@ -25,14 +25,14 @@ from ..deferred_activation.cpu_kernel import (
     Activated,
     ActivationGradient,
     OutputGradient,
-    measured,
     rows_at_once,
     turns,
+    with_batch_stats,
 )
-from ..deferred_activation.reference import Activation, Measured
+from ..deferred_activation.reference import Activation, ConvOutput
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity; more of them would cost precision
-MOST_TAPS = 5
+MAX_KERNEL_SIZE = 5
 
 
 class Transforms(NamedTuple):
@@ -54,23 +54,23 @@ class Tiles(NamedTuple):
 
 
 class _TemporalConv(Function):
-    """The output, and its moments if they are asked for, otherwise None."""
+    """The output, and its batch_stats if they are asked for, otherwise None."""
 
     @staticmethod
-    def forward(ctx, rectified: bool, moments: bool, offsets, weight_TOC, bias_O, *tensors):
+    def forward(ctx, relu_before_residual: bool, batch_stats: bool, cu_seqlens, weight_TOC, bias_O, *tensors):
         """tensors: the six of an `Activation`."""
-        x = Activated(Activation(*tensors, rectified))
+        x = Activated(Activation(*tensors, relu_before_residual))
         out_FVO = torch.empty(*x.shape[:2], weight_TOC.shape[1])
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
-        ctx.tiles = list(_tiles(offsets, x.shape, len(weight_TOC)))
+        ctx.tiles = list(_tiles(cu_seqlens, x.shape, len(weight_TOC)))
         for tiles in ctx.tiles:
             points_NRO = _input_points(transforms, tiles, x.of(tiles.seen)) @ weight_NCO
             out_FVO[tiles.written] = bias_O
             run(_add_to_frames, points_NRO, array(transforms.outputs_PN), tiles.written_IP, out_FVO)
-        out = measured(out_FVO, moments, tensors[0].dtype)
+        out = with_batch_stats(out_FVO, batch_stats, tensors[0].dtype)
         ctx.set_materialize_grads(False)
-        ctx.rectified = rectified
+        ctx.relu_before_residual = relu_before_residual
         ctx.save_for_backward(weight_TOC, bias_O, *out, *tensors)
         return tuple(out)
 
@@ -79,32 +79,32 @@ class _TemporalConv(Function):
     def backward(ctx, *gradients: Tensor | None):
         """One for each argument of `forward`; those of parameters are summed in float32."""
         weight_TOC, bias_O, *saved = ctx.saved_tensors
-        of_out = OutputGradient(Measured(*saved[:3]), gradients)
-        found = ActivationGradient(Activation(*saved[3:], ctx.rectified), torch.zeros(saved[3].shape))
+        grad_out = OutputGradient(ConvOutput(*saved[:3]), gradients)
+        result = ActivationGradient(Activation(*saved[3:], ctx.relu_before_residual), torch.zeros(saved[3].shape))
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
-        of_weight_NCO, of_bias_O = torch.zeros_like(weight_NCO), torch.zeros_like(bias_O, dtype=torch.float32)
+        grad_weight_NCO, grad_bias_O = torch.zeros_like(weight_NCO), torch.zeros_like(bias_O, dtype=torch.float32)
         for tiles in ctx.tiles:
-            grad_FVO = of_out.of(tiles.written)
-            of_bias_O += grad_FVO.sum((0, 1))
+            grad_FVO = grad_out.of(tiles.written)
+            grad_bias_O += grad_FVO.sum((0, 1))
             grad_NRO = _points(grad_FVO, tiles.written, tiles.written_IP, transforms.outputs_PN.T)
-            of_weight_NCO.baddbmm_(_input_points(transforms, tiles, found.x.of(tiles.seen)).mT, grad_NRO)
-            of_points_NRC = grad_NRO @ weight_NCO.mT
-            run(_add_to_frames, of_points_NRC, array(transforms.inputs_NQ.T), tiles.seen_IQ, found.grad_FVC)
-            found.settle(tiles.own)
-        of_weight_TOC = torch.einsum("nt,nco->toc", transforms.weights_NT, of_weight_NCO).to(weight_TOC.dtype)
-        return None, None, None, of_weight_TOC, of_bias_O.to(bias_O.dtype), *found.found()
+            grad_weight_NCO.baddbmm_(_input_points(transforms, tiles, result.x.of(tiles.seen)).mT, grad_NRO)
+            grad_points_NRC = grad_NRO @ weight_NCO.mT
+            run(_add_to_frames, grad_points_NRC, array(transforms.inputs_NQ.T), tiles.seen_IQ, result.grad_FVC)
+            result.apply_backward(tiles.own)
+        grad_weight_TOC = torch.einsum("nt,nco->toc", transforms.weights_NT, grad_weight_NCO).to(weight_TOC.dtype)
+        return None, None, None, grad_weight_TOC, grad_bias_O.to(bias_O.dtype), *result.result()
 
 
-def _phases(taps: int) -> int:
-    return max(1, taps - 1)
+def _phases(kernel_size: int) -> int:
+    return max(1, kernel_size - 1)
 
 
 @cache
-def _transforms(taps: int) -> Transforms:
+def _transforms(kernel_size: int) -> Transforms:
     """By Toom and Cook's interpolation, in exact numbers; transposed, since a convolution over time slides."""
-    phases = _phases(taps)
-    size = phases + taps - 1
+    phases = _phases(kernel_size)
+    size = phases + kernel_size - 1
     points = POINTS[: size - 1]
 
     def powers(count: int) -> list[list[Fraction]]:
@@ -114,7 +114,7 @@ def _transforms(taps: int) -> Transforms:
     inputs = list(zip(*_inverse(powers(size))))
     scale = [sum(map(abs, row)) for row in inputs]  # about as large at every point, which the weights make up for
     inputs = [[value / s for value in row] + [Fraction(0)] * (2 * phases - size) for row, s in zip(inputs, scale)]
-    weights = [[value * s for value in row] for row, s in zip(powers(taps), scale)]
+    weights = [[value * s for value in row] for row, s in zip(powers(kernel_size), scale)]
     outputs = zip(*powers(phases))
     return Transforms(*(torch.tensor([list(map(float, row)) for row in m]) for m in (inputs, weights, outputs)))
 
@@ -133,14 +133,14 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
     return [row[size:] for row in rows]
 
 
-def _tiles(offsets: Tensor, shape: torch.Size, taps: int) -> Iterator[Tiles]:
+def _tiles(cu_seqlens: Tensor, shape: torch.Size, kernel_size: int) -> Iterator[Tiles]:
     """All tiles of all clips, as many at a time as the cache holds, evenly; shape: of x_FVC."""
     frames, joints, channels = shape
     if not frames:
         return
-    gap, phases = taps // 2, _phases(taps)
+    gap, phases = kernel_size // 2, _phases(kernel_size)
     frame_F = torch.arange(frames)
-    place_F = frame_F + gap * (torch.searchsorted(offsets, frame_F, right=True) - 1)
+    place_F = frame_F + gap * (torch.searchsorted(cu_seqlens, frame_F, right=True) - 1)
     tiles = (place_F[-1].item() + gap) // phases + 1
     frame_at = torch.full(((tiles + 1) * phases + gap,), -1)
     frame_at[place_F + gap] = frame_F  # as an input; as an output it lies `gap` before
@@ -209,7 +209,9 @@ def _add_to_frames(points_NRC, matrix_QN, frames_IQ, y_FVC):
                                 y_FVC[frame, joint, c] += factor * points_NRC[n, tile * joints + joint, c]
 
 
-def temporal_conv(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
-    """See kernels/temporal_conv/reference.py; at most `MOST_TAPS` taps."""
-    assert len(weight_TOC) <= MOST_TAPS, weight_TOC.shape
-    return Measured(*_TemporalConv.apply(x.rectified, moments, offsets, weight_TOC, bias_O, *x[:6]))
+def temporal_conv(
+    x: Activation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
+) -> ConvOutput:
+    """See kernels/temporal_conv/reference.py; at most `MAX_KERNEL_SIZE` taps."""
+    assert len(weight_TOC) <= MAX_KERNEL_SIZE, weight_TOC.shape
+    return ConvOutput(*_TemporalConv.apply(x.relu_before_residual, batch_stats, cu_seqlens, weight_TOC, bias_O, *x[:6]))

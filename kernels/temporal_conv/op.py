@@ -5,40 +5,52 @@ calls.
 import torch
 from torch import Tensor
 
-from ..deferred_activation.op import activated_bytes, activation_bytes, activation_inputs, as_measured, whole_gradient
-from ..deferred_activation.reference import Activation, Measured
+from ..deferred_activation.op import (
+    activated_bytes,
+    activation_bytes,
+    activation_inputs,
+    as_conv_output,
+    whole_gradient,
+)
+from ..deferred_activation.reference import Activation, ConvOutput
 from ..dispatch import run
 from ..launch import contiguous
 from ..spec import Case, KernelSpec
-from .cpu_kernel import MOST_TAPS
+from .cpu_kernel import MAX_KERNEL_SIZE
 from .cpu_kernel import temporal_conv as on_cpu
 from .reference import temporal_conv as reference
 
 
 @torch.library.custom_op("unisign_fast::temporal_conv", mutates_args=())
 def _forward(
-    x: list[Tensor], rectified: bool, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool
+    x: list[Tensor],
+    relu_before_residual: bool,
+    first_F: Tensor,
+    end_F: Tensor,
+    weight_TOC: Tensor,
+    bias_O: Tensor,
+    batch_stats: bool,
 ) -> list[Tensor]:
     from .triton_kernel import forward
 
-    return forward(contiguous(x), rectified, first_F, end_F, *contiguous([weight_TOC, bias_O]), moments)
+    return forward(contiguous(x), relu_before_residual, first_F, end_F, *contiguous([weight_TOC, bias_O]), batch_stats)
 
 
 @_forward.register_fake
-def _(x, rectified, first_F, end_F, weight_TOC, bias_O, moments):
+def _(x, relu_before_residual, first_F, end_F, weight_TOC, bias_O, batch_stats):
     outputs = weight_TOC.shape[1]
-    found = [x[0].new_empty(*x[0].shape[:2], outputs)]
-    found += [x[0].new_empty(outputs, dtype=torch.float32) for _ in range(2 if moments else 0)]
-    return found + [x[0].new_empty(x[0].shape)] * (len(x) > 1)
+    result = [x[0].new_empty(*x[0].shape[:2], outputs)]
+    result += [x[0].new_empty(outputs, dtype=torch.float32) for _ in range(2 if batch_stats else 0)]
+    return result + [x[0].new_empty(x[0].shape)] * (len(x) > 1)
 
 
 @torch.library.custom_op("unisign_fast::temporal_conv_backward", mutates_args=())
 def _backward(
-    of_out: list[Tensor],
+    grad_out: list[Tensor],
     x_FVC: Tensor,
     out: list[Tensor],
     x: list[Tensor],
-    rectified: bool,
+    relu_before_residual: bool,
     first_F: Tensor,
     end_F: Tensor,
     weight_TOC: Tensor,
@@ -46,57 +58,66 @@ def _backward(
     from .triton_kernel import backward
 
     x_FVC, weight_TOC = contiguous([x_FVC, weight_TOC])
-    return backward(contiguous(of_out), x_FVC, out, contiguous(x), rectified, first_F, end_F, weight_TOC)
+    return backward(contiguous(grad_out), x_FVC, out, contiguous(x), relu_before_residual, first_F, end_F, weight_TOC)
 
 
 @_backward.register_fake
-def _(of_out, x_FVC, out, x, rectified, first_F, end_F, weight_TOC):
-    of_bias = weight_TOC.new_empty(weight_TOC.shape[1], dtype=torch.float32)
-    return [torch.empty_like(weight_TOC), of_bias, *(tensor.new_empty(tensor.shape) for tensor in x)]
+def _(grad_out, x_FVC, out, x, relu_before_residual, first_F, end_F, weight_TOC):
+    grad_bias = weight_TOC.new_empty(weight_TOC.shape[1], dtype=torch.float32)
+    return [torch.empty_like(weight_TOC), grad_bias, *(tensor.new_empty(tensor.shape) for tensor in x)]
 
 
 def _save(ctx, inputs, output) -> None:
-    x, ctx.rectified, first_F, end_F, weight_TOC, bias_O, moments = inputs
+    x, ctx.relu_before_residual, first_F, end_F, weight_TOC, bias_O, batch_stats = inputs
     ctx.set_materialize_grads(False)
-    ctx.outs, ctx.bias_dtype = 3 if moments else 1, bias_O.dtype
+    ctx.outs, ctx.bias_dtype = 3 if batch_stats else 1, bias_O.dtype
     ctx.save_for_backward(first_F, end_F, weight_TOC, *output, *x)
-    ctx.found = len(output)
+    ctx.result = len(output)
 
 
 def _gradients(ctx, gradients: list[Tensor | None]):
     first_F, end_F, weight_TOC, *saved = ctx.saved_tensors
-    found, x = saved[: ctx.found], saved[ctx.found :]
-    out = found[: ctx.outs]
-    x_FVC = x[0] if len(x) == 1 else found[-1]
-    of_out = whole_gradient(gradients[: ctx.outs], out)
-    of_weight, of_bias, *of_x = _backward(of_out, x_FVC, out, x, ctx.rectified, first_F, end_F, weight_TOC)
-    return of_x, None, None, None, of_weight, of_bias.to(ctx.bias_dtype), None
+    result, x = saved[: ctx.result], saved[ctx.result :]
+    out = result[: ctx.outs]
+    x_FVC = x[0] if len(x) == 1 else result[-1]
+    grad_out = whole_gradient(gradients[: ctx.outs], out)
+    grad_weight, grad_bias, *grad_x = _backward(
+        grad_out, x_FVC, out, x, ctx.relu_before_residual, first_F, end_F, weight_TOC
+    )
+    return grad_x, None, None, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _triton(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
+def _triton(x: Activation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool) -> ConvOutput:
     from .triton_kernel import clip_bounds
 
-    found = _forward(x.tensors(), x.rectified, *clip_bounds(offsets, x.raw_FVC.shape[0]), weight_TOC, bias_O, moments)
-    return as_measured(found[: 3 if moments else 1])
+    result = _forward(
+        x.tensors(),
+        x.relu_before_residual,
+        *clip_bounds(cu_seqlens, x.conv_out_FVC.shape[0]),
+        weight_TOC,
+        bias_O,
+        batch_stats,
+    )
+    return as_conv_output(result[: 3 if batch_stats else 1])
 
 
-def _cpu(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
-    return (on_cpu if len(weight_TOC) <= MOST_TAPS else reference)(x, offsets, weight_TOC, bias_O, moments)
+def _cpu(x: Activation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool) -> ConvOutput:
+    return (on_cpu if len(weight_TOC) <= MAX_KERNEL_SIZE else reference)(x, cu_seqlens, weight_TOC, bias_O, batch_stats)
 
 
-def _refusal(x: Activation, offsets: Tensor, weight_TOC: Tensor, *_) -> str | None:
+def _refusal(x: Activation, cu_seqlens: Tensor, weight_TOC: Tensor, *_) -> str | None:
     return None if weight_TOC.shape[0] % 2 else f"{weight_TOC.shape[0]} taps have no middle one"
 
 
 def _inputs(shape: dict, random) -> tuple:
-    channels, outputs, taps = (shape[name] for name in ("C", "O", "K"))
+    channels, outputs, kernel_size = (shape[name] for name in ("C", "O", "K"))
     x = activation_inputs(_flat(shape), random)
-    offsets = torch.tensor([0, *shape["T"]]).cumsum(0).to(x.raw_FVC.device)
-    weight_TOC = random(taps, outputs, channels, scale=(channels * taps) ** -0.5)
-    return x, offsets, weight_TOC, random(outputs), shape["moments"]
+    cu_seqlens = torch.tensor([0, *shape["T"]]).cumsum(0).to(x.conv_out_FVC.device)
+    weight_TOC = random(kernel_size, outputs, channels, scale=(channels * kernel_size) ** -0.5)
+    return x, cu_seqlens, weight_TOC, random(outputs), shape["batch_stats"]
 
 
 def _flat(shape: dict) -> dict:
@@ -132,7 +153,7 @@ def _backward_bytes(shape: dict, itemsize: int) -> int:
     return 2 * twice + activated_bytes(_flat(shape), itemsize)
 
 
-_MODEL = {"C": 256, "O": 256, "K": 5, "X": "scaled", "moments": True}
+_MODEL = {"C": 256, "O": 256, "K": 5, "X": "scaled", "batch_stats": True}
 
 SPEC = KernelSpec(
     name="temporal_conv",
@@ -143,19 +164,19 @@ SPEC = KernelSpec(
     inputs=_inputs,
     cases=(
         Case(
-            {"T": [6, 1, 9, 2], "V": 21, "C": 40, "O": 24, "K": 5, "X": "scaled", "moments": True},
+            {"T": [6, 1, 9, 2], "V": 21, "C": 40, "O": 24, "K": 5, "X": "scaled", "batch_stats": True},
             "ragged clips, one of a single frame",
         ),
         Case({"T": [8, 3], "V": 9, **_MODEL}, "the model's channels"),
         Case(
-            {"T": [5], "V": 18, "C": 3, "O": 130, "K": 3, "X": "both scaled", "moments": True},
+            {"T": [5], "V": 18, "C": 3, "O": 130, "K": 3, "X": "both scaled", "batch_stats": True},
             "few inputs; one output more than a tile",
         ),
         Case(
-            {"T": [3, 0, 4], "V": 1, "C": 16, "O": 16, "K": 1, "X": "plain", "moments": False},
+            {"T": [3, 0, 4], "V": 1, "C": 16, "O": 16, "K": 1, "X": "plain", "batch_stats": False},
             "an empty clip, one joint, one tap",
         ),
-        Case({"T": [], "V": 21, "C": 16, "O": 16, "K": 5, "X": "added", "moments": True}, "no clips"),
+        Case({"T": [], "V": 21, "C": 16, "O": 16, "K": 5, "X": "added", "batch_stats": True}, "no clips"),
     ),
     training=tuple(
         Case({"T": [240] * 16, "V": v, **_MODEL}, f"16 clips of 240 frames, {v} joints") for v in (9, 18, 21)
@@ -167,6 +188,8 @@ SPEC = KernelSpec(
 )
 
 
-def temporal_conv(x: Activation, offsets: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool) -> Measured:
+def temporal_conv(
+    x: Activation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
+) -> ConvOutput:
     """See kernels/temporal_conv/reference.py."""
-    return run(SPEC, x, offsets, weight_TOC, bias_O, moments)
+    return run(SPEC, x, cu_seqlens, weight_TOC, bias_O, batch_stats)

@@ -1,5 +1,5 @@
 """Temporal convolution in Triton: on flat rows (frame, joint) a tap is a shift by whole frames, so that the convolution
-is one matrix product over taps and channels together; each frame's clip says which taps are beyond its ends. The
+is one matrix product over kernel_size and channels together; each frame's clip says which taps are beyond its ends. The
 activation before it and the moments behind it go with it in one launch.
 """
 
@@ -18,7 +18,7 @@ from ..deferred_activation.triton_kernel import (
     merged,
     output_gradient,
     store_activation_gradient,
-    store_moments,
+    store_batch_stats,
 )
 from ..launch import launch
 
@@ -34,10 +34,10 @@ def _shifted(row, frame, first, last, shift, column, valid, V: tl.constexpr, C: 
 
 @triton.jit
 def temporal_conv_forward(
-    raw, scale, shift, residual, residual_scale, residual_shift, weight, bias, first_frame, end_frame,
-    x, out, moments, rows,
-    KIND: tl.constexpr, RECTIFIED: tl.constexpr, MOMENTS: tl.constexpr,
-    TAPS: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+    conv_out, scale, shift, residual, residual_scale, residual_shift, weight, bias, first_frame, end_frame,
+    x, out, batch_stats, rows,
+    KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, BATCH_STATS: tl.constexpr,
+    KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     """x is written unless it is `raw` itself."""
@@ -48,32 +48,45 @@ def temporal_conv_forward(
     output = block * OUTPUTS + tl.arange(0, OUTPUTS)
     chunks: tl.constexpr = (C + INPUTS - 1) // INPUTS
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
-    for step in range(TAPS * chunks):
+    for step in range(KERNEL_SIZE * chunks):
         tap, chunk = step // chunks, step % chunks
         column = chunk * INPUTS + tl.arange(0, INPUTS)
-        place, inside = _shifted(row, frame, first, last, tap - TAPS // 2, column, valid, V, C)
+        place, inside = _shifted(row, frame, first, last, tap - KERNEL_SIZE // 2, column, valid, V, C)
         x_tile = activated(
-            raw, scale, shift, residual, residual_scale, residual_shift, place, inside, column, C, KIND, RECTIFIED
+            conv_out,
+            scale,
+            shift,
+            residual,
+            residual_scale,
+            residual_shift,
+            place,
+            inside,
+            column,
+            C,
+            KIND,
+            RELU_BEFORE_RESIDUAL,
         )
         if KIND > 0:
-            if (tap == TAPS // 2) & (chunk % tl.num_programs(1) == block):  # each block of outputs writes its share
+            if (tap == KERNEL_SIZE // 2) & (
+                chunk % tl.num_programs(1) == block
+            ):  # each block of outputs writes its share
                 tl.store(x + place, x_tile, inside)
         at = (tap * O + output[None, :]) * C + column[:, None]
         matrix = tl.load(weight + at, (output < O)[None, :] & (column < C)[:, None], 0)
         total = tl.dot(x_tile, matrix, total, input_precision="ieee")
     rounded = (total + by_channel(bias, output, O)).to(out.dtype.element_ty)
     tl.store(out + row[:, None] * O + output[None, :], rounded, valid[:, None] & (output < O)[None, :])
-    if MOMENTS:
+    if BATCH_STATS:
         count = tl.minimum(rows - tile * ROWS, ROWS)
-        store_moments(rounded.to(tl.float32), moments, tile, count, valid, output, O)
+        store_batch_stats(rounded.to(tl.float32), batch_stats, tile, count, valid, output, O)
 
 
 @triton.jit
 def temporal_conv_input_gradient(
     grad, weight, first_frame, end_frame,
-    x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, rows,
-    KIND: tl.constexpr, RECTIFIED: tl.constexpr,
-    TAPS: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+    x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, rows,
+    KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
+    KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x, carried on through its activation: a tap passes it back as far as it looked ahead."""
@@ -83,27 +96,27 @@ def temporal_conv_input_gradient(
     first, last = tl.load(first_frame + frame, valid, 0), tl.load(end_frame + frame, valid, 0)
     chunks: tl.constexpr = (O + OUTPUTS - 1) // OUTPUTS
     total = tl.zeros((ROWS, INPUTS), tl.float32)
-    for step in range(TAPS * chunks):
+    for step in range(KERNEL_SIZE * chunks):
         tap, output = step // chunks, step % chunks * OUTPUTS + tl.arange(0, OUTPUTS)
-        place, inside = _shifted(row, frame, first, last, TAPS // 2 - tap, output, valid, V, O)
+        place, inside = _shifted(row, frame, first, last, KERNEL_SIZE // 2 - tap, output, valid, V, O)
         upstream = tl.load(grad + place, inside, 0)
         at = (tap * O + output[:, None]) * C + column[None, :]
         matrix = tl.load(weight + at, (output < O)[:, None] & (column < C)[None, :], 0)
         total = tl.dot(upstream, matrix, total, input_precision="ieee")
     place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
     store_activation_gradient(
-        total, x, raw, scale, shift, residual, residual_scale, of_raw, of_residual, sums, tile, place, inside, column,
-        C, KIND, RECTIFIED,
+        total, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile, place, inside, column,
+        C, KIND, RELU_BEFORE_RESIDUAL,
     )  # fmt: skip
 
 
 @triton.jit
 def temporal_conv_weight_gradient(
     x, grad, first_frame, end_frame, partial, rows, rows_a_split,
-    TAPS: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+    KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """partial [splits, TAPS, O, C]: each program sums one tap's tile over its split of the rows."""
+    """partial [splits, KERNEL_SIZE, O, C]: each program sums one tap's tile over its split of the rows."""
     tiles: tl.constexpr = (O + OUTPUTS - 1) // OUTPUTS
     tap, split = tl.program_id(0) // tiles, tl.program_id(2)
     output = tl.program_id(0) % tiles * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -114,10 +127,10 @@ def temporal_conv_weight_gradient(
         row = begin + tl.arange(0, ROWS)
         valid, frame = row < rows, row // V
         first, last = tl.load(first_frame + frame, valid, 0), tl.load(end_frame + frame, valid, 0)
-        place, inside = _shifted(row, frame, first, last, tap - TAPS // 2, column, valid, V, C)
+        place, inside = _shifted(row, frame, first, last, tap - KERNEL_SIZE // 2, column, valid, V, C)
         upstream = tl.load(grad + row[None, :] * O + output[:, None], valid[None, :] & (output < O)[:, None], 0)
         total = tl.dot(upstream, tl.load(x + place, inside, 0), total, input_precision="ieee")
-    place = ((split * TAPS + tap) * O + output[:, None]) * C + column[None, :]
+    place = ((split * KERNEL_SIZE + tap) * O + output[:, None]) * C + column[None, :]
     tl.store(partial + place, total, (output < O)[:, None] & (column < C)[None, :])
 
 
@@ -128,18 +141,24 @@ def _tile(dtype: torch.dtype) -> dict[str, int]:
     return {"ROWS": 128, "OUTPUTS": 128, "INPUTS": 64, "warps": 8, "stages": 3}
 
 
-def clip_bounds(offsets: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+def clip_bounds(cu_seqlens: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     """int32 [F] twice: the first frame of each frame's clip, and the frame behind its last."""
-    clip = torch.searchsorted(offsets, torch.arange(frames, device=offsets.device), right=True)
-    return offsets[clip - 1].int(), offsets[clip].int()
+    clip = torch.searchsorted(cu_seqlens, torch.arange(frames, device=cu_seqlens.device), right=True)
+    return cu_seqlens[clip - 1].int(), cu_seqlens[clip].int()
 
 
 def forward(
-    x: list[Tensor], rectified: bool, first_F: Tensor, end_F: Tensor, weight_TOC: Tensor, bias_O: Tensor, moments: bool
+    x: list[Tensor],
+    relu_before_residual: bool,
+    first_F: Tensor,
+    end_F: Tensor,
+    weight_TOC: Tensor,
+    bias_O: Tensor,
+    batch_stats: bool,
 ) -> list[Tensor]:
     """out_FVO, its mean and variance if moments are asked for, x_FVC unless it is plain. x: `Activation.tensors`."""
     frames, joints, channels = x[0].shape
-    taps, outputs, _ = weight_TOC.shape
+    kernel_size, outputs, _ = weight_TOC.shape
     tile, rows, kind = _tile(x[0].dtype), frames * joints, KINDS[len(x)]
     tiles = triton.cdiv(rows, tile["ROWS"])
     out, x_FVC = x[0].new_empty(frames, joints, outputs), x[0] if kind == PLAIN else torch.empty_like(x[0])
@@ -147,39 +166,39 @@ def forward(
     launch(
         temporal_conv_forward, (tiles, triton.cdiv(outputs, tile["OUTPUTS"])),
         *arguments(x), weight_TOC, bias_O, first_F, end_F, x_FVC, out, measures, rows,
-        KIND=kind, RECTIFIED=rectified, MOMENTS=moments, TAPS=taps, V=joints, C=channels, O=outputs, **tile,
+        KIND=kind, RELU_BEFORE_RESIDUAL=relu_before_residual, BATCH_STATS=batch_stats, KERNEL_SIZE=kernel_size, V=joints, C=channels, O=outputs, **tile,
     )  # fmt: skip
-    return [out, *(merged(measures, rows, tile["ROWS"]) if moments else []), *([] if kind == PLAIN else [x_FVC])]
+    return [out, *(merged(measures, rows, tile["ROWS"]) if batch_stats else []), *([] if kind == PLAIN else [x_FVC])]
 
 
 def backward(
-    of_out: list[Tensor],
+    grad_out: list[Tensor],
     x_FVC: Tensor,
     out: list[Tensor],
     x: list[Tensor],
-    rectified: bool,
+    relu_before_residual: bool,
     first_F: Tensor,
     end_F: Tensor,
     weight_TOC: Tensor,
 ) -> list[Tensor]:
-    """Gradients of weight, bias (float32) and the activation's tensors. `out` is the output with its moments, `of_out`
+    """Gradients of weight, bias (float32) and the activation's tensors. `out` is the output with its batch_stats, `grad_out`
     their gradients, of which those of the moments may be missing.
     """
     frames, joints, channels = x_FVC.shape
-    taps, outputs, _ = weight_TOC.shape
+    kernel_size, outputs, _ = weight_TOC.shape
     tile, rows = _tile(x_FVC.dtype) | {"stages": 2}, frames * joints
-    sizes = {"TAPS": taps, "V": joints, "C": channels, "O": outputs}
-    grad, of_bias = output_gradient(of_out, out)
+    sizes = {"KERNEL_SIZE": kernel_size, "V": joints, "C": channels, "O": outputs}
+    grad, grad_bias = output_gradient(grad_out, out)
     tiles = triton.cdiv(rows, tile["ROWS"])
-    found = ActivationGradient(x, rectified, tiles)
+    result = ActivationGradient(x, relu_before_residual, tiles)
     launch(
         temporal_conv_input_gradient, (tiles, triton.cdiv(channels, tile["INPUTS"])),
-        grad, weight_TOC, first_F, end_F, *found.arguments(x_FVC), rows, **found.constants, **sizes, **tile,
+        grad, weight_TOC, first_F, end_F, *result.arguments(x_FVC), rows, **result.constants, **sizes, **tile,
     )  # fmt: skip
     splits = min(MOST_SPLITS, tiles)
     rows_a_split = triton.cdiv(tiles, max(splits, 1)) * tile["ROWS"]
-    partial = torch.empty(splits, taps, outputs, channels, dtype=torch.float32, device=x_FVC.device)
-    grid = taps * triton.cdiv(outputs, tile["OUTPUTS"]), triton.cdiv(channels, tile["INPUTS"]), splits
+    partial = torch.empty(splits, kernel_size, outputs, channels, dtype=torch.float32, device=x_FVC.device)
+    grid = kernel_size * triton.cdiv(outputs, tile["OUTPUTS"]), triton.cdiv(channels, tile["INPUTS"]), splits
     inputs = x_FVC, grad, first_F, end_F
     launch(temporal_conv_weight_gradient, grid, *inputs, partial, rows, rows_a_split, **sizes, **tile)
-    return [partial.sum(0).to(weight_TOC.dtype), of_bias.sum(0), *found.gradients()]
+    return [partial.sum(0).to(weight_TOC.dtype), grad_bias.sum(0), *result.gradients()]

@@ -29,10 +29,10 @@ from .collate import Sample, collate
 from .packed_batch import PackedBatch
 
 
-class TextCodec(Protocol):
+class Tokenizer(Protocol):
     """Text to tokens, each list with its end token; called from several threads at once."""
 
-    fingerprint: str  # tells this codec from others
+    fingerprint: str  # tells this tokenizer from others
 
     def prompt_ids(self, language: str) -> list[int]: ...
 
@@ -62,12 +62,12 @@ class ClipReader:
         self,
         stores: list[KeypointStore],
         settings: DataSettings,
-        codec: TextCodec,
+        tokenizer: Tokenizer,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
         """Raises InputError if crops of the wanted size can't be had from a crop store that is to be used."""
-        self.stores, self.settings, self.codec, self.seed = stores, settings, codec, seed
+        self.stores, self.settings, self.tokenizer, self.seed = stores, settings, tokenizer, seed
         self.device = torch.device(device)
         self._crop_stores = {store.path: _crop_store(store, settings) for store in stores} if settings.p_samp else {}
         self._sources = threading.local()  # a decoder belongs to a thread
@@ -75,9 +75,9 @@ class ClipReader:
     def clips(self, split: str) -> ClipSet:
         """All clips of a split ("train", "dev", "test"), store by store; InputError if there is none."""
         task, language = self.settings.task, self.settings.language
-        key = [task, language, self.codec.fingerprint]
+        key = [task, language, self.tokenizer.fingerprint]
         return ClipSet.of_split(
-            self.stores, split, lambda clip: self.codec.target_ids(clip.target(task, language)), key
+            self.stores, split, lambda clip: self.tokenizer.target_ids(clip.target(task, language)), key
         )
 
     def read(self, ref: ClipRef, epoch: int, training: bool) -> Sample:
@@ -109,7 +109,7 @@ class ClipReader:
             crops_per_hand=crops_per_hand,
             crop_frame=crop_frame,
             crop_points=crop_points(hands.points_px, hands.boxes),
-            prompt_ids=self.codec.prompt_ids(self.settings.language or clip.language),
+            prompt_ids=self.tokenizer.prompt_ids(self.settings.language or clip.language),
             label_ids=label_ids,
         )
 
@@ -140,11 +140,11 @@ class ClipReader:
                 bad.append(BadClip(number, clips.name(number), error))
         crops: dict[int, Tensor] = {}
         for path, mine in of_store.items():
-            for number, found in zip(mine, self._crops(path, [samples[n].hands for n in mine]), strict=True):
-                if isinstance(found, InputError):
-                    bad.append(BadClip(number, clips.name(number), found))
+            for number, result in zip(mine, self._crops(path, [samples[n].hands for n in mine]), strict=True):
+                if isinstance(result, InputError):
+                    bad.append(BadClip(number, clips.name(number), result))
                 else:
-                    crops[number] = found
+                    crops[number] = result
         good = [number for number in samples if number in crops]
         batch = collate([samples[n] for n in good], [crops[n] for n in good], self.settings.crop_size)
         return LoadedClips(batch, good, bad)

@@ -127,7 +127,7 @@ _ALLOWED = {
 
 class _AllowListUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
-        found = _ALLOWED.get(module, {}).get(name)
-        if found is None:
+        result = _ALLOWED.get(module, {}).get(name)
+        if result is None:
             raise _ForbiddenGlobal(f"{module}.{name}")
-        return found
+        return result

@@ -150,9 +150,9 @@ def _jpeg(crop: np.ndarray, quality: int) -> bytes:
 def _find(folder: Path, video: Path) -> Path:
     """The video in a folder that mirrors the last parts of its path."""
     for parts in range(len(video.parts) - 1, 0, -1):
-        found = folder.joinpath(*video.parts[-parts:])
-        if found.is_file():
-            return found
+        outcome = folder.joinpath(*video.parts[-parts:])
+        if outcome.is_file():
+            return outcome
     raise InputError(folder / video.name, "is missing", "name the folder that holds the videos")
 
 

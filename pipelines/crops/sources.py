@@ -76,7 +76,7 @@ class StoredHandCrops:
 
     def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
         """The crops of each clip, or why they cannot be had."""
-        found: list[Tensor | InputError] = [self._nothing] * len(wanted)
+        result: list[Tensor | InputError] = [self._nothing] * len(wanted)
         files: list[np.ndarray] = []
         rows: dict[int, slice] = {}
         for i, clip in enumerate(wanted):
@@ -84,17 +84,17 @@ class StoredHandCrops:
                 try:
                     jpegs = self.store.jpegs(clip.clip, clip.frames, clip.hands)
                 except InputError as error:
-                    found[i] = error
+                    result[i] = error
                     continue
                 rows[i] = slice(len(files), len(files) + len(jpegs))
                 files += jpegs
         if not files:
-            return found
+            return result
         try:
             pixels = self._decoder.decode(files).permute(0, 3, 1, 2)
         except DecodingError as error:  # no checksum is wrong: the store was written so
             raise AssertionError(f"{self.store.path}: {error}") from None
-        return [pixels[rows[i]] if i in rows else other for i, other in enumerate(found)]
+        return [pixels[rows[i]] if i in rows else other for i, other in enumerate(result)]
 
 
 class VideoHandCrops:
@@ -111,13 +111,13 @@ class VideoHandCrops:
 
     def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
         """The crops of each clip, or why they cannot be had."""
-        found = [self._begin(clip) for clip in wanted]
-        waiting = [i for i, crops in enumerate(found) if crops is None]
+        result = [self._begin(clip) for clip in wanted]
+        waiting = [i for i, crops in enumerate(result) if crops is None]
         while waiting:
             numbers, waiting = waiting[: self._decoder.most], waiting[self._decoder.most :]
             for i, crops in zip(numbers, self._by_dali([wanted[i] for i in numbers])):
-                found[i] = crops
-        return found
+                result[i] = crops
+        return result
 
     def _begin(self, wanted: WantedHands) -> Tensor | InputError | None:
         """The crops, if there are none or PyAV reads them; None if the clip is for DALI."""

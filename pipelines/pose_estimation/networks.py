@@ -58,11 +58,11 @@ class PersonDetector:
         image, ratio = self._yolox.preprocess(np.ascontiguousarray(picture[..., ::-1]))  # trained on BGR
         answer = self._yolox.inference(image)
         if self._suppresses:
-            found = answer[0][0][answer[1][0] == 0]  # of the classes, 0 is the person
+            result = answer[0][0][answer[1][0] == 0]  # of the classes, 0 is the person
         else:
-            found = self._suppress_overlaps(answer[0][0])
-        found = found[found[:, 4] > MIN_CONFIDENCE]
-        return found / np.array([ratio, ratio, ratio, ratio, 1], np.float32)
+            result = self._suppress_overlaps(answer[0][0])
+        result = result[result[:, 4] > MIN_CONFIDENCE]
+        return result / np.array([ratio, ratio, ratio, ratio, 1], np.float32)
 
     def _suppress_overlaps(self, raw: np.ndarray) -> np.ndarray:
         """[anchors, 5 + classes] of a network without suppression -> [persons, 5], in the network's pixels."""
@@ -75,8 +75,8 @@ class PersonDetector:
         cells, strides = np.concatenate(cells), np.concatenate(strides)
         centre, size = (raw[:, :2] + cells) * strides, np.exp(raw[:, 2:4]) * strides
         boxes = np.concatenate([centre - size / 2, centre + size / 2], -1)
-        found, _ = multiclass_nms(boxes, raw[:, 4:5] * raw[:, 5:6], MAX_OVERLAP, MIN_CONFIDENCE)
-        return np.zeros((0, 5), np.float32) if found is None else found[:, :5].astype(np.float32)
+        result, _ = multiclass_nms(boxes, raw[:, 4:5] * raw[:, 5:6], MAX_OVERLAP, MIN_CONFIDENCE)
+        return np.zeros((0, 5), np.float32) if result is None else result[:, :5].astype(np.float32)
 
 
 class PoseNetwork:

@@ -14,8 +14,8 @@ def follow_signer(detections: list[np.ndarray]) -> list[np.ndarray | None]:
     last: list[np.ndarray] = []  # of each track: its newest box
     weights: list[float] = []
     tracks: list[dict[int, np.ndarray]] = []  # of each track: frame -> box
-    for frame, found in enumerate(detections):
-        boxes = found[:, :4]
+    for frame, result in enumerate(detections):
+        boxes = result[:, :4]
         for track, person in _match(last, boxes):
             if track == len(tracks):
                 last.append(boxes[person])
@@ -23,7 +23,7 @@ def follow_signer(detections: list[np.ndarray]) -> list[np.ndarray | None]:
                 tracks.append({})
             last[track] = tracks[track][frame] = boxes[person]
             width, height = boxes[person, 2:] - boxes[person, :2]
-            weights[track] += float(width * height * found[person, 4])
+            weights[track] += float(width * height * result[person, 4])
     signer = tracks[int(np.argmax(weights))] if tracks else {}
     return [signer.get(frame) for frame in range(len(detections))]
 

@@ -107,11 +107,11 @@ class Manifest(Sequence[Clip]):
         self.path, self._size = path, size
         for file, wanted in ((path, size), (index_file(path), clips * _INDEX.itemsize)):
             try:
-                found = file.stat().st_size
+                result = file.stat().st_size
             except OSError as error:
                 raise InputError(file, f"cannot be read ({error.strerror})", _REMEDY) from None
-            if found < wanted:
-                raise InputError(file, f"has {found} bytes, store.json says {wanted}", _REMEDY)
+            if result < wanted:
+                raise InputError(file, f"has {result} bytes, store.json says {wanted}", _REMEDY)
         self._text = np.asarray(np.memmap(path, np.uint8, "r", shape=(size,)) if size else np.zeros(0, np.uint8))
         index = index_file(path)
         self._index = np.asarray(np.memmap(index, _INDEX, "r", shape=(clips,)) if clips else np.zeros(0, _INDEX))

@@ -19,11 +19,11 @@ CLIPS, ROUNDS = 6, 2
 
 def test_both_ways_write_the_same_texts(tmp_path):
     """One clip at a time, so that the published way pads nothing."""
-    model, codec, reader = random_model(tmp_path, CLIPS, torch.device("cpu"), "demo")
+    model, tokenizer, reader = random_model(tmp_path, CLIPS, torch.device("cpu"), "demo")
     for module in model.modules():
         if isinstance(module, BatchNorm) and module.running_mean.dim() == 2:
             module.running_mean[1] += 3  # of the right hand; the published way has one mixture
-    compare(model, codec, reader, "train", GenerationSettings(4, 6), (1,), ROUNDS, tmp_path / "rows.json")
+    compare(model, tokenizer, reader, "train", GenerationSettings(4, 6), (1,), ROUNDS, tmp_path / "rows.json")
     published, ours = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert published["way"] == "published, batches of 1" and ours["way"] == "ours"
     assert published["same_texts"] == ours["same_texts"] == published["clips"] == CLIPS

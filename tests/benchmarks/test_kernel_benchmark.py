@@ -37,7 +37,7 @@ def test_counts_the_work_of_every_operation_and_of_the_models_parts():
         "activation",
         "graph_conv",
         "temporal_conv",
-        "keypoint_sampling",
+        "deformable_attention",
         "position_bias",
         "graph stack",
         "fusion",
@@ -60,11 +60,11 @@ def test_the_cudnn_formulation_is_the_temporal_convolution():
 
     spec = next(spec for spec in kernels() if spec.name == "temporal_conv")
     shape = spec.cases[0].shape | {"T": [6, 6, 6]}
-    found, expected = (
+    result, expected = (
         results_and_gradients(operation, make_inputs(spec, shape, torch.float64, "cpu"))
         for operation in (cudnn_temporal_conv, spec.reference)
     )
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU to time on")

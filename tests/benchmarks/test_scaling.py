@@ -32,15 +32,15 @@ FLOAT32 = 4  # bytes; the demo recipe trains in it
 def count_in_ranks(out: Path) -> None:
     """Run by each of two ranks: bytes and calls of the collectives in a step at every ZeRO stage."""
     ranks = start_ranks()
-    found = []
+    result = []
     for zero in ZERO_STAGES:
         step = deepspeed_step(replace(DEMO_TRAIN, zero_stage=zero), ranks)
         step([make_batch(1)])  # the first step synchronises more
         with CollectiveCount() as counted:
             step([make_batch(1)] * MICRO_BATCHES)
-        found.append({"bytes": counted.bytes, "calls": counted.calls})
+        result.append({"bytes": counted.bytes, "calls": counted.calls})
     if ranks.is_first:
-        out.write_text(json.dumps(found))
+        out.write_text(json.dumps(result))
     ranks.leave()
 
 
@@ -65,7 +65,7 @@ def test_a_rank_sends_what_is_foretold(counted, zero):
 
 def test_batch_statistics_are_reduced_as_often_as_foretold(counted):
     expected = MICRO_BATCHES * moment_reductions(make_model())
-    assert all(expected < found["calls"]["allreduce"] <= expected + 8 for found in counted)
+    assert all(expected < result["calls"]["allreduce"] <= expected + 8 for result in counted)
 
 
 def scaling(*arguments: str) -> subprocess.CompletedProcess:
@@ -104,8 +104,8 @@ def test_efficiency_falls_with_gpus_and_overlap_never_harms(foretold):
     for scaling_kind in ("strong", "weak"):
         for zero in ZERO_STAGES:
             sizes = [("node", 2), ("node", 8), ("InfiniBand", 16), ("Ethernet", 16)]
-            found = [places[scaling_kind, network, 1, zero, gpus]["efficiency"] for network, gpus in sizes]
-            assert found == sorted(found, reverse=True)
+            result = [places[scaling_kind, network, 1, zero, gpus]["efficiency"] for network, gpus in sizes]
+            assert result == sorted(result, reverse=True)
     ring = places["weak", "node", 1, 0, 8]["gb_sent"]
     assert ring == pytest.approx(2 * 7 / 8 * 2 * 0.587747368)  # two passes of 7/8, two bytes a parameter
     assert places["weak", "node", 1, 3, 8]["state_gb"] == pytest.approx(18 * 0.587747368 / 8)

@@ -22,7 +22,7 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.skeleton import PART_SLICES
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.text.tokenizer import TextCodec, train_codec
+from unisign_fast.text.tokenizer import Tokenizer, train_tokenizer
 from unisign_fast.training.recipes import DEMO
 from unisign_fast.utils.console import run_command
 
@@ -50,8 +50,8 @@ def store(tmp_path_factory) -> KeypointStore:
 
 
 @pytest.fixture(scope="module")
-def codec(store, tmp_path_factory) -> TextCodec:
-    return StepCodec(train_codec([clip.text for clip in store.clips], tmp_path_factory.mktemp("tokenizer")).path)
+def tokenizer(store, tmp_path_factory) -> Tokenizer:
+    return StepCodec(train_tokenizer([clip.text for clip in store.clips], tmp_path_factory.mktemp("tokenizer")).path)
 
 
 # --- equal results
@@ -63,11 +63,11 @@ def parts_of(packed: PackedBatch) -> list[dict[str, torch.Tensor]]:
     return [{part: poses[:, joints] for part, joints in PART_SLICES.items()} for poses in clips]
 
 
-def equal_lengths(store: KeypointStore, codec: TextCodec, epoch: int) -> tuple[PackedBatch, PublishedBatch]:
+def equal_lengths(store: KeypointStore, tokenizer: Tokenizer, epoch: int) -> tuple[PackedBatch, PublishedBatch]:
     """The same clips, all of one length, for both."""
     shortest = int(store.clips.frames.min())
     settings = DataSettings(max_frames=shortest, p_samp=0.3, crop_size=DEMO.crop_size, crops="store")
-    reader = ClipReader([store], settings, codec)
+    reader = ClipReader([store], settings, tokenizer)
     clips = reader.clips("train")
     packed = reader.batch(clips, range(len(clips)), epoch, True).batch
     samples = [reader.read(clips[number], epoch, True) for number in range(len(clips))]
@@ -94,8 +94,8 @@ def losses_of(model: torch.nn.Module, batches: Iterable, rate: float = 1e-3) -> 
     return losses
 
 
-def test_the_published_step_learns_what_ours_learns(store, codec):
-    mt5 = replace(DEMO.model.mt5, vocab_size=-(-len(codec) // 8) * 8, dropout_rate=0.0)
+def test_the_published_step_learns_what_ours_learns(store, tokenizer):
+    mt5 = replace(DEMO.model.mt5, vocab_size=-(-len(tokenizer) // 8) * 8, dropout_rate=0.0)
     config = replace(DEMO.model, mt5=mt5, rgb=True, label_smoothing=0.2)
     models = []
     for _ in range(2):
@@ -104,16 +104,16 @@ def test_the_published_step_learns_what_ours_learns(store, codec):
         for module in models[-1].modules():
             if isinstance(module, StochasticDepth):
                 module.p = 0.0
-    ours, published = models[0], PublishedUniSign(models[1], codec).train()
+    ours, published = models[0], PublishedUniSign(models[1], tokenizer).train()
     for module in published.modules():
         if isinstance(module, StochasticDepth):
             module.p = 0.0
-    pairs = [equal_lengths(store, codec, epoch) for epoch in range(4)]
+    pairs = [equal_lengths(store, tokenizer, epoch) for epoch in range(4)]
     assert all(sum(packed.crops_per_hand) > 8 for packed, _ in pairs)
-    found = losses_of(ours, [packed for packed, _ in pairs])
+    result = losses_of(ours, [packed for packed, _ in pairs])
     expected = losses_of(published, [padded for _, padded in pairs])
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-    assert found[-1] < 0.9 * found[0]
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
+    assert result[-1] < 0.9 * result[0]
 
 
 def pose_only(packed: PackedBatch) -> PublishedBatch:
@@ -131,13 +131,13 @@ STEPS, WINDOW, SEEDS, RATE = 200, 50, (0, 1, 2), 3e-3
 def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
     """200 steps on clips of different lengths, with dropout: padding and all that is computed otherwise included."""
     store = made_store(tmp_path / "store", 24, DEMO.max_frames, False, DEMO.crop_size)
-    codec = StepCodec(train_codec([clip.text for clip in store.clips], tmp_path / "tokenizer").path)
+    tokenizer = StepCodec(train_tokenizer([clip.text for clip in store.clips], tmp_path / "tokenizer").path)
     mt5 = MT5Shape(
-        -(-len(codec) // 8) * 8, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=4
+        -(-len(tokenizer) // 8) * 8, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=4
     )
     assert mt5.dropout_rate == 0.1
     config = ModelConfig(mt5, parts="hands", pose_channels=(8, 8, 16, 24), label_smoothing=0.2)
-    reader = ClipReader([store], DataSettings(max_frames=DEMO.max_frames, p_samp=0.0), codec)
+    reader = ClipReader([store], DataSettings(max_frames=DEMO.max_frames, p_samp=0.0), tokenizer)
     clips = reader.clips("train")
     curves = {"fast": [], "reference": []}
     for seed in SEEDS:
@@ -147,7 +147,7 @@ def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
             torch.manual_seed(seed)
             model = UniSign(config)
             if side == "reference":
-                losses = losses_of(PublishedUniSign(model, codec).train(), map(pose_only, loaded), RATE)
+                losses = losses_of(PublishedUniSign(model, tokenizer).train(), map(pose_only, loaded), RATE)
             else:
                 losses = losses_of(model.train(), loaded, RATE)
             curve.append(np.mean(np.reshape(losses, (-1, WINDOW)), axis=1))
@@ -157,8 +157,8 @@ def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
     assert (fast[:, -1] < 0.8 * fast[:, 0]).all(), "it learns"
 
 
-def test_published_batches_repeat_the_last_frame_and_keep_hands_apart(store, codec):
-    reader = ClipReader([store], DataSettings(max_frames=DEMO.max_frames, p_samp=0.3, crops="video"), codec)
+def test_published_batches_repeat_the_last_frame_and_keep_hands_apart(store, tokenizer):
+    reader = ClipReader([store], DataSettings(max_frames=DEMO.max_frames, p_samp=0.3, crops="video"), tokenizer)
     samples = [reader.read(clip, 0, True) for clip in reader.clips("train")]
     parts = [{part: torch.from_numpy(s.poses[:, joints]) for part, joints in PART_SLICES.items()} for s in samples]
     crops = [torch.full((len(s.crop_frame), 3, 8, 8), float(number)) for number, s in enumerate(samples)]
@@ -181,16 +181,16 @@ def test_published_batches_repeat_the_last_frame_and_keep_hands_apart(store, cod
 def test_flops_are_those_counted_by_hand():
     """Of a clip of 256 frames and 40 target tokens at full size, in GFLOP; the prompt has 11 tokens."""
     work = forward_flops(ModelConfig(rgb=True), [256], [11], [40], 512, 112)
-    found = {station: flops / 1e9 for station, flops in work.items()}
+    result = {station: flops / 1e9 for station, flops in work.items()}
     mt5 = {"mT5 encoder": 48, "mT5 decoder": 8, "cross keys and values": 7.5, "vocabulary loss": 15.4}
     for station, expected in mt5.items():
-        assert found[station] == pytest.approx(expected, rel=0.05), station
-    assert sum(found[station] for station in mt5) == pytest.approx(79, rel=0.01)
-    assert found["pose encoder"] + found["temporal encoder"] == pytest.approx(55, rel=0.01)
-    without = sum(found.values()) - found["RGB encoder"] - found["fusion"]
+        assert result[station] == pytest.approx(expected, rel=0.05), station
+    assert sum(result[station] for station in mt5) == pytest.approx(79, rel=0.01)
+    assert result["pose encoder"] + result["temporal encoder"] == pytest.approx(55, rel=0.01)
+    without = sum(result.values()) - result["RGB encoder"] - result["fusion"]
     # A quarter of EfficientNet-B0's count at 224 pixels would be 75 %; its last maps are 4 x 4, not 3.5 x 3.5.
-    assert found["RGB encoder"] / without == pytest.approx(0.85, abs=0.01)
-    assert found["fusion"] / 512 == pytest.approx(0.0446 + 0.0054, rel=0.1)
+    assert result["RGB encoder"] / without == pytest.approx(0.85, abs=0.01)
+    assert result["fusion"] / 512 == pytest.approx(0.0446 + 0.0054, rel=0.1)
 
 
 def test_flops_of_clips_add_up_and_the_vocabulary_counts():
@@ -201,31 +201,31 @@ def test_flops_of_clips_add_up_and_the_vocabulary_counts():
     assert small["vocabulary loss"] == pytest.approx(one["vocabulary loss"] / 10, rel=1e-4)
 
 
-def test_made_clips_have_the_lengths_of_csl_news(store, codec):
+def test_made_clips_have_the_lengths_of_csl_news(store, tokenizer):
     frames, tokens = csl_news_lengths(5000, 256)
     assert frames.max() == 256 and 190 < frames.mean() < 205  # before the cut to 256 and to 50 tokens: 238 and 40
     assert tokens.max() == 50 and 33 < tokens.mean() < 37
     frames, tokens = csl_news_lengths(len(store.clips), DEMO.max_frames)
     assert store.clips.frames.tolist() == frames.tolist()
-    assert [len(codec.target_ids(clip.text)) for clip in store.clips] == pytest.approx(tokens, abs=1)
+    assert [len(tokenizer.target_ids(clip.text)) for clip in store.clips] == pytest.approx(tokens, abs=1)
 
 
-def test_prompts_are_as_long_as_with_mt5s_own_tokenizer(codec, shared):
-    own = TextCodec(shared / "mt5_tokenizer_zh")
-    assert len(codec.prompt_ids("zh")) == len(own.prompt_ids("zh"))
+def test_prompts_are_as_long_as_with_mt5s_own_tokenizer(tokenizer, shared):
+    own = Tokenizer(shared / "mt5_tokenizer_zh")
+    assert len(tokenizer.prompt_ids("zh")) == len(own.prompt_ids("zh"))
 
 
 @pytest.mark.parametrize("published", [False, True])
-def test_time_goes_to_the_stations_and_padding_is_counted(store, codec, published):
-    config = replace(DEMO.model, mt5=replace(DEMO.model.mt5, vocab_size=-(-len(codec) // 8) * 8), rgb=True)
+def test_time_goes_to_the_stations_and_padding_is_counted(store, tokenizer, published):
+    config = replace(DEMO.model, mt5=replace(DEMO.model.mt5, vocab_size=-(-len(tokenizer) // 8) * 8), rgb=True)
     model = UniSign(config)
-    packed, padded = equal_lengths(store, codec, 0)
-    model, batch = (PublishedUniSign(model, codec), padded) if published else (model, packed)
+    packed, padded = equal_lengths(store, tokenizer, 0)
+    model, batch = (PublishedUniSign(model, tokenizer), padded) if published else (model, packed)
     clock = StationClock(torch.device("cpu"))
     with clock.watch(model):
         model(batch)[0].backward()
     assert clock.seconds.keys() == set(STATIONS) - {"optimiser"} and min(clock.seconds.values()) > 0
-    prompt = len(codec.prompt_ids("zh"))
+    prompt = len(tokenizer.prompt_ids("zh"))
     assert clock.positions == sum(packed.lengths) + prompt * len(packed.lengths)
 
 

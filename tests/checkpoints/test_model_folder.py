@@ -16,15 +16,15 @@ from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.mt5 import LanguageModel
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.text.tokenizer import TextCodec, train_codec
-from unisign_fast.training.initial_weights import load_pretrained_mt5, pretrained_codec, pretrained_shape
+from unisign_fast.text.tokenizer import Tokenizer, train_tokenizer
+from unisign_fast.training.initial_weights import load_pretrained_mt5, pretrained_shape, pretrained_tokenizer
 
 HEAD = replace(POSE, head="classifier", head_classes=("茶", "水"))
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory) -> TextCodec:
-    return train_codec(["我喜欢茶。", "I like tea."], tmp_path_factory.mktemp("codec"))
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    return train_tokenizer(["我喜欢茶。", "I like tea."], tmp_path_factory.mktemp("tokenizer"))
 
 
 def build(config: ModelConfig, seed: int) -> UniSign:
@@ -38,14 +38,14 @@ def build(config: ModelConfig, seed: int) -> UniSign:
 
 
 @pytest.fixture(scope="module")
-def saved(codec, tmp_path_factory):
+def saved(tokenizer, tmp_path_factory):
     """Folders of trained models by configuration, each written once."""
     root, folders = tmp_path_factory.mktemp("models"), {}
 
     def folder(config: ModelConfig) -> Path:
         if config not in folders:
             folders[config] = root / str(len(folders))
-            save_model(folders[config], config, build(config, seed=1).state_dict(), codec)
+            save_model(folders[config], config, build(config, seed=1).state_dict(), tokenizer)
         return folders[config]
 
     return folder
@@ -67,15 +67,15 @@ def equal_weights(model: UniSign, other: UniSign) -> set[str]:
 
 
 @pytest.mark.parametrize("config", [POSE, replace(RGB, gate="published"), HEAD], ids=["pose", "rgb", "head"])
-def test_a_model_comes_back_bit_for_bit(saved, codec, config):
+def test_a_model_comes_back_bit_for_bit(saved, tokenizer, config):
     folder = saved(config)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     model, loaded_codec = UniSign.load(folder)
     assert model.config == config
     expected = build(config, seed=1).state_dict()
-    found = model.state_dict()
-    assert list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in found)
-    assert loaded_codec.target_ids("茶") == codec.target_ids("茶")
+    result = model.state_dict()
+    assert list(result) == list(expected) and all(torch.equal(result[name], expected[name]) for name in result)
+    assert loaded_codec.target_ids("茶") == tokenizer.target_ids("茶")
     assert not set(TIED) & set(load_file(folder / "model.safetensors")), "one embedding is stored once"
 
 
@@ -85,11 +85,11 @@ def test_embeddings_stay_one_and_the_output_head_stays_its_own(saved):
     assert mt5.lm_head.weight is not mt5.shared.weight and not torch.equal(mt5.lm_head.weight, mt5.shared.weight)
 
 
-def test_saving_again_replaces(saved, codec, tmp_path):
+def test_saving_again_replaces(saved, tokenizer, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(saved(POSE), folder)
     other = build(POSE, seed=2)
-    save_model(folder, POSE, other.state_dict(), TextCodec(folder))
+    save_model(folder, POSE, other.state_dict(), Tokenizer(folder))
     assert len(equal_weights(UniSign.load(folder)[0], other)) == len(other.state_dict())
 
 
@@ -249,7 +249,7 @@ SMALL = MT5Shape(vocab_size=64, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_d
 
 
 @pytest.fixture(scope="module")
-def pretrained(codec, tmp_path_factory) -> Path:
+def pretrained(tokenizer, tmp_path_factory) -> Path:
     """A folder as google/mt5-base is: transformers' files, an output head of its own, the tokenizer."""
     folder = tmp_path_factory.mktemp("mt5")
     torch.manual_seed(5)
@@ -257,7 +257,7 @@ def pretrained(codec, tmp_path_factory) -> Path:
     mt5.lm_head.weight = torch.nn.Parameter(torch.randn(64, 16))
     mt5.config.tie_word_embeddings = False
     mt5.save_pretrained(folder)
-    codec.save(folder)
+    tokenizer.save(folder)
     return folder
 
 
@@ -275,25 +275,25 @@ def test_pretrained_mt5_loads_exactly(pretrained, tmp_path, file):
     assert pretrained_shape(str(folder)) == SMALL
     ours = LanguageModel(pretrained_shape(str(folder)), 0.0)
     load_pretrained_mt5(ours, str(folder))
-    found = ours.mt5.state_dict()
-    assert set(found) >= set(expected)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    result = ours.mt5.state_dict()
+    assert set(result) >= set(expected)
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
     mt5 = ours.mt5
     assert mt5.shared.weight is mt5.encoder.embed_tokens.weight is mt5.decoder.embed_tokens.weight
     assert torch.equal(mt5.lm_head.weight, expected["lm_head.weight"])
     assert not torch.equal(mt5.lm_head.weight, mt5.shared.weight), "an output head of its own"
 
 
-def test_pretrained_tokenizer_comes_along(pretrained, codec):
-    assert pretrained_codec(str(pretrained)).target_ids("茶") == codec.target_ids("茶")
+def test_pretrained_tokenizer_comes_along(pretrained, tokenizer):
+    assert pretrained_tokenizer(str(pretrained)).target_ids("茶") == tokenizer.target_ids("茶")
 
 
 def load_all(source: str) -> None:
-    pretrained_codec(source)
+    pretrained_tokenizer(source)
     load_pretrained_mt5(LanguageModel(pretrained_shape(source), 0.0), source)
 
 
-@pytest.mark.parametrize("function", [pretrained_shape, pretrained_codec, load_all])
+@pytest.mark.parametrize("function", [pretrained_shape, pretrained_tokenizer, load_all])
 def test_missing_mt5_says_what_to_download(tmp_path, function):
     said = refusal(function, str(tmp_path / "none"))
     assert said.startswith(f"--mt5 {tmp_path / 'none'}: ")

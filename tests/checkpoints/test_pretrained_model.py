@@ -23,7 +23,7 @@ from unisign_fast.checkpoints.model_folder import (
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.settings import DataSettings
-from unisign_fast.text.tokenizer import train_codec
+from unisign_fast.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def folders(tmp_path_factory) -> dict[ModelConfig, Path]:
     """A model folder of either kind."""
     root = tmp_path_factory.mktemp("models")
-    codec = train_codec(["我喜欢茶。", "I like tea."], root / "codec")
+    tokenizer = train_tokenizer(["我喜欢茶。", "I like tea."], root / "tokenizer")
     for config in (POSE, RGB):
-        save_model(root / str(config.rgb), config, build(config, seed=1).state_dict(), codec)
+        save_model(root / str(config.rgb), config, build(config, seed=1).state_dict(), tokenizer)
     return {config: root / str(config.rgb) for config in (POSE, RGB)}
 
 
@@ -114,8 +114,8 @@ def test_a_hub_id_is_found_offline_where_it_was_downloaded_before(folders, tmp_p
     command = [sys.executable, "-c", HUB_SCRIPT]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    found, unreachable, impossible = done.stdout.splitlines()
-    assert found == POSE.parts
+    outcome, unreachable, impossible = done.stdout.splitlines()
+    assert outcome == POSE.parts
     assert unreachable.startswith("somebody/else: is no folder, and the hub cannot be reached (or HF_HUB_OFFLINE ")
     assert "put config.json, model.safetensors, spiece.model, preprocessor_config.json of somebody/else" in unreachable
     assert impossible.startswith("no folder: no hub id: is neither a folder nor a hub id; ")

@@ -23,7 +23,7 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
-from unisign_fast.text.tokenizer import END, PAD, train_codec
+from unisign_fast.text.tokenizer import END, PAD, train_tokenizer
 from unisign_fast.utils.distributed import Ranks
 
 TEXTS = ["我喜欢茶。", "他喜欢水。", "我明天去学校。", "她今天很高兴。"]
@@ -51,12 +51,14 @@ def store(tmp_path_factory) -> Path:
 def model(store, tmp_path_factory) -> Path:
     """A model folder, trained until it tells clips apart."""
     folder = tmp_path_factory.mktemp("model")
-    codec = train_codec(TEXTS, folder / "codec")
+    tokenizer = train_tokenizer(TEXTS, folder / "tokenizer")
     shape = dict(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4, dropout_rate=0.1)
-    config = ModelConfig(mt5=MT5Shape(vocab_size=len(codec), **shape), pose_channels=(8, 8, 16, 32), projection_std=1.0)
+    config = ModelConfig(
+        mt5=MT5Shape(vocab_size=len(tokenizer), **shape), pose_channels=(8, 8, 16, 32), projection_std=1.0
+    )
     torch.manual_seed(3)
     model = UniSign(config)
-    reader = ClipReader([KeypointStore.open(store)], DATA, codec)
+    reader = ClipReader([KeypointStore.open(store)], DATA, tokenizer)
     batch = reader.batch(reader.clips("test"), range(CLIPS - 1), epoch=0, training=False).batch
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(60):
@@ -64,14 +66,14 @@ def model(store, tmp_path_factory) -> Path:
         optimizer.zero_grad()
         (loss / tokens).backward()
         optimizer.step()
-    save_model(folder / "model", config, model.state_dict(), codec, DATA)
+    save_model(folder / "model", config, model.state_dict(), tokenizer, DATA)
     return folder / "model"
 
 
 def evaluate(store: Path, folder: Path, split: str = "test", **generation):
-    model, codec = UniSign.load(folder)
-    reader = ClipReader([KeypointStore.open(store)], DATA, codec)
-    return evaluate_split(model, codec, reader, split, ALONE, GenerationSettings(max_new_tokens=12, **generation))
+    model, tokenizer = UniSign.load(folder)
+    reader = ClipReader([KeypointStore.open(store)], DATA, tokenizer)
+    return evaluate_split(model, tokenizer, reader, split, ALONE, GenerationSettings(max_new_tokens=12, **generation))
 
 
 def command(*arguments: object, start=(sys.executable,)) -> tuple[int, str]:
@@ -96,10 +98,10 @@ def test_predictions_do_not_depend_on_the_batch(store, model):
 
 
 def test_texts_end_at_the_limit(store, model):
-    loaded, codec = UniSign.load(model)
-    reader = ClipReader([KeypointStore.open(store)], DATA, codec)
-    short = evaluate_split(loaded, codec, reader, "test", ALONE, GenerationSettings(beams=2, max_new_tokens=1))
-    assert all(len(codec.target_ids(row.prediction)) <= 3 for row in short.rows)
+    loaded, tokenizer = UniSign.load(model)
+    reader = ClipReader([KeypointStore.open(store)], DATA, tokenizer)
+    short = evaluate_split(loaded, tokenizer, reader, "test", ALONE, GenerationSettings(beams=2, max_new_tokens=1))
+    assert all(len(tokenizer.target_ids(row.prediction)) <= 3 for row in short.rows)
 
 
 @pytest.mark.parametrize("most", [1, 12, 40])
@@ -117,7 +119,7 @@ def test_beam_search_finds_what_transformers_finds(beams, most):
         for block in mt5.decoder.block:
             torch.nn.init.normal_(block.layer[1].layer_norm.weight, 1.0, 2.0)
         hidden_PD = 2 * torch.randn(sum(lengths), 32)
-        found = beam_search(mt5, hidden_PD, packing, beams, most)
+        result = beam_search(mt5, hidden_PD, packing, beams, most)
         expected = mt5.generate(
             encoder_outputs=BaseModelOutput(packing.pad(hidden_PD)),
             attention_mask=packing.mask_BS.long(),
@@ -125,16 +127,16 @@ def test_beam_search_finds_what_transformers_finds(beams, most):
             max_new_tokens=most,
             do_sample=False,
         )
-        for tokens, (_, *whole) in zip(found, expected.tolist(), strict=True):
+        for tokens, (_, *whole) in zip(result, expected.tolist(), strict=True):
             assert tokens == whole[: len(tokens)] and set(whole[len(tokens) :]) <= {PAD, END}  # END pads there, too
             ended.add(len(tokens))
     assert most == 1 or len(ended) > 2, "they end at different lengths"
 
 
 def test_a_bad_clip_is_left_out_and_named(store, model):
-    found = evaluate(store, model)
-    (bad,) = found.bad_clips
-    assert "clip clip5: text: is empty, and slt needs it" in bad and found.scores.count == CLIPS - 2
+    result = evaluate(store, model)
+    (bad,) = result.bad_clips
+    assert "clip clip5: text: is empty, and slt needs it" in bad and result.scores.count == CLIPS - 2
 
 
 def test_a_split_without_a_good_clip_is_refused(store, model):

@@ -38,9 +38,9 @@ def test_bleu_and_chrf_are_sacrebleus(systems, name):
     assert (high - low) / 2 == pytest.approx(theirs._ci, abs=1e-4) and low < theirs._mean < high
     test = PairedTest([("worse", worse), ("better", better)], {name: METRICS[name]}, [references], test_type="ar")
     (label,) = test.metrics
-    found = difference(*ours)
-    assert found.p_value == pytest.approx(test()[1][label][1].p_value, abs=2e-3)
-    assert found.value == pytest.approx(ours[1].value - ours[0].value)
+    result = difference(*ours)
+    assert result.p_value == pytest.approx(test()[1][label][1].p_value, abs=2e-3)
+    assert result.value == pytest.approx(ours[1].value - ours[0].value)
 
 
 @pytest.mark.parametrize(("task", "metric"), [("slt", "ROUGE-L"), ("cslr", "WER"), ("islr", "top-1 per class")])
@@ -51,9 +51,9 @@ def test_other_metrics_tell_chance_from_a_difference(task, metric):
     first, second = (score(task, said, references, "en").statistics[metric] for said in (worse, better))
     low, high = interval(second)
     assert low <= second.value <= high and low < high
-    found = difference(first, second)
-    assert found.p_value < 0.05 and found.interval[0] * found.interval[1] > 0
-    assert (found.value < 0) == (metric == "WER")
+    result = difference(first, second)
+    assert result.p_value < 0.05 and result.interval[0] * result.interval[1] > 0
+    assert (result.value < 0) == (metric == "WER")
     same = difference(first, first)
     assert (same.value, same.interval, same.p_value) == (0, (0, 0), 1)
 
@@ -61,8 +61,8 @@ def test_other_metrics_tell_chance_from_a_difference(task, metric):
 def test_a_difference_by_chance_is_not_significant():
     (one, references), (other, _) = texts(1, 0.5), texts(3, 0.5)
     first, second = (score("cslr", said, references, "en").statistics["WER"] for said in (one, other))
-    found = difference(first, second)
-    assert found.p_value > 0.1 and found.interval[0] < 0 < found.interval[1]
+    result = difference(first, second)
+    assert result.p_value > 0.1 and result.interval[0] < 0 < result.interval[1]
 
 
 def test_word_error_rate_is_resampled_by_words_not_by_clips():

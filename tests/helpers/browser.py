@@ -82,9 +82,9 @@ class Browser:
 
     def value(self, expression: str) -> object:
         """What a JavaScript expression gives; a promise is awaited."""
-        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, (expression, found["exceptionDetails"])
-        return found["result"].get("value")
+        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
+        return result["result"].get("value")
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """A key with its Windows key code."""

@@ -14,7 +14,7 @@ from video_files import write_video
 from unisign_fast.checkpoints.model_folder import save_model
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.store.keypoint_store import KeypointStoreWriter
-from unisign_fast.text.tokenizer import train_codec
+from unisign_fast.text.tokenizer import train_tokenizer
 from unisign_fast.training.recipes import RECIPES
 
 SIDE, FRAMES = 64, 20
@@ -45,10 +45,10 @@ def write_store(folder: Path) -> Path:
 def make_run(folder: Path) -> Path:
     """FOLDER/run, a finished RGB-pose run of six steps: SLT, on FOLDER/store."""
     store = write_store(folder / "store")
-    codec = train_codec(TEXTS, folder / "first")
+    tokenizer = train_tokenizer(TEXTS, folder / "first")
     shape = RECIPES["demo"].model
-    config = replace(shape, mt5=replace(shape.mt5, vocab_size=-(-len(codec) // 8) * 8))
-    save_model(folder / "first", config, UniSign(config).state_dict(), codec)
+    config = replace(shape, mt5=replace(shape.mt5, vocab_size=-(-len(tokenizer) // 8) * 8))
+    save_model(folder / "first", config, UniSign(config).state_dict(), tokenizer)
     options = ["--start-from", folder / "first", "--efficientnet", "random", "--p-samp", 0.25, "--learning-rate", 0.01]
     often = ["--epochs", 6, "--evaluate-every-epochs", 3, "--log-every-steps", 1, "--max-bad-share", 0.2]
     line = [sys.executable, ROOT / "launch/finetune.py", "--stores", store, "--out", folder / "run", *options, *often]
@@ -86,7 +86,7 @@ class Page(HTMLParser):
             self._texts.append(data)
 
     def values(self, name: str) -> list[str]:
-        return [value for _, found, value in self.attributes if found == name]
+        return [value for _, result, value in self.attributes if result == name]
 
 
 def palettes() -> dict[str, dict[str, str]]:

@@ -18,7 +18,7 @@ from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.corpus.recordings import recordings_of_store
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStoreWriter
-from unisign_fast.text.tokenizer import END, train_codec
+from unisign_fast.text.tokenizer import END, train_tokenizer
 from unisign_fast.utils.console import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,9 +28,9 @@ TEXTS = ["I like tea.", "Er geht in die Schule.", "Does he go to school?"]
 
 def write_models(folder: Path) -> dict[str, Path]:
     """Models with random weights, whose texts are nonsense that depends on all they see."""
-    codec = train_codec(TEXTS * 20, folder / "codec")
+    tokenizer = train_tokenizer(TEXTS * 20, folder / "tokenizer")
     size = dict(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4)
-    mt5 = MT5Shape(vocab_size=-(-len(codec) // 8) * 8, **size)
+    mt5 = MT5Shape(vocab_size=-(-len(tokenizer) // 8) * 8, **size)
     for name, p_samp in (("pose", 0.0), ("rgb", 0.5)):
         torch.manual_seed(0)
         config = ModelConfig(
@@ -49,7 +49,7 @@ def write_models(folder: Path) -> dict[str, Path]:
                 torch.nn.init.normal_(parameter, std=0.3)
         with torch.no_grad():
             model.language_model.mt5.lm_head.weight[END] *= -3  # texts that end before the hundredth token
-        save_model(folder / name, config, model.state_dict(), codec, data)
+        save_model(folder / name, config, model.state_dict(), tokenizer, data)
     return {"pose": folder / "pose", "rgb": folder / "rgb"}
 
 
@@ -69,9 +69,9 @@ def write_store(folder: Path, lengths: list[int], language: str = "en") -> Path:
 
 
 def translations(translator: Translator, store: Path) -> list[Translation]:
-    found = list(translator.translate(recordings_of_store(store)))
-    assert all(isinstance(one, Translation) for one in found), found
-    return found
+    result = list(translator.translate(recordings_of_store(store)))
+    assert all(isinstance(one, Translation) for one in result), result
+    return result
 
 
 class Ended(NamedTuple):

@@ -75,12 +75,12 @@ def test_a_file_as_camera_says_in_the_end_what_the_video_says(run, models, pose_
     video = write_video(tmp_path / "walk.mp4", walk(2 * MAX_FRAMES)[0])
     common = "--model", models[modality], "--language", "en", *pose_options
     (expected,) = lines(run(*common, video))
-    found = lines(run(*common, "--live", video))
-    texts = [row["text"] for row in found]
+    result = lines(run(*common, "--live", video))
+    texts = [row["text"] for row in result]
     assert all(a != b for a, b in zip(texts, texts[1:])) and texts and expected["text"]
     if modality == "pose":
-        assert texts[-1] == expected["text"] and found[-1]["score"] == pytest.approx(expected["score"], abs=0.05)
-    assert found[-1]["file"] == str(video) and 0 <= found[-1]["start"] < found[-1]["end"]
+        assert texts[-1] == expected["text"] and result[-1]["score"] == pytest.approx(expected["score"], abs=0.05)
+    assert result[-1]["file"] == str(video) and 0 <= result[-1]["start"] < result[-1]["end"]
 
 
 def test_no_camera(run, models, pose_options):

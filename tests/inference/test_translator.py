@@ -40,21 +40,21 @@ def store(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", ["pose", "rgb"])
 def test_a_store_says_what_evaluation_finds_in_it(models, store, name):
-    model, codec = UniSign.load(models[name])
-    reader = ClipReader([KeypointStore.open(store)], model.companions.data, codec)
-    expected = evaluate_split(model.eval(), codec, reader, "test", start_ranks())
-    found = translations(Translator(models[name]), store)
-    assert [one.clip for one in found] == [row.id for row in expected.rows] == [f"clip{i}" for i in range(4)]
-    assert [one.text for one in found] == [row.prediction for row in expected.rows]
-    assert len({one.text for one in found}) > 1
-    assert [(one.start, one.end) for one in found] == [(0, frames / 10) for frames in (12, 20, 16, 31)]
-    assert [Path(one.file).resolve() for one in found] == [store / "videos" / f"{i}.mp4" for i in range(4)]
+    model, tokenizer = UniSign.load(models[name])
+    reader = ClipReader([KeypointStore.open(store)], model.companions.data, tokenizer)
+    expected = evaluate_split(model.eval(), tokenizer, reader, "test", start_ranks())
+    result = translations(Translator(models[name]), store)
+    assert [one.clip for one in result] == [row.id for row in expected.rows] == [f"clip{i}" for i in range(4)]
+    assert [one.text for one in result] == [row.prediction for row in expected.rows]
+    assert len({one.text for one in result}) > 1
+    assert [(one.start, one.end) for one in result] == [(0, frames / 10) for frames in (12, 20, 16, 31)]
+    assert [Path(one.file).resolve() for one in result] == [store / "videos" / f"{i}.mp4" for i in range(4)]
 
 
 def test_the_score_is_the_mean_log_probability_that_beam_search_ends_with(models, store):
-    model, codec = UniSign.load(models["pose"])
+    model, tokenizer = UniSign.load(models["pose"])
     model.eval()
-    reader = ClipReader([KeypointStore.open(store)], model.companions.data, codec)
+    reader = ClipReader([KeypointStore.open(store)], model.companions.data, tokenizer)
     batch = reader.batch(reader.clips("test"), range(4), epoch=0, training=False).batch
     with torch.no_grad():
         hidden, packing = model.encode(model.sign_features(batch), batch)
@@ -67,8 +67,8 @@ def test_the_score_is_the_mean_log_probability_that_beam_search_ends_with(models
             output_scores=True,
             return_dict_in_generate=True,
         ).sequences_scores
-    found = translations(Translator(models["pose"]), store)
-    np.testing.assert_allclose([one.score for one in found], expected, atol=2e-3)
+    result = translations(Translator(models["pose"]), store)
+    np.testing.assert_allclose([one.score for one in result], expected, atol=2e-3)
 
 
 def test_the_language_to_write_is_the_models_the_clips_or_the_users(models, store, tmp_path):
@@ -128,9 +128,9 @@ def test_by_default_a_window_is_twice_the_frames_of_training(models, tmp_path):
 def test_a_clip_that_cannot_be_used_costs_no_other(models, tmp_path):
     store = write_store(tmp_path / "store", [12, 12, 12])
     (store / "videos" / "1.mp4").unlink()
-    found = list(Translator(models["rgb"]).translate(recordings_of_store(store)))
-    assert [isinstance(one, Translation) for one in found] == [True, False, True]
-    assert "1.mp4: there is no such video" in str(found[1])
+    result = list(Translator(models["rgb"]).translate(recordings_of_store(store)))
+    assert [isinstance(one, Translation) for one in result] == [True, False, True]
+    assert "1.mp4: there is no such video" in str(result[1])
     assert len(translations(Translator(models["rgb"], p_samp=0.0), store)) == 3
 
 
@@ -139,13 +139,13 @@ def test_a_clip_that_cannot_be_used_costs_no_other(models, tmp_path):
 
 def test_videos_whose_store_is_beside_them_need_no_pose_estimation(run, models, store):
     videos = [store / "videos" / f"{i}.mp4" for i in (2, 0)]
-    found = lines(run("--model", models["rgb"], *videos, "--store", store))
+    result = lines(run("--model", models["rgb"], *videos, "--store", store))
     expected = translations(Translator(models["rgb"]), store)
     expected = [expected[2], expected[0], *expected]
-    assert [(row["clip"], row["text"]) for row in found] == [(one.clip, one.text) for one in expected]
-    assert [row["score"] for row in found] == pytest.approx([one.score for one in expected], abs=2e-3)
-    assert set(found[0]) == {"file", "clip", "text", "score", "start", "end", "took"}
-    assert found[0]["file"] == str(videos[0])
+    assert [(row["clip"], row["text"]) for row in result] == [(one.clip, one.text) for one in expected]
+    assert [row["score"] for row in result] == pytest.approx([one.score for one in expected], abs=2e-3)
+    assert set(result[0]) == {"file", "clip", "text", "score", "start", "end", "took"}
+    assert result[0]["file"] == str(videos[0])
 
 
 def test_a_recording_has_all_its_clips_and_a_strange_video_none(store, tmp_path):
@@ -180,8 +180,8 @@ def test_without_a_name_the_newest_demo_model_for_sentences_is_taken(run, models
         best = tmp_path / "runs" / run_folder / "best"
         shutil.copytree(models["pose" if "pose" in run_folder else "rgb"], best)
         os.utime(best / "model.safetensors", (number, number))
-    found = lines(run("--store", store))
-    assert [row["text"] for row in found] == [one.text for one in translations(Translator(models["pose"]), store)]
+    result = lines(run("--store", store))
+    assert [row["text"] for row in result] == [one.text for one in translations(Translator(models["pose"]), store)]
 
 
 @pytest.mark.parametrize(

@@ -66,16 +66,25 @@ def test_fast_version_equals_reference(spec, version, case, dtype):
 
 
 LONG = {
-    "activation": {"F": 900, "V": 21, "C": 24, "X": "rectified and added"},
-    "graph_conv": {"F": 900, "V": 21, "C": 24, "O": 32, "K": 2, "X": "both scaled", "shortcut": True, "moments": True},
+    "activation": {"F": 900, "V": 21, "C": 24, "X": "ReLU, then added"},
+    "graph_conv": {
+        "F": 900,
+        "V": 21,
+        "C": 24,
+        "O": 32,
+        "K": 2,
+        "X": "both scaled",
+        "shortcut": True,
+        "batch_stats": True,
+    },
     "temporal_conv": {
         "T": [389, 3, 530],
         "V": 21,
         "C": 24,
         "O": 32,
         "K": 5,
-        "X": "rectified and added",
-        "moments": True,
+        "X": "ReLU, then added",
+        "batch_stats": True,
     },
     "position_bias": {"N": 3, "G": 8, "V": 21, "H": 64},
 }
@@ -105,8 +114,8 @@ def test_check_notices_a_wrong_and_a_missing_value(spec):
         for number in range(len(list(tensors(spec.reference(*make_inputs(spec, shape, torch.float32, DEVICE)))))):
 
             def broken(*inputs, number=number, damage=damage):
-                found = list(tensors(spec.reference(*inputs)))
-                return [damage(y) if i == number else y for i, y in enumerate(found)]
+                result = list(tensors(spec.reference(*inputs)))
+                return [damage(y) if i == number else y for i, y in enumerate(result)]
 
             assert errors_and_allowed(replace(spec, triton=broken), "triton", shape, torch.float32), number
 
@@ -155,8 +164,8 @@ def test_traced_by_torch_compile_without_a_break(spec, forced):
     forced("triton")
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
     compiled = torch.compile(lambda *arguments: dispatch.run(spec, *arguments), backend="aot_eager", fullgraph=True)
-    for found, expected in zip(results_and_gradients(compiled, inputs), results_and_gradients(spec.triton, inputs)):
-        torch.testing.assert_close(found, expected)
+    for result, expected in zip(results_and_gradients(compiled, inputs), results_and_gradients(spec.triton, inputs)):
+        torch.testing.assert_close(result, expected)
 
 
 @each_version
@@ -169,8 +178,8 @@ def test_used_twice_in_a_graph_and_on_strided_inputs(spec, version):
         return lambda *arguments: [a + 2 * b for a, b in zip(*(tensors(operation(*arguments)) for _ in "ab"))]
 
     with poisoned_memory():
-        found = results_and_gradients(twice(getattr(spec, version)), strided)
-    for ours, expected in zip(found, results_and_gradients(twice(spec.reference), inputs)):
+        result = results_and_gradients(twice(getattr(spec, version)), strided)
+    for ours, expected in zip(result, results_and_gradients(twice(spec.reference), inputs)):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * max(1.0, expected.abs().max().item()))
 
 
@@ -190,9 +199,9 @@ def test_chooses_what_is_for_cpus_without_a_gpu(spec, caplog):
     dispatch._say.cache_clear()
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, "cpu")
     with caplog.at_level(logging.INFO, "unisign_fast.kernels.dispatch"):
-        found = dispatch.run(spec, *inputs)
+        result = dispatch.run(spec, *inputs)
     chosen = "reference" if spec.cpu is None else "cpu"
-    assert all(map(torch.equal, tensors(found), tensors(getattr(spec, chosen)(*inputs))))
+    assert all(map(torch.equal, tensors(result), tensors(getattr(spec, chosen)(*inputs))))
     assert caplog.messages == [f"{spec.name}: {chosen}"]
 
 
@@ -204,8 +213,8 @@ def test_a_forced_version_runs(spec, forced, caplog):
         forced(version)
         dispatch._say.cache_clear()
         with caplog.at_level(logging.INFO, "unisign_fast.kernels.dispatch"):
-            found = list(tensors(dispatch.run(spec, *inputs)))
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            result = list(tensors(dispatch.run(spec, *inputs)))
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
         assert caplog.messages[-1] == f"{spec.name}: {version}"
 
 
@@ -220,8 +229,8 @@ def encoders() -> torch.nn.Module:
             super().__init__()
             self.pose, self.temporal = PoseEncoder(adjacency, (8, 8, 16, 24)), TemporalEncoder(adjacency, 24)
 
-        def forward(self, pose_FV3, offsets):
-            return self.temporal(self.pose(pose_FV3, offsets), offsets)
+        def forward(self, pose_FV3, cu_seqlens):
+            return self.temporal(self.pose(pose_FV3, cu_seqlens), cu_seqlens)
 
     return Encoders().to(DEVICE)
 
@@ -230,8 +239,8 @@ def _step(encoders: torch.nn.Module, training: bool, call=None) -> dict[str, tor
     """Features, gradients and running statistics after one step of a fresh copy."""
     encoders = copy.deepcopy(encoders).train(training)
     pose_FV3 = torch.randn(11, 5, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE).requires_grad_()
-    offsets = torch.tensor([0, 4, 5, 11], device=DEVICE)
-    features = (call or torch.nn.Module.__call__)(encoders, pose_FV3, offsets)
+    cu_seqlens = torch.tensor([0, 4, 5, 11], device=DEVICE)
+    features = (call or torch.nn.Module.__call__)(encoders, pose_FV3, cu_seqlens)
     (features * torch.linspace(-1, 1, features.numel(), device=DEVICE).view(features.shape)).sum().backward()
     gradients = {f"{name}.grad": parameter.grad for name, parameter in encoders.named_parameters()}
     return {"features": features.detach(), "pose.grad": pose_FV3.grad, **gradients, **dict(encoders.named_buffers())}
@@ -243,8 +252,8 @@ def test_encoders_give_the_same_on_the_kernels(encoders, forced, training, versi
     forced("reference")
     expected = _step(encoders, training)
     forced(version)
-    found = _step(encoders, training)
-    _assert_close(found, expected)
+    result = _step(encoders, training)
+    _assert_close(result, expected)
 
 
 def test_encoders_are_traced_by_torch_compile_on_the_kernels(encoders, forced):
@@ -257,16 +266,16 @@ def test_encoders_are_traced_by_torch_compile_on_the_kernels(encoders, forced):
     _assert_close(_step(encoders, True, compiled), expected)
 
 
-def _assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def _assert_close(result: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """Within float32's rounding of each tensor's largest value; for a bias, whose gradient is a sum that BatchNorm
     makes zero, of the largest gradient of all.
     """
-    assert found.keys() == expected.keys()
+    assert result.keys() == expected.keys()
     steepest = max(value.abs().max().item() for name, value in expected.items() if name.endswith(".grad"))
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype, name
+        assert result[name].dtype == value.dtype, name
         largest = steepest if name.endswith("bias.grad") else value.abs().max().item()
-        error = (found[name] - value).abs().max().item()
+        error = (result[name] - value).abs().max().item()
         assert error <= 2e-5 * largest, f"{name}: off by {error:.1e} of {largest:.1e}"
 
 
@@ -282,15 +291,15 @@ def test_compiled_reference_is_the_reference(forced):
 def test_refusals_say_why(forced):
     forced("triton")
     sampling = make_inputs(
-        SPECS["keypoint_sampling"], {"N": 1, "G": 1, "V": 33, "E": 8, "HW": (4, 4)}, torch.float32, DEVICE
+        SPECS["deformable_attention"], {"N": 1, "G": 1, "V": 33, "E": 8, "HW": (4, 4)}, torch.float32, DEVICE
     )
-    with pytest.raises(ValueError, match="keypoint_sampling: .*33 joints are more than 32"):
-        dispatch.run(SPECS["keypoint_sampling"], *sampling)
-    shape = {"F": 2, "V": 3, "C": 4, "O": 4, "K": 1, "X": "plain", "shortcut": False, "moments": False}
+    with pytest.raises(ValueError, match="deformable_attention: .*33 joints are more than 32"):
+        dispatch.run(SPECS["deformable_attention"], *sampling)
+    shape = {"F": 2, "V": 3, "C": 4, "O": 4, "K": 1, "X": "plain", "shortcut": False, "batch_stats": False}
     double = make_inputs(SPECS["graph_conv"], shape, torch.float64, DEVICE)
     with pytest.raises(ValueError, match="graph_conv: .*float64 is not one of"):
         dispatch.run(SPECS["graph_conv"], *double)
-    mixed = (Activation(double[0].raw_FVC.float()), *(x.bfloat16() for x in double[1:4]), *double[4:])
+    mixed = (Activation(double[0].conv_out_FVC.float()), *(x.bfloat16() for x in double[1:4]), *double[4:])
     with pytest.raises(ValueError, match="different types"):
         dispatch.run(SPECS["graph_conv"], *mixed)
     forced("cuda")

@@ -1,13 +1,13 @@
-"""Loops that are compiled for CPUs: exp and what is made of it, moments, and the softmax of attention."""
+"""Loops that are compiled for CPUs: exp and what is made of it, batch_stats, and the softmax of attention."""
 
 import numba
 import numpy as np
 import pytest
 import torch
 
+from unisign_fast.kernels.cpu.batch_stats import row_moments
 from unisign_fast.kernels.cpu.exponential import exp, sigmoid
 from unisign_fast.kernels.cpu.loops import BLOCK, array, run
-from unisign_fast.kernels.cpu.moments import row_moments
 from unisign_fast.kernels.deferred_activation.cpu_kernel import activation as activation_on_cpu
 from unisign_fast.kernels.deferred_activation.reference import Activation, activation
 from unisign_fast.kernels.temporal_conv.cpu_kernel import temporal_conv
@@ -71,37 +71,39 @@ def test_softmax_of_far_apart_logits():
             assert np.isnan(attended(logits, [1.0] * keys)), "what is no number shows"
 
 
-@pytest.mark.parametrize("rectified", [False, True])
-def test_activations_of_what_is_no_number_are_none_as_in_the_reference(rectified):
+@pytest.mark.parametrize("relu_before_residual", [False, True])
+def test_activations_of_what_is_no_number_are_none_as_in_the_reference(relu_before_residual):
     torch.manual_seed(0)
-    raw_FVC, residual_FVC = torch.randn(2, 5, 3, 16)
-    raw_FVC[1, 2, 3] = residual_FVC[3, 0, 5] = NAN
-    tensors = [raw_FVC, *torch.randn(2, 16), residual_FVC, *torch.randn(2, 16)]
+    conv_out_FVC, residual_FVC = torch.randn(2, 5, 3, 16)
+    conv_out_FVC[1, 2, 3] = residual_FVC[3, 0, 5] = NAN
+    tensors = [conv_out_FVC, *torch.randn(2, 16), residual_FVC, *torch.randn(2, 16)]
     tensors = [tensor.requires_grad_() for tensor in tensors]
-    found, expected = (make(Activation(*tensors, rectified)) for make in (activation_on_cpu, activation))
-    torch.testing.assert_close(found, expected, equal_nan=True)
-    assert found.isnan().sum() == 2
-    upstream = torch.randn(found.shape)
-    pairs = zip(*(torch.autograd.grad(y, tensors, upstream) for y in (found, expected)))
+    result, expected = (make(Activation(*tensors, relu_before_residual)) for make in (activation_on_cpu, activation))
+    torch.testing.assert_close(result, expected, equal_nan=True)
+    assert result.isnan().sum() == 2
+    upstream = torch.randn(result.shape)
+    pairs = zip(*(torch.autograd.grad(y, tensors, upstream) for y in (result, expected)))
     for mine, theirs in pairs:
         torch.testing.assert_close(mine, theirs, equal_nan=True)
 
 
 def test_any_number_of_threads_gives_the_same_to_the_last_bit():
-    raw_FVC, scale_C, shift_C = torch.randn(90, 7, 96), torch.rand(96), torch.rand(96)
-    offsets, weight_TOC, bias_O = torch.tensor([0, 31, 90]), torch.randn(5, 96, 96), torch.randn(96)
-    leaves = [x.requires_grad_() for x in (raw_FVC, scale_C, shift_C, weight_TOC, bias_O)]
-    found, before = [], torch.get_num_threads()
+    conv_out_FVC, scale_C, shift_C = torch.randn(90, 7, 96), torch.rand(96), torch.rand(96)
+    cu_seqlens, weight_TOC, bias_O = torch.tensor([0, 31, 90]), torch.randn(5, 96, 96), torch.randn(96)
+    leaves = [x.requires_grad_() for x in (conv_out_FVC, scale_C, shift_C, weight_TOC, bias_O)]
+    result, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
         torch.manual_seed(0)
-        out = temporal_conv(Activation(raw_FVC, scale_C, shift_C), offsets, weight_TOC, bias_O, moments=True)
+        out = temporal_conv(
+            Activation(conv_out_FVC, scale_C, shift_C), cu_seqlens, weight_TOC, bias_O, batch_stats=True
+        )
         mask, _ = kept(torch.Size([333, 1001]), 0.3)
-        found.append([mask, *out, *torch.autograd.grad(sum(x.square().sum() for x in out), leaves)])
+        result.append([mask, *out, *torch.autograd.grad(sum(x.square().sum() for x in out), leaves)])
     torch.set_num_threads(before)
-    for one, two in zip(*found, strict=True):
+    for one, two in zip(*result, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6 * one.abs().max().item())  # torch's own products
-    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(result[0][0], result[1][0])
 
 
 def test_every_draw_of_dropout_is_another():
@@ -121,10 +123,12 @@ def test_bfloat16_is_computed_in_float32():
     ]:
         short = [x.bfloat16().requires_grad_() for x in inputs]
         exact = [x.detach().float().requires_grad_() for x in short]
-        found, expected = call(*short), call(*exact)
-        upstream = torch.randn(found.shape).bfloat16()
-        pairs = zip(torch.autograd.grad(found, short, upstream), torch.autograd.grad(expected, exact, upstream.float()))
-        for mine, theirs in [(found, expected), *pairs]:
+        result, expected = call(*short), call(*exact)
+        upstream = torch.randn(result.shape).bfloat16()
+        pairs = zip(
+            torch.autograd.grad(result, short, upstream), torch.autograd.grad(expected, exact, upstream.float())
+        )
+        for mine, theirs in [(result, expected), *pairs]:
             assert mine.dtype == torch.bfloat16 and (mine - theirs).norm() < 2e-2 * theirs.norm()
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 import unisign_fast.kernels
-from unisign_fast.kernels.deferred_activation.reference import Activation, activation, measured
-from unisign_fast.kernels.deformable_attention.reference import keypoint_sampling
-from unisign_fast.kernels.deformable_offsets.reference import keypoint_offsets
+from unisign_fast.kernels.deferred_activation.reference import Activation, activation, with_batch_stats
+from unisign_fast.kernels.deformable_attention.reference import deformable_attention
+from unisign_fast.kernels.deformable_offsets.reference import deformable_offsets
 from unisign_fast.kernels.graph_conv.reference import graph_conv
 from unisign_fast.kernels.position_bias.reference import position_bias
 from unisign_fast.kernels.temporal_conv.reference import temporal_conv
@@ -54,13 +54,15 @@ def test_graph_conv_sums_over_hops_and_joints(frames, joints, hops, inputs, outp
             for k in range(hops):
                 for source in range(joints):
                     expected[f, to] += adjacency[k, source, to] * (weight[k] @ x[f, source] + bias[k])
-    torch.testing.assert_close(graph_conv(Activation(x), adjacency, weight, bias, None, False).out.raw_FVO, expected)
+    torch.testing.assert_close(
+        graph_conv(Activation(x), adjacency, weight, bias, None, False).out.conv_out_FVO, expected
+    )
 
 
 def test_graph_conv_gradients():
     shapes = (3, 4, 2), (2, 4, 4), (2, 3, 2), (2, 3)
     check_gradients(
-        lambda x, *parameters: graph_conv(Activation(x), *parameters, None, False).out.raw_FVO,
+        lambda x, *parameters: graph_conv(Activation(x), *parameters, None, False).out.conv_out_FVO,
         *(random(*shape, grad=True) for shape in shapes),
     )
 
@@ -71,11 +73,13 @@ def test_graph_conv_gives_its_input_computed_and_the_shortcut_with_moments():
     adjacency, weight, bias, *shortcut = (random(*shape) for shape in shapes)
     x_FVC, out, beside = graph_conv(x, adjacency, weight, bias, tuple(shortcut), True)
     assert torch.equal(x_FVC, activation(x))
-    torch.testing.assert_close(out.raw_FVO, graph_conv(Activation(x_FVC), adjacency, weight, bias, None, False).out[0])
-    torch.testing.assert_close(beside.raw_FVO, x_FVC @ shortcut[0].T + shortcut[1])
-    for found in (out, beside):
-        torch.testing.assert_close(found.mean_O, found.raw_FVO.mean((0, 1)))
-        torch.testing.assert_close(found.var_O, found.raw_FVO.var((0, 1), correction=0))
+    torch.testing.assert_close(
+        out.conv_out_FVO, graph_conv(Activation(x_FVC), adjacency, weight, bias, None, False).out[0]
+    )
+    torch.testing.assert_close(beside.conv_out_FVO, x_FVC @ shortcut[0].T + shortcut[1])
+    for result in (out, beside):
+        torch.testing.assert_close(result.mean_O, result.conv_out_FVO.mean((0, 1)))
+        torch.testing.assert_close(result.var_O, result.conv_out_FVO.var((0, 1), correction=0))
 
 
 # --- activation and moments
@@ -83,18 +87,20 @@ def test_graph_conv_gives_its_input_computed_and_the_shortcut_with_moments():
 ACTIVATION = (3, 4, 3), (3,), (3,), (3, 4, 3), (3,), (3,)  # F 3, V 4, C 3
 
 
-@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("relu_before_residual", [False, True])
 @pytest.mark.parametrize("made_of", [1, 3, 4, 6])
-def test_activation_is_what_it_says(made_of, rectified):
+def test_activation_is_what_it_says(made_of, relu_before_residual):
     tensors = [random(*shape, grad=True) for shape in ACTIVATION[:made_of]]
-    raw, scale, shift, residual, residual_scale, residual_shift = [*tensors, *[None] * (6 - made_of)]
-    expected = raw if made_of == 1 else raw * scale + shift
-    expected = expected.clamp(min=0) if rectified else expected
+    conv_out, scale, shift, residual, residual_scale, residual_shift = [*tensors, *[None] * (6 - made_of)]
+    expected = conv_out if made_of == 1 else conv_out * scale + shift
+    expected = expected.clamp(min=0) if relu_before_residual else expected
     if made_of > 3:
         expected = expected + (residual if made_of == 4 else residual * residual_scale + residual_shift)
-    found = activation(Activation(*tensors, rectified=rectified))
-    torch.testing.assert_close(found, raw if made_of == 1 else expected.clamp(min=0))
-    check_gradients(lambda *inputs: activation(Activation(*inputs, rectified=rectified)), *tensors)
+    result = activation(Activation(*tensors, relu_before_residual=relu_before_residual))
+    torch.testing.assert_close(result, conv_out if made_of == 1 else expected.clamp(min=0))
+    check_gradients(
+        lambda *inputs: activation(Activation(*inputs, relu_before_residual=relu_before_residual)), *tensors
+    )
 
 
 def test_activation_is_rounded_once():
@@ -104,43 +110,43 @@ def test_activation_is_rounded_once():
 
 
 def test_moments_and_their_gradients():
-    raw = random(5, 3, 2, grad=True)
-    check_gradients(lambda raw: measured(raw, True)[1:], raw)
-    assert measured(raw, False)[1:] == (None, None)
-    for moment in measured(raw[:0], True)[1:]:
+    conv_out = random(5, 3, 2, grad=True)
+    check_gradients(lambda conv_out: with_batch_stats(conv_out, True)[1:], conv_out)
+    assert with_batch_stats(conv_out, False)[1:] == (None, None)
+    for moment in with_batch_stats(conv_out[:0], True)[1:]:
         assert torch.equal(moment, torch.zeros(2).double())
 
 
 # --- temporal convolution
 
 
-@pytest.mark.parametrize("taps", [1, 3, 5])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("lengths", CLIPS)
-def test_temporal_conv_is_a_convolution_of_each_clip_alone(lengths, taps):
+def test_temporal_conv_is_a_convolution_of_each_clip_alone(lengths, kernel_size):
     joints, inputs, outputs = 3, 4, 2
-    x, weight, bias = random(sum(lengths), joints, inputs), random(taps, outputs, inputs), random(outputs)
+    x, weight, bias = random(sum(lengths), joints, inputs), random(kernel_size, outputs, inputs), random(outputs)
     expected = []
     for clip_TVC in x.split(lengths):
         if len(clip_TVC):
             y_VOT = torch.nn.functional.conv1d(
-                clip_TVC.permute(1, 2, 0), weight.permute(1, 2, 0), bias, padding=taps // 2
+                clip_TVC.permute(1, 2, 0), weight.permute(1, 2, 0), bias, padding=kernel_size // 2
             )
             expected.append(y_VOT.permute(2, 0, 1))
-    offsets = torch.tensor([0, *accumulate(lengths)])
-    found = temporal_conv(Activation(x), offsets, weight, bias, False).raw_FVO
-    torch.testing.assert_close(found, torch.cat(expected) if expected else x.new_zeros(0, joints, outputs))
+    cu_seqlens = torch.tensor([0, *accumulate(lengths)])
+    result = temporal_conv(Activation(x), cu_seqlens, weight, bias, False).conv_out_FVO
+    torch.testing.assert_close(result, torch.cat(expected) if expected else x.new_zeros(0, joints, outputs))
 
 
 @pytest.mark.parametrize("lengths", [[4, 1, 2], []])
 def test_temporal_conv_gradients(lengths):
-    offsets = torch.tensor([0, *accumulate(lengths)])
+    cu_seqlens = torch.tensor([0, *accumulate(lengths)])
     x, weight, bias = random(sum(lengths), 2, 3, grad=True), random(5, 2, 3, grad=True), random(2, grad=True)
     if lengths:
         check_gradients(
-            lambda x, *parameters: temporal_conv(Activation(x), offsets, *parameters, True)[:], x, weight, bias
+            lambda x, *parameters: temporal_conv(Activation(x), cu_seqlens, *parameters, True)[:], x, weight, bias
         )
         return
-    temporal_conv(Activation(x), offsets, weight, bias, False).raw_FVO.sum().backward()
+    temporal_conv(Activation(x), cu_seqlens, weight, bias, False).conv_out_FVO.sum().backward()
     assert x.grad.shape == x.shape and not weight.grad.any() and not bias.grad.any()
 
 
@@ -151,7 +157,7 @@ def test_keypoint_offsets_look_around_each_keypoint():
     crops, joints, groups, width, reach = 2, 3, 2, 4, 0.6
     x, weight, reference = random(crops, joints, groups * width), random(groups, width, width), random(crops, joints, 2)
     scale, shift, out = random(width), random(width), random(2, width)
-    query, position = keypoint_offsets(x, weight, scale, shift, out, reference, reach)
+    query, position = deformable_offsets(x, weight, scale, shift, out, reference, reach)
     for n, v, g in itertools.product(range(crops), range(joints), range(groups)):
         own = slice(g * width, (g + 1) * width)
         torch.testing.assert_close(query[n, v, own], weight[g] @ x[n, v, own])
@@ -161,7 +167,7 @@ def test_keypoint_offsets_look_around_each_keypoint():
 
 def test_keypoint_offsets_gradients():
     shapes = (2, 3, 4), (2, 2, 2), (2,), (2,), (2, 2), (2, 3, 2)
-    check_gradients(lambda *inputs: keypoint_offsets(*inputs, 0.6), *(random(*shape, grad=True) for shape in shapes))
+    check_gradients(lambda *inputs: deformable_offsets(*inputs, 0.6), *(random(*shape, grad=True) for shape in shapes))
 
 
 # --- position bias
@@ -246,23 +252,23 @@ def sampling_inputs(crops: int, joints: int, groups: int, width: int, side: tupl
 @pytest.mark.parametrize("crops", [2, 0])
 def test_keypoint_sampling_attends_over_bilinear_samples(crops, side):
     inputs = sampling_inputs(crops, joints=7, groups=2, width=3, side=side)
-    torch.testing.assert_close(keypoint_sampling(*inputs), naive_keypoint_sampling(*inputs))
+    torch.testing.assert_close(deformable_attention(*inputs), naive_keypoint_sampling(*inputs))
 
 
 def test_keypoint_sampling_at_edges_and_beyond():
     corners = [(-1, -1), (1, 1), (-1.2, 0.3), (0, 1.25), (-1.5, 1.6), (1e3, 0), (0.75, -0.75)]
     inputs = sampling_inputs(1, joints=len(corners), groups=2, width=3, side=(4, 4))
     inputs[2] = torch.tensor([corners, corners[::-1]], dtype=torch.float64)[None]
-    torch.testing.assert_close(keypoint_sampling(*inputs), naive_keypoint_sampling(*inputs))
+    torch.testing.assert_close(deformable_attention(*inputs), naive_keypoint_sampling(*inputs))
     inputs[2] = inputs[2].sign() * 2  # all outside: nothing but zeros to see
     inputs[2][inputs[2] == 0] = 2
-    assert not keypoint_sampling(*inputs).any()
+    assert not deformable_attention(*inputs).any()
 
 
 def test_keypoint_sampling_gradients():
     inputs = sampling_inputs(2, joints=3, groups=2, width=2, side=(3, 4), grad=True)
     assert (inputs[2].abs() > 1 + 1 / 3).any(), "the test wants a position far outside"
-    check_gradients(keypoint_sampling, *inputs)
+    check_gradients(deformable_attention, *inputs)
 
 
 # --- independence
@@ -278,12 +284,16 @@ def run_python(code: str) -> str:
 
 
 def test_kernels_need_torch_alone():
-    operations = [module.name for module in pkgutil.iter_modules(unisign_fast.kernels.__path__) if module.ispkg]
+    operations = [
+        module.name
+        for module in pkgutil.iter_modules(unisign_fast.kernels.__path__)
+        if module.ispkg and module.name != "cpu"
+    ]
     assert len(operations) >= 4
     imports = "\n".join(f"import unisign_fast.kernels.{name}.reference" for name in operations)
     loaded = run_python(f"import sys, torch\nbefore = {{*sys.modules}}\n{imports}\nprint(*{{*sys.modules}} - before)")
-    found = {name.removeprefix("unisign_fast.").partition(".")[0] for name in loaded.split()}
-    assert "kernels" in found and not found & {"triton", "transformers", "pipelines", "model"}
+    result = {name.removeprefix("unisign_fast.").partition(".")[0] for name in loaded.split()}
+    assert "kernels" in result and not result & {"triton", "transformers", "pipelines", "model"}
 
 
 def test_an_mt5_runs_beside_our_package_kernels():

@@ -66,8 +66,8 @@ def test_the_papers_figures_show_all_it_claims_and_turned_over_none(table):
 
 def test_an_ordering_that_the_paper_does_not_show_is_not_counted():
     table = ABLATIONS[8]  # dev WER is 31.5 at 25 % and at 50 %
-    found = ABLATE["verdicts"](table, papers_own(table))
-    assert found[1][0] is None and found[1][1] is not None
+    result = ABLATE["verdicts"](table, papers_own(table))
+    assert result[1][0] is None and result[1][1] is not None
     more_rgb = ABLATE["verdicts"](ABLATIONS[9], papers_own(ABLATIONS[9]))[1]
     assert more_rgb[6] is None, "ROUGE on test falls from 10 % to 25 %"
 

@@ -26,7 +26,7 @@ from unisign_fast.model.config import ModelConfig
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import CHUNK_FRAMES, KeypointStore, KeypointStoreWriter
-from unisign_fast.text.tokenizer import train_codec
+from unisign_fast.text.tokenizer import train_tokenizer
 from unisign_fast.training.run import compare_keypoint_sources, warn_of_unknown
 from unisign_fast.utils.event_log import read_events
 
@@ -343,8 +343,8 @@ def test_scores_of_a_run_can_be_had_from_its_files(command, stage1, tmp_path):
 
 
 def test_a_trimmed_vocabulary_is_trained_and_given_back(command, store, tmp_path):
-    codec = train_codec([*TEXTS, "Zebras graze quietly", "东南西北春夏秋冬"], tmp_path / "codec")
-    full = ["--tokenizer", codec.path, "--data-fraction", "0", "--out", "full"]
+    tokenizer = train_tokenizer([*TEXTS, "Zebras graze quietly", "东南西北春夏秋冬"], tmp_path / "tokenizer")
+    full = ["--tokenizer", tokenizer.path, "--data-fraction", "0", "--out", "full"]
     trimmed = ["--p-samp", "0", "--start-from", "full/last", "--trim-vocabulary", "True", "--out", "run", *SHORT]
     back = ["run/last", "--full", "full/last", "--out", "again"]
     for line in (
@@ -356,7 +356,7 @@ def test_a_trimmed_vocabulary_is_trained_and_given_back(command, store, tmp_path
         assert ended.status == 0 and ended.error == "", ended
     few, many = (ModelConfig.load(tmp_path / f"{name}/last/config.json").mt5.vocab_size for name in ("run", "full"))
     assert few < many and f"again: {few} trained rows of {many}" in ended.output
-    assert (tmp_path / "again/spiece.model").read_bytes() == codec.path.read_bytes()
+    assert (tmp_path / "again/spiece.model").read_bytes() == tokenizer.path.read_bytes()
     ended = command(tmp_path, "convert.py", "untrim", "full/last", "--full", "nowhere", "--out", "third")
     assert_refused(ended, "--full nowhere: is no folder or hub name", "give it with --full")
 
@@ -385,8 +385,8 @@ def test_a_language_that_the_tokenizer_does_not_know_is_warned_of(tmp_path, caps
             writer.add(np.ones((2, 133, 3)), fps=25.0, width=8, height=8, **labels)
     store = KeypointStore.open(tmp_path / "s")
     for texts, percent in ((["今天", "tea"], None), (["tea", "a cup of tea"], r"1\d\.\d")):
-        codec = train_codec(texts, tmp_path / texts[0])
-        warn_of_unknown(ClipReader([store], DataSettings(p_samp=0), codec).clips("train"), codec)
+        tokenizer = train_tokenizer(texts, tmp_path / texts[0])
+        warn_of_unknown(ClipReader([store], DataSettings(p_samp=0), tokenizer).clips("train"), tokenizer)
         warning = capsys.readouterr().err
         assert (
             re.match(rf"warning: {percent}% of the targets' tokens are unknown to ", warning)

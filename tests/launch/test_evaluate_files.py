@@ -137,9 +137,9 @@ def test_command_compares_two_systems(tmp_path):
     files = ["--predictions", tmp_path / "good.jsonl", "--baseline", tmp_path / "worse.jsonl"]
     result = evaluate(*files, "--task", "islr", "--language", "en", "--json", tmp_path / "out.json")
     assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert found["values"]["top-1 per instance"] == 100 and found["intervals"]["top-1 per instance"] == [100, 100]
-    difference = found["differences"]["top-1 per instance"]
+    outcome = json.loads((tmp_path / "out.json").read_text())
+    assert outcome["values"]["top-1 per instance"] == 100 and outcome["intervals"]["top-1 per instance"] == [100, 100]
+    difference = outcome["differences"]["top-1 per instance"]
     assert difference["value"] == 50 and difference["p_value"] < 0.01
     assert 30 < difference["interval"][0] < 50 < difference["interval"][1] < 70
     assert "+50.00" in result.stdout and "approximate randomisation" in result.stdout

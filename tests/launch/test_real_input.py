@@ -35,12 +35,12 @@ def test_csl_news_is_learned_by_heart(shared, tmp_path):
     losses = [step["loss"] for step in steps if step["event"] == "step"]
     assert losses[0] > 5 and losses[-1] < 0.05
 
-    model, codec = UniSign.load(out / "last")
-    reader = ClipReader([KeypointStore.open(store)], DataSettings(p_samp=0), codec)
+    model, tokenizer = UniSign.load(out / "last")
+    reader = ClipReader([KeypointStore.open(store)], DataSettings(p_samp=0), tokenizer)
     clips = reader.clips("train")
     (ref,) = clips
-    assert len(codec) == 32596 and (ref.clip.frames, ref.clip.width, ref.clip.height) == (87, 204, 170)
+    assert len(tokenizer) == 32596 and (ref.clip.frames, ref.clip.width, ref.clip.height) == (87, 204, 170)
     batch = reader.batch(clips, [0], epoch=0, training=False).batch
     with torch.no_grad():
         (tokens,) = model.eval().generate(batch)
-    assert codec.decode(tokens) == ref.clip.text == "每天十八点为您直播的共同关注。"
+    assert tokenizer.decode(tokens) == ref.clip.text == "每天十八点为您直播的共同关注。"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from toy_training import TWO_RANKS, run_script
 
-from unisign_fast.kernels.deferred_activation.reference import measured
+from unisign_fast.kernels.deferred_activation.reference import with_batch_stats
 from unisign_fast.model.batch_norm import BatchNorm, BatchNorm2d
 from unisign_fast.published.layout import mixed
 from unisign_fast.utils.distributed import start_ranks
@@ -43,7 +43,7 @@ def apply(norm: nn.Module, x: Tensor) -> Tensor:
         return norm(x, [len(x)])
     if not isinstance(norm, BatchNorm):
         return norm(x)
-    scale, shift = norm(measured(x.reshape(-1, 1, CHANNELS), norm.training))
+    scale, shift = norm(with_batch_stats(x.reshape(-1, 1, CHANNELS), norm.training))
     return (x.float() * scale + shift).to(x.dtype)
 
 
@@ -57,10 +57,10 @@ def run(norm: nn.Module, x: Tensor, steps: int = 2) -> dict[str, Tensor]:
     return {"y": y.detach(), **gradients, **{name: value.clone() for name, value in norm.state_dict().items()}}
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(result: dict[str, Tensor], expected: dict[str, Tensor], **tolerance) -> None:
+    assert result.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], msg=lambda text: f"{name}: {text}", **tolerance)
+        torch.testing.assert_close(result[name], expected[name], msg=lambda text: f"{name}: {text}", **tolerance)
 
 
 # --- one process
@@ -76,11 +76,11 @@ def test_equals_torch(shape, channel_dim, training):
     expected = run(torchs.train(training), flat)
     for name in ("y", "x.grad"):
         expected[name] = expected[name].view(shape)
-    found = run(ours, x)
-    assert_same(found, expected, rtol=1e-5, atol=1e-6)
+    result = run(ours, x)
+    assert_same(result, expected, rtol=1e-5, atol=1e-6)
     if channel_dim == 1:
-        assert torch.equal(found["y"], expected["y"]), "published features are met to the last bit"
-    assert found["num_batches_tracked"] == (2 if training else 0)
+        assert torch.equal(result["y"], expected["y"]), "published features are met to the last bit"
+    assert result["num_batches_tracked"] == (2 if training else 0)
 
 
 def test_statistics_of_many_rows_keep_float32s_digits():
@@ -94,23 +94,23 @@ def test_statistics_of_many_rows_keep_float32s_digits():
 @pytest.mark.parametrize("training", [True, False])
 def test_no_rows_change_nothing(shape, channel_dim, training):
     norm, x = make_norm(channel_dim).train(training), torch.zeros(shape)
-    found = run(norm, x)
-    assert found["y"].shape == found["x.grad"].shape == shape
-    assert not found["weight.grad"].any() and not found["bias.grad"].any()
+    result = run(norm, x)
+    assert result["y"].shape == result["x.grad"].shape == shape
+    assert not result["weight.grad"].any() and not result["bias.grad"].any()
     fresh = make_norm(channel_dim)
     for name in ("running_mean", "running_var"):
-        assert torch.equal(found[name], getattr(fresh, name))
+        assert torch.equal(result[name], getattr(fresh, name))
 
 
 def test_one_row_is_the_bias_and_leaves_the_statistics_alone():
     norm, x = make_norm(), rows((1, CHANNELS), -1)
     with pytest.raises(ValueError, match="more than 1 value"):
         nn.BatchNorm1d(CHANNELS)(x)
-    found, fresh = run(norm, x), make_norm()
-    torch.testing.assert_close(found["y"][0], fresh.bias.detach(), rtol=0, atol=1e-4)
-    assert not found["x.grad"].any()
+    result, fresh = run(norm, x), make_norm()
+    torch.testing.assert_close(result["y"][0], fresh.bias.detach(), rtol=0, atol=1e-4)
+    assert not result["x.grad"].any()
     for name in ("running_mean", "running_var"):
-        assert torch.equal(found[name], getattr(fresh, name))
+        assert torch.equal(result[name], getattr(fresh, name))
 
 
 def test_statistics_stay_float32_in_a_bfloat16_model():
@@ -174,7 +174,7 @@ def test_maps_of_two_parts_in_one_batch_equal_each_by_itself(maps, training):
 def test_rows_of_one_part_leave_the_other_ones_statistics_alone():
     shared, apart, _ = two_parts((1, 1), BatchNorm)
     x, before = rows((20, CHANNELS), -1), shared.running_mean.clone()
-    out = measured(x.reshape(-1, 1, CHANNELS), True)
+    out = with_batch_stats(x.reshape(-1, 1, CHANNELS), True)
     torch.testing.assert_close(shared(out, 1), apart[1](out))
     assert torch.equal(shared.running_mean[0], before[0])
     torch.testing.assert_close(shared.running_mean[1], apart[1].running_mean)
@@ -277,14 +277,14 @@ def two_ranks(tmp_path_factory) -> list[dict]:
 def test_two_ranks_equal_one_with_all_rows(two_ranks, case):
     norm, x, first = norm_and_rows(case)
     expected = run(norm, x)
-    found, other = (results[case] for results in two_ranks)
-    assert len(found["y"]) == first
-    for name in found.keys() - {"y", "x.grad"}:
-        assert torch.equal(found[name], other[name]), f"{name} differs between the ranks"
+    result, other = (results[case] for results in two_ranks)
+    assert len(result["y"]) == first
+    for name in result.keys() - {"y", "x.grad"}:
+        assert torch.equal(result[name], other[name]), f"{name} differs between the ranks"
     for name in ("y", "x.grad"):
-        found[name] = torch.cat([found[name], other[name]])
+        result[name] = torch.cat([result[name], other[name]])
     # What float32 resolves at 300 is 3e-5; sums of squares about zero would be wrong by 1e-3.
-    assert_same(found, expected, rtol=1e-4, atol=2e-4 if case == "far from zero" else 1e-5)
+    assert_same(result, expected, rtol=1e-4, atol=2e-4 if case == "far from zero" else 1e-5)
 
 
 def test_two_ranks_share_the_statistics_of_each_hand(two_ranks):
@@ -293,9 +293,9 @@ def test_two_ranks_share_the_statistics_of_each_hand(two_ranks):
     whole = dict(zip(("y", "x.grad"), backward(shared, x, per_part, torch.cat(weights_of_hands()))))
     first, other = (results["hands"] for results in two_ranks)
     for name, value in whole.items():
-        for rank, found in enumerate((first[name], other[name])):
+        for rank, result in enumerate((first[name], other[name])):
             expected, _ = maps_of_hands(slice(rank, rank + 1), list(value.split(per_part)))
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
     gradients = {"weight.grad": shared.weight.grad, "bias.grad": shared.bias.grad}
     for name, expected in {**gradients, **shared.state_dict()}.items():
         assert torch.equal(first[name], other[name]), f"{name} differs between the ranks"

@@ -108,11 +108,11 @@ def test_maps_that_are_made_again_change_nothing_to_the_last_bit_and_take_less_r
     keeping = EfficientNet(width=0.5, parts=2)
     remaking = deepcopy(keeping)
     with forcing("cpu"):
-        still_kept, found = trained(remaking, per_part)
+        still_kept, result = trained(remaking, per_part)
         monkeypatch.setattr(Remade, "not_kept", lambda self: nullcontext())
         kept, expected = trained(keeping, per_part)
     assert still_kept < 0.5 * kept
-    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert [name for name in expected if not torch.equal(result[name], expected[name])] == []
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -135,8 +135,8 @@ def test_two_parts_in_one_batch_equal_one_after_the_other(training):
     (left.square().sum() + right.square().sum() + right.sum()).backward()
     expected = {name: p.grad for name, p in together.named_parameters()}
     for name, q in apart.named_parameters():
-        of_layer = expected[name], expected[name.removesuffix("bias").removesuffix("weight") + "weight"]
-        largest = max(gradient.abs().max().item() for gradient in of_layer)
+        grad_layer = expected[name], expected[name.removesuffix("bias").removesuffix("weight") + "weight"]
+        largest = max(gradient.abs().max().item() for gradient in grad_layer)
         torch.testing.assert_close(q.grad, expected[name], rtol=0, atol=1e-3 * largest, msg=name)
     for (name, b), c in zip(together.named_buffers(), apart.buffers()):
         torch.testing.assert_close(c, b, rtol=1e-4, atol=1e-4, msg=name)

@@ -118,7 +118,7 @@ def test_attention_clip_by_clip_is_attention(p):
     inputs = [torch.randn(rows, 8, requires_grad=True) for rows in (9, 12, 12)] + [torch.randn(2, 5, 6)]
     inputs[3].requires_grad_()
     torch.manual_seed(1)
-    found = clip_attention(*inputs[:3], queries, keys, 2, inputs[3], p)
+    result = clip_attention(*inputs[:3], queries, keys, 2, inputs[3], p)
     torch.manual_seed(1)
     query, key, value, bias = inputs
     clips = zip(query.split(queries.lengths), key.split(keys.lengths), value.split(keys.lengths))
@@ -128,7 +128,7 @@ def test_attention_clip_by_clip_is_attention(p):
         weights = (one @ other.mT + bias[:, : one.shape[1], : other.shape[1]]).softmax(-1)
         mask, scale = kept(weights.shape, p) if p else (1.0, 1.0)
         expected.append((weights * mask * scale @ third).transpose(0, 1).flatten(1))
-    _assert_same(found, torch.cat(expected), inputs)
+    _assert_same(result, torch.cat(expected), inputs)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
@@ -139,9 +139,9 @@ def test_gated_feed_forward_is_hugging_faces(p, language_model):
     module.dropout.p = p
     torch.manual_seed(1)
     gate, up = normed_projections(inputs[0], norm.weight, norm.variance_epsilon, module.wi_0.weight, module.wi_1.weight)
-    found = gated_product(gate, up, module.wo.weight, p)
+    result = gated_product(gate, up, module.wo.weight, p)
     torch.manual_seed(1)
-    _assert_same(found, module.train()(norm(inputs[0])), inputs)
+    _assert_same(result, module.train()(norm(inputs[0])), inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -151,22 +151,22 @@ def test_projections_of_a_normalised_input_keep_it_alone(dtype):
     x, scale, *weights = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        found = normed_projections(x, scale, 1e-6, *weights)
+        result = normed_projections(x, scale, 1e-6, *weights)
     assert sorted(map(torch.numel, kept)) == sorted([7, *map(torch.numel, (x, scale, *weights))])
     exact = [tensor.detach().double().requires_grad_() for tensor in (x, scale, *weights)]
     expected = [rms_norm(exact[0], (16,), exact[1], 1e-6) @ weight.T for weight in exact[2:]]
     upstream = [torch.randn(7, len(weight)) for weight in weights]
-    of_found = torch.autograd.grad(found, [x, scale, *weights], [one.to(dtype) for one in upstream])
+    of_found = torch.autograd.grad(result, [x, scale, *weights], [one.to(dtype) for one in upstream])
     of_expected = torch.autograd.grad(expected, exact, [one.to(dtype).double() for one in upstream])
     tolerance = 1e-10 if dtype == torch.float64 else 3e-2
-    for mine, theirs in zip((*found, *of_found), (*expected, *of_expected), strict=True):
+    for mine, theirs in zip((*result, *of_found), (*expected, *of_expected), strict=True):
         assert mine.dtype == dtype and (mine - theirs).norm() < tolerance * theirs.norm()
 
 
-def _assert_same(found: torch.Tensor, expected: torch.Tensor, inputs: list[torch.Tensor]) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    upstream = torch.randn(found.shape)
-    pairs = zip(torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, inputs, upstream))
+def _assert_same(result: torch.Tensor, expected: torch.Tensor, inputs: list[torch.Tensor]) -> None:
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(result.shape)
+    pairs = zip(torch.autograd.grad(result, inputs, upstream), torch.autograd.grad(expected, inputs, upstream))
     for mine, plain in pairs:
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5)
 
@@ -178,7 +178,7 @@ def test_packing_and_padding_are_each_others_reverse():
     assert padded.squeeze(-1).tolist() == [[0, 1, 0], [2, 3, 4], [5, 0, 0]]
     assert packing.mask_BS.tolist() == [[True, True, False], [True, True, True], [True, False, False]]
     assert torch.equal(packing.pack(padded), x) and torch.equal(packing.pack(torch.cat([padded, padded], 1)), x)
-    assert packing.sequence_P.tolist() == [0, 0, 1, 1, 1, 2] and packing.position_P.tolist() == [0, 1, 0, 1, 2, 0]
+    assert packing.seq_ids_P.tolist() == [0, 0, 1, 1, 1, 2] and packing.position_P.tolist() == [0, 1, 0, 1, 2, 0]
     even = Packing([2, 2], torch.device("cpu"))
     assert even.pad(torch.arange(4)).tolist() == [[0, 1], [2, 3]]
 

@@ -34,8 +34,8 @@ def ours(x_NCHW: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
     return NormSiLU.apply(x_NCHW, weight_C, bias_C, *moments(x_NCHW))[0]
 
 
-def distance(found: Tensor, exact: Tensor) -> float:
-    return ((found - exact).norm() / exact.norm()).item()
+def distance(result: Tensor, exact: Tensor) -> float:
+    return ((result - exact).norm() / exact.norm()).item()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -45,8 +45,8 @@ def test_equals_torch_in_float64(shape):
     y_NCHW, expected = ours(*tensors), silu(batch_norm(exact[0], None, None, *exact[1:], True, eps=EPS))
     assert y_NCHW.is_contiguous(memory_format=torch.channels_last) and distance(y_NCHW, expected) < 3e-6
     upstream = random_map(shape)
-    found = torch.autograd.grad(y_NCHW, tensors, upstream)
-    for mine, theirs in zip(found, torch.autograd.grad(expected, exact, upstream.double()), strict=True):
+    result = torch.autograd.grad(y_NCHW, tensors, upstream)
+    for mine, theirs in zip(result, torch.autograd.grad(expected, exact, upstream.double()), strict=True):
         assert distance(mine, theirs) < 3e-5  # of x: what the moments take away is nearly everything
     for mine, theirs in zip(moments(tensors[0]), (exact[0].mean((0, 2, 3)), exact[0].var((0, 2, 3), correction=0))):
         assert distance(mine, theirs) < 3e-7
@@ -60,14 +60,14 @@ def test_large_numbers_saturate_and_what_is_not_a_number_stays_so():
 
 
 def test_any_number_of_threads_gives_the_same_to_the_last_bit():
-    found, before = [], torch.get_num_threads()
+    result, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
         tensors = inputs((40, 96, 12, 12))
         y_NCHW = ours(*tensors)
-        found.append([y_NCHW, *torch.autograd.grad(y_NCHW.square().sum(), tensors)])
+        result.append([y_NCHW, *torch.autograd.grad(y_NCHW.square().sum(), tensors)])
     torch.set_num_threads(before)
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, *result))
 
 
 def test_torch_keeps_its_number_of_threads():
@@ -81,8 +81,8 @@ def test_torch_keeps_its_number_of_threads():
     """
     one = os.environ | {"OMP_NUM_THREADS": "1"}
     run = [sys.executable, "-c", script]
-    found = subprocess.run(run, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=one)
-    assert found.stdout.split() == ["1"] * 4
+    result = subprocess.run(run, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=one)
+    assert result.stdout.split() == ["1"] * 4
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -13,7 +13,7 @@ from clip_stores import (
     LENGTHS,
     RGB,
     SIDE,
-    Codec,
+    FakeTokenizer,
     batch_of,
     pose,
     read_one,
@@ -203,7 +203,7 @@ def test_a_batch_holds_all_left_hands_before_all_right_ones(store):
 
 def test_tokens_are_padded_right(tmp_path):
     r = reader(write_store(tmp_path, [dict(text="a", language="zh"), dict(text="bcd")]), DataSettings(p_samp=0))
-    r.codec.prompt_ids = lambda language: [5, 6, 1] if language == "zh" else [5, 1]
+    r.tokenizer.prompt_ids = lambda language: [5, 6, 1] if language == "zh" else [5, 1]
     batch = batch_of(r, [0, 1])
     assert batch.label_ids.tolist() == [[97, 1, -100, -100], [98, 99, 100, 1]]
     assert batch.prompt_ids.tolist() == [[5, 6, 1], [5, 1, 0]]
@@ -222,7 +222,7 @@ def test_an_empty_batch_has_the_types_of_a_full_one(store):
 
 def test_clips_of_several_stores_share_a_batch(tmp_path, store):
     other = write_store(tmp_path / "other", [dict(id="other", source=video_of(tmp_path / "a.mp4", 10))])
-    r = ClipReader([other, store], RGB, Codec())
+    r = ClipReader([other, store], RGB, FakeTokenizer())
     assert len(r.clips("train")) == 1 + len(LENGTHS)
     batch = batch_of(r, [3, 0])
     assert batch.clip_ids == ["clip2", "other"] and batch.lengths == [20, 10]
@@ -231,7 +231,7 @@ def test_clips_of_several_stores_share_a_batch(tmp_path, store):
 
 
 def test_targets_are_tokenised_once(tmp_path):
-    class OnceCodec(Codec):
+    class OnceCodec(FakeTokenizer):
         calls = 0
 
         def target_ids(self, text: str) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_stores import RGB, SIDE, SOURCE, Codec, batch_of, pose, video_of, write_store
+from clip_stores import RGB, SIDE, SOURCE, FakeTokenizer, batch_of, pose, video_of, write_store
 from conftest import ROOT
 from video_files import write_video
 
@@ -54,7 +54,7 @@ def made(tmp_path_factory) -> KeypointStore:
 
 
 def reader(store: KeypointStore, **settings) -> ClipReader:
-    return ClipReader([store], DataSettings(p_samp=0.5, crop_size=16, **settings), Codec())
+    return ClipReader([store], DataSettings(p_samp=0.5, crop_size=16, **settings), FakeTokenizer())
 
 
 def test_a_batch_from_the_store_is_that_from_the_videos(made):
@@ -103,8 +103,8 @@ def test_clips_that_could_not_be_cut_say_why(made):
 
 def test_a_crop_of_another_size_or_rule_is_not_used(made):
     with pytest.raises(InputError, match="--crop-size: the crops of .* are 16 pixels wide, not 24; give 16"):
-        ClipReader([made], DataSettings(p_samp=0.5, crop_size=24), Codec())
-    ClipReader([made], DataSettings(p_samp=0, crop_size=24), Codec())
+        ClipReader([made], DataSettings(p_samp=0.5, crop_size=24), FakeTokenizer())
+    ClipReader([made], DataSettings(p_samp=0, crop_size=24), FakeTokenizer())
     with pytest.raises(InputError, match="--crops store: stored crops are not cut by --boxes sampled"):
         DataSettings(crops="store", boxes="sampled")
     published, stored = batch_of(reader(made, boxes="sampled"), [0]), batch_of(reader(made), [0])
@@ -114,8 +114,8 @@ def test_a_crop_of_another_size_or_rule_is_not_used(made):
 def test_a_store_without_crops(tmp_path):
     store = write_store(tmp_path, [dict(source=video_of(tmp_path / "a.mp4", 10))])
     with pytest.raises(InputError, match="crops: holds no crops; cut it with launch/prepare.py crops"):
-        ClipReader([store], DataSettings(crops="store"), Codec())
-    batch_of(ClipReader([store], RGB, Codec()), [0])  # from the video
+        ClipReader([store], DataSettings(crops="store"), FakeTokenizer())
+    batch_of(ClipReader([store], RGB, FakeTokenizer()), [0])  # from the video
 
 
 def copy_of(made: KeypointStore, folder: Path) -> KeypointStore:
@@ -207,8 +207,8 @@ def test_only_what_was_committed_counts(tmp_path):
     crops = CropStore(store)
     crops.verify(store)
     for number in (0, 2, 3):
-        found = crops.jpegs(store.clips[number], np.arange(6) // 2, np.arange(6) % 2)
-        assert [file.tobytes() for file in found] == files[number]
+        result = crops.jpegs(store.clips[number], np.arange(6) // 2, np.arange(6) % 2)
+        assert [file.tobytes() for file in result] == files[number]
 
 
 def test_a_killed_run_leaves_a_store_that_the_next_one_finishes(tmp_path):

@@ -65,11 +65,11 @@ def read_many(clips: list[tuple], size: int = 16, dali: bool = True) -> list[np.
         )
         for path, frames, boxes, more in clips
     ]
-    found = VideoHandCrops(size, torch.device("cpu"), dali).read(wanted)
-    for crops in found:
+    result = VideoHandCrops(size, torch.device("cpu"), dali).read(wanted)
+    for crops in result:
         if isinstance(crops, InputError):
             raise crops
-    return [crops.numpy() for crops in found]
+    return [crops.numpy() for crops in result]
 
 
 def test_one_box_size_for_all_hands_of_a_clip():
@@ -175,10 +175,10 @@ def test_crop_points_are_exact_to_a_tenth_of_a_pixel(tmp_path, centre):
     weight = crops[0].double().mean(0).numpy()
     weight[weight < 20] = 0
     y, x = np.mgrid[0:112, 0:112] + 0.5
-    found = np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
+    result = np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
     said = crop_points(wanted.points_px, wanted.boxes)[0, 0] * 112
     scale = 112 / (wanted.boxes[0, 2] - wanted.boxes[0, 0])
-    assert np.abs(found - said).max() / scale < 0.1  # pixels of the video
+    assert np.abs(result - said).max() / scale < 0.1  # pixels of the video
 
 
 def test_says_what_the_file_declares(video):
@@ -224,9 +224,9 @@ def test_one_bad_video_does_not_spoil_the_others_of_a_call(tmp_path):
         np.testing.assert_allclose(crops.mean(axis=(1, 2, 3)), [34, 70], atol=4)
     source = VideoHandCrops(16, torch.device("cpu"), dali=True)
     fields = dict(hands=np.zeros(2, int), points_px=np.zeros((2, 21, 2)), boxes=np.array([(0, 0, 16, 16)] * 2))
-    found = source.read([WantedHands(clip_of(p), p, np.array([2, 5]), **fields) for p in paths])
-    assert isinstance(found[1], InputError) and "b.webm: " in str(found[1])
-    for crops in (found[0], found[2]):
+    result = source.read([WantedHands(clip_of(p), p, np.array([2, 5]), **fields) for p in paths])
+    assert isinstance(result[1], InputError) and "b.webm: " in str(result[1])
+    for crops in (result[0], result[2]):
         np.testing.assert_allclose(crops.double().mean(dim=(1, 2, 3)), [34, 70], atol=4)
 
 

@@ -304,8 +304,8 @@ def test_a_disk_that_takes_no_more(tmp_path, append):
     if append:
         write_store(path)
     script = FULL_DISK.format(path=str(path), append=append)
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT / "tests")
-    assert "store: cannot be written (File too large); make room or name another folder" in found.stdout, found.stderr
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT / "tests")
+    assert "store: cannot be written (File too large); make room or name another folder" in result.stdout, result.stderr
     if append:
         KeypointStore.open(path).verify()
     else:

@@ -9,7 +9,7 @@ import torch
 from clip_stores import (
     LENGTHS,
     RGB,
-    Codec,
+    FakeTokenizer,
     reader,
     write_clips_of_many_lengths,
     write_store,
@@ -107,7 +107,7 @@ def loader_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
 
 
-class BrokenCodec(Codec):
+class BrokenCodec(FakeTokenizer):
     def prompt_ids(self, language: str) -> list[int]:
         raise ZeroDivisionError(language)
 
@@ -127,7 +127,7 @@ def test_no_thread_is_left_behind(store):
     assert not loader_threads()
 
 
-class WatchingCodec(Codec):
+class WatchingCodec(FakeTokenizer):
     """Sees with how many threads torch computes where clips are read."""
 
     def __init__(self):
@@ -139,16 +139,16 @@ class WatchingCodec(Codec):
 
 
 def test_threads_take_no_others_from_the_training_step(store):
-    codec, before = WatchingCodec(), torch.get_num_threads()
+    tokenizer, before = WatchingCodec(), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        list(batch_loader(ClipReader([store], RGB, codec)).steps(epochs=1))
-        assert codec.threads == {1} and torch.get_num_threads() == 2
+        list(batch_loader(ClipReader([store], RGB, tokenizer)).steps(epochs=1))
+        assert tokenizer.threads == {1} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
-class CountingCodec(Codec):
+class CountingCodec(FakeTokenizer):
     """Counts the clips that were read."""
 
     def __init__(self):
@@ -160,14 +160,14 @@ class CountingCodec(Codec):
 
 
 def test_threads_stay_a_bounded_way_ahead(store):
-    codec = CountingCodec()
+    tokenizer = CountingCodec()
     budget = Budget(60, 1000)  # of at most two clips of this store
-    steps = batch_loader(ClipReader([store], DataSettings(p_samp=0), codec), budget=budget).steps(epochs=100)
+    steps = batch_loader(ClipReader([store], DataSettings(p_samp=0), tokenizer), budget=budget).steps(epochs=100)
     next(steps)  # two micro-batches taken, four more of at most two clips ahead
     for _ in range(8):
-        assert codec.read.acquire(timeout=30)
+        assert tokenizer.read.acquire(timeout=30)
     read = 8
-    while codec.read.acquire(timeout=0.3):
+    while tokenizer.read.acquire(timeout=0.3):
         read += 1
     steps.close()
     assert read <= 12

@@ -123,9 +123,9 @@ def test_the_detector_finds_what_rtmlib_finds(shared):
         with av.open(str(shared / "wlasl" / "rgb_format" / f"{name}.mp4"), metadata_errors="ignore") as container:
             picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
         boxes, classes = reference(picture[..., ::-1])
-        found = detector(picture)
-        assert found.shape == (1, 5) and found[0, 4] > 0.5
-        np.testing.assert_allclose(found[:, :4], boxes[classes == 0], rtol=1e-4)
+        result = detector(picture)
+        assert result.shape == (1, 5) and result[0, 4] > 0.5
+        np.testing.assert_allclose(result[:, :4], boxes[classes == 0], rtol=1e-4)
 
 
 def test_real_clips_become_poses(shared, tmp_path, files):

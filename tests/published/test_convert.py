@@ -16,7 +16,7 @@ from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.published.convert import load_published
-from unisign_fast.text.tokenizer import TextCodec, train_codec
+from unisign_fast.text.tokenizer import Tokenizer, train_tokenizer
 
 COMMANDS = runpy.run_path(str(Path(__file__).parents[2] / "launch/convert.py"))
 convert, export = COMMANDS["import_published"], COMMANDS["export_published"]
@@ -24,23 +24,23 @@ UNUSED = "fusion_pose_rgb_linear"
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory) -> TextCodec:
+def tokenizer(tmp_path_factory) -> Tokenizer:
     """With more pieces than the checkpoints of the other tests have embeddings."""
-    return train_codec(["我喜欢茶。", "I like tea."], tmp_path_factory.mktemp("codec"))
+    return train_tokenizer(["我喜欢茶。", "I like tea."], tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
-def tables(codec) -> dict[bool, dict]:
+def tables(tokenizer) -> dict[bool, dict]:
     """Published tables, pose-only and RGB-pose, whose unused layer isn't zero."""
-    found = {}
+    result = {}
     for config in (POSE, RGB):
-        table = published_weights(_wide(config, codec))
-        found[config.rgb] = {n: torch.randn_like(t) if n.startswith(UNUSED) else t for n, t in table.items()}
-    return found
+        table = published_weights(_wide(config, tokenizer))
+        result[config.rgb] = {n: torch.randn_like(t) if n.startswith(UNUSED) else t for n, t in table.items()}
+    return result
 
 
-def _wide(config: ModelConfig, codec: TextCodec) -> ModelConfig:
-    return replace(config, mt5=replace(config.mt5, vocab_size=len(codec) + 3))
+def _wide(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    return replace(config, mt5=replace(config.mt5, vocab_size=len(tokenizer) + 3))
 
 
 def write_checkpoint(path: Path, table: dict, kind: torch.dtype = torch.float32) -> Path:
@@ -58,9 +58,9 @@ def refusal(function, *arguments, **options) -> str:
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rgb", [False, True])
-def test_there_and_back_without_a_bit_changed(tables, codec, tmp_path, rgb, kind, capsys):
+def test_there_and_back_without_a_bit_changed(tables, tokenizer, tmp_path, rgb, kind, capsys):
     source = write_checkpoint(tmp_path / "theirs.pth", tables[rgb], kind)
-    convert(source, codec.path, tmp_path / "ours", task="islr", max_frames=64)
+    convert(source, tokenizer.path, tmp_path / "ours", task="islr", max_frames=64)
     export(str(tmp_path / "ours"), tmp_path / "new/again.pth")
     before, after = (torch.load(path, weights_only=True) for path in (source, tmp_path / "new/again.pth"))
     assert after.keys() == {"model"} and type(after["model"]) is OrderedDict
@@ -72,9 +72,9 @@ def test_there_and_back_without_a_bit_changed(tables, codec, tmp_path, rgb, kind
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["again.pth"]
 
 
-def test_the_folder_is_the_model(tables, codec, tmp_path):
+def test_the_folder_is_the_model(tables, tokenizer, tmp_path):
     source = write_checkpoint(tmp_path / "theirs.pth", tables[True], torch.bfloat16)
-    convert(source, codec.path.parent, tmp_path / "ours")
+    convert(source, tokenizer.path.parent, tmp_path / "ours")
     model, _ = UniSign.load(tmp_path / "ours")
     expected = load_published(source)
     assert model.config == expected.config and model.config.gate == "published"
@@ -85,13 +85,13 @@ def test_the_folder_is_the_model(tables, codec, tmp_path):
 
 
 def test_a_trained_model_is_exported_with_an_unused_layer_of_zeros_and_the_mixture_of_its_hands(
-    tables, codec, tmp_path
+    tables, tokenizer, tmp_path
 ):
     source = write_checkpoint(tmp_path / "theirs.pth", tables[True])
     model = load_published(source)
     statistics = model.pose_encoders["hand"].blocks[0].graph_norm.running_mean
     statistics[1] += 1.9
-    save_model(tmp_path / "ours", model.config, model.state_dict(), codec)
+    save_model(tmp_path / "ours", model.config, model.state_dict(), tokenizer)
     export(str(tmp_path / "ours"), tmp_path / "again.pth")
     after = torch.load(tmp_path / "again.pth", weights_only=True)["model"]
     assert not after[f"{UNUSED}.weight"].any() and torch.equal(after["part_para"], tables[True]["part_para"])
@@ -114,11 +114,11 @@ def test_a_trained_model_is_exported_with_an_unused_layer_of_zeros_and_the_mixtu
         (lambda t: t.update({"proj_linear.left.bias": torch.ones(8)}), ["proj_linear.right.bias differ"]),
     ],
 )
-def test_keys_that_do_not_fit_are_named_and_nothing_is_written(tables, codec, tmp_path, change, words):
+def test_keys_that_do_not_fit_are_named_and_nothing_is_written(tables, tokenizer, tmp_path, change, words):
     table = dict(tables[True])
     change(table)
     source = write_checkpoint(tmp_path / "theirs.pth", table)
-    said = refusal(convert, source, codec.path, tmp_path / "ours")
+    said = refusal(convert, source, tokenizer.path, tmp_path / "ours")
     assert said.startswith(f"{source}: ") and all(word in said for word in words), said
     assert not (tmp_path / "ours").exists()
 
@@ -130,27 +130,27 @@ class Runs:
         return Path.touch, (Path("/tmp/unpickled-and-run"),)
 
 
-def test_a_pickle_that_runs_something_is_refused(codec, tmp_path):
+def test_a_pickle_that_runs_something_is_refused(tokenizer, tmp_path):
     for number, content in enumerate((pickle.dumps({"model": Runs()}, protocol=2), b"", b"not a checkpoint")):
         source = tmp_path / f"{number}.pth"
         source.write_bytes(content)
-        assert f"{source}: not a file of weights" in refusal(convert, source, codec.path, tmp_path / "ours")
+        assert f"{source}: not a file of weights" in refusal(convert, source, tokenizer.path, tmp_path / "ours")
     torch.save({"model": {"part_para": Runs()}}, tmp_path / "saved.pth")
-    assert "not a file of weights" in refusal(convert, tmp_path / "saved.pth", codec.path, tmp_path / "ours")
+    assert "not a file of weights" in refusal(convert, tmp_path / "saved.pth", tokenizer.path, tmp_path / "ours")
     assert not Path("/tmp/unpickled-and-run").exists() and not (tmp_path / "ours").exists()
 
 
-def test_other_mistakes_are_told(tables, codec, tmp_path):
+def test_other_mistakes_are_told(tables, tokenizer, tmp_path):
     source = write_checkpoint(tmp_path / "theirs.pth", tables[False])
-    assert "none.pth: not there" in refusal(convert, tmp_path / "none.pth", codec.path, tmp_path / "ours")
-    assert "--out: " in refusal(convert, source, codec.path, tmp_path)
+    assert "none.pth: not there" in refusal(convert, tmp_path / "none.pth", tokenizer.path, tmp_path / "ours")
+    assert "--out: " in refusal(convert, source, tokenizer.path, tmp_path)
     small = write_checkpoint(tmp_path / "small.pth", published_weights(POSE))
-    said = refusal(convert, small, codec.path, tmp_path / "ours")
+    said = refusal(convert, small, tokenizer.path, tmp_path / "ours")
     assert said.startswith("--tokenizer: ") and "only 24 embeddings" in said
 
 
-def test_a_folder_that_does_not_fit_is_named(tables, codec, tmp_path):
-    convert(write_checkpoint(tmp_path / "theirs.pth", tables[False]), codec.path, tmp_path / "ours")
+def test_a_folder_that_does_not_fit_is_named(tables, tokenizer, tmp_path):
+    convert(write_checkpoint(tmp_path / "theirs.pth", tables[False]), tokenizer.path, tmp_path / "ours")
     weights = load_file(tmp_path / "ours/model.safetensors")
     save_file({n: t for n, t in weights.items() if n != "part_bias"}, tmp_path / "ours/model.safetensors")
     said = refusal(export, str(tmp_path / "ours"), tmp_path / "again.pth")

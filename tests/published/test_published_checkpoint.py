@@ -149,13 +149,13 @@ def test_a_model_that_the_published_code_does_not_know_is_not_exported():
 @pytest.mark.parametrize("rgb", [False, True])
 @pytest.mark.parametrize("lengths", [[11, 11, 11], [16, 8, 11]])
 def test_equals_the_published_rules(pose_weights, rgb_weights, rgb, lengths):
-    found = stages(make_case(rgb_weights if rgb else pose_weights, asdict(SHAPE), lengths, rgb))
-    assert [str(difference) for difference in found.values() if not difference.within] == []
-    assert {"eval temporal/face_all", "eval embeddings", "eval loss", "eval generated tokens"} <= found.keys()
-    assert ("eval gate" in found) == rgb
+    result = stages(make_case(rgb_weights if rgb else pose_weights, asdict(SHAPE), lengths, rgb))
+    assert [str(difference) for difference in result.values() if not difference.within] == []
+    assert {"eval temporal/face_all", "eval embeddings", "eval loss", "eval generated tokens"} <= result.keys()
+    assert ("eval gate" in result) == rgb
     equal = len(set(lengths)) == 1
-    assert ("train gradient gcn_modules.left.layer0_0.gcn.A" in found) == equal
-    assert ("train gradient rgb_support_backbone.0.0.0.weight" in found) == (equal and rgb)
+    assert ("train gradient gcn_modules.left.layer0_0.gcn.A" in result) == equal
+    assert ("train gradient rgb_support_backbone.0.0.0.weight" in result) == (equal and rgb)
 
 
 @pytest.mark.parametrize("change, stage", [

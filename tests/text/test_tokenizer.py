@@ -1,4 +1,4 @@
-"""Texts to mT5's tokens and back, with a codec of our own training and with mT5's real pieces."""
+"""Texts to mT5's tokens and back, with a tokenizer of our own training and with mT5's real pieces."""
 
 from pathlib import Path
 
@@ -7,92 +7,92 @@ from sentencepiece import SentencePieceProcessor
 
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.manifest import LANGUAGES
-from unisign_fast.text.tokenizer import END, MAX_TARGET_TOKENS, PAD, UNKNOWN, TextCodec, train_codec
+from unisign_fast.text.tokenizer import END, MAX_TARGET_TOKENS, PAD, UNKNOWN, Tokenizer, train_tokenizer
 
 TEXTS = ["我喜欢茶。", "I like tea.", "他明天去学校，你呢？", "Does he go to school tomorrow?", "我 喜欢 茶"] * 20
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory) -> TextCodec:
-    return train_codec(TEXTS, tmp_path_factory.mktemp("codec"))
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    return train_tokenizer(TEXTS, tmp_path_factory.mktemp("tokenizer"))
 
 
-def test_special_ids_are_mt5s(codec):
-    pieces = SentencePieceProcessor(model_file=str(codec.path))
+def test_special_ids_are_mt5s(tokenizer):
+    pieces = SentencePieceProcessor(model_file=str(tokenizer.path))
     assert (PAD, END, UNKNOWN) == (pieces.pad_id(), pieces.eos_id(), pieces.unk_id()) == (0, 1, 2)
     assert pieces.bos_id() == -1
-    assert len(codec) == pieces.get_piece_size()
+    assert len(tokenizer) == pieces.get_piece_size()
 
 
 @pytest.mark.parametrize("text", sorted(set(TEXTS)))
-def test_texts_come_back(codec, text):
-    ids = codec.target_ids(text)
+def test_texts_come_back(tokenizer, text):
+    ids = tokenizer.target_ids(text)
     assert ids[-1] == END and not {PAD, END, UNKNOWN} & set(ids[:-1])
-    assert codec.decode(ids) == text.replace("，", ",").replace("？", "?"), "full-width marks are folded, as by mT5"
+    assert tokenizer.decode(ids) == text.replace("，", ",").replace("？", "?"), "full-width marks are folded, as by mT5"
 
 
-def test_prompt_names_the_language_and_ends(codec):
+def test_prompt_names_the_language_and_ends(tokenizer):
     for language, name in (("zh", "Chinese"), ("en", "English")):
-        ids = codec.prompt_ids(language)
+        ids = tokenizer.prompt_ids(language)
         assert ids.count(END) == 1 and ids[-1] == END and UNKNOWN not in ids
-        assert codec.decode(ids) == f"Translate sign language video to {name}:"
-    assert len({tuple(codec.prompt_ids(language)) for language in ("zh", "en")}) == 2
+        assert tokenizer.decode(ids) == f"Translate sign language video to {name}:"
+    assert len({tuple(tokenizer.prompt_ids(language)) for language in ("zh", "en")}) == 2
     with pytest.raises(InputError, match="language: 'xx' is not known; use one of zh en "):
-        codec.prompt_ids("xx")
+        tokenizer.prompt_ids("xx")
 
 
-def test_targets_are_cut_with_their_end(codec):
-    word = codec.target_ids("tea")[:-1]
+def test_targets_are_cut_with_their_end(tokenizer):
+    word = tokenizer.target_ids("tea")[:-1]
     for words in range(1, 3 * MAX_TARGET_TOKENS):
-        ids = codec.target_ids(" ".join(["tea"] * words))
+        ids = tokenizer.target_ids(" ".join(["tea"] * words))
         assert ids == (word * words)[: MAX_TARGET_TOKENS - 1] + [END]
     assert len(ids) == MAX_TARGET_TOKENS == 50
-    assert codec.target_ids("") == [END]
+    assert tokenizer.target_ids("") == [END]
 
 
-def test_decoding_stops_at_the_end_and_leaves_out_what_is_no_text(codec):
-    tea = codec.target_ids("tea")
-    assert codec.decode([PAD, *tea, *codec.target_ids("school"), PAD]) == "tea"
-    beyond = [len(codec), len(codec) + 1000]  # mT5's embedding has more rows than there are pieces
-    assert codec.decode([*tea[:-1], PAD, UNKNOWN, *beyond]) == "tea"
-    assert codec.decode([]) == codec.decode([END, *tea]) == ""
+def test_decoding_stops_at_the_end_and_leaves_out_what_is_no_text(tokenizer):
+    tea = tokenizer.target_ids("tea")
+    assert tokenizer.decode([PAD, *tea, *tokenizer.target_ids("school"), PAD]) == "tea"
+    beyond = [len(tokenizer), len(tokenizer) + 1000]  # mT5's embedding has more rows than there are pieces
+    assert tokenizer.decode([*tea[:-1], PAD, UNKNOWN, *beyond]) == "tea"
+    assert tokenizer.decode([]) == tokenizer.decode([END, *tea]) == ""
 
 
-def test_training_gives_the_same_bytes_anywhere(codec, tmp_path):
-    again = train_codec(iter(TEXTS), tmp_path / "another" / "folder")
-    assert again.path.read_bytes() == codec.path.read_bytes()
+def test_training_gives_the_same_bytes_anywhere(tokenizer, tmp_path):
+    again = train_tokenizer(iter(TEXTS), tmp_path / "another" / "folder")
+    assert again.path.read_bytes() == tokenizer.path.read_bytes()
     assert [path.name for path in again.path.parent.iterdir()] == ["spiece.model"]
-    assert train_codec(TEXTS[:1], tmp_path).path.read_bytes() != codec.path.read_bytes()
+    assert train_tokenizer(TEXTS[:1], tmp_path).path.read_bytes() != tokenizer.path.read_bytes()
 
 
-def test_a_codec_is_copied_into_a_folder(codec, tmp_path):
-    codec.save(tmp_path)
-    copy = TextCodec(tmp_path)
+def test_a_codec_is_copied_into_a_folder(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    copy = Tokenizer(tmp_path)
     copy.save(tmp_path)  # onto itself
-    assert copy.path.read_bytes() == codec.path.read_bytes()
+    assert copy.path.read_bytes() == tokenizer.path.read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", "half"])
-def test_a_broken_model_is_named(codec, tmp_path, content):
+def test_a_broken_model_is_named(tokenizer, tmp_path, content):
     path = tmp_path / "spiece.model"
-    whole = codec.path.read_bytes()
+    whole = tokenizer.path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     with pytest.raises(InputError, match="spiece.model: not a SentencePiece model; copy"):
-        TextCodec(tmp_path)
+        Tokenizer(tmp_path)
 
 
 def test_a_missing_model_is_named(tmp_path):
     for place in (tmp_path, tmp_path / "spiece.model", tmp_path / "no" / "folder"):
         with pytest.raises(InputError, match=f"^{tmp_path}.*: no tokenizer there; put mT5's spiece.model"):
-            TextCodec(place)
+            Tokenizer(place)
 
 
 # --- mT5's own pieces
 
 
 @pytest.fixture
-def real(shared: Path) -> TextCodec:
-    return TextCodec(shared / "mt5_tokenizer_zh")
+def real(shared: Path) -> Tokenizer:
+    return Tokenizer(shared / "mt5_tokenizer_zh")
 
 
 def test_real_pieces_fold_full_width_marks_into_known_ones(real):

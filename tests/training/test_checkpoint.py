@@ -34,12 +34,12 @@ def save(run: Path, step: int) -> None:
 
 def check_newest(run: Path, allowed: set[int]) -> int:
     """The newest whole checkpoint is of an allowed step, and its content is that step's."""
-    found, _ = checkpoints(run).newest()
-    assert found is not None, "no whole checkpoint is left"
-    step = found.state["step"]
-    assert step in allowed and found.folder.name == f"step_{step:08d}"
-    assert (found.folder / "model.pt").read_bytes() == b"weights of %d" % step * 1000
-    assert (found.folder / "shards" / "rank0.pt").read_bytes() == b"optimiser of %d" % step
+    result, _ = checkpoints(run).newest()
+    assert result is not None, "no whole checkpoint is left"
+    step = result.state["step"]
+    assert step in allowed and result.folder.name == f"step_{step:08d}"
+    assert (result.folder / "model.pt").read_bytes() == b"weights of %d" % step * 1000
+    assert (result.folder / "shards" / "rank0.pt").read_bytes() == b"optimiser of %d" % step
     return step
 
 

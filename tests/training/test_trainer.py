@@ -23,9 +23,16 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
-from unisign_fast.training.metrics_logger import Telemetry
+from unisign_fast.training.metrics_logger import MetricsLogger
 from unisign_fast.training.settings import TrainSettings
-from unisign_fast.training.trainer import Trainer, Validation, check_identity, check_run_folder, identity, step_seed
+from unisign_fast.training.trainer import (
+    Trainer,
+    Validation,
+    check_fingerprint,
+    check_run_folder,
+    run_fingerprint,
+    step_seed,
+)
 from unisign_fast.utils.distributed import Ranks, free_port, start_ranks
 from unisign_fast.utils.event_log import EventLog, read_events
 
@@ -147,11 +154,11 @@ def whole_run(store, tmp_path_factory) -> Path:
 
 def losses(run: Path) -> dict[int, list[float]]:
     """Every loss that was logged for a step, the repeated ones too."""
-    found: dict[int, list[float]] = {}
+    result: dict[int, list[float]] = {}
     for event in read_events(run / "log.jsonl"):
         if event["event"] == "step":
-            found.setdefault(event["step"], []).append(event["loss"])
-    return found
+            result.setdefault(event["step"], []).append(event["loss"])
+    return result
 
 
 def events(run: Path, kind: str) -> list[dict]:
@@ -171,9 +178,9 @@ def test_killed_runs_go_on_with_the_same_losses(whole_run, store, tmp_path):
     assert "not finished" in events(run, "checkpoint_passed_over")[0]["reason"]
     expected = losses(whole_run)
     assert sorted(expected) == list(range(1, STEPS + 1)) and all(len(values) == 1 for values in expected.values())
-    found = losses(run)
-    assert {step: set(values) for step, values in found.items()} == {s: set(v) for s, v in expected.items()}
-    assert sum(map(len, found.values())) > STEPS, "some steps were taken again"
+    result = losses(run)
+    assert {step: set(values) for step, values in result.items()} == {s: set(v) for s, v in expected.items()}
+    assert sum(map(len, result.values())) > STEPS, "some steps were taken again"
     for name in ("best", "last"):
         a, b = (load_file(folder / name / "model.safetensors") for folder in (whole_run, run))
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
@@ -227,8 +234,10 @@ def test_resume_never_wants_an_empty_folder(tmp_path):
 
 def test_checkpoint_of_another_shape_or_recipe_is_refused(tmp_path):
     ranks = Ranks(0, 1, torch.device("cpu"))
-    saved = identity(nn.Linear(2, 3), SETTINGS, ranks, STEPS, {"p_samp": 0.1, "sizes": (1, 2)})
-    check_identity(tmp_path, saved, identity(nn.Linear(2, 3), SETTINGS, ranks, STEPS, {"p_samp": 0.1, "sizes": [1, 2]}))
+    saved = run_fingerprint(nn.Linear(2, 3), SETTINGS, ranks, STEPS, {"p_samp": 0.1, "sizes": (1, 2)})
+    check_fingerprint(
+        tmp_path, saved, run_fingerprint(nn.Linear(2, 3), SETTINGS, ranks, STEPS, {"p_samp": 0.1, "sizes": [1, 2]})
+    )
     others = {
         "shape weight was [3, 2] and is now [3, 4]": (nn.Linear(4, 3), SETTINGS, {"p_samp": 0.1, "sizes": [1, 2]}),
         "recipe p_samp was 0.1 and is now 0.2": (nn.Linear(2, 3), SETTINGS, {"p_samp": 0.2, "sizes": [1, 2]}),
@@ -237,14 +246,14 @@ def test_checkpoint_of_another_shape_or_recipe_is_refused(tmp_path):
     }
     for said, (model, settings, recipe) in others.items():
         with pytest.raises(InputError, match=re.escape(said)):
-            check_identity(tmp_path, saved, identity(model, settings, ranks, STEPS, recipe))
+            check_fingerprint(tmp_path, saved, run_fingerprint(model, settings, ranks, STEPS, recipe))
 
 
 def test_bad_loss_stops_the_run(tmp_path):
-    telemetry = Telemetry(tmp_path, Ranks(0, 1, torch.device("cpu")))
-    with telemetry.open(0, 10), pytest.raises(ArithmeticError, match="step 1 is nan"):
-        telemetry.step(1, {"learning_rate": 0.1}, torch.tensor([float("nan"), 4.0]))
-        telemetry.step(2)
+    metrics_logger = MetricsLogger(tmp_path, Ranks(0, 1, torch.device("cpu")))
+    with metrics_logger.open(0, 10), pytest.raises(ArithmeticError, match="step 1 is nan"):
+        metrics_logger.step(1, {"learning_rate": 0.1}, torch.tensor([float("nan"), 4.0]))
+        metrics_logger.step(2)
     assert events(tmp_path, "step")[0]["step"] == 1
 
 

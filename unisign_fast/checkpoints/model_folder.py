@@ -24,7 +24,7 @@ from unisign_fast.checkpoints.model_card import model_card
 from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, save_weights
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
-from unisign_fast.text.tokenizer import TextCodec
+from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.text.vocabulary_trimming import trimmed_weights
 
 if TYPE_CHECKING:  # a model knows its folder, not the other way round
@@ -44,7 +44,7 @@ LEFT_BEHIND = ("language_model.", "head.")
 class Companions:
     """What travels with a model's weights."""
 
-    codec: TextCodec
+    tokenizer: Tokenizer
     data: DataSettings
     card: str  # text of the model card
 
@@ -57,7 +57,7 @@ class ModelFolderMixin:
     companions: Companions | None = None
 
     @classmethod
-    def load(cls, folder: Path) -> tuple[Self, TextCodec]:
+    def load(cls, folder: Path) -> tuple[Self, Tokenizer]:
         """The model of a folder, in training mode, and its tokenizer.
 
         Raises InputError when a file is missing or a weight does not fit.
@@ -65,8 +65,8 @@ class ModelFolderMixin:
         model = cls(cls.config_class.load(folder / "config.json"))
         path = folder / "model.safetensors"
         load_strictly(model, with_tied(read_weights(path)), path)
-        model.companions = Companions(TextCodec(folder), load_data_settings(folder), read_card(folder))
-        return model, model.companions.codec
+        model.companions = Companions(Tokenizer(folder), load_data_settings(folder), read_card(folder))
+        return model, model.companions.tokenizer
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:
@@ -82,7 +82,7 @@ class ModelFolderMixin:
         if self.companions is None:
             raise InputError("save_pretrained", "the model has no tokenizer", "set model.companions, or use save_model")
         companions = self.companions
-        save_model(Path(folder), self.config, self.state_dict(), companions.codec, companions.data, companions.card)
+        save_model(Path(folder), self.config, self.state_dict(), companions.tokenizer, companions.data, companions.card)
 
 
 def find_model(source: str | Path) -> Path:
@@ -109,7 +109,7 @@ def save_model(
     folder: Path,
     config: "ModelConfig",
     weights: dict[str, Tensor],
-    codec: TextCodec,
+    tokenizer: Tokenizer,
     data: DataSettings = DataSettings(),
     card: str = "",
 ) -> None:
@@ -119,7 +119,7 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / "config.json")
-    codec.save(folder)
+    tokenizer.save(folder)
     settings = json.dumps(asdict(data), indent=1) + "\n"
     (folder / "preprocessor_config.json").write_text(settings, encoding="utf-8")
     (folder / "README.md").write_text(card or model_card(config, data), encoding="utf-8")

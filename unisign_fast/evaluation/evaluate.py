@@ -18,7 +18,7 @@ from unisign_fast.pipelines.batches.reader import ClipReader, LoadedClips
 from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.workers import compute_alone
-from unisign_fast.text.tokenizer import TextCodec
+from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.utils.distributed import Ranks
 
 SHORTEST = 64  # frames that a clip counts in a batch at the least: its beams take memory, too
@@ -57,7 +57,7 @@ class Evaluation:
 
 def evaluate_split(
     model: UniSign,
-    codec: TextCodec,
+    tokenizer: Tokenizer,
     reader: ClipReader,
     split: str,
     ranks: Ranks,
@@ -75,7 +75,7 @@ def evaluate_split(
     mine = length_batches(frames, generation.frames_per_batch)[ranks.rank :: ranks.world_size]
     console = Console(stderr=True)
     quiet = not (show_progress and ranks.is_first and console.is_terminal)
-    found: dict[int, Prediction] = {}
+    outcome: dict[int, Prediction] = {}
     bad: dict[int, str] = {}
     model.eval()
     batches = _loaded(reader, clips, mine)
@@ -84,15 +84,15 @@ def evaluate_split(
         batch = loaded.batch.to(ranks.device)
         texts = model.generate(batch, generation.beams, generation.max_new_tokens)
         for number, clip_id, text, tokens in zip(loaded.numbers, batch.clip_ids, batch.texts, texts):
-            prediction = tokens if isinstance(tokens, str) else codec.decode(tokens)
-            found[number] = Prediction(clip_id, prediction, text)
-    for other_found, other_bad in ranks.gather((found, bad)):
-        found.update(other_found)
+            prediction = tokens if isinstance(tokens, str) else tokenizer.decode(tokens)
+            outcome[number] = Prediction(clip_id, prediction, text)
+    for other_found, other_bad in ranks.gather((outcome, bad)):
+        outcome.update(other_found)
         bad.update(other_bad)
-    if not found:
+    if not outcome:
         raise InputError(f"{reader.stores[0].path}: {split}", "no clip of it can be read", next(iter(bad.values())))
-    rows = [found[number] for number in sorted(found)]
-    language = reader.settings.language or clips[min(found)].clip.language
+    rows = [outcome[number] for number in sorted(outcome)]
+    language = reader.settings.language or clips[min(outcome)].clip.language
     scores = score(reader.settings.task, [r.prediction for r in rows], [r.reference for r in rows], language)
     rate = len(clips) / (time.perf_counter() - start)
     return Evaluation(rows, language, scores, [bad[n] for n in sorted(bad)], rate)

@@ -84,7 +84,7 @@ class Translator:
             raise InputError("--overlap", f"{overlap} is not possible", "give a share in [0, 1)")
         if language not in (None, *LANGUAGES):
             raise InputError("--language", f"{language!r} is not known", f"use one of {', '.join(LANGUAGES)}")
-        model, self.codec = UniSign.load(find_model(source))
+        model, self.tokenizer = UniSign.load(find_model(source))
         trained = model.companions.data
         if model.rgb is None and p_samp:
             raise InputError("--p-samp", f"{source} is a pose-only model", "leave it out, or name an RGB-pose model")
@@ -124,19 +124,19 @@ class Translator:
 
     def _translate(self, windows: dict[str, Window]) -> list[Translation | InputError]:
         began = time.perf_counter()
-        found: dict[str, tuple[str, float | None] | InputError] = {}
+        result: dict[str, tuple[str, float | None] | InputError] = {}
         with TemporaryDirectory(prefix="translate-") as folder:
             store, bad = self._store(windows, Path(folder) / "store")
-            found |= bad
+            result |= bad
             if len(store.clips):
-                reader = ClipReader([store], self.settings, self.codec, device=self.device)
+                reader = ClipReader([store], self.settings, self.tokenizer, device=self.device)
                 clips = reader.clips("test")
                 loaded = reader.batch(clips, range(len(clips)), epoch=0, training=False)
-                found |= {clip.id: clip.error for clip in loaded.bad}
-                found |= zip(loaded.batch.clip_ids, self._texts(loaded.batch.to(self.device)), strict=True)
+                result |= {clip.id: clip.error for clip in loaded.bad}
+                result |= zip(loaded.batch.clip_ids, self._texts(loaded.batch.to(self.device)), strict=True)
         took = (time.perf_counter() - began) / max(1, len(windows))
         return [
-            answer if isinstance(answer := found[id], InputError) else _translation(window, *answer, took)
+            answer if isinstance(answer := result[id], InputError) else _translation(window, *answer, took)
             for id, window in windows.items()
         ]
 
@@ -178,7 +178,9 @@ class Translator:
             self.model.language_model.mt5, hidden_PD, packing, GENERATION.beams, GENERATION.max_new_tokens
         )
         clips = hidden_PD.split(packing.lengths)
-        return [(self.codec.decode(ids), self._score(clip_PD, ids)) for clip_PD, ids in zip(clips, tokens, strict=True)]
+        return [
+            (self.tokenizer.decode(ids), self._score(clip_PD, ids)) for clip_PD, ids in zip(clips, tokens, strict=True)
+        ]
 
     def _score(self, hidden_PD: Tensor, tokens: list[int]) -> float:
         """The mean log-probability of the tokens of one clip, by a pass in which they are given."""
@@ -196,8 +198,8 @@ def _translation(window: Window, text: str, score: float | None, took: float) ->
 
 def demo_model() -> Path:
     """The newest model that quickstart.sh trained for sentences. Raises InputError if there is none."""
-    found = [path for run in ("demo", "quickstart") for path in (RUNS / run).glob("slt-*/best/model.safetensors")]
-    if not found:
+    result = [path for run in ("demo", "quickstart") for path in (RUNS / run).glob("slt-*/best/model.safetensors")]
+    if not result:
         problem = f"none is named, and {RUNS} has none that launch/quickstart.sh trained"
         raise InputError("--model", problem, "name a model folder; bash launch/quickstart.sh makes one")
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    return max(result, key=lambda path: path.stat().st_mtime).parent

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.functional import batch_norm
 
-from unisign_fast.kernels.deferred_activation.reference import Measured
+from unisign_fast.kernels.deferred_activation.reference import ConvOutput
 
 EPS, MOMENTUM = 1e-5, 0.1  # torch's defaults and the published code's
 
@@ -56,12 +56,12 @@ class BatchNorm(Float32Buffers):
         self.register_buffer("running_var", torch.ones(shape))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
-    def forward(self, out: Measured, part: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(self, out: ConvOutput, part: int = 0) -> tuple[Tensor, Tensor]:
         """Scale and shift [C], float32, of an output that is measured while training, for the `part` it belongs to."""
         if not self.training:
             mean_PC, var_PC = self.running()
             return self._scale_and_shift(mean_PC[part], var_PC[part])
-        rows = out.raw_FVO.shape[:2].numel()
+        rows = out.conv_out_FVO.shape[:2].numel()
         mean_1C, var_1C = self._tracked(out.mean_O[None], out.var_O[None], [rows], slice(part, part + 1))
         return self._scale_and_shift(mean_1C[0], var_1C[0])
 

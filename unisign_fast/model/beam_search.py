@@ -32,7 +32,7 @@ def beam_search(
     the worst of `beams` finished texts (transformers' early_stopping=False). One beam takes the likeliest token.
     """
     clips, device = len(packing.lengths), hidden_PD.device
-    found: list[list[int]] = [[]] * clips
+    result: list[list[int]] = [[]] * clips
     at_work = list(range(clips))  # of each row of the batch: the clip, or DONE
     decoder = _Decoder(mt5, hidden_PD, packing, beams, most)
     tokens_BKt = torch.zeros(clips, beams, 0, dtype=torch.long, device=device)
@@ -58,7 +58,7 @@ def beam_search(
         goes_on = ((text_scores_BK[:, -1] < limit_B) & (length < most)).tolist()
         for row, clip in enumerate(at_work):
             if clip != DONE and not goes_on[row]:
-                found[clip], at_work[row] = until_end(texts_BKt[row, 0].tolist()), DONE
+                result[clip], at_work[row] = until_end(texts_BKt[row, 0].tolist()), DONE
         rows = [row for row, clip in enumerate(at_work) if clip != DONE]
         if not rows:
             break
@@ -67,7 +67,7 @@ def beam_search(
             decoder.keep(rows_B)
             state = scores_BK, tokens_BKt, last_BK, texts_BKt, text_scores_BK
             scores_BK, tokens_BKt, last_BK, texts_BKt, text_scores_BK = (x[rows_B] for x in state)
-    return found
+    return result
 
 
 def _continuations(logits_BKW: Tensor, scores_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:

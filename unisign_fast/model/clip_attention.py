@@ -59,23 +59,23 @@ class _ClipAttention(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_out_QD: Tensor):
+    def backward(ctx, grad_out_QD: Tensor):
         """Of queries, keys, values and bias; the bias' is the sum over sequences."""
         query_QD, key_PD, value_PD, bias_HST, *masks = ctx.saved_tensors
-        of_query_QD, of_key_PD, of_value_PD = map(torch.empty_like, (query_QD, key_PD, value_PD))
+        grad_query_QD, grad_key_PD, grad_value_PD = map(torch.empty_like, (query_QD, key_PD, value_PD))
         bias = None if bias_HST is None else array(bias_HST)
-        of_bias = np.zeros_like(bias) if ctx.needs_input_grad[3] else None
+        grad_bias = np.zeros_like(bias) if ctx.needs_input_grad[3] else None
         for (q, s), mask in zip(ctx.sequences, masks or [None] * len(ctx.sequences)):
             query, key, value = (_split(x, ctx.heads) for x in (query_QD[q], key_PD[s], value_PD[s]))
-            of_out = _split(of_out_QD[q], ctx.heads)
-            weight_Hqs, of_logits_Hqs = (query @ key.mT).float(), (of_out @ value.mT).float()
-            run(_of_softmax, weight_Hqs, bias, mask, ctx.scale, of_logits_Hqs, of_bias)
-            weight_Hqs, of_logits_Hqs = weight_Hqs.to(value.dtype), of_logits_Hqs.to(value.dtype)
-            _split(of_value_PD[s], ctx.heads).copy_(weight_Hqs.mT @ of_out)
-            _split(of_query_QD[q], ctx.heads).copy_(of_logits_Hqs @ key)
-            _split(of_key_PD[s], ctx.heads).copy_(of_logits_Hqs.mT @ query)
-        of_bias_HST = None if of_bias is None else torch.from_numpy(of_bias).to(bias_HST.dtype)
-        return of_query_QD, of_key_PD, of_value_PD, of_bias_HST, None, None, None, None
+            grad_out = _split(grad_out_QD[q], ctx.heads)
+            weight_Hqs, grad_logits_Hqs = (query @ key.mT).float(), (grad_out @ value.mT).float()
+            run(_softmax_backward, weight_Hqs, bias, mask, ctx.scale, grad_logits_Hqs, grad_bias)
+            weight_Hqs, grad_logits_Hqs = weight_Hqs.to(value.dtype), grad_logits_Hqs.to(value.dtype)
+            _split(grad_value_PD[s], ctx.heads).copy_(weight_Hqs.mT @ grad_out)
+            _split(grad_query_QD[q], ctx.heads).copy_(grad_logits_Hqs @ key)
+            _split(grad_key_PD[s], ctx.heads).copy_(grad_logits_Hqs.mT @ query)
+        grad_bias_HST = None if grad_bias is None else torch.from_numpy(grad_bias).to(bias_HST.dtype)
+        return grad_query_QD, grad_key_PD, grad_value_PD, grad_bias_HST, None, None, None, None
 
 
 def _split(x_sD: Tensor, heads: int) -> Tensor:
@@ -119,8 +119,8 @@ def _softmax(weight_Hqs, bias_HST, mask_Hqs, scale):
 
 
 @parallel
-def _of_softmax(weight_Hqs, bias_HST, mask_Hqs, scale, grad_Hqs, of_bias_HST):
-    """`_softmax` again, and the gradient of the logits in the place of the weights' gradient; added to of_bias_HST."""
+def _softmax_backward(weight_Hqs, bias_HST, mask_Hqs, scale, grad_Hqs, grad_bias_HST):
+    """`_softmax` again, and the gradient of the logits in the place of the weights' gradient; added to grad_bias_HST."""
     heads, queries, keys = weight_Hqs.shape
     for row in numba.prange(heads * queries):
         h, q = row // queries, row % queries
@@ -132,6 +132,6 @@ def _of_softmax(weight_Hqs, bias_HST, mask_Hqs, scale, grad_Hqs, of_bias_HST):
         for s in range(keys):
             grad_Hqs[h, q, s] = weight_Hqs[h, q, s] * (grad_Hqs[h, q, s] - mean)
         drop(weight_Hqs[h, q], None if mask_Hqs is None else mask_Hqs[h, q], scale)
-        if of_bias_HST is not None:
+        if grad_bias_HST is not None:
             for s in range(keys):
-                of_bias_HST[h, q, s] += grad_Hqs[h, q, s]
+                grad_bias_HST[h, q, s] += grad_Hqs[h, q, s]

@@ -72,5 +72,5 @@ class _Dropout(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_y: Tensor):
-        return (of_y * ctx.saved_tensors[0]).mul_(ctx.scale), None
+    def backward(ctx, grad_y: Tensor):
+        return (grad_y * ctx.saved_tensors[0]).mul_(ctx.scale), None

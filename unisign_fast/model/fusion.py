@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from unisign_fast.kernels.deformable_attention.op import keypoint_sampling
-from unisign_fast.kernels.deformable_offsets.op import keypoint_offsets
+from unisign_fast.kernels.deformable_attention.op import deformable_attention
+from unisign_fast.kernels.deformable_offsets.op import deformable_offsets
 from unisign_fast.kernels.position_bias.op import position_bias
 from unisign_fast.model.batch_norm import Float32Buffers
 
@@ -87,9 +87,9 @@ class KeypointAttention(nn.Module):
 
     def forward(self, joints_NVC: Tensor, map_NCHW: Tensor, reference_NV2: Tensor) -> Tensor:
         network = self.offset_scale, self.offset_shift, self.offset_out
-        query_NVC, position_NGV2 = keypoint_offsets(joints_NVC, self.query, *network, reference_NV2, OFFSET_RANGE)
+        query_NVC, position_NGV2 = deformable_offsets(joints_NVC, self.query, *network, reference_NV2, OFFSET_RANGE)
         bias_NGVV = self.position_bias(reference_NV2, position_NGV2)
-        out_NVC = keypoint_sampling(query_NVC, map_NCHW, position_NGV2, self.key, self.value, bias_NGVV)
+        out_NVC = deformable_attention(query_NVC, map_NCHW, position_NGV2, self.key, self.value, bias_NGVV)
         return self.out(out_NVC)
 
 

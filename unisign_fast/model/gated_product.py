@@ -39,14 +39,14 @@ class _GatedProduct(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_y_RM: Tensor):
+    def backward(ctx, grad_y_RM: Tensor):
         """Of gate, way up and the weight."""
         gate_RF, up_RF, down_MF, mask_RF = ctx.saved_tensors
-        of_gate_RF = (of_y_RM @ down_MF).float()  # of what is gated, until the loops have passed
-        of_up_RF, gated_RF = torch.empty(up_RF.shape), torch.empty(up_RF.shape)
-        run(_of_gated, array(gate_RF), array(up_RF), mask_RF, ctx.scale, of_gate_RF, of_up_RF, gated_RF)
+        grad_gate_RF = (grad_y_RM @ down_MF).float()  # of what is gated, until the loops have passed
+        grad_up_RF, gated_RF = torch.empty(up_RF.shape), torch.empty(up_RF.shape)
+        run(_gated_backward, array(gate_RF), array(up_RF), mask_RF, ctx.scale, grad_gate_RF, grad_up_RF, gated_RF)
         dtype = down_MF.dtype
-        return of_gate_RF.to(dtype), of_up_RF.to(dtype), of_y_RM.T @ gated_RF.to(dtype), None
+        return grad_gate_RF.to(dtype), grad_up_RF.to(dtype), grad_y_RM.T @ gated_RF.to(dtype), None
 
 
 @numba.njit(inline="always")
@@ -66,21 +66,21 @@ def _gated(gate_RF, up_RF, mask_RF, scale, gated_RF):
 
 
 @parallel
-def _of_gated(gate_RF, up_RF, mask_RF, scale, of_gate_RF, of_up_RF, gated_RF):
+def _gated_backward(gate_RF, up_RF, mask_RF, scale, grad_gate_RF, grad_up_RF, gated_RF):
     """A loop for each array written: of more of them the compiler cannot tell that they do not overlap."""
     rows, width = gated_RF.shape
     for r in numba.prange(rows):
-        drop(of_gate_RF[r], None if mask_RF is None else mask_RF[r], scale)
+        drop(grad_gate_RF[r], None if mask_RF is None else mask_RF[r], scale)
         for f in range(width):
             x = gate_RF[r, f]
-            of_up_RF[r, f] = x * _share(x)
+            grad_up_RF[r, f] = x * _share(x)
         for f in range(width):
-            gated_RF[r, f] = of_up_RF[r, f] * up_RF[r, f]
+            gated_RF[r, f] = grad_up_RF[r, f] * up_RF[r, f]
         drop(gated_RF[r], None if mask_RF is None else mask_RF[r], scale)
         for f in range(width):
-            of_up_RF[r, f] *= of_gate_RF[r, f]
+            grad_up_RF[r, f] *= grad_gate_RF[r, f]
         for f in range(width):
             x = gate_RF[r, f]
             share = _share(x)
             slope = share + x * share * (ONE - share) * (SLOPE + THREE * CUBIC * x * x)
-            of_gate_RF[r, f] *= up_RF[r, f] * slope
+            grad_gate_RF[r, f] *= up_RF[r, f] * slope

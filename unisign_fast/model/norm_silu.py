@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from unisign_fast.kernels.cpu.batch_stats import row_moments
 from unisign_fast.kernels.cpu.exponential import ONE, sigmoid
 from unisign_fast.kernels.cpu.loops import block_count, block_rows, parallel, run
-from unisign_fast.kernels.cpu.moments import row_moments
 from unisign_fast.model.batch_norm import EPS
 
 
@@ -35,21 +35,21 @@ class NormSiLU(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_y_NCHW: Tensor, *_):
+    def backward(ctx, grad_y_NCHW: Tensor, *_):
         """Of the map, whose functions the moments are, and of weight and bias."""
         x_NCHW, scale_C, shift_C, mean_C, inverse_C = ctx.saved_tensors
-        of_normal_NCHW = torch.empty_like(x_NCHW)
-        x_RC, of_normal_RC = _rows(x_NCHW), _rows(of_normal_NCHW)
-        of_y_RC = _rows(of_y_NCHW.contiguous(memory_format=torch.channels_last))
+        grad_normal_NCHW = torch.empty_like(x_NCHW)
+        x_RC, grad_normal_RC = _rows(x_NCHW), _rows(grad_normal_NCHW)
+        grad_y_RC = _rows(grad_y_NCHW.contiguous(memory_format=torch.channels_last))
         sums_BC, products_BC = np.zeros((2, block_count(*x_RC.shape), x_RC.shape[1]), np.float32)
         rows = block_rows(x_RC.shape[1])
-        run(_of_normal, of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, rows, sums_BC, products_BC)
-        of_bias_C, along_C = (
+        run(_normal_backward, grad_y_RC, x_RC, scale_C, shift_C, mean_C, grad_normal_RC, rows, sums_BC, products_BC)
+        grad_bias_C, along_C = (
             torch.from_numpy(x_BC.sum(0, dtype=np.float64)).float() for x_BC in (sums_BC, products_BC)
         )
-        of_mean_C, slope_C = scale_C * of_bias_C / len(x_RC), scale_C * inverse_C.square() * along_C / len(x_RC)
-        run(_of_map, of_normal_RC, x_RC, scale_C, mean_C, of_mean_C, slope_C)
-        return of_normal_NCHW, along_C * inverse_C, of_bias_C, None, None
+        grad_mean_C, slope_C = scale_C * grad_bias_C / len(x_RC), scale_C * inverse_C.square() * along_C / len(x_RC)
+        run(_map_backward, grad_normal_RC, x_RC, scale_C, mean_C, grad_mean_C, slope_C)
+        return grad_normal_NCHW, along_C * inverse_C, grad_bias_C, None, None
 
 
 def norm_silu(x_NCHW: Tensor, scale_C: Tensor, shift_C: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def _norm_silu(x_RC, scale_C, shift_C, y_RC):
 
 
 @parallel
-def _of_normal(of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, rows, sums_BC, products_BC):
+def _normal_backward(grad_y_RC, x_RC, scale_C, shift_C, mean_C, grad_normal_RC, rows, sums_BC, products_BC):
     """Gradient of the normalised map z, and each block's sums of it and of its product with x - mean."""
     count, channels = sums_BC.shape
     for b in numba.prange(count):
@@ -87,18 +87,20 @@ def _of_normal(of_y_RC, x_RC, scale_C, shift_C, mean_C, of_normal_RC, rows, sums
             for c in range(channels):
                 z = x_RC[r, c] * scale_C[c] + shift_C[c]
                 gate = sigmoid(z)
-                of_normal_RC[r, c] = of_y_RC[r, c] * gate * (ONE + z * (ONE - gate))
+                grad_normal_RC[r, c] = grad_y_RC[r, c] * gate * (ONE + z * (ONE - gate))
             # Loops of their own: of more arrays the compiler cannot tell that they do not overlap.
             for c in range(channels):
-                sums_BC[b, c] += of_normal_RC[r, c]
+                sums_BC[b, c] += grad_normal_RC[r, c]
             for c in range(channels):
-                products_BC[b, c] += of_normal_RC[r, c] * (x_RC[r, c] - mean_C[c])
+                products_BC[b, c] += grad_normal_RC[r, c] * (x_RC[r, c] - mean_C[c])
 
 
 @parallel
-def _of_map(of_normal_RC, x_RC, scale_C, mean_C, of_mean_C, slope_C):
+def _map_backward(grad_normal_RC, x_RC, scale_C, mean_C, grad_mean_C, slope_C):
     """Gradient of x in the place of the normalised map's."""
     rows, channels = x_RC.shape
     for r in numba.prange(rows):
         for c in range(channels):
-            of_normal_RC[r, c] = of_normal_RC[r, c] * scale_C[c] - of_mean_C[c] - (x_RC[r, c] - mean_C[c]) * slope_C[c]
+            grad_normal_RC[r, c] = (
+                grad_normal_RC[r, c] * scale_C[c] - grad_mean_C[c] - (x_RC[r, c] - mean_C[c]) * slope_C[c]
+            )

@@ -28,17 +28,17 @@ class _NormedProjections(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *of_ys_RO: Tensor):
+    def backward(ctx, *grad_ys_RO: Tensor):
         """Of x, of the norm's scale and of the weights."""
         x_RM, inverse_R1, scale_M, *weights_OM = ctx.saved_tensors
-        of_normed_RM = of_ys_RO[0] @ weights_OM[0]
-        for of_y_RO, weight_OM in zip(of_ys_RO[1:], weights_OM[1:]):
-            of_normed_RM.addmm_(of_y_RO, weight_OM)
+        grad_normed_RM = grad_ys_RO[0] @ weights_OM[0]
+        for grad_y_RO, weight_OM in zip(grad_ys_RO[1:], weights_OM[1:]):
+            grad_normed_RM.addmm_(grad_y_RO, weight_OM)
         unit_RM = x_RM * inverse_R1  # rows of mean square 1
         normed_RM = (unit_RM * scale_M).to(x_RM.dtype)
-        of_weights_OM = [of_y_RO.T @ normed_RM for of_y_RO in of_ys_RO]
-        of_scale_M = (unit_RM * of_normed_RM).sum(0).to(scale_M.dtype)
-        of_unit_RM = of_normed_RM.to(unit_RM.dtype) * scale_M
-        along_R1 = (of_unit_RM * unit_RM).mean(1, keepdim=True)
-        of_x_RM = of_unit_RM.sub_(unit_RM.mul_(along_R1)).mul_(inverse_R1)
-        return of_x_RM.to(x_RM.dtype), of_scale_M, None, *of_weights_OM
+        grad_weights_OM = [grad_y_RO.T @ normed_RM for grad_y_RO in grad_ys_RO]
+        grad_scale_M = (unit_RM * grad_normed_RM).sum(0).to(scale_M.dtype)
+        grad_unit_RM = grad_normed_RM.to(unit_RM.dtype) * scale_M
+        along_R1 = (grad_unit_RM * unit_RM).mean(1, keepdim=True)
+        grad_x_RM = grad_unit_RM.sub_(unit_RM.mul_(along_R1)).mul_(inverse_R1)
+        return grad_x_RM.to(x_RM.dtype), grad_scale_M, None, *grad_weights_OM

@@ -33,7 +33,7 @@ class Packing:
         return max(self.lengths)
 
     @cached_property
-    def offsets(self) -> Tensor:
+    def cu_seqlens(self) -> Tensor:
         """[B + 1] where each sequence starts, and the end."""
         return to_device([0, *accumulate(self.lengths)], self.device)
 
@@ -45,24 +45,24 @@ class Packing:
     @cached_property
     def mask_BS(self) -> Tensor:
         """True at real positions."""
-        length_B = self.offsets.diff()
+        length_B = self.cu_seqlens.diff()
         return torch.arange(self.longest, device=self.device) < length_B[:, None]
 
     @cached_property
-    def sequence_P(self) -> Tensor:
+    def seq_ids_P(self) -> Tensor:
         """The sequence of each row."""
         numbers = torch.arange(len(self.lengths), device=self.device)
-        return numbers.repeat_interleave(self.offsets.diff(), output_size=self.rows)
+        return numbers.repeat_interleave(self.cu_seqlens.diff(), output_size=self.rows)
 
     @cached_property
     def position_P(self) -> Tensor:
         """Where each row is in its sequence."""
-        return torch.arange(self.rows, device=self.device) - self.offsets[self.sequence_P]
+        return torch.arange(self.rows, device=self.device) - self.cu_seqlens[self.seq_ids_P]
 
     @cached_property
     def slot_P(self) -> Tensor:
         """Where each row is among the B * S padded ones."""
-        return self.sequence_P * self.longest + self.position_P
+        return self.seq_ids_P * self.longest + self.position_P
 
     def pad(self, x_PC: Tensor) -> Tensor:
         """[P, ...] to [B, S, ...], zeros behind."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from unisign_fast.kernels.deferred_activation.op import activation
-from unisign_fast.kernels.deferred_activation.reference import Activation, Measured
+from unisign_fast.kernels.deferred_activation.reference import Activation, ConvOutput
 from unisign_fast.kernels.graph_conv.op import graph_conv
-from unisign_fast.kernels.graph_conv.reference import GraphConvolved
+from unisign_fast.kernels.graph_conv.reference import GraphConvOutput
 from unisign_fast.kernels.temporal_conv.op import temporal_conv
 from unisign_fast.model.batch_norm import BatchNorm
 
@@ -43,7 +43,7 @@ class GraphConv(nn.Module):
             self.shortcut_bias = nn.Parameter(torch.empty(out_channels))
             _torch_default_(self.shortcut_weight, self.shortcut_bias, in_channels)
 
-    def forward(self, x: Activation) -> GraphConvolved:
+    def forward(self, x: Activation) -> GraphConvOutput:
         shortcut = (self.shortcut_weight, self.shortcut_bias) if self.has_shortcut else None
         return graph_conv(x, self.adjacency, self.weight, self.bias, shortcut, self.training)
 
@@ -51,14 +51,14 @@ class GraphConv(nn.Module):
 class TemporalConv(nn.Module):
     """Convolution over time within each clip; see kernels/temporal_conv. Moments of the output while training."""
 
-    def __init__(self, channels: int, taps: int):
+    def __init__(self, channels: int, kernel_size: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(taps, channels, channels))
+        self.weight = nn.Parameter(torch.empty(kernel_size, channels, channels))
         self.bias = nn.Parameter(torch.empty(channels))
-        _torch_default_(self.weight, self.bias, channels * taps)
+        _torch_default_(self.weight, self.bias, channels * kernel_size)
 
-    def forward(self, x: Activation, offsets: Tensor) -> Measured:
-        return temporal_conv(x, offsets, self.weight, self.bias, self.training)
+    def forward(self, x: Activation, cu_seqlens: Tensor) -> ConvOutput:
+        return temporal_conv(x, cu_seqlens, self.weight, self.bias, self.training)
 
 
 class GraphBlock(nn.Module):
@@ -69,22 +69,24 @@ class GraphBlock(nn.Module):
     ST-GCN layer (paper, section 3.2 and Table 11). `parts` body parts share it, each with statistics of its own.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, adjacency_KVV: Tensor, taps: int = 0, parts: int = 1):
+    def __init__(
+        self, in_channels: int, out_channels: int, adjacency_KVV: Tensor, kernel_size: int = 0, parts: int = 1
+    ):
         super().__init__()
         self.graph = GraphConv(in_channels, out_channels, adjacency_KVV)
         self.graph_norm = BatchNorm(out_channels, parts)
         self.shortcut_norm = BatchNorm(out_channels, parts) if self.graph.has_shortcut else None
-        self.time = TemporalConv(out_channels, taps) if taps else None
-        self.time_norm = BatchNorm(out_channels, parts) if taps else None
+        self.time = TemporalConv(out_channels, kernel_size) if kernel_size else None
+        self.time_norm = BatchNorm(out_channels, parts) if kernel_size else None
 
-    def forward(self, x: Activation, offsets: Tensor, part: int = 0) -> Activation:
+    def forward(self, x: Activation, cu_seqlens: Tensor, part: int = 0) -> Activation:
         x_FVC, out, shortcut = self.graph(x)
-        y = Activation(out.raw_FVO, *self.graph_norm(out, part), rectified=self.time is None)
+        y = Activation(out.conv_out_FVO, *self.graph_norm(out, part), relu_before_residual=self.time is None)
         if self.time is not None:
-            out = self.time(y, offsets)
-            y = Activation(out.raw_FVO, *self.time_norm(out, part))
-        residual = (x_FVC,) if shortcut is None else (shortcut.raw_FVO, *self.shortcut_norm(shortcut, part))
-        return Activation(*y[:3], *residual, rectified=y.rectified)
+            out = self.time(y, cu_seqlens)
+            y = Activation(out.conv_out_FVO, *self.time_norm(out, part))
+        residual = (x_FVC,) if shortcut is None else (shortcut.conv_out_FVO, *self.shortcut_norm(shortcut, part))
+        return Activation(*y[:3], *residual, relu_before_residual=y.relu_before_residual)
 
 
 class PoseEncoder(nn.Module):
@@ -102,10 +104,10 @@ class PoseEncoder(nn.Module):
         nn.init.trunc_normal_(self.embedding.weight, std=0.02)
         nn.init.zeros_(self.embedding.bias)
 
-    def forward(self, pose_FV3: Tensor, offsets: Tensor, part: int = 0) -> Tensor:
+    def forward(self, pose_FV3: Tensor, cu_seqlens: Tensor, part: int = 0) -> Tensor:
         x = Activation(self.embedding(pose_FV3))
         for block in self.blocks:
-            x = block(x, offsets, part)
+            x = block(x, cu_seqlens, part)
         return activation(x)
 
 
@@ -120,8 +122,8 @@ class TemporalEncoder(nn.Module):
         blocks = (GraphBlock(channels, channels, adjacency_KVV, TEMPORAL_KERNEL, parts) for _ in range(TEMPORAL_BLOCKS))
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x_FVC: Tensor, offsets: Tensor, part: int = 0) -> Tensor:
+    def forward(self, x_FVC: Tensor, cu_seqlens: Tensor, part: int = 0) -> Tensor:
         x = Activation(x_FVC)
         for block in self.blocks:
-            x = block(x, offsets, part)
+            x = block(x, cu_seqlens, part)
         return activation(x).mean(1)

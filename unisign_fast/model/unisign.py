@@ -78,23 +78,23 @@ class UniSign(nn.Module, ModelFolderMixin):
 
     @torch.no_grad()
     def generate(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[int]] | list[str]:
-        """Beam search: the tokens of each clip, to be decoded by TextCodec; a task head gives its text at once."""
+        """Beam search: the tokens of each clip, to be decoded by Tokenizer; a task head gives its text at once."""
         features_FD, filled = self._features(batch), _never_empty(batch)
         if self.head is not None:
-            found = self.head.predict(*self._head_input(features_FD, filled))
+            result = self.head.predict(*self._head_input(features_FD, filled))
         else:
             encoded = self.encode(features_FD, filled)
-            found = beam_search(self.language_model.mt5, *encoded, beams, max_new_tokens)
-        return found[: len(batch.lengths)]
+            result = beam_search(self.language_model.mt5, *encoded, beams, max_new_tokens)
+        return result[: len(batch.lengths)]
 
     def sign_features(self, batch: PackedBatch) -> Tensor:
         """[F, D]: one feature a frame, all parts together, projected to the language model's width."""
-        offsets = Packing(batch.lengths, batch.poses.device).offsets
+        cu_seqlens = Packing(batch.lengths, batch.poses.device).cu_seqlens
         poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
         pose_FVC = {}
         for part in self.config.part_names:
             name, place = ENCODER_OF[part]
-            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, PART_SLICES[part]], offsets, place)
+            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, PART_SLICES[part]], cu_seqlens, place)
         if self.rgb is not None:
             pose_FVC |= zip(HANDS, self.rgb([pose_FVC[hand] for hand in HANDS], batch))
         pooled = []
@@ -102,7 +102,7 @@ class UniSign(nn.Module, ModelFolderMixin):
             if part != "body" and "body" in pose_FVC and self.config.body_anchors:
                 x_FVC = x_FVC + pose_FVC["body"][:, ANCHOR_JOINT[part], None].detach()
             name, place = ENCODER_OF[part]
-            pooled.append(self.temporal_encoders[name](x_FVC, offsets, place))
+            pooled.append(self.temporal_encoders[name](x_FVC, cu_seqlens, place))
         features = torch.cat(pooled, -1)
         return self.projection(features if self.part_bias is None else features + self.part_bias)
 
@@ -117,8 +117,10 @@ class UniSign(nn.Module, ModelFolderMixin):
         whole = Packing([p + t for p, t in zip(batch.prompt_lengths, batch.lengths)], device)
         if prompt_PD is None:
             (prompt_PD,) = self.language_model.embed(_prompt_ids(batch))
-        prompt_place = whole.offsets[prompts.sequence_P] + prompts.position_P
-        frame_place = whole.offsets[frames.sequence_P] + prompts.offsets.diff()[frames.sequence_P] + frames.position_P
+        prompt_place = whole.cu_seqlens[prompts.seq_ids_P] + prompts.position_P
+        frame_place = (
+            whole.cu_seqlens[frames.seq_ids_P] + prompts.cu_seqlens.diff()[frames.seq_ids_P] + frames.position_P
+        )
         packed_PD = features_FD.new_zeros(whole.rows, features_FD.shape[1])
         return packed_PD.index_copy(0, prompt_place, prompt_PD).index_copy(0, frame_place, features_FD), whole
 
@@ -141,8 +143,8 @@ class UniSign(nn.Module, ModelFolderMixin):
         frames = Packing(batch.lengths, features_FD.device)
         if self.config.head_features == "encoder":
             hidden_PD, packing = self.encode(features_FD, batch)
-            prompt_B = packing.offsets.diff() - frames.offsets.diff()
-            place_F = packing.offsets[frames.sequence_P] + prompt_B[frames.sequence_P] + frames.position_P
+            prompt_B = packing.cu_seqlens.diff() - frames.cu_seqlens.diff()
+            place_F = packing.cu_seqlens[frames.seq_ids_P] + prompt_B[frames.seq_ids_P] + frames.position_P
             features_FD = hidden_PD[place_F]
         return frames.pad(features_FD), frames.mask_BS
 

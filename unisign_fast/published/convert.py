@@ -105,8 +105,8 @@ def published_config(weights: dict[str, Tensor], where: object, dropout_rate: fl
         return weights[name].shape[axis]
 
     def layers(stack: str) -> int:
-        found = (re.match(rf"mt5_model\.{stack}\.block\.(\d+)\.", name) for name in weights)
-        return len({block[1] for block in found if block})
+        outcome = (re.match(rf"mt5_model\.{stack}\.block\.(\d+)\.", name) for name in weights)
+        return len({block[1] for block in outcome if block})
 
     attention = "mt5_model.encoder.block.0.layer.0.SelfAttention."
     heads = size(attention + "relative_attention_bias.weight", 1)

@@ -39,7 +39,7 @@ RENAMES = (  # applied one after the other to a name of ours
     (r"^rgb\.fusion\.map_attention\.out\.", "fusion_pose_rgb_DA.cross_attn.out_proj."),
     (r"^rgb\.fusion\.map_attention\.(?:query|key|value)\.", "fusion_pose_rgb_DA.cross_attn.in_proj_"),
     (r"^rgb\.fusion\.local\.", "fusion_pose_rgb_DA."),
-    (r"_DA\.(query|key|value)$", lambda found: f"_DA.to_{found[1][0]}.weight"),
+    (r"_DA\.(query|key|value)$", lambda outcome: f"_DA.to_{outcome[1][0]}.weight"),
     (r"_DA\.out\.", "_DA.to_out."),
     (r"_DA\.offset_scale$", "_DA.to_offsets.0.weight"),
     (r"_DA\.offset_shift$", "_DA.to_offsets.0.bias"),

@@ -60,7 +60,7 @@ class ClipView:
 
 
 class NoTexts:
-    """A TextCodec for readers of pictures and poses."""
+    """A Tokenizer for readers of pictures and poses."""
 
     fingerprint = "none"
 

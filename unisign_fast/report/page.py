@@ -140,11 +140,11 @@ def _split(stores: list[KeypointStore]) -> str:
 
 def _numbers(run: RunFolder, viewer: ClipViewer) -> dict[tuple[str, str], int]:
     """Clips by id and target: an id is unique within a store only."""
-    found = {}
+    result = {}
     for number in range(len(viewer.clips)):
         try:
             clip = viewer.clips[number].clip
-            found[clip.id, clip.target(run.data.task, run.data.language)] = number
+            result[clip.id, clip.target(run.data.task, run.data.language)] = number
         except InputError:  # a damaged line, or no text: nothing was predicted of it
             continue
-    return found
+    return result

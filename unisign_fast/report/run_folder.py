@@ -27,8 +27,8 @@ class RunFolder:
 
     def of(self, event: str) -> list[dict]:
         """The events of a kind; of steps logged again after a resume the last counts."""
-        found = [e for e in self.events if e.get("event") == event]
-        return list({e["step"]: e for e in found}.values()) if event in ("step", "evaluation") else found
+        result = [e for e in self.events if e.get("event") == event]
+        return list({e["step"]: e for e in result}.values()) if event in ("step", "evaluation") else result
 
 
 def read_run(path: Path) -> RunFolder:

@@ -26,7 +26,7 @@ def until_end(tokens: list[int]) -> list[int]:
     return tokens[: tokens.index(END) + 1] if END in tokens else tokens
 
 
-class TextCodec:
+class Tokenizer:
     """Tokens of prompts and targets. `path`: a spiece.model, or a folder that holds one."""
 
     def __init__(self, path: Path):
@@ -77,8 +77,8 @@ class TextCodec:
             shutil.copyfile(self.path, folder / "spiece.model")
 
 
-def train_codec(texts: Iterable[str], folder: Path) -> TextCodec:
-    """A codec for a small corpus, with mT5's special ids and normalisation; the same texts give the same file."""
+def train_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
+    """A tokenizer for a small corpus, with mT5's special ids and normalisation; the same texts give the same file."""
     prompts = [f"Translate sign language video to {LANGUAGES[language]}: " for language in ("zh", "en")]
     model = io.BytesIO()  # into a file, it would hold that file's path
     sentencepiece.SentencePieceTrainer.train(
@@ -96,12 +96,12 @@ def train_codec(texts: Iterable[str], folder: Path) -> TextCodec:
         num_threads=1,
         minloglevel=2,
     )
-    return write_codec(model.getvalue(), folder)
+    return write_tokenizer(model.getvalue(), folder)
 
 
-def write_codec(model: bytes, folder: Path) -> TextCodec:
-    """The codec of a SentencePiece model, written into `folder` in one move."""
+def write_tokenizer(model: bytes, folder: Path) -> Tokenizer:
+    """The tokenizer of a SentencePiece model, written into `folder` in one move."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "new.model").write_bytes(model)
     os.replace(folder / "new.model", folder / "spiece.model")
-    return TextCodec(folder)
+    return Tokenizer(folder)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.manifest import LANGUAGES
-from unisign_fast.text.tokenizer import TextCodec, write_codec
+from unisign_fast.text.tokenizer import Tokenizer, write_tokenizer
 
 HEAD, SHARED = "lm_head.weight", "shared.weight"  # mT5's names
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # the same tensor as SHARED; not in every file
@@ -23,7 +23,7 @@ ROWS = (HEAD, SHARED, *TIED)  # matrices with a row for each token
 MULTIPLE = 8  # of rows: GPUs multiply such matrices faster
 
 
-def trim_codec(full: TextCodec, texts: Iterable[str], folder: Path) -> TextCodec:
+def trim_tokenizer(full: Tokenizer, texts: Iterable[str], folder: Path) -> Tokenizer:
     """Writes a tokenizer into `folder` that finds the same pieces in these texts and all prompts, and has few others.
 
     Kept are those pieces, every single character they are made of, and what is no piece of text (end token, bytes).
@@ -44,10 +44,10 @@ def trim_codec(full: TextCodec, texts: Iterable[str], folder: Path) -> TextCodec
     del trimmed.pieces[:]
     trimmed.pieces.extend(pieces)
     trimmed.trainer_spec.vocab_size = len(pieces)
-    return write_codec(trimmed.SerializeToString(deterministic=True), folder)
+    return write_tokenizer(trimmed.SerializeToString(deterministic=True), folder)
 
 
-def rows_of(trimmed: TextCodec, full: TextCodec) -> Tensor:
+def rows_of(trimmed: Tokenizer, full: Tokenizer) -> Tensor:
     """Which row of the full vocabulary each of the trimmed one is, int64. Raises InputError if one is not in it."""
     number = {piece: token for token, piece in enumerate(full.pieces())}
     try:

@@ -97,9 +97,9 @@ def _verified_state(folder: Path) -> dict:
         raise _NotWhole(f"{MANIFEST} is damaged ({error})") from None
     for name, (size, digest) in files:
         path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            raise _NotWhole(f"{name} is missing" if found is None else f"{name} has {found} bytes instead of {size}")
+        result = path.stat().st_size if path.is_file() else None
+        if result != size:
+            raise _NotWhole(f"{name} is missing" if result is None else f"{name} has {result} bytes instead of {size}")
     for name, (_, digest) in files:
         if _sha256(folder / name) != digest:
             raise _NotWhole(f"{name} was altered")

@@ -13,7 +13,7 @@ from unisign_fast.model.config import MT5Shape
 from unisign_fast.model.efficientnet import EfficientNet
 from unisign_fast.model.mt5 import LanguageModel
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.text.tokenizer import TextCodec
+from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.text.vocabulary_trimming import HEAD, SHARED, TIED, trimmed_weights
 
 IMAGENET_URL = "https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth"
@@ -32,12 +32,12 @@ def pretrained_shape(source: str) -> MT5Shape:
         raise InputError(path, f"not the configuration of an mT5 ({error!r})", _remedy()) from None
 
 
-def pretrained_codec(source: str) -> TextCodec:
+def pretrained_tokenizer(source: str) -> Tokenizer:
     """The tokenizer of a pretrained mT5."""
-    return TextCodec(_mt5_file(source, "spiece.model"))
+    return Tokenizer(_mt5_file(source, "spiece.model"))
 
 
-def read_vocabulary(source: str, option: str) -> tuple[TextCodec, Tensor, Tensor]:
+def read_vocabulary(source: str, option: str) -> tuple[Tokenizer, Tensor, Tensor]:
     """Tokenizer, embedding [W, D] and output head [W, D] of a pretrained mT5 or of a model folder.
 
     Raises InputError where one of them is missing; `option` of the command named it.
@@ -47,8 +47,8 @@ def read_vocabulary(source: str, option: str) -> tuple[TextCodec, Tensor, Tensor
     for name in (SHARED, HEAD):
         if name not in weights:
             raise InputError(path, f"has no {name}", _remedy(option))
-    codec = TextCodec(_mt5_file(source, "spiece.model", option=option))
-    return codec, weights[SHARED], weights[HEAD]
+    tokenizer = Tokenizer(_mt5_file(source, "spiece.model", option=option))
+    return tokenizer, weights[SHARED], weights[HEAD]
 
 
 def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor | None = None) -> None:
@@ -101,10 +101,10 @@ def _remedy(option: str = "--mt5") -> str:
 def _mt5_file(source: str, *names: str, option: str = "--mt5") -> Path:
     """The first of these files that is in the folder, or can be had from the hub."""
     if Path(source).is_dir():
-        found = [Path(source, name) for name in names if Path(source, name).is_file()]
-        if not found:
+        result = [Path(source, name) for name in names if Path(source, name).is_file()]
+        if not result:
             raise InputError(f"{option} {source}", f"has no {' or '.join(names)}", _remedy(option))
-        return found[0]
+        return result[0]
     for name in names:
         try:
             return Path(hf_hub_download(source, name))

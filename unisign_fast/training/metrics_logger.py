@@ -22,7 +22,7 @@ from unisign_fast.utils.event_log import EventLog
 LINE_EVERY_SECONDS = 15  # where the output is no terminal and a bar makes no sense
 
 
-class Telemetry:
+class MetricsLogger:
     """The voice of a run. Every rank has one; all but rank 0's are silent, except for the bad clips they meet."""
 
     def __init__(self, run: Path, ranks: Ranks):
@@ -39,7 +39,7 @@ class Telemetry:
         self._busy = 0.0  # seconds of training since the last logged step
 
     @contextmanager
-    def open(self, first_step: int, total_steps: int) -> Iterator["Telemetry"]:
+    def open(self, first_step: int, total_steps: int) -> Iterator["MetricsLogger"]:
         """Bar and board for the steps from `first_step` (those done before) to `total_steps`."""
         if self.ranks.is_first:
             self._board = SummaryWriter(self._run / "tensorboard", purge_step=first_step + 1)

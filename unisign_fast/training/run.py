@@ -25,14 +25,14 @@ from unisign_fast.pipelines.demo_corpus import write_demo_corpus
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.rng import stream
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.text.tokenizer import UNKNOWN, TextCodec, train_codec
-from unisign_fast.text.vocabulary_trimming import MULTIPLE, rows_of, trim_codec
+from unisign_fast.text.tokenizer import UNKNOWN, Tokenizer, train_tokenizer
+from unisign_fast.text.vocabulary_trimming import MULTIPLE, rows_of, trim_tokenizer
 from unisign_fast.training.handshape_pretraining import learn_handshapes
 from unisign_fast.training.initial_weights import (
     load_pretrained_efficientnet,
     load_pretrained_mt5,
-    pretrained_codec,
     pretrained_shape,
+    pretrained_tokenizer,
 )
 from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
 from unisign_fast.training.trainer import Trainer, Validation, check_run_folder
@@ -54,21 +54,21 @@ def train(settings: RunSettings) -> None:
     _announce(settings, ranks)
     stores = _open_stores(settings, ranks)
     source = _source(settings)
-    codec, shape, rows = _language(settings, source, stores, ranks)
-    reader = ClipReader(stores, settings.data, codec, settings.train.seed, ranks.device)
+    tokenizer, shape, rows = _language(settings, source, stores, ranks)
+    reader = ClipReader(stores, settings.data, tokenizer, settings.train.seed, ranks.device)
     if ranks.is_first:
         compare_keypoint_sources(stores)
     clips = _training_clips(reader, ranks)
     if ranks.is_first:
-        warn_of_unknown(clips, codec)
+        warn_of_unknown(clips, tokenizer)
     clips = _fraction(clips, settings)
     config = settings.model_config(shape, _head_classes(settings, clips))
     torch.manual_seed(settings.train.seed)
     model = _first_weights(UniSign(config), settings, source, rows, ranks)
     if settings.data_fraction == 0:
-        _skip_training(settings, config, model, codec, ranks)
+        _skip_training(settings, config, model, tokenizer, ranks)
     else:
-        _trainer(settings, config, model, codec, reader, clips, ranks).train()
+        _trainer(settings, config, model, tokenizer, reader, clips, ranks).train()
     if ranks.is_first:  # not before: a start that is refused must not change what is said of the run
         write_json(settings.folder / "settings.json", _plain(settings))
     if settings.stage == 3:
@@ -137,11 +137,11 @@ def compare_keypoint_sources(stores: list[KeypointStore]) -> None:
                 print(f"warning: keypoints of {store.path} are from {origins}", file=sys.stderr, flush=True)
 
 
-def warn_of_unknown(clips: ClipSet, codec: TextCodec) -> None:
+def warn_of_unknown(clips: ClipSet, tokenizer: Tokenizer) -> None:
     """Where the tokenizer has no pieces for much of the targets: the model can never write them."""
     share = clips.share_of(UNKNOWN)
     if share > MUCH_UNKNOWN:
-        problem = f"{share:.1%} of the targets' tokens are unknown to {codec.path}"
+        problem = f"{share:.1%} of the targets' tokens are unknown to {tokenizer.path}"
         remedy = "start from a model whose tokenizer knows the language, as mT5's does"
         print(f"warning: {problem}: {remedy}", file=sys.stderr, flush=True)
 
@@ -163,35 +163,35 @@ def _source(settings: RunSettings) -> Path | None:
 
 def _language(
     settings: RunSettings, source: Path | None, stores: list[KeypointStore], ranks: Ranks
-) -> tuple[TextCodec, MT5Shape, Tensor | None]:
+) -> tuple[Tokenizer, MT5Shape, Tensor | None]:
     """The tokenizer, and the geometry of mT5: those of the model started from, of a pretrained mT5, or new ones.
 
     Where the vocabulary is trimmed, also which of its rows are kept.
     """
     if source is not None or settings.mt5 != "random":
         if source is not None:
-            full, shape = TextCodec(source), ModelConfig.load(source / "config.json").mt5
+            full, shape = Tokenizer(source), ModelConfig.load(source / "config.json").mt5
         else:
-            full, shape = pretrained_codec(settings.mt5), pretrained_shape(settings.mt5)
+            full, shape = pretrained_tokenizer(settings.mt5), pretrained_shape(settings.mt5)
         if not settings.trim_vocabulary:
             return full, shape, None
-        codec = _corpus_codec(settings, ranks, lambda folder: trim_codec(full, _texts(stores), folder))
-        return codec, replace(shape, vocab_size=len(codec)), rows_of(codec, full)
+        tokenizer = _corpus_tokenizer(settings, ranks, lambda folder: trim_tokenizer(full, _texts(stores), folder))
+        return tokenizer, replace(shape, vocab_size=len(tokenizer)), rows_of(tokenizer, full)
     if settings.tokenizer is not None:
-        codec = TextCodec(settings.tokenizer)
+        tokenizer = Tokenizer(settings.tokenizer)
     else:
-        codec = _corpus_codec(settings, ranks, lambda folder: train_codec(_texts(stores), folder))
-    shape = asdict(RECIPES[settings.recipe].model.mt5) | {"vocab_size": -(-len(codec) // MULTIPLE) * MULTIPLE}
-    return codec, MT5Shape(**shape), None
+        tokenizer = _corpus_tokenizer(settings, ranks, lambda folder: train_tokenizer(_texts(stores), folder))
+    shape = asdict(RECIPES[settings.recipe].model.mt5) | {"vocab_size": -(-len(tokenizer) // MULTIPLE) * MULTIPLE}
+    return tokenizer, MT5Shape(**shape), None
 
 
-def _corpus_codec(settings: RunSettings, ranks: Ranks, make: Callable[[Path], TextCodec]) -> TextCodec:
+def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, make: Callable[[Path], Tokenizer]) -> Tokenizer:
     """A tokenizer that is made for the training texts once a run, and kept in its folder."""
     folder = settings.folder / "tokenizer"
     if ranks.is_first and not (folder / "spiece.model").is_file():
         make(folder)
     ranks.barrier()
-    return TextCodec(folder)
+    return Tokenizer(folder)
 
 
 def _texts(stores: list[KeypointStore]) -> list[str]:
@@ -256,10 +256,12 @@ def _learn_handshapes(model: UniSign, settings: RunSettings, ranks: Ranks) -> No
     ranks.barrier()
 
 
-def _skip_training(settings: RunSettings, config: ModelConfig, model: UniSign, codec: TextCodec, ranks: Ranks) -> None:
+def _skip_training(
+    settings: RunSettings, config: ModelConfig, model: UniSign, tokenizer: Tokenizer, ranks: Ranks
+) -> None:
     if ranks.is_first:
         print(f"--data-fraction 0: nothing is trained, the first weights go to {settings.folder / 'last'}")
-        save_model(settings.folder / "last", config, model.state_dict(), codec, settings.data)
+        save_model(settings.folder / "last", config, model.state_dict(), tokenizer, settings.data)
     ranks.barrier()
 
 
@@ -267,7 +269,7 @@ def _trainer(
     settings: RunSettings,
     config: ModelConfig,
     model: UniSign,
-    codec: TextCodec,
+    tokenizer: Tokenizer,
     reader: ClipReader,
     clips: ClipSet,
     ranks: Ranks,
@@ -289,7 +291,7 @@ def _trainer(
     if _has_split(reader, "dev"):
         metric, better = MAIN_METRIC[settings.data.task]
         validation = Validation(
-            lambda epoch: evaluate_split(model, codec, reader, "dev", ranks).scores.values, metric, better.__name__
+            lambda epoch: evaluate_split(model, tokenizer, reader, "dev", ranks).scores.values, metric, better.__name__
         )
     plain = _plain(settings)
     plain |= plain["data"] | plain["model"]
@@ -301,7 +303,7 @@ def _trainer(
         settings.folder,
         ranks,
         recipe=identity,
-        save_weights=lambda folder, state: save_model(folder, config, state, codec, settings.data),
+        save_weights=lambda folder, state: save_model(folder, config, state, tokenizer, settings.data),
         validation=validation,
     )
 
@@ -316,8 +318,8 @@ def _score_test(settings: RunSettings, reader: ClipReader, ranks: Ranks) -> None
     if ranks.from_first(written.is_file()) or not _has_split(reader, "test"):
         return
     best = settings.folder / "best"
-    model, codec = UniSign.load(best if (best / "config.json").is_file() else settings.folder / "last")
-    evaluation = evaluate_split(model.to(ranks.device), codec, reader, "test", ranks)
+    model, tokenizer = UniSign.load(best if (best / "config.json").is_file() else settings.folder / "last")
+    evaluation = evaluate_split(model.to(ranks.device), tokenizer, reader, "test", ranks)
     if ranks.is_first:
         write_evaluation(settings.folder, "test", evaluation)
         scores = ", ".join(f"{name} {value:.2f}" for name, value in evaluation.scores.values.items())

@@ -19,7 +19,7 @@ from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.training.checkpoint import Checkpoints, write_files
 from unisign_fast.training.deepspeed_engine import backward_step, consolidated_state_dict, evaluation_mode, start_engine
-from unisign_fast.training.metrics_logger import Telemetry
+from unisign_fast.training.metrics_logger import MetricsLogger
 from unisign_fast.training.settings import TrainSettings
 from unisign_fast.utils.distributed import Ranks
 
@@ -73,11 +73,11 @@ class Trainer:
     ):
         self.settings, self.run, self.ranks = settings, run, ranks
         self.save_weights, self.validation = save_weights, validation
-        self.telemetry = Telemetry(run, ranks)
-        self.loader = open_loader(self.telemetry.bad_clip)
+        self.metrics_logger = MetricsLogger(run, ranks)
+        self.loader = open_loader(self.metrics_logger.bad_clip)
         self.steps_per_epoch = self.loader.plan(0).steps
         self.total_steps = self.steps_per_epoch * settings.epochs
-        self.identity = identity(model, settings, ranks, self.total_steps, recipe)
+        self.run_fingerprint = run_fingerprint(model, settings, ranks, self.total_steps, recipe)
         self.engine = start_engine(model, settings, self.total_steps)
         self.checkpoints = Checkpoints(run / "checkpoints", ranks)
         self.step = 0  # optimiser steps done
@@ -88,18 +88,18 @@ class Trainer:
         """From where the run stands to its end."""
         self._resume()
         if self.step == self.total_steps:
-            self.telemetry.event("finished", f"{self.run} is finished already; nothing to do", step=self.step)
+            self.metrics_logger.event("finished", f"{self.run} is finished already; nothing to do", step=self.step)
             return
         self.engine.train()
         epoch, step = divmod(self.step, self.steps_per_epoch)
-        with self.telemetry.open(self.step, self.total_steps):
+        with self.metrics_logger.open(self.step, self.total_steps):
             for epoch, _, micro_batches in self.loader.steps(self.settings.epochs, epoch, step):
                 self._take_step(epoch, micro_batches)
                 if self.step % self.steps_per_epoch == 0:
                     self._end_epoch(epoch)
                 elif self.step % self.settings.checkpoint_every_steps == 0:
                     self._save_checkpoint()
-            self.telemetry.event("finished", f"finished; weights in {self.run / 'last'}", step=self.step)
+            self.metrics_logger.event("finished", f"finished; weights in {self.run / 'last'}", step=self.step)
 
     def _take_step(self, epoch: int, micro_batches: list[PackedBatch]) -> None:
         """One optimiser step on this rank's share of its clips. Nothing here waits for the device."""
@@ -113,10 +113,10 @@ class Trainer:
         # What is saved is logged first: weights behind a loss that is no number must not displace sound ones.
         due = self.settings.log_every_steps, self.settings.checkpoint_every_steps, self.steps_per_epoch
         if all(self.step % every for every in due):
-            self.telemetry.step(self.step)
+            self.metrics_logger.step(self.step)
             return
         values = torch.stack([self.ranks.sum(loss) / targets, self.clips_since_log])
-        self.telemetry.step(self.step, {"epoch": epoch, "learning_rate": learning_rate}, values)
+        self.metrics_logger.step(self.step, {"epoch": epoch, "learning_rate": learning_rate}, values)
         self.clips_since_log.zero_()
 
     def _end_epoch(self, epoch: int) -> None:
@@ -131,44 +131,44 @@ class Trainer:
             self._save_checkpoint()
 
     def _evaluate(self, epoch: int) -> None:
-        with self.telemetry.pause(), evaluation_mode(self.engine):
+        with self.metrics_logger.pause(), evaluation_mode(self.engine):
             scores = self.ranks.from_first(self.validation.evaluate(epoch))
-        self.telemetry.scores(epoch, scores)
+        self.metrics_logger.scores(epoch, scores)
         score = scores[self.validation.metric]
         if self.validation.is_better(score, self.best):
             self.best = score
             self._save_weights("best")
 
     def _save_weights(self, name: str) -> None:
-        with self.telemetry.pause():
+        with self.metrics_logger.pause():
             state = consolidated_state_dict(self.engine)
             if state is not None:
                 write_files(self.run / name, lambda folder: self.save_weights(folder, state))
             self.ranks.barrier()
 
     def _save_checkpoint(self) -> None:
-        with self.telemetry.pause():
-            state = {"step": self.step, "best": self.best, "identity": self.identity}
+        with self.metrics_logger.pause():
+            state = {"step": self.step, "best": self.best, "identity": self.run_fingerprint}
             self.checkpoints.save(
                 self.step,
                 state,
                 lambda folder: self.engine.save_checkpoint(str(folder.parent), folder.name, save_latest=False),
             )
-            self.telemetry.event("checkpoint", step=self.step)
+            self.metrics_logger.event("checkpoint", step=self.step)
 
     def _resume(self) -> None:
         """Take up the newest whole checkpoint, if there is one. Raises InputError if it is of another run."""
-        found, passed_over = self.checkpoints.newest()
+        result, passed_over = self.checkpoints.newest()
         for reason in passed_over:
-            self.telemetry.event("checkpoint_passed_over", f"passed over {reason}", reason=reason)
-        if found is None:
-            known = {kind: self.identity[kind] for kind in ("setting", "recipe")}
-            self.telemetry.event("start", steps=self.total_steps, **known)
+            self.metrics_logger.event("checkpoint_passed_over", f"passed over {reason}", reason=reason)
+        if result is None:
+            known = {kind: self.run_fingerprint[kind] for kind in ("setting", "recipe")}
+            self.metrics_logger.event("start", steps=self.total_steps, **known)
             return
-        check_identity(found.folder, found.state["identity"], self.identity)
-        self.engine.load_checkpoint(str(found.folder.parent), tag=found.folder.name)
-        self.step, self.best = found.state["step"], found.state["best"]
-        self.telemetry.event("resume", f"going on from step {self.step} of {self.total_steps}", step=self.step)
+        check_fingerprint(result.folder, result.state["identity"], self.run_fingerprint)
+        self.engine.load_checkpoint(str(result.folder.parent), tag=result.folder.name)
+        self.step, self.best = result.state["step"], result.state["best"]
+        self.metrics_logger.event("resume", f"going on from step {self.step} of {self.total_steps}", step=self.step)
 
 
 def count(model: nn.Module, micro_batches: list[PackedBatch], device: torch.device) -> Tensor:
@@ -193,7 +193,7 @@ def check_run_folder(run: Path, settings: TrainSettings, ranks: Ranks) -> None:
         raise InputError(run, "is not an empty folder", "name a new folder, or go on with --resume auto")
 
 
-def identity(model: nn.Module, settings: TrainSettings, ranks: Ranks, total_steps: int, recipe: dict) -> dict:
+def run_fingerprint(model: nn.Module, settings: TrainSettings, ranks: Ranks, total_steps: int, recipe: dict) -> dict:
     """What must be the same for a checkpoint to be resumed, as it comes back from JSON."""
     kept = {name: value for name, value in asdict(settings).items() if name not in MAY_CHANGE}
     kept |= {"ranks": ranks.world_size, "optimiser steps": total_steps}
@@ -201,7 +201,7 @@ def identity(model: nn.Module, settings: TrainSettings, ranks: Ranks, total_step
     return json.loads(json.dumps({"setting": kept, "recipe": recipe, "shape": shapes}))
 
 
-def check_identity(folder: Path, saved: dict, ours: dict) -> None:
+def check_fingerprint(folder: Path, saved: dict, ours: dict) -> None:
     """Raises InputError naming the first thing in which a checkpoint differs from this run."""
     for kind in ours:
         for name in (*saved[kind], *ours[kind]):

@@ -91,8 +91,10 @@ def _captions(path: Path) -> list[tuple[object, object, object]]:
     text = read_text(path)
     if path.suffix != ".json":
         cues = re.split(r"\n\s*\n", text.replace("\r\n", "\n"))
-        found = [(match, cue) for cue in cues if (match := _CUE.search(cue))]
-        return [(match[1], match[2], html.unescape(re.sub(r"<[^>]*>", "", cue[match.end() :]))) for match, cue in found]
+        result = [(match, cue) for cue in cues if (match := _CUE.search(cue))]
+        return [
+            (match[1], match[2], html.unescape(re.sub(r"<[^>]*>", "", cue[match.end() :]))) for match, cue in result
+        ]
     try:
         return [(row["start"], row["start"] + row["duration"], row["text"]) for row in json.loads(text)]
     except (ValueError, TypeError, KeyError):
