@@ -70,7 +70,7 @@ class Row:
     crops_per_clip: float
 
 
-class Codec:
+class FakeTokenizer:
     """Texts do not matter here."""
 
     fingerprint = "none"
@@ -182,9 +182,9 @@ def measure(
     for p_samp in (0.0, *P_SAMP):
         settings = DataSettings(p_samp=p_samp)
         readers = {
-            "store": ClipReader([h264], settings, Codec(), device=device),
-            "vp9": ClipReader([vp9], replace(settings, crops="video"), Codec(), device=device),
-            "h264": ClipReader([h264], replace(settings, crops="video"), Codec(), device=device),
+            "store": ClipReader([h264], settings, FakeTokenizer(), device=device),
+            "vp9": ClipReader([vp9], replace(settings, crops="video"), FakeTokenizer(), device=device),
+            "h264": ClipReader([h264], replace(settings, crops="video"), FakeTokenizer(), device=device),
         }
         check(readers["h264"], poses)
         sets = {way: reader.clips("train") for way, reader in readers.items()}

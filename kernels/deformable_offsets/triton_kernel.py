@@ -76,7 +76,7 @@ def keypoint_offsets_backward(
     inside = (joint[:, None] < V) & (channel[None, :] < E)
     matrix = group_matrix(weight, group, channel, E)
     factor, term, to_x, to_y = _network(scale, shift, out, channel, E)
-    grad_weight = tl.zeros((E_PADDED, E_PADDED), tl.float32)
+    d_weight = tl.zeros((E_PADDED, E_PADDED), tl.float32)
     grad_scale, grad_shift = tl.zeros((E_PADDED,), tl.float32), tl.zeros((E_PADDED,), tl.float32)
     grad_x, grad_y = tl.zeros((E_PADDED,), tl.float32), tl.zeros((E_PADDED,), tl.float32)
     for crop in range(program, crops, programs):
@@ -95,14 +95,14 @@ def keypoint_offsets_backward(
         grad_z = (x[:, None] * to_x + y[:, None] * to_y) * slope
         grad_scale += tl.sum(grad_z * query_VE, 0)
         grad_shift += tl.sum(grad_z, 0)
-        grad_query = tl.load(grad_query + place, inside, 0).to(tl.float32) + grad_z * factor
-        grad_query = tl.where(inside, grad_query, 0).to(matrix.dtype)
-        grad_joints = tl.dot(grad_query, matrix, input_precision="ieee")
-        tl.store(grad_joints + place, grad_joints.to(grad_joints.dtype.element_ty), inside)
-        grad_weight += tl.dot(tl.trans(grad_query), tl.load(joints + place, inside, 0), input_precision="ieee")
+        d_query = tl.load(grad_query + place, inside, 0).to(tl.float32) + grad_z * factor
+        d_query = tl.where(inside, d_query, 0).to(matrix.dtype)
+        d_joints = tl.dot(d_query, matrix, input_precision="ieee")
+        tl.store(grad_joints + place, d_joints.to(grad_joints.dtype.element_ty), inside)
+        d_weight += tl.dot(tl.trans(d_query), tl.load(joints + place, inside, 0), input_precision="ieee")
     at = program * G + group
     mask = (channel[:, None] < E) & (channel[None, :] < E)
-    tl.store(grad_weight + (at * E + channel[:, None]) * E + channel[None, :], grad_weight, mask)
+    tl.store(grad_weight + (at * E + channel[:, None]) * E + channel[None, :], d_weight, mask)
     row = grad_network + at * 4 * E + channel
     tl.store(row, grad_scale, channel < E)
     tl.store(row + E, grad_shift, channel < E)

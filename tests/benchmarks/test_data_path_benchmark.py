@@ -34,7 +34,7 @@ def test_all_ways_are_measured_on_the_same_crops(corpus, monkeypatch):
 
 def test_a_way_that_delivers_something_else_is_not_timed(corpus, tmp_path):
     h264, _ = corpus
-    reader = ClipReader([h264], DataSettings(p_samp=0.5, crops="video"), data_path.Codec())
+    reader = ClipReader([h264], DataSettings(p_samp=0.5, crops="video"), data_path.FakeTokenizer())
     data_path.write_pose(tmp_path / "0.pkl", h264.keypoints(h264.clips[0]))
     data_path.check(reader, tmp_path)
     data_path.write_pose(tmp_path / "0.pkl", h264.keypoints(h264.clips[1]))

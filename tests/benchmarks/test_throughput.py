@@ -287,7 +287,7 @@ def test_compare_measures_a_commit_that_differs(tmp_path):
     tree.mkdir()
     for folder in ("benchmarks", "kernels", "pipelines", "unisign_fast"):
         subprocess.run(["cp", "-r", ROOT / folder, tree / folder], check=True)
-    model = tree / "unisign_fast" / "model.py"
+    model = tree / "unisign_fast" / "model" / "unisign.py"
     now = model.read_text()
     before = now.replace("        filled = _never_empty", "        time.sleep(1)\n        filled = _never_empty", 1)
     assert before != now

@@ -16,7 +16,7 @@ LENGTHS = [9, 12, 20, 7, 30, 16, 11, 25, 8, 14, 10]
 RGB = DataSettings(p_samp=0.5, crop_size=16)
 
 
-class Codec:
+class FakeTokenizer:
     """One token per character."""
 
     fingerprint = "characters"
@@ -60,7 +60,7 @@ def write_clips_of_many_lengths(folder: Path) -> KeypointStore:
 
 
 def reader(store: KeypointStore, settings: DataSettings = RGB) -> ClipReader:
-    return ClipReader([store], settings, Codec())
+    return ClipReader([store], settings, FakeTokenizer())
 
 
 def read_one(folder: Path, clip: dict, settings: DataSettings = RGB) -> PackedBatch:

@@ -73,7 +73,7 @@ def toy_batch(clips: list[int]) -> PackedBatch:
 def run_script(command: list[str], **environment: str) -> tuple[int, str]:
     """Exit status and output of a command run on CPU; its whole process group goes when it ends or takes too long."""
     kept = {name: value for name, value in os.environ.items() if name not in OF_ONE_PROCESS}
-    ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ours = {"PYTHONPATH": os.environ["PYTHONPATH"], "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(
         command,
         env={**kept, **ours, **environment},

@@ -73,7 +73,12 @@ Command = Callable[..., Ended]  # (working folder, script of launch/, arguments.
 @pytest.fixture(scope="module")
 def command(tmp_path_factory) -> Command:
     kept = {name: value for name, value in os.environ.items() if name not in OF_ONE_PROCESS}
-    ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    ours = {
+        "PYTHONPATH": os.environ["PYTHONPATH"],
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "DS_ACCELERATOR": "cpu",
+    }
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hub")), "COLUMNS": "120"}
     server = subprocess.Popen(
         [sys.executable, __file__],

@@ -304,7 +304,9 @@ def test_a_disk_that_takes_no_more(tmp_path, append):
     if append:
         write_store(path)
     script = FULL_DISK.format(path=str(path), append=append)
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT / "tests")
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT / "tests/pipelines"
+    )
     assert "store: cannot be written (File too large); make room or name another folder" in result.stdout, result.stderr
     if append:
         KeypointStore.open(path).verify()

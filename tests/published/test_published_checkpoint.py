@@ -62,7 +62,7 @@ def stages(case: dict) -> dict[str, Difference]:
 
 def run_command(content: object, path: Path) -> subprocess.CompletedProcess:
     torch.save(content, path)
-    command = [sys.executable, "-m", "unisign_fast.published.convert", str(path)]
+    command = [sys.executable, "tests/parity/compare.py", str(path)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 

@@ -50,7 +50,7 @@ SETTINGS = TrainSettings(
 )
 
 
-class Codec:
+class FakeTokenizer:
     """Letters as tokens."""
 
     fingerprint = "letters"
@@ -101,7 +101,9 @@ def train(run: Path, store: Path) -> None:
     model = DyingModel(int(what) if dies and kind == "pass" else 0)
     if dies and kind == "path":
         die_when_there(what, run)
-    reader = ClipReader([KeypointStore.open(store)], DataSettings(task="cslr", p_samp=0.0, crop_size=2), Codec())
+    reader = ClipReader(
+        [KeypointStore.open(store)], DataSettings(task="cslr", p_samp=0.0, crop_size=2), FakeTokenizer()
+    )
 
     def open_loader(on_bad_clip) -> BatchLoader:
         return BatchLoader(
