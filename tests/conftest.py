@@ -9,7 +9,7 @@ import torch
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 ROOT = Path(__file__).resolve().parents[1]
 # Tests that start themselves as a script, on several ranks, import the same helpers there, and this checkout.
-PLACES = [str(ROOT), str(ROOT / "tests/helpers")]
+PLACES = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/helpers")]
 os.environ["PYTHONPATH"] = os.pathsep.join([*PLACES, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
