@@ -1,9 +1,9 @@
-"""The training step of this tree against that of another commit, in turns, on the same clips.
+"""The training step of this tree against that of another commit, interleaved, on the same clips.
 
     python benchmarks/compare.py HEAD~3 --p-samp 0.1
 
-The commit is unpacked into a temporary folder, with the benchmarks of this tree, so that both sides are measured by
-the same script; the repository is not touched.
+The commit is unpacked into a temporary folder with the benchmarks of this tree, so that the same script measures both;
+the repository is not touched.
 """
 
 import io
@@ -14,13 +14,13 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
 
 import tyro
 
-from benchmarks.step_options import StepOptions
-from benchmarks.step_turns import compare_sides
-from benchmarks.step_worker import ROOT
+from benchmarks.step.interleaved import compare_candidates
+from benchmarks.step.options import StepOptions
+from benchmarks.step.worker import ROOT
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.utils.console import run_command
 
@@ -59,7 +59,7 @@ def compare(
         tree.mkdir()
         name = unpack(rev, tree)
         job = step.job(Path(folder), (p_samp,))
-        compare_sides({name: (job, tree), "this tree": (job, ROOT)}, step, "tree", json)
+        compare_candidates({name: (job, tree), "this tree": (job, ROOT)}, step, "tree", json)
 
 
 if __name__ == "__main__":

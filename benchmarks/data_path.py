@@ -3,7 +3,7 @@
     python benchmarks/data_path.py                     both, with crops on the GPU where there is one, else on the CPU
     python benchmarks/data_path.py --draw-rows ROWS    a picture of rows that were written by --json
 
-Five ways take turns, and the medians of their times a clip are compared: the published one (published_data.py), and the
+Five ways take turns, and the medians of their times a clip are compared: the published one (baseline/data.py), and the
 keypoint store with crops from the crop store, from H.264 and VP9 videos, and from VP9 videos through DALI (on a GPU all
 but the published way are DALI's, through nvJPEG and NVDEC). All of them deliver the same frames. One thread each.
 """
@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import av
@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.about import about
+from benchmarks.baseline.data import pad, read_hands, read_parts, write_pose
 from benchmarks.corpus_sizes import BATCH, SOURCE, SizeRow, compression, measure_sizes
-from benchmarks.published_data import pad, read_hands, read_parts, write_pose
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.model.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
 from unisign_fast.pipelines.batches.collate import collate

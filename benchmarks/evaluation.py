@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py --model runs/demo/slt-pose/best --stores data/demo/sentences
     python benchmarks/evaluation.py --model random --max-new-tokens 40   mT5-Base's geometry, CSL-News's lengths
 
-The published way is in published_evaluation.py. Both take turns, one thread each, with 4 beams, and have the published
+The published way is in baseline/evaluation.py. Both take turns, one thread each, with 4 beams, and have the published
 mixture of both hands' running statistics. Texts may differ where the published padding changes the ends of clips, and
 those of random weights, which rounding decides.
 """
@@ -17,16 +17,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.published_evaluation import BEAMS, PublishedEvaluation
-from benchmarks.step_data import StepCodec
-from benchmarks.step_options import StepOptions
+from benchmarks.baseline.evaluation import BEAMS, PublishedEvaluation
+from benchmarks.step.data import StepTokenizer
+from benchmarks.step.options import StepOptions
 from unisign_fast.checkpoints.model_folder import find_model, load_data_settings
 from unisign_fast.evaluation.evaluate import MAIN_METRIC, GenerationSettings, evaluate_split
 from unisign_fast.evaluation.metrics import score
@@ -111,7 +111,7 @@ def random_model(
 ) -> tuple[UniSign, Tokenizer, ClipReader]:
     """A recipe's geometry with the vocabulary of made texts, and as many made clips of CSL-News's lengths."""
     job = StepOptions(recipe=recipe, clips=clips, clips_per_step=1).job(folder, (0.0,))
-    tokenizer = StepCodec(Path(job.tokenizer))
+    tokenizer = StepTokenizer(Path(job.tokenizer))
     torch.manual_seed(0)
     model = UniSign(replace(job, vocabulary=len(tokenizer)).model)
     return model.to(device), tokenizer, ClipReader([KeypointStore.open(job.store)], job.data, tokenizer, device=device)

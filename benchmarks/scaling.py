@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
 
 import torch
 from rich import box
@@ -34,7 +34,7 @@ from benchmarks.scaling_runs import (
     measure,
     moment_reductions,
 )
-from benchmarks.step_flops import TRAINING, forward_flops
+from benchmarks.step.flops import TRAINING, forward_flops
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.errors import InputError

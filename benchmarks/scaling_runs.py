@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
 
 import torch
 from torch import Tensor, nn

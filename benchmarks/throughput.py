@@ -4,8 +4,8 @@
     python benchmarks/throughput.py --p-samp 0,0.1,0.25,0.5,1 --picture rgb.png   the trade-off of the paper's Table 9
     python benchmarks/throughput.py --draw-rows ROWS --picture rgb.png            of rows that --json wrote
 
-Both recipes (step_sides.py) take turns on the same clips, frames and hands, each in a process of its own, which first
-takes as many steps as it is measured for; what is compared are the medians of the turns.
+Candidate and baseline (step/candidates.py) run interleaved trials on the same clips, frames and hands, each in a
+process of its own that first takes as many steps as are measured. The medians of the trials are compared.
 """
 
 import json as json_format
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
-sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
 
 import torch
 import tyro
@@ -26,25 +26,25 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.about import about
-from benchmarks.stations import STATIONS
-from benchmarks.step_options import StepOptions, reference
-from benchmarks.step_sides import Job
-from benchmarks.step_turns import peak_mib, take_turns
-from benchmarks.step_worker import Worker
+from benchmarks.step.candidates import Job
+from benchmarks.step.interleaved import interleaved, peak_mib
+from benchmarks.step.options import StepOptions, baseline, progress
+from benchmarks.step.phases import PHASES
+from benchmarks.step.worker import Worker
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.utils.console import run_command
 
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, by NVIDIA's data sheets
 PAPER = {0.0: 1.0, 0.1: 1.3, 0.25: 1.7, 0.5: 2.2}  # Table 9: training time relative to pose-only
-SIDES = ("fast", "reference")
+CANDIDATES = ("fast", "baseline")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe at one share of sampled frames; rates are medians over the turns."""
+    """One recipe at one share of sampled frames; rates are medians over the trials."""
 
-    side: str  # fast, or reference: the published step
+    candidate: str  # fast, or baseline: the published step
     recipe: str
     stage: int
     p_samp: float
@@ -59,14 +59,14 @@ class Row:
     clips_per_s: float
     frames_per_s: float
     tokens_per_s: float
-    gflop_per_s: float  # useful ones (step_flops.py)
+    gflop_per_s: float  # useful ones (step/flops.py)
     utilisation: float | None  # of the stated peak
     peak_tflops: float | None
     peak_mib: float  # of the GPU's memory, or of the process
     padding: float  # share of the positions that mT5's encoder computes
-    stations: dict[str, float]  # shares of the time
-    times_faster: float  # than the reference, median of the turns
-    memory_share: float  # of the reference's
+    phases: dict[str, float]  # shares of the time
+    times_faster: float  # than the baseline, median of the trials
+    memory_share: float  # of the baseline's
     loss: float  # of the last step
     device: str
     torch: str
@@ -76,33 +76,34 @@ class Row:
 
 def measure(job: Job, options: StepOptions, peak_tflops: float | None) -> list[Row]:
     """The rows of both recipes at the job's share."""
-    jobs = {"fast": job, "reference": reference(job)}
+    jobs = {"fast": job, "baseline": baseline(job)}
     with ExitStack() as stack:
-        workers = {side: stack.enter_context(Worker(jobs[side])) for side in SIDES}
-        turns = take_turns(workers, options, f"p_samp {job.p_samp:g}")
-        stations = {}
-        for side, worker in workers.items():
-            stations[side] = worker.ask("stations", steps=options.steps)
+        workers = {candidate: stack.enter_context(Worker(jobs[candidate])) for candidate in CANDIDATES}
+        trials = interleaved(workers, options, f"p_samp {job.p_samp:g}")
+        phases = {}
+        for candidate, worker in workers.items():
+            progress(f"p_samp {job.p_samp:g}: time of the phases, {candidate}")
+            phases[candidate] = worker.ask("phases", steps=options.steps)
             worker.stop()
-    memory = {side: peak_mib(turns[side]) for side in SIDES}
+    memory = {candidate: peak_mib(trials[candidate]) for candidate in CANDIDATES}
     result = []
-    for side in SIDES:
-        pairs = zip(turns["reference"], turns[side])
+    for candidate in CANDIDATES:
+        pairs = zip(trials["baseline"], trials[candidate])
         faster = median(theirs["seconds"] / ours["seconds"] for theirs, ours in pairs)
-        share = memory[side] / memory["reference"]
-        of_side = turns[side], stations[side], memory[side], faster, share
-        result.append(_row(jobs[side], *of_side, peak_tflops))
+        share = memory[candidate] / memory["baseline"]
+        of_candidate = trials[candidate], phases[candidate], memory[candidate], faster, share
+        result.append(_row(jobs[candidate], *of_candidate, peak_tflops))
     return result
 
 
 def _row(
-    job: Job, turns: list[dict], stations: dict, mib: float, faster: float, share: float, peak: float | None
+    job: Job, trials: list[dict], phases: dict, mib: float, faster: float, share: float, peak: float | None
 ) -> Row:
     def rate(what: str) -> float:
-        return median(turn[what] / turn["seconds"] for turn in turns)
+        return median(trial[what] / trial["seconds"] for trial in trials)
 
-    seconds = stations["seconds"]
-    crops, frames = (sum(turn[what] for turn in turns) for what in ("crops", "frames"))
+    seconds = phases["seconds"]
+    crops, frames = (sum(trial[what] for trial in trials) for what in ("crops", "frames"))
     settings = {name: value for name, value in asdict(job).items() if name in Row.__dataclass_fields__}
     settings |= {"crops": job.data.crops}
     return Row(
@@ -115,11 +116,11 @@ def _row(
         utilisation=rate("flops") / 1e12 / peak if peak else None,
         peak_tflops=peak,
         peak_mib=mib,
-        padding=stations["padding"],
-        stations={name: seconds.get(name, 0.0) / sum(seconds.values()) for name in STATIONS},
+        padding=phases["padding"],
+        phases={name: seconds.get(name, 0.0) / sum(seconds.values()) for name in PHASES},
         times_faster=faster,
         memory_share=share,
-        loss=turns[-1]["losses"][-1],
+        loss=trials[-1]["losses"][-1],
         **about(),
     )
 
@@ -131,7 +132,7 @@ def known_peak(precision: str) -> float | None:
 
 
 def tables(rows: list[Row]) -> Iterator[Table]:
-    """Rates, the time of the stations, and, where pose-only was measured too, the cost of RGB."""
+    """Rates, the time of the phases, and, where pose-only was measured too, the cost of RGB."""
     row = rows[0]
     sizes = f"{row.clips_per_step} clips a step, {row.clips_per_micro_batch} at once, {row.vocabulary} classes"
     numbers = f"{row.precision}, ZeRO {row.zero_stage}, {row.kernels} kernels"
@@ -147,14 +148,16 @@ def tables(rows: list[Row]) -> Iterator[Table]:
             f"{row.gflop_per_s:.0f}",
         )
         compared = f"{row.times_faster:.2f}", f"{row.memory_share:.2f}"
-        rates.add_row(f"{row.p_samp:g}", row.side, *values, use, f"{row.peak_mib:.0f}", f"{row.padding:.1%}", *compared)
+        rates.add_row(
+            f"{row.p_samp:g}", row.candidate, *values, use, f"{row.peak_mib:.0f}", f"{row.padding:.1%}", *compared
+        )
     yield rates
-    shares = _table("Share of the time, %, with waiting for the device between stations", "p_samp", "recipe", *STATIONS)
+    shares = _table("Share of the time, %, with waiting for the device between phases", "p_samp", "recipe", *PHASES)
     for row in rows:
-        shares.add_row(f"{row.p_samp:g}", row.side, *(f"{100 * row.stations[name]:.1f}" for name in STATIONS))
+        shares.add_row(f"{row.p_samp:g}", row.candidate, *(f"{100 * row.phases[name]:.1f}" for name in PHASES))
     yield shares
     if costs := cost_of_rgb(rows):
-        names = "nominal share", "unique share", *SIDES, "paper, Table 9"
+        names = "nominal share", "unique share", *CANDIDATES, "paper, Table 9"
         trade_off = _table("Time of a step relative to pose-only", *names)
         for p_samp, unique, ours, theirs in costs:
             paper = f"{PAPER[p_samp]:.1f}" if p_samp in PAPER else "none"
@@ -165,15 +168,15 @@ def tables(rows: list[Row]) -> Iterator[Table]:
 def cost_of_rgb(rows: list[Row]) -> list[tuple[float, float, float, float]]:
     """Of each share: nominal and unique, and the time of a clip relative to pose-only, both recipes; nothing without
     pose-only."""
-    result = {(row.side, row.p_samp): row for row in rows}
+    result = {(row.candidate, row.p_samp): row for row in rows}
     shares = sorted({row.p_samp for row in rows})
     if shares[0] > 0 or len(shares) == 1:
         return []
 
-    def cost(side: str, p_samp: float) -> float:
-        return result[side, 0.0].clips_per_s / result[side, p_samp].clips_per_s
+    def cost(candidate: str, p_samp: float) -> float:
+        return result[candidate, 0.0].clips_per_s / result[candidate, p_samp].clips_per_s
 
-    return [(p, result["fast", p].unique_share, *(cost(side, p) for side in SIDES)) for p in shares]
+    return [(p, result["fast", p].unique_share, *(cost(candidate, p) for candidate in CANDIDATES)) for p in shares]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -191,12 +194,12 @@ def draw(rows: list[Row], file: Path) -> None:
     from matplotlib import pyplot
 
     figure, (speed, cost) = pyplot.subplots(1, 2, figsize=(11, 4.2))
-    for side, marker in zip(SIDES, "os"):
-        mine = sorted((row.p_samp, row.clips_per_s) for row in rows if row.side == side)
-        speed.plot([100 * p for p, _ in mine], [rate for _, rate in mine], marker=marker, label=side)
+    for candidate, marker in zip(CANDIDATES, "os"):
+        mine = sorted((row.p_samp, row.clips_per_s) for row in rows if row.candidate == candidate)
+        speed.plot([100 * p for p, _ in mine], [rate for _, rate in mine], marker=marker, label=candidate)
     costs = cost_of_rgb(rows)
-    for number, (side, marker) in enumerate(zip(SIDES, "os"), 2):
-        cost.plot([100 * one[0] for one in costs], [one[number] for one in costs], marker=marker, label=side)
+    for number, (candidate, marker) in enumerate(zip(CANDIDATES, "os"), 2):
+        cost.plot([100 * one[0] for one in costs], [one[number] for one in costs], marker=marker, label=candidate)
     cost.plot([100 * p for p in PAPER], PAPER.values(), "k^--", label="paper, Table 9")
     speed.set(xlabel="p_samp, % of frames (nominal)", ylabel="clips/s", ylim=(0, None))
     cost.set(xlabel="p_samp, % of frames (nominal)", ylabel="time relative to pose-only", ylim=(0, None))

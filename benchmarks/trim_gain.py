@@ -1,8 +1,9 @@
-"""What `--trim-vocabulary` brings: the training step with mT5's vocabulary and with a corpus' part of it, in turns.
+"""Gain of `--trim-vocabulary`: the training step with mT5's vocabulary and with the part a corpus needs, interleaved.
 
     python benchmarks/trim_gain.py --clips 16 --clips-per-step 4
 
-The texts, their tokens and the rest of the model are the same; tests/text/test_vocabulary_trimming.py shows that results are.
+The texts, their tokens and the rest of the model are the same; tests/text/test_vocabulary_trimming.py shows that the
+results are the same too.
 """
 
 import sys
@@ -10,13 +11,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
 
 import tyro
 
-from benchmarks.step_options import StepOptions
-from benchmarks.step_turns import compare_sides
-from benchmarks.step_worker import ROOT
+from benchmarks.step.interleaved import compare_candidates
+from benchmarks.step.options import StepOptions
+from benchmarks.step.worker import ROOT
 from unisign_fast.model.config import MT5Shape
 from unisign_fast.utils.console import run_command
 
@@ -38,8 +39,8 @@ def trim_gain(
     with tempfile.TemporaryDirectory() as folder:
         job = step.job(Path(folder), (p_samp,))
         full = replace(job, vocabulary=MT5Shape().vocab_size)
-        sides = {f"{one.vocabulary:,}": (one, ROOT) for one in (full, job)}
-        compare_sides(sides, step, "classes", json)
+        candidates = {f"{one.vocabulary:,}": (one, ROOT) for one in (full, job)}
+        compare_candidates(candidates, step, "classes", json)
 
 
 if __name__ == "__main__":

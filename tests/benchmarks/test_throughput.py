@@ -29,18 +29,18 @@ from unisign_fast.utils.console import run_command
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.baseline.data import pad
+from benchmarks.baseline.step import PublishedBatch, PublishedUniSign, published_batch
 from benchmarks.compare import compare
 from benchmarks.profile_step import profile_step
-from benchmarks.published_data import pad
-from benchmarks.published_step import PublishedBatch, PublishedUniSign, published_batch
-from benchmarks.stations import STATIONS, StationClock
-from benchmarks.step_data import StepCodec, csl_news_lengths, made_store
-from benchmarks.step_flops import forward_flops
+from benchmarks.step.data import StepTokenizer, csl_news_lengths, made_store
+from benchmarks.step.flops import forward_flops
+from benchmarks.step.phases import PHASES, PhaseClock
 from benchmarks.throughput import Row, throughput
 from benchmarks.trim_gain import trim_gain
 
 COMMANDS = {"throughput": throughput, "profile_step": profile_step, "compare": compare}
-SMALL = ["--recipe", "demo", "--clips", "8", "--clips-per-step", "4", "--clips-per-micro-batch", "2", "--rounds", "1"]
+SMALL = ["--recipe", "demo", "--clips", "8", "--clips-per-step", "4", "--clips-per-micro-batch", "2", "--trials", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,9 @@ def store(tmp_path_factory) -> KeypointStore:
 
 @pytest.fixture(scope="module")
 def tokenizer(store, tmp_path_factory) -> Tokenizer:
-    return StepCodec(train_tokenizer([clip.text for clip in store.clips], tmp_path_factory.mktemp("tokenizer")).path)
+    return StepTokenizer(
+        train_tokenizer([clip.text for clip in store.clips], tmp_path_factory.mktemp("tokenizer")).path
+    )
 
 
 # --- equal results
@@ -131,7 +133,7 @@ STEPS, WINDOW, SEEDS, RATE = 200, 50, (0, 1, 2), 3e-3
 def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
     """200 steps on clips of different lengths, with dropout: padding and all that is computed otherwise included."""
     store = made_store(tmp_path / "store", 24, DEMO.max_frames, False, DEMO.crop_size)
-    tokenizer = StepCodec(train_tokenizer([clip.text for clip in store.clips], tmp_path / "tokenizer").path)
+    tokenizer = StepTokenizer(train_tokenizer([clip.text for clip in store.clips], tmp_path / "tokenizer").path)
     mt5 = MT5Shape(
         -(-len(tokenizer) // 8) * 8, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=4
     )
@@ -139,21 +141,21 @@ def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
     config = ModelConfig(mt5, parts="hands", pose_channels=(8, 8, 16, 24), label_smoothing=0.2)
     reader = ClipReader([store], DataSettings(max_frames=DEMO.max_frames, p_samp=0.0), tokenizer)
     clips = reader.clips("train")
-    curves = {"fast": [], "reference": []}
+    curves = {"fast": [], "baseline": []}
     for seed in SEEDS:
         order = np.random.default_rng(seed).integers(len(clips), size=(STEPS, 3))
         loaded = [reader.batch(clips, numbers.tolist(), 0, True).batch for numbers in order]
-        for side, curve in curves.items():
+        for candidate, curve in curves.items():
             torch.manual_seed(seed)
             model = UniSign(config)
-            if side == "reference":
+            if candidate == "baseline":
                 losses = losses_of(PublishedUniSign(model, tokenizer).train(), map(pose_only, loaded), RATE)
             else:
                 losses = losses_of(model.train(), loaded, RATE)
             curve.append(np.mean(np.reshape(losses, (-1, WINDOW)), axis=1))
-    fast, reference = np.array(curves["fast"]), np.array(curves["reference"])
-    spread = np.maximum(np.ptp(fast, axis=0), np.ptp(reference, axis=0))
-    assert (np.abs(fast.mean(0) - reference.mean(0)) <= spread).all(), curves
+    fast, baseline = np.array(curves["fast"]), np.array(curves["baseline"])
+    spread = np.maximum(np.ptp(fast, axis=0), np.ptp(baseline, axis=0))
+    assert (np.abs(fast.mean(0) - baseline.mean(0)) <= spread).all(), curves
     assert (fast[:, -1] < 0.8 * fast[:, 0]).all(), "it learns"
 
 
@@ -181,11 +183,11 @@ def test_published_batches_repeat_the_last_frame_and_keep_hands_apart(store, tok
 def test_flops_are_those_counted_by_hand():
     """Of a clip of 256 frames and 40 target tokens at full size, in GFLOP; the prompt has 11 tokens."""
     work = forward_flops(ModelConfig(rgb=True), [256], [11], [40], 512, 112)
-    result = {station: flops / 1e9 for station, flops in work.items()}
+    result = {phase: flops / 1e9 for phase, flops in work.items()}
     mt5 = {"mT5 encoder": 48, "mT5 decoder": 8, "cross keys and values": 7.5, "vocabulary loss": 15.4}
-    for station, expected in mt5.items():
-        assert result[station] == pytest.approx(expected, rel=0.05), station
-    assert sum(result[station] for station in mt5) == pytest.approx(79, rel=0.01)
+    for phase, expected in mt5.items():
+        assert result[phase] == pytest.approx(expected, rel=0.05), phase
+    assert sum(result[phase] for phase in mt5) == pytest.approx(79, rel=0.01)
     assert result["pose encoder"] + result["temporal encoder"] == pytest.approx(55, rel=0.01)
     without = sum(result.values()) - result["RGB encoder"] - result["fusion"]
     # A quarter of EfficientNet-B0's count at 224 pixels would be 75 %; its last maps are 4 x 4, not 3.5 x 3.5.
@@ -196,7 +198,7 @@ def test_flops_are_those_counted_by_hand():
 def test_flops_of_clips_add_up_and_the_vocabulary_counts():
     one, two = (forward_flops(ModelConfig(), [n], [9], [30], 0, 112) for n in (100, 200))
     both = forward_flops(ModelConfig(), [100, 200], [9, 9], [30, 30], 0, 112)
-    assert both == {station: one[station] + two[station] for station in one} and "fusion" not in both
+    assert both == {phase: one[phase] + two[phase] for phase in one} and "fusion" not in both
     small = forward_flops(ModelConfig(mt5=MT5Shape(vocab_size=25_011)), [100], [9], [30], 0, 112)
     assert small["vocabulary loss"] == pytest.approx(one["vocabulary loss"] / 10, rel=1e-4)
 
@@ -221,10 +223,10 @@ def test_time_goes_to_the_stations_and_padding_is_counted(store, tokenizer, publ
     model = UniSign(config)
     packed, padded = equal_lengths(store, tokenizer, 0)
     model, batch = (PublishedUniSign(model, tokenizer), padded) if published else (model, packed)
-    clock = StationClock(torch.device("cpu"))
+    clock = PhaseClock(torch.device("cpu"))
     with clock.watch(model):
         model(batch)[0].backward()
-    assert clock.seconds.keys() == set(STATIONS) - {"optimiser"} and min(clock.seconds.values()) > 0
+    assert clock.seconds.keys() == set(PHASES) - {"optimiser"} and min(clock.seconds.values()) > 0
     prompt = len(tokenizer.prompt_ids("zh"))
     assert clock.positions == sum(packed.lengths) + prompt * len(packed.lengths)
 
@@ -241,7 +243,7 @@ def measured(tmp_path_factory) -> list[dict]:
 
 
 def test_throughput_measures_both_recipes(measured):
-    assert [row["side"] for row in measured] == ["fast", "reference"]
+    assert [row["candidate"] for row in measured] == ["fast", "baseline"]
     ours, theirs = (Row(**row) for row in measured)
     assert theirs.times_faster == theirs.memory_share == 1 and ours.times_faster > 0
     assert 0.3 < ours.unique_share == theirs.unique_share < 0.45  # 1 - 1 / sqrt(e) is 0.39
@@ -250,7 +252,7 @@ def test_throughput_measures_both_recipes(measured):
     for row in (ours, theirs):
         assert row.utilisation is None or torch.cuda.is_available()
         assert min(row.clips_per_s, row.frames_per_s, row.tokens_per_s, row.gflop_per_s, row.peak_mib) > 0
-        assert list(row.stations) == list(STATIONS) and sum(row.stations.values()) == pytest.approx(1)
+        assert list(row.phases) == list(PHASES) and sum(row.phases.values()) == pytest.approx(1)
         assert np.isfinite(row.loss) and re.fullmatch(r"\d{4}-\d\d-\d\d", row.date)
 
 
@@ -302,14 +304,14 @@ def test_compare_measures_a_commit_that_differs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     slow, fast = json.loads((tmp_path / "rows.json").read_text())
-    assert fast["side"] == "this tree" and slow["loss"] == pytest.approx(fast["loss"], rel=1e-5)
+    assert fast["candidate"] == "this tree" and slow["loss"] == pytest.approx(fast["loss"], rel=1e-5)
     assert slow["faster_p50"] == 1 and fast["faster_p50"] > 1.5
 
 
 def test_a_trimmed_vocabulary_is_measured_beside_mt5s_own(tmp_path):
     run_command(trim_gain, [*SMALL, "--vocabulary", "512", "--json", str(tmp_path / "rows.json")])
     full, trimmed = json.loads((tmp_path / "rows.json").read_text())
-    assert (full["side"], trimmed["side"]) == ("250,112", "512")
+    assert (full["candidate"], trimmed["candidate"]) == ("250,112", "512")
     assert trimmed["peak_mib"] < full["peak_mib"] and trimmed["loss"] < full["loss"]
 
 
@@ -318,7 +320,7 @@ REFUSED = {
     "share": ("throughput --p-samp 0,1.5", ["--p-samp: 1.5 is not possible"]),
     "stage 1 with RGB": ("throughput --stage 1 --p-samp 0.1", ["stage 1 is pose-only", "--stage 3"]),
     "stage 2 without": ("profile_step --stage 2 --p-samp 0", ["stage 2 trains the RGB branch"]),
-    "rounds": ("throughput --rounds 0", ["--rounds: 0 is not possible"]),
+    "trials": ("throughput --trials 0", ["--trials: 0 is not possible"]),
     "no store": ("throughput --data nowhere", ["nowhere: is not a store"]),
     "vocabulary": ("throughput --recipe demo --clips 4 --p-samp 0 --vocabulary 9", ["--vocabulary: 9 is too few"]),
     "no folder": ("profile_step --trace nowhere/trace.json", ["--trace: there is no folder", "name another"]),

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from benchmarks.published_step import TorchBatchNorm
+from benchmarks.baseline.step import TorchBatchNorm
 from unisign_fast.kernels.dispatch import forcing
 from unisign_fast.model.efficientnet import EfficientNet, StochasticDepth
 from unisign_fast.model.remade import Remade

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from published_case import Difference, compare
-from published_restatement import make_case
 from torch import Tensor
 
+from benchmarks.baseline.restatement import make_case
 from unisign_fast.model.config import ModelConfig, MT5Shape, published_settings
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.errors import InputError

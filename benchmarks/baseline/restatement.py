@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import MT5Config, MT5ForConditionalGeneration
 
-from benchmarks.published_step import TorchBatchNorm
+from benchmarks.baseline.step import TorchBatchNorm
 from unisign_fast.model.efficientnet import EfficientNet
 
 JOINTS = {"body": 9, "left": 21, "right": 21, "face_all": 18}

@@ -1,8 +1,8 @@
-"""A recipe's training step in a process of its own, which stands still while it is another one's turn.
+"""A training step in a process of its own, paused while another candidate is measured.
 
-So memory is each recipe's own, and reading ahead costs the one that reads. Requests and replies are lines of JSON on
-stdin and stdout: {"do": "run" | "stations" | "profile", "steps": n, ...}; the first reply comes when the process is
-ready.
+So memory is each candidate's own, and reading ahead costs only the candidate that reads. Requests and replies are lines
+of JSON on stdin and stdout: {"do": "run" | "phases" | "profile", "steps": n, ...}; the process sends the first reply
+when it is ready.
 """
 
 import json
@@ -13,20 +13,20 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[1])  # the project's root in the place of this file's own folder
+sys.path[0] = str(Path(__file__).parents[2])  # the project's root instead of this file's own folder
 
-from benchmarks.step_sides import SIDES, Job
+from benchmarks.step.candidates import CANDIDATES, Job
 from unisign_fast.pipelines.errors import InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Worker:
     """A process for `job`, with the code of the project in `tree`; use it in a `with` block."""
 
     def __init__(self, job: Job, tree: Path = ROOT):
-        self.name = f"the {job.side} recipe in {tree}"
-        self._command = [sys.executable, str(tree / "benchmarks" / "step_worker.py"), json.dumps(asdict(job))]
+        self.name = f"the {job.candidate} step in {tree}"
+        self._command = [sys.executable, str(tree / "benchmarks" / "step" / "worker.py"), json.dumps(asdict(job))]
         self._tree, self._process = tree, None
 
     def __enter__(self) -> "Worker":
@@ -36,7 +36,7 @@ class Worker:
         self.stop()
 
     def ask(self, do: str, **arguments: object) -> dict:
-        """The reply to a request; the process runs in the meantime only. Raises what it ended with."""
+        """The reply to a request; between requests the process is paused. Raises InputError if it ends."""
         if self._process is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             self._process = subprocess.Popen(self._command, cwd=self._tree, text=True, process_group=0, **pipes)
@@ -73,22 +73,22 @@ class Worker:
 def serve(job: Job) -> None:
     """Answer requests until stdin ends."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no reply
+    os.dup2(2, 1)  # output of libraries must not mix with replies
 
     def reply(value: dict) -> None:
         print(json.dumps(value), file=replies, flush=True)
 
     try:
-        side = SIDES[job.side](job)
+        candidate = CANDIDATES[job.candidate](job)
         reply({})
         for line in sys.stdin:
             request = json.loads(line)
-            reply(getattr(side, request.pop("do"))(**request))
+            reply(getattr(candidate, request.pop("do"))(**request))
     except InputError as error:
         reply({"refused": [error.where, error.problem, error.remedy]})
     except BrokenPipeError:
-        pass  # nobody waits any more
-    os._exit(0)  # threads that read ahead have more to do
+        pass  # the parent has stopped reading
+    os._exit(0)  # without waiting for threads that read ahead
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Which station of a training step the time goes to.
+"""Time of each phase of a training step.
 
-Waiting for the device changes what it measures, so it has a pass of its own. Stations follow each other: time belongs
-to the one that was entered last, and most are entered where one of their modules is called.
+Waiting for the device at every boundary changes the total, so phases are timed in a pass of their own. A phase lasts
+until the next one begins; most begin where one of their modules is called.
 """
 
 import re
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-STATIONS = (
+PHASES = (
     "input",
     "pose encoder",
     "RGB encoder",
@@ -34,45 +34,45 @@ MODULES = (  # by their names, of both recipes
     (r"(language_model\.)?mt5\.decoder\.", "mT5 decoder"),
     (r"(language_model\.)?mt5\.lm_head$", "vocabulary loss"),
 )
-LAST_OF_DECODER = r"(language_model\.)?mt5\.decoder\.dropout$"
+DECODER_END = r"(language_model\.)?mt5\.decoder\.dropout$"
 ENCODER_ROWS = r"(language_model\.)?mt5\.encoder\.block\.0\.layer\.0\.SelfAttention\.o$"  # sees every position once
 
 
-class StationClock:
-    """`seconds` of each station, and the `positions` that mT5's encoder computed, padding too."""
+class PhaseClock:
+    """`seconds` of each phase, and the `positions` that mT5's encoder computed, padding too."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
         self.positions = 0
-        self._station, self._since, self._in_forward = "input", 0.0, False
+        self._phase, self._since, self._in_forward = "input", 0.0, False
 
-    def enter(self, station: str) -> None:
-        """From now on, until the next one."""
-        if station == self._station:
+    def enter(self, phase: str) -> None:
+        """Begin a phase, which ends the one before."""
+        if phase == self._phase:
             return
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
-        self.seconds[self._station] += now - self._since
-        self._station, self._since = station, now
+        self.seconds[self._phase] += now - self._since
+        self._phase, self._since = phase, now
 
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
-        """Enter the stations of the forward pass where `model` goes through them, and "backward" behind it."""
+        """Enter the phases of the forward pass as `model` reaches them, and "backward" after it."""
         handles = [
             model.register_forward_pre_hook(lambda *_: self._begin()),
             model.register_forward_hook(lambda *_: self._end()),
         ]
         for name, module in model.named_modules():
-            for pattern, station in MODULES:
+            for pattern, phase in MODULES:
                 if re.match(pattern, name):
-                    handles.append(module.register_forward_pre_hook(lambda *_, s=station: self._pass(s)))
-            if re.match(LAST_OF_DECODER, name):
+                    handles.append(module.register_forward_pre_hook(lambda *_, s=phase: self._pass(s)))
+            if re.match(DECODER_END, name):
                 handles.append(module.register_forward_hook(lambda *_: self._pass("vocabulary loss")))
             if re.match(ENCODER_ROWS, name):
                 handles.append(module.register_forward_pre_hook(lambda _, inputs: self._count(inputs[0])))
-        self._station, self._since = "input", time.perf_counter()
+        self._phase, self._since = "input", time.perf_counter()
         try:
             yield
             self.enter("end")
@@ -88,9 +88,9 @@ class StationClock:
         self._in_forward = False
         self.enter("backward")
 
-    def _pass(self, station: str) -> None:
-        if self._in_forward:  # what is computed again in the backward pass is part of it
-            self.enter(station)
+    def _pass(self, phase: str) -> None:
+        if self._in_forward:  # recomputation in the backward pass belongs to it
+            self.enter(phase)
 
     def _count(self, x: torch.Tensor) -> None:
         if self._in_forward:

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.published_data import write_pose
+from benchmarks.baseline.data import write_pose
 from unisign_fast.pipelines.store.crop_store import CropStoreWriter
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 from unisign_fast.text.tokenizer import Tokenizer
@@ -114,7 +114,7 @@ def write_published(store: KeypointStore, folder: Path) -> None:
         write_pose(folder / f"{number}.pkl", store.keypoints(store.clips[clip]))
 
 
-class StepCodec(Tokenizer):
+class StepTokenizer(Tokenizer):
     """A codec made for few texts, whose prompt is cut to as many tokens as it has with mT5's own."""
 
     def prompt_ids(self, language: str) -> list[int]:

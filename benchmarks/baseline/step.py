@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.activations import ACT2FN
 
-from benchmarks.published_data import pad
+from benchmarks.baseline.data import pad
 from unisign_fast.model.dropout import replace_dropout
 from unisign_fast.model.efficientnet import EfficientNet
 from unisign_fast.model.st_gcn import GraphBlock

@@ -1,6 +1,6 @@
-"""The two recipes whose training steps are compared: this project's, and the published one on the same clips.
+"""The two training steps that are compared, on the same clips: this project's, and the published one (the baseline).
 
-Both have the same settings, first weights, optimiser and engine, and see the same frames and the same hands.
+Both have the same settings, initial weights, optimiser and engine, and see the same frames and hands.
 """
 
 import os
@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
-from benchmarks.published_data import read_hands, read_parts
-from benchmarks.published_step import PublishedBatch, PublishedUniSign, published_batch
-from benchmarks.stations import StationClock
-from benchmarks.step_data import StepCodec
-from benchmarks.step_flops import TRAINING, forward_flops
+from benchmarks.baseline.data import read_hands, read_parts
+from benchmarks.baseline.step import PublishedBatch, PublishedUniSign, published_batch
+from benchmarks.step.data import StepTokenizer
+from benchmarks.step.flops import TRAINING, forward_flops
+from benchmarks.step.phases import PhaseClock
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.batch_sampler import Budget
@@ -53,11 +53,11 @@ FOREVER = 10**6  # epochs, or steps
 class Job:
     """One recipe at work; plain values, to be sent to a process."""
 
-    side: str  # fast | reference
+    candidate: str  # fast | baseline
     recipe: str
     stage: int
     p_samp: float
-    crops: str  # video | store, of the fast side; the published code has videos alone
+    crops: str  # video | store, of the fast step; the published code has videos only
     kernels: str
     precision: str
     zero_stage: int
@@ -72,7 +72,7 @@ class Job:
     def data(self) -> DataSettings:
         recipe = RECIPES[self.recipe]
         sizes = {"max_frames": recipe.max_frames, "crop_size": recipe.crop_size}
-        crops = {"fast": self.crops, "reference": "video"}[self.side]
+        crops = {"fast": self.crops, "baseline": "video"}[self.candidate]
         return DataSettings(p_samp=self.p_samp, crops=crops, **sizes)
 
     @property
@@ -103,14 +103,14 @@ class Sizes:
     crops: int
 
 
-class Side(ABC):
-    """A recipe in this process. `run` takes steps and times them, `stations` says what they spend their time on."""
+class Candidate(ABC):
+    """A training step in this process. `run` takes steps and times them; `phases` says where their time goes."""
 
     def __init__(self, job: Job):
         os.environ["UNISIGN_KERNELS"] = job.kernels
         self.job, self.ranks = job, start_ranks()
         self.device = self.ranks.device
-        self.tokenizer = StepCodec(Path(job.tokenizer))
+        self.tokenizer = StepTokenizer(Path(job.tokenizer))
         self.reader = ClipReader([KeypointStore.open(job.store)], job.data, self.tokenizer, device=self.device)
         self.clips = self.reader.clips("train")
         torch.manual_seed(0)
@@ -173,10 +173,10 @@ class Side(ABC):
             self._steps_done += 1
         return losses, taken
 
-    def stations(self, steps: int) -> dict:
-        """Seconds of each station, and the share of padding among the positions of mT5's encoder."""
+    def phases(self, steps: int) -> dict:
+        """Seconds of each phase, and the share of padding among the positions of mT5's encoder."""
         self._warm_up(steps)
-        clock = StationClock(self.device)
+        clock = PhaseClock(self.device)
         optimise = self.engine.step
         self.engine.step = lambda: (clock.enter("optimiser"), optimise(), clock.enter("input"))
         with clock.watch(self.engine.module):
@@ -222,8 +222,8 @@ class Side(ABC):
             torch.cuda.synchronize()
 
 
-class FastSide(Side):
-    """This project's own step, as unisign_fast/training/trainer.py takes it, in a process as training_run.py makes it."""
+class FastStep(Candidate):
+    """This project's step, as unisign_fast/training/trainer.py takes it, in a process set up as training/run.py does."""
 
     def __init__(self, job: Job):
         keep_memory()
@@ -244,8 +244,8 @@ class FastSide(Side):
         return Sizes(batch.lengths, batch.prompt_lengths, batch.label_lengths, sum(batch.crops_per_hand))
 
 
-class ReferenceSide(Side):
-    """The published step (published_step.py, published_data.py). Its clips come in no order of length, read ahead by
+class BaselineStep(Candidate):
+    """The published step (baseline/step.py, baseline/data.py). Its clips come in no order of length, read ahead by
     processes."""
 
     def _model(self, model: UniSign) -> PublishedUniSign:
@@ -266,7 +266,7 @@ class ReferenceSide(Side):
             yield [next(loaded) for _ in step]
 
     def _plans(self) -> Iterator[list[list[tuple[int, int]]]]:
-        """Of each step, the micro-batches of (epoch, clip): the fast side's clips, the way they were shuffled."""
+        """Of each step, the micro-batches of (epoch, clip): the fast step's clips, the way they were shuffled."""
         loader, size = self._loader(), self.job.clips_per_micro_batch
         for epoch in range(FOREVER):
             plan = loader.plan(epoch)
@@ -310,4 +310,4 @@ class PublishedClips:
         return sample, ref.clip.language, parts, crops
 
 
-SIDES: dict[str, Callable[[Job], Side]] = {"fast": FastSide, "reference": ReferenceSide}
+CANDIDATES: dict[str, Callable[[Job], Candidate]] = {"fast": FastStep, "baseline": BaselineStep}

@@ -24,7 +24,7 @@ TRAINING = 3  # forward work once more for the gradients of the inputs, and once
 def forward_flops(
     config: ModelConfig, frames: Sequence[int], prompts: Sequence[int], tokens: Sequence[int], crops: int, side: int
 ) -> dict[str, int]:
-    """Of the forward pass of some clips, by station: frames, prompt tokens and target tokens (with the end token) of
+    """Of the forward pass of some clips, by phase: frames, prompt tokens and target tokens (with the end token) of
     each clip, hand crops of `side` pixels of all clips."""
     mt5, total = config.mt5, sum(frames)
     width, inner = mt5.d_model, mt5.num_heads * mt5.d_kv
@@ -43,7 +43,7 @@ def forward_flops(
         "cross keys and values": mt5.num_decoder_layers * across,
         "vocabulary loss": sum(tokens) * width * mt5.vocab_size,
     }
-    work = {station: 2 * products for station, products in counted.items()}
+    work = {phase: 2 * products for phase, products in counted.items()}
     if config.rgb:
         rgb_encoder, fusion = _of_a_crop(config, side)
         work |= {"RGB encoder": crops * rgb_encoder, "fusion": crops * fusion}

@@ -1,16 +1,15 @@
-"""What the benchmarks of the training step have in common: their options, their data, and the jobs they give out."""
+"""Options of the benchmarks of the training step, and the jobs that follow from them."""
 
-from collections.abc import Iterable, Sequence
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
-from benchmarks.step_data import made_store, write_published
-from benchmarks.step_sides import Job
+from benchmarks.step.candidates import Job
+from benchmarks.step.data import made_store, write_published
 from unisign_fast.kernels.dispatch import default_version
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
@@ -19,7 +18,10 @@ from unisign_fast.training.recipes import RECIPES, RecipeName
 
 SYNTHETIC = "synthetic"
 CPU_VOCABULARY = 32_000  # two recipes with mT5's 250,112 classes do not fit in 24 GiB
-CPU_CLIPS_PER_STEP, CPU_CLIPS_PER_MICRO_BATCH = 8, 4
+CPU_CLIPS_PER_STEP = CPU_CLIPS_PER_MICRO_BATCH = 4
+GPU_CLIPS, CPU_CLIPS = 64, 8  # of the synthetic data
+GPU_TRIALS, CPU_TRIALS = 5, 2  # on two CPU cores a comparison at one share of frames takes less than ten minutes
+START = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,20 @@ class StepOptions:
     precision: Literal["fp32", "bf16"] | None = None  # None: the recipe's on a GPU, fp32 on a CPU
     zero_stage: Literal[0, 1, 2, 3] | None = None  # None: the recipe's on a GPU, 0 on a CPU
     vocabulary: int | None = None  # classes; None: the recipe's on a GPU, at most 32,000 on a CPU
-    clips_per_step: int | None = None  # None: the stage's on a GPU, at most 8 on a CPU
+    clips_per_step: int | None = None  # None: the stage's on a GPU, at most 4 on a CPU
     clips_per_micro_batch: int | None = None  # of full length; None: the stage's, at most 4 on a CPU
-    clips: int = 64  # of the synthetic data
-    rounds: int = 5  # turns
-    steps: int = 1  # optimiser steps of a turn
+    clips: int = GPU_CLIPS if torch.cuda.is_available() else CPU_CLIPS  # of the synthetic data
+    trials: int = GPU_TRIALS if torch.cuda.is_available() else CPU_TRIALS  # interleaved
+    steps: int = 1  # optimiser steps of a trial
 
     def __post_init__(self):
-        for name in ("clips", "rounds", "steps", "vocabulary", "clips_per_step", "clips_per_micro_batch"):
+        for name in ("clips", "trials", "steps", "vocabulary", "clips_per_step", "clips_per_micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')}", f"{value} is not possible", "give 1 or more")
 
     def job(self, folder: Path, p_samps: tuple[float, ...]) -> Job:
-        """The fast recipe's at the first of these shares, its data prepared in `folder` for all of them."""
+        """The job of the fast step at the first of these shares; `folder` gets the data for all of them."""
         for p_samp in p_samps:
             self._check(p_samp)
         recipe, on_gpu = RECIPES[self.recipe], torch.cuda.is_available()
@@ -61,7 +63,7 @@ class StepOptions:
         write_published(store, folder / "poses")
         tokenizer = train_tokenizer((clip.text for clip in store.clips if clip.text), folder / "tokenizer")
         return Job(
-            side="fast",
+            candidate="fast",
             recipe=self.recipe,
             stage=self.stage,
             p_samp=p_samps[0],
@@ -78,7 +80,7 @@ class StepOptions:
         )
 
     def _classes(self, needed: int, on_gpu: bool) -> int:
-        """Of the vocabulary: what was asked for, the recipe's, or those of the texts where it has none."""
+        """Size of the vocabulary: the one asked for, the recipe's, or that of the texts where it has none."""
         of_recipe = RECIPES[self.recipe].model.mt5.vocab_size
         if self.vocabulary is not None and self.vocabulary < needed:
             raise InputError("--vocabulary", f"{self.vocabulary} is too few", f"the texts need {needed}")
@@ -97,15 +99,16 @@ class StepOptions:
         if self.data != SYNTHETIC:
             return KeypointStore.open(self.data)
         recipe = RECIPES[self.recipe]
+        if rgb:
+            progress(f"encoding {max(self.clips, clips_per_step)} videos and their hand crops")
         return made_store(path, max(self.clips, clips_per_step), recipe.max_frames, rgb, recipe.crop_size)
 
 
-def reference(job: Job) -> Job:
-    """The same for the published recipe, which has no kernels but PyTorch's."""
-    return replace(job, side="reference", kernels="reference")
+def baseline(job: Job) -> Job:
+    """The same job for the published step, which has no kernels but PyTorch's."""
+    return replace(job, candidate="baseline", kernels="reference")
 
 
-def progress(turns: Sequence[int], name: str) -> Iterable[int]:
-    """The turns, with a bar on stderr where somebody looks."""
-    console = Console(stderr=True)
-    return track(turns, name, console=console, transient=True, disable=not console.is_terminal)
+def progress(line: str) -> None:
+    """Print what happens now, behind the seconds since the start, on stderr."""
+    print(f"{time.monotonic() - START:6.0f} s  {line}", file=sys.stderr, flush=True)
