@@ -223,7 +223,7 @@ class Candidate(ABC):
 
 
 class FastStep(Candidate):
-    """This project's step, as unisign_fast/training/trainer.py takes it, in a process set up as training/run.py does."""
+    """This project's step, as unisign_fast/training/trainer.py takes it, in a process set up like training/run.py's."""
 
     def __init__(self, job: Job):
         keep_memory()
