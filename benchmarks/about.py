@@ -1,6 +1,7 @@
-"""What every row says of where it was measured."""
+"""Where and when a row was measured."""
 
 import subprocess
+from contextlib import suppress
 from datetime import date
 from os import sched_getaffinity
 from pathlib import Path
@@ -9,9 +10,15 @@ import torch
 
 
 def about() -> dict[str, str]:
-    """The machine, torch's version, the commit, and the date."""
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    """The machine, torch's version, the commit ("" without a repository), and the date."""
     cores = f"{len(sched_getaffinity(0))} CPU cores"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cores
-    return {"device": device, "torch": torch.__version__, "commit": commit, "date": date.today().isoformat()}
+    return {"device": device, "torch": torch.__version__, "commit": commit(), "date": date.today().isoformat()}
+
+
+def commit() -> str:
+    """The commit checked out, "" where there is no repository or no git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    with suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    return ""

@@ -17,7 +17,7 @@ from pathlib import Path
 import tyro
 
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.store.manifest import Task
+from unisign_fast.pipelines.targets import Task
 from unisign_fast.utils.console import run_command
 
 

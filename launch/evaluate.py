@@ -27,7 +27,7 @@ from unisign_fast.evaluation.predictions import (
 from unisign_fast.evaluation.significance import Difference, difference
 from unisign_fast.evaluation.synonyms import read_class_list
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.store.manifest import LANGUAGES, Task
+from unisign_fast.pipelines.targets import LANGUAGES, Task
 from unisign_fast.text.normalization import Normalization
 from unisign_fast.utils.console import run_command
 

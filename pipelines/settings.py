@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from .clips.frame_sampling import RULES, Rule
 from .crops.boxes import BOX_RULES, BoxRule
 from .errors import InputError
-from .store.manifest import LANGUAGES, Task
+from .targets import LANGUAGES, Task
 
 
 @dataclass(frozen=True)

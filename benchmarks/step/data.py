@@ -1,8 +1,5 @@
-"""Data for the benchmarks of the training step: a keypoint store with crops and videos, and what the published code
-reads in its place, pickles and the same videos.
-
-A made-up store has the lengths of CSL-News (paper, section 3.1): 9.5 s and 40 characters on average, at 25 frames a
-second and cut as training cuts them; their spread is a guess.
+"""Data for the benchmarks of the training step: a keypoint store with crops and videos, and the files the published
+code reads instead, pickles and the same videos. Clips have the lengths of CSL-News (synthetic.py).
 """
 
 import io
@@ -17,32 +14,21 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.baseline.data import write_pose
+from benchmarks.step.synthetic import FPS, MAX_FRAMES, PROMPT_TOKENS, csl_news_lengths
 from unisign_fast.pipelines.store.crop_store import CropStoreWriter
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 from unisign_fast.text.tokenizer import Tokenizer
 
 SOURCE = {"estimator": "made for a benchmark", "version": "1", "coordinates": "fractions of width and height"}
-FPS, MOST_FRAMES, SECONDS, TOKENS = 25, 256, 9.5, 40
 JPEG_QUALITY = 90
 VIDEO_SIDE, SMALL_VIDEO_SIDE = 512, 128  # pixels
 CHARACTERS = [chr(0x4E00 + i) for i in range(400)]  # a token each, behind one of the text's beginning
-PROMPT_TOKENS = 14
 HANDS_AT = (91, 112)  # first of 21 joints of each hand
-
-
-def csl_news_lengths(clips: int, max_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of made clips, and target tokens with the end token. Where clips are cut to fewer frames than the paper's
-    256, all are so much shorter that their distribution stays."""
-    rng = np.random.default_rng(0)
-    seconds = rng.lognormal(np.log(SECONDS) - 0.125, 0.5, clips)
-    frames = np.clip(FPS * seconds, 5, MOST_FRAMES) * max_frames / MOST_FRAMES
-    tokens = np.clip(seconds * TOKENS / SECONDS * rng.lognormal(0, 0.25, clips), 3, 50)
-    return np.maximum(frames.astype(int), 5), tokens.astype(int)
 
 
 def made_store(path: Path, clips: int, max_frames: int, videos: bool, crop_size: int) -> KeypointStore:
     """A store of made clips; with `videos`, each has one, in H.264, and its hands are cut to `crop_size` pixels."""
-    side = VIDEO_SIDE if max_frames == MOST_FRAMES else SMALL_VIDEO_SIDE
+    side = VIDEO_SIDE if max_frames == MAX_FRAMES else SMALL_VIDEO_SIDE
     frames_N, tokens_N = csl_news_lengths(clips, max_frames)
     sources = [str(path.resolve() / f"{number}.mp4") if videos else "" for number in range(clips)]
     with KeypointStoreWriter(path, SOURCE) as writer:
@@ -115,7 +101,7 @@ def write_published(store: KeypointStore, folder: Path) -> None:
 
 
 class StepTokenizer(Tokenizer):
-    """A codec made for few texts, whose prompt is cut to as many tokens as it has with mT5's own."""
+    """A tokenizer trained on a few texts, its prompt cut to the number of tokens it has with mT5's own."""
 
     def prompt_ids(self, language: str) -> list[int]:
         return super().prompt_ids(language)[-PROMPT_TOKENS:]

@@ -12,7 +12,7 @@ from rich.progress import track
 from ..converters import dot_pose, mmpose, openpose, rtmlib, unisign
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStoreWriter
-from ..store.manifest import LANGUAGES
+from ..targets import LANGUAGES
 from .labels import Label, read_labels
 from .pose import Pose
 from .video_info import VideoInfo, read_video_info

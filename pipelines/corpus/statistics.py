@@ -19,7 +19,8 @@ from rich.progress import track
 
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStore
-from ..store.manifest import LANGUAGES, SPLITS, Clip
+from ..store.manifest import SPLITS, Clip
+from ..targets import LANGUAGES
 
 UNITS = {language: "characters" if language == "zh" else "words" for language in LANGUAGES}
 FORMATS = (".png", ".svg", ".pdf")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, get_origin
+from typing import get_origin
 
 import google_crc32c
 import msgspec
@@ -17,29 +17,9 @@ import numpy as np
 
 from ..atomic_io import sync_to_disk
 from ..errors import InputError
+from ..targets import LANGUAGES, Task
 
 SPLITS = ("train", "dev", "test")
-LANGUAGES = {
-    "zh": "Chinese",
-    "en": "English",
-    "de": "German",
-    "fr": "French",
-    "es": "Spanish",
-    "it": "Italian",
-    "pt": "Portuguese",
-    "nl": "Dutch",
-    "ru": "Russian",
-    "uk": "Ukrainian",
-    "pl": "Polish",
-    "tr": "Turkish",
-    "ar": "Arabic",
-    "fa": "Persian",
-    "hi": "Hindi",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "vi": "Vietnamese",
-}  # ISO 639-1 -> the name that the prompt says
-Task = Literal["slt", "cslr", "islr"]  # the target: sentence, glosses or word
 _KINDS = {str: "a text", int: "a whole number", float: "a number", dict: "texts by name"}
 _INDEX = np.dtype(
     [("line", "<i8"), ("first_frame", "<i8"), ("frames", "<i4"), ("crc32c", "<u4"), ("split", "u1")]

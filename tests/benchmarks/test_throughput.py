@@ -33,9 +33,10 @@ from benchmarks.baseline.data import pad
 from benchmarks.baseline.step import PublishedBatch, PublishedUniSign, published_batch
 from benchmarks.compare import compare
 from benchmarks.profile_step import profile_step
-from benchmarks.step.data import StepTokenizer, csl_news_lengths, made_store
+from benchmarks.step.data import StepTokenizer, made_store
 from benchmarks.step.flops import forward_flops
 from benchmarks.step.phases import PHASES, PhaseClock
+from benchmarks.step.synthetic import csl_news_lengths
 from benchmarks.throughput import Row, throughput
 from benchmarks.trim_gain import trim_gain
 

@@ -6,7 +6,7 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.store.manifest import LANGUAGES
+from unisign_fast.pipelines.targets import LANGUAGES
 from unisign_fast.text.tokenizer import END, MAX_TARGET_TOKENS, PAD, UNKNOWN, Tokenizer, train_tokenizer
 
 TEXTS = ["我喜欢茶。", "I like tea.", "他明天去学校，你呢？", "Does he go to school tomorrow?", "我 喜欢 茶"] * 20

@@ -16,7 +16,7 @@ from sacrebleu.metrics.base import Metric
 
 from unisign_fast.evaluation.significance import RESAMPLES, SEED, ClipStatistics, interval
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.store.manifest import Task
+from unisign_fast.pipelines.targets import Task
 from unisign_fast.text.normalization import RULES, Normalization, rule_for, unreachable
 
 SUBSTITUTION, INSERTION, DELETION = 4, 3, 3  # costs of the alignment only; each counts as one error

@@ -13,7 +13,7 @@ from typing import Literal
 
 from unisign_fast.evaluation.evaluate import MAIN_METRIC
 from unisign_fast.evaluation.summary import training_speed
-from unisign_fast.pipelines.store.manifest import Task
+from unisign_fast.pipelines.targets import Task
 from unisign_fast.utils.event_log import read_events
 
 BOTH = ("sentences", "words")  # stores of the demo corpus

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from unisign_fast.pipelines.store.manifest import Task
+from unisign_fast.pipelines.targets import Task
 
 Normalization = Literal["published", "nfkc"]
 

@@ -15,7 +15,7 @@ import sentencepiece
 from sentencepiece import SentencePieceProcessor
 
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.store.manifest import LANGUAGES
+from unisign_fast.pipelines.targets import LANGUAGES
 
 PAD, END, UNKNOWN = 0, 1, 2  # mT5's special ids; its decoder starts with PAD
 MAX_TARGET_TOKENS = 50  # with the end token, as published

@@ -14,7 +14,7 @@ from sentencepiece import sentencepiece_model_pb2
 from torch import Tensor
 
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.store.manifest import LANGUAGES
+from unisign_fast.pipelines.targets import LANGUAGES
 from unisign_fast.text.tokenizer import Tokenizer, write_tokenizer
 
 HEAD, SHARED = "lm_head.weight", "shared.weight"  # mT5's names
