@@ -15,14 +15,7 @@ from typing import Literal
 
 import tyro
 
-from unisign_fast.pipelines.converters.convert import convert as convert_corpus
-from unisign_fast.pipelines.corpus.statistics import describe, draw, duplicates, read_corpus
-from unisign_fast.pipelines.demo_corpus import write_demo_corpus
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.store.crop_store import CropStore, crops_folder
-from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.pipelines.store.manifest import SPLITS
-from unisign_fast.pipelines.store.merge import merge_stores
 from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS
 from unisign_fast.utils.console import run_command
 
@@ -61,6 +54,8 @@ def convert(
         max_bad_share: Fail, and write nothing, if more than this share of the clips is bad.
         append: Add the clips to the store `out`, which is there already.
     """
+    from unisign_fast.pipelines.converters.convert import convert as convert_corpus  # late: --help is quick
+
     bad = convert_corpus(format, poses, videos, labels, out, language, split, classes, max_bad_share, append)
     _report(out)
     print(f"left out: {len(bad)}")
@@ -74,6 +69,8 @@ def demo(out: Path = DEMO_CORPUS, clips: int = DEMO_CLIPS, seed: int = 0) -> Non
         clips: Number of clips, half of them sentences, half words.
         seed: The same seed gives the same labels and keypoints.
     """
+    from unisign_fast.pipelines.demo_corpus import write_demo_corpus
+
     write_demo_corpus(out, clips, seed)
     for name in ("sentences", "words"):
         _report(out / name)
@@ -121,6 +118,8 @@ def stats(stores: tyro.conf.Positional[tuple[Path, ...]], figure: Path = Path("c
         stores: Stores of the corpus, looked at as one.
         figure: Picture to write: .png, .svg or .pdf.
     """
+    from unisign_fast.pipelines.corpus.statistics import describe, draw, duplicates, read_corpus
+
     _some(stores)
     corpus = read_corpus(stores)
     draw(corpus, figure)
@@ -146,7 +145,8 @@ def crops(
         quality: Of JPEG, 1 to 95.
         workers: Processes; by default one a core.
     """
-    from unisign_fast.pipelines.crops.cutting import cut_crops  # late: torch takes seconds that --help need not
+    from unisign_fast.pipelines.crops.cutting import cut_crops
+    from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 
     writer = cut_crops(KeypointStore.open(store), size, quality, videos, workers)
     cut = writer.clips - len(writer.left_out)
@@ -159,6 +159,9 @@ def verify(stores: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     Args:
         stores: Stores to verify.
     """
+    from unisign_fast.pipelines.store.crop_store import CropStore, crops_folder
+    from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+
     for path in stores:
         store = KeypointStore.open(path)
         store.verify()
@@ -178,6 +181,9 @@ def merge(stores: tyro.conf.Positional[tuple[Path, ...]], out: Path, compress: b
         out: Folder of the store to write.
         compress: Compress the keypoints; reading is then many times slower.
     """
+    from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+    from unisign_fast.pipelines.store.merge import merge_stores
+
     _some(stores)
     merge_stores([KeypointStore.open(path) for path in stores], out, compress)
     _report(out)
@@ -189,6 +195,9 @@ def _some(stores: tuple[Path, ...]) -> None:
 
 
 def _report(path: Path) -> None:
+    from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+    from unisign_fast.pipelines.store.manifest import SPLITS
+
     clips = KeypointStore.open(path).clips
     counts = Counter(clip.split for clip in clips)
     splits = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
@@ -197,4 +206,4 @@ def _report(path: Path) -> None:
 
 if __name__ == "__main__":
     commands = [convert, poses, crops, verify, merge, stats, demo]
-    run_command({command.__name__: command for command in commands})
+    run_command({command.__name__: command for command in commands}, examples=__doc__)

@@ -33,4 +33,4 @@ def report(run: tyro.conf.Positional[Path], clips: int = 5, out: Path | None = N
 
 
 if __name__ == "__main__":
-    run_command(report)
+    run_command(report, examples=__doc__)

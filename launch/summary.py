@@ -5,9 +5,6 @@ python launch/summary.py runs/demo
 
 from pathlib import Path
 
-from rich.console import Console
-
-from unisign_fast.evaluation.summary import summarise, summary_table, write_rows
 from unisign_fast.utils.console import run_command
 
 
@@ -19,6 +16,10 @@ def summary(root: Path = Path("runs/demo"), /, beside: tuple[Path, ...] = (), js
         beside: Files written by --json, whose scores are shown beside these.
         json: File to write the rows to.
     """
+    from rich.console import Console
+
+    from unisign_fast.evaluation.summary import summarise, summary_table, write_rows  # late: --help is quick
+
     rows = summarise(root)
     Console().print(summary_table(str(root), rows, beside))
     if json is not None:
@@ -26,4 +27,4 @@ def summary(root: Path = Path("runs/demo"), /, beside: tuple[Path, ...] = (), js
 
 
 if __name__ == "__main__":
-    run_command(summary)
+    run_command(summary, examples=__doc__)

@@ -130,4 +130,4 @@ def _print(result: Iterable["Translation | InputError"]) -> tuple[int, int]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly where the reader of the lines has ended
-    run_command(translate)
+    run_command(translate, examples=__doc__)

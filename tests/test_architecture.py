@@ -23,13 +23,14 @@ def module_of(path: Path) -> str:
 
 
 def source_files(root: Path) -> Iterator[Path]:
-    """Our Python files, relative to the root. `unisign_fast/kernels` and `/pipelines` are links, and counted once."""
+    """Our Python files, relative to the root. links in `unisign_fast` are counted once."""
     for top in MAY_IMPORT:
         for path in sorted((root / top).rglob("*.py")):
             relative = path.relative_to(root)
             if "__pycache__" not in relative.parts and relative.parts[:2] not in (
                 ("unisign_fast", "kernels"),
                 ("unisign_fast", "pipelines"),
+                ("unisign_fast", "launch"),
             ):
                 yield relative
 
@@ -56,7 +57,7 @@ def imported(root: Path, path: Path) -> Iterator[str]:
         else:
             continue
         for name in names:
-            for link in ("unisign_fast.kernels", "unisign_fast.pipelines"):
+            for link in ("unisign_fast.kernels", "unisign_fast.pipelines", "unisign_fast.launch"):
                 if name == link or name.startswith(link + "."):
                     name = name.removeprefix("unisign_fast.")
             if name.partition(".")[0] in MAY_IMPORT:

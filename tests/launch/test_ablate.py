@@ -1,7 +1,6 @@
-"""launch/ablate.py: a table of one run is trained for real; the paper's tables are checked without training."""
+"""The ablation tables: a table of one run is trained for real; the paper's tables are checked without training."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,9 @@ from unisign_fast.paper.ablations import (
     pose_pretraining,
     read_scores,
 )
+from unisign_fast.paper.experiments import collect, command, prepare_corpus, train, train_all, verdicts
 from unisign_fast.paper.parameters import parameter_table
 from unisign_fast.pipelines.errors import InputError
-
-ABLATE = runpy.run_path(str(Path(__file__).resolve().parents[2] / "launch" / "ablate.py"))
 
 
 @pytest.fixture(params=ABLATIONS, ids=lambda number: f"table {number}")
@@ -58,24 +56,24 @@ def test_every_row_has_a_figure_of_the_paper_and_a_run_for_every_column(table):
 
 
 def test_the_papers_figures_show_all_it_claims_and_turned_over_none(table):
-    cells = [cell for row in ABLATE["verdicts"](table, papers_own(table)) for cell in row if cell is not None]
+    cells = [cell for row in verdicts(table, papers_own(table)) for cell in row if cell is not None]
     assert cells and all(cell == (True, 2) for cell in cells)
-    turned = ABLATE["verdicts"](table, papers_own(table, -1))
+    turned = verdicts(table, papers_own(table, -1))
     assert all(cell == (False, 0) for row in turned for cell in row if cell is not None)
 
 
 def test_an_ordering_that_the_paper_does_not_show_is_not_counted():
     table = ABLATIONS[8]  # dev WER is 31.5 at 25 % and at 50 %
-    result = ABLATE["verdicts"](table, papers_own(table))
+    result = verdicts(table, papers_own(table))
     assert result[1][0] is None and result[1][1] is not None
-    more_rgb = ABLATE["verdicts"](ABLATIONS[9], papers_own(ABLATIONS[9]))[1]
+    more_rgb = verdicts(ABLATIONS[9], papers_own(ABLATIONS[9]))[1]
     assert more_rgb[6] is None, "ROUGE on test falls from 10 % to 25 %"
 
 
 def test_an_ordering_in_some_seeds_only_is_told_so():
     table = ABLATIONS[10]
     values = {"cross": [[30.0, 30.0]] * 2 + [[20.0, 20.0]] * 4, "deformable": [[10.0, 31.0]] * 2 + [[19.0, 20.0]] * 4}
-    assert ABLATE["verdicts"](table, values)[0] == [(True, 1)] * 2 + [(False, 0)] * 4
+    assert verdicts(table, values)[0] == [(True, 1)] * 2 + [(False, 0)] * 4
 
 
 def write_run(folder: Path, metric: str, dev: list[float], test: float, rate: float) -> None:
@@ -112,21 +110,21 @@ def test_a_table_is_trained_once_and_then_read(tmp_path, capfd):
     settings = Setting("one", runs, (50.0, 50.0)), Setting("other", runs, (60.0, 60.0))
     table = Ablation(0, "two names of one run", ISLR, settings, (Claim("other", "one"),))
     corpus, root = tmp_path / "corpus", tmp_path / "runs"
-    ABLATE["prepare_corpus"](corpus, 60, crops=False)
+    prepare_corpus(corpus, 60, crops=False)
     for _ in range(2):
-        ABLATE["train_all"](table, (3,), (1, 1, 1), corpus, root)
+        train_all(table, (3,), (1, 1, 1), corpus, root)
     log = (root / "seed3/islr/log.jsonl").read_text()
     assert log.count('"event": "finished"') == 1 and log.count('"event": "start"') == 1
     assert json.loads((root / "seed3/islr/settings.json").read_text())["train"]["seed"] == 3
-    values = ABLATE["collect"](table, (3,), root)
+    values = collect(table, (3,), root)
     assert values["one"] == values["other"] and 0 <= values["one"][0][0] <= 100
-    assert ABLATE["verdicts"](table, values) == [[(False, 0)] * 2], "equal is not better"
+    assert verdicts(table, values) == [[(False, 0)] * 2], "equal is not better"
     capfd.readouterr()
 
 
 def test_a_run_that_fails_ends_the_table_with_what_it_said(tmp_path, capfd):
     run = pose_pretraining("--data-fraction", "2")
-    line = ABLATE["command"](run, 0, (1, 1, 1), tmp_path, tmp_path)
+    line = command(run, 0, (1, 1, 1), tmp_path, tmp_path)
     with Progress(disable=True) as progress, pytest.raises(InputError, match="ended with status 2; see above"):
-        ABLATE["train"](line, progress, progress.add_task("", said=""))
+        train(line, progress, progress.add_task("", said=""))
     assert "--data-fraction: 2.0 is not possible" in capfd.readouterr().err

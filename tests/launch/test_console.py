@@ -1,9 +1,28 @@
-"""A command ends with one line and status 2 where the user is wrong."""
+"""How commands begin and end: quick help, one line for a mistake, one command that runs them all."""
+
+import subprocess
+import sys
 
 import pytest
 
+from unisign_fast import __version__
+from unisign_fast.launch.main import COMMANDS
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.utils.console import run_command
+
+# Importing any of these takes longer than --help may.
+SLOW = {"torch", "transformers", "deepspeed", "numba", "zarr", "matplotlib", "av", "triton", "huggingface_hub"}
+HELP = """
+import contextlib, io, sys
+from unisign_fast.launch.main import main
+sys.argv = ["unisign-fast", *{arguments}, "--help"]
+said = io.StringIO()
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
+    main()
+print(*sorted({slow} & set(sys.modules)))
+print(said.getvalue())
+"""
+SUBCOMMANDS = {"prepare": ["convert", "stats"], "convert": ["import"]}
 
 
 def test_run_command_drops_the_local_rank_and_ends_with_status_2(capsys):
@@ -24,3 +43,51 @@ def test_run_command_drops_the_local_rank_and_ends_with_status_2(capsys):
             run_command(command, [argument])
         assert caught.value.code == 2
         assert expected in capsys.readouterr().err
+
+
+def test_help_keeps_examples_as_lines_and_shows_no_none_among_choices(capsys):
+    def command(name: str | None = None) -> None:
+        """Do one thing.
+
+        It takes
+        two lines.
+
+        Args:
+            name: Of the thing.
+        """
+
+    with pytest.raises(SystemExit):
+        run_command(command, ["--help"], examples="A script.\n\npython a.py --name b\npython a.py --name c\n\nEnd.")
+    said = capsys.readouterr().out
+    assert "Do one thing.\n\nIt takes two lines.\n  python a.py --name b\n  python a.py --name c\n" in said, said
+    assert "--name STR" in said and "End." not in said
+
+
+def test_an_interrupt_ends_with_one_line_and_status_130(capsys):
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(command, [])
+    assert caught.value.code == 130 and capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[name, *rest] for name in COMMANDS for rest in [[], *([one] for one in SUBCOMMANDS.get(name, []))]]
+)
+def test_help_of_every_command_imports_nothing_slow(arguments):
+    line = [sys.executable, "-c", HELP.format(arguments=arguments, slow=SLOW)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    slow, _, said = done.stdout.partition("\n")
+    assert slow == "" and said.startswith(f"usage: unisign-fast {arguments[0]}"), done.stdout
+
+
+def test_the_command_lists_the_others_and_refuses_what_is_none():
+    start = [sys.executable, "-c", "from unisign_fast.launch.main import main; main()"]
+    listed, version, wrong = (
+        subprocess.run([*start, *arguments], capture_output=True, text=True)
+        for arguments in ([], ["--version"], ["translat"])
+    )
+    assert listed.returncode == 0 and all(f"\n  {name} " in listed.stdout for name in COMMANDS)
+    assert version.stdout == f"{__version__}\n"
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: unisign-fast: 'translat' is no command; choose ")

@@ -1,6 +1,8 @@
 """How every command of the project starts, and how it ends when the user's input is wrong."""
 
+import inspect
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,30 +14,45 @@ from unisign_fast.pipelines.errors import InputError
 
 
 def run_command(
-    command: Callable[..., None] | dict[str, Callable[..., None]], arguments: Sequence[str] | None = None
+    command: Callable[..., None] | dict[str, Callable[..., None]],
+    arguments: Sequence[str] | None = None,
+    examples: str | None = None,
 ) -> None:
-    """Runs a function, or the one that the first argument names, with options made from its signature and docstring.
+    """Run a function, or the one that the first argument names, with options made from its signature and docstring.
 
-    An InputError ends the process with one line on stderr and status 2, wrong arguments with tyro's words and status 2.
     `arguments` are the command line's by default; the --local_rank that DeepSpeed's launcher adds is dropped, since
-    ranks come from the environment.
+    ranks come from the environment. `examples` is the script's docstring: --help shows its command lines. An InputError
+    ends the process with one line on stderr and status 2, wrong arguments with tyro's message and status 2, Ctrl-C with
+    one line and status 130.
     """
     arguments = without_local_rank(sys.argv[1:] if arguments is None else arguments)
+    options = {"args": arguments, "config": (tyro.conf.DisallowNone,)}
     with one_line_errors():
         if isinstance(command, dict):
-            subcommand_cli_from_dict(command, args=arguments)
+            subcommand_cli_from_dict(command, description=examples, **options)
         else:
-            tyro.cli(command, args=arguments)
+            tyro.cli(command, description=_described(command, examples or ""), **options)
+
+
+def _described(command: Callable[..., None], examples: str) -> str:
+    """The function's docstring up to its arguments, and the lines of `examples` that are commands."""
+    about = inspect.cleandoc(command.__doc__ or "").partition("\nArgs:")[0].strip()
+    paragraphs = (" ".join(paragraph.split()) for paragraph in about.split("\n\n"))
+    lines = (f"\n  {line}" for line in examples.splitlines() if re.match("python |deepspeed ", line))
+    return "\n\n".join(paragraphs) + "".join(lines)  # indented lines are not joined
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """An InputError inside ends the process with one line on stderr and status 2."""
+    """An InputError inside ends the process with one line on stderr and status 2, Ctrl-C with status 130."""
     try:
         yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def without_local_rank(arguments: Sequence[str]) -> list[str]:

@@ -1,0 +1,39 @@
+"""The command `unisign-fast` of an installed package: its first argument names a script of this folder, which it runs.
+
+unisign-fast translate VIDEO      is      python launch/translate.py VIDEO
+deepspeed --module unisign_fast.launch.pretrain      is      deepspeed launch/pretrain.py
+"""
+
+import runpy
+import sys
+
+from unisign_fast import __version__
+
+COMMANDS = {
+    "translate": "translate videos, keypoints, stores or a camera",
+    "evaluate": "score a model or a file of predictions, compare two systems",
+    "pretrain": "train stages 1 (pose-only) and 2 (RGB-pose)",
+    "finetune": "train stage 3: translation, glosses or words",
+    "prepare": "make keypoint stores: demo, poses, convert, crops, verify, merge, stats",
+    "convert": "import and export checkpoints in the authors' format",
+    "report": "write the HTML report of a run",
+    "summary": "print the table of finished runs",
+    "ablate": "repeat the paper's ablation tables at demo size",
+}
+HELP = ("-h", "--help")
+
+
+def main() -> None:
+    """Runs the script that the first argument names; status 2 with one line on stderr if there is none."""
+    name, *arguments = sys.argv[1:] or HELP[-1:]
+    if name in HELP:
+        listed = "\n".join(f"  {command:10} {what}" for command, what in COMMANDS.items())
+        print(f"usage: unisign-fast COMMAND ...\n\n{listed}\n\nunisign-fast COMMAND --help shows a command's options.")
+    elif name == "--version":
+        print(__version__)
+    elif name in COMMANDS:
+        sys.argv = [f"unisign-fast {name}", *arguments]
+        runpy.run_module(f"{__package__}.{name}", run_name="__main__")
+    else:
+        print(f"error: unisign-fast: {name!r} is no command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,104 @@
+"""Training the runs of an ablation table at demo size, and what its orderings look like in our scores."""
+
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from unisign_fast.paper.ablations import BOTH, Ablation, Setting, TrainingRun, read_scores
+from unisign_fast.pipelines.crops.cutting import cut_crops
+from unisign_fast.pipelines.demo_corpus import write_demo_corpus
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.training.recipes import RECIPES
+
+CROP_QUALITY = 90  # of JPEG
+SCRIPTS = Path(__file__).parents[1] / "launch"
+Values = dict[str, list[list[float]]]  # setting -> column -> one value a seed
+
+
+def prepare_corpus(folder: Path, clips: int, crops: bool) -> None:
+    """The corpus, if it is not there; with its hand crops where RGB is trained, so that no epoch decodes videos."""
+    if not folder.exists():
+        write_demo_corpus(folder, clips, seed=0)
+    for store in BOTH if crops else ():
+        cut_crops(KeypointStore.open(folder / store), RECIPES["demo"].crop_size, CROP_QUALITY)
+
+
+def command(run: TrainingRun, seed: int, epochs: tuple[int, int, int], corpus: Path, folder: Path) -> list[str]:
+    """The command line of one run; `folder` holds the runs of this seed."""
+    stage = [] if run.stage == 3 else ["--stage", run.stage]
+    start = [] if run.start is None else ["--start-from", folder / run.start.name / "last"]
+    stores = [corpus / store for store in run.stores]
+    length = run.epochs(epochs)
+    often = ["--epochs", length, "--evaluate-every-epochs", length, "--checkpoint-every-steps", 1000]
+    options = [*stage, *run.options, *start, "--stores", *stores, "--seed", seed, *often, "--out", folder / run.name]
+    return [sys.executable, str(SCRIPTS / f"{run.script}.py"), *map(str, options)]
+
+
+def train(arguments: list[str], progress: Progress, bar: int) -> None:
+    """One run in a process of its own, whose last line is shown; InputError with what it said if it fails."""
+    said = []
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            said.append(line.rstrip())
+            progress.update(bar, said=line.strip()[:50])
+    if process.returncode:
+        print(*said[-30:], sep="\n", file=sys.stderr)
+        again = " ".join(arguments[1:])
+        raise InputError(again, f"ended with status {process.returncode}", "see above; the next call goes on from here")
+
+
+def train_all(table: Ablation, seeds: tuple[int, ...], epochs: tuple[int, int, int], corpus: Path, root: Path) -> None:
+    """Every run of the table that is not finished, with progress on stderr."""
+    waiting = [
+        (seed, run)
+        for seed in seeds
+        for run in table.runs()
+        if not run.finished(root / f"seed{seed}" / run.name)
+    ]  # fmt: skip
+    columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, TextColumn("{task.fields[said]}", markup=False), console=console) as progress:
+        bar = progress.add_task(f"Table {table.number}", total=len(waiting), said="")
+        for seed, run in waiting:
+            if not console.is_terminal:
+                console.print(f"seed {seed}, {run.name}", markup=False, highlight=False)
+            progress.update(bar, description=f"Table {table.number}, seed {seed}, {run.name}")
+            train(command(run, seed, epochs, corpus, root / f"seed{seed}"), progress, bar)
+            progress.advance(bar)
+
+
+def collect(table: Ablation, seeds: tuple[int, ...], root: Path) -> Values:
+    """The scores of the finished runs; time relative to the first setting of the same seed."""
+
+    def values(setting: Setting, seed: int) -> list[float]:
+        scores = {
+            task: read_scores(root / f"seed{seed}" / run.name, task)
+            for task, run in setting.runs.items()
+        }  # fmt: skip
+        return [scores[column.task][column.split, column.metric] for column in table.columns]
+
+    result = {s.name: [list(row) for row in zip(*(values(s, seed) for seed in seeds))] for s in table.settings}
+    for number, column in enumerate(table.columns):
+        if column.metric == "time":
+            first = list(result[table.settings[0].name][number])
+            for rows in result.values():
+                rows[number] = [value / base for value, base in zip(rows[number], first)]
+    return result
+
+
+def verdicts(table: Ablation, values: Values) -> list[list[tuple[bool, int] | None]]:
+    """For each claim and column: whether the ordering appears in the mean, and in how many seeds; None: not claimed."""
+    rows = []
+    for claim in table.claims:
+        row = []
+        for number, column in enumerate(table.columns):
+            better, worse = values[claim.better][number], values[claim.worse][number]
+            appears = column.is_better(mean(better), mean(worse)), sum(map(column.is_better, better, worse))
+            row.append(appears if table.claimed(claim, number) else None)
+        rows.append(row)
+    return rows
