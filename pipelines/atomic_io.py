@@ -1,8 +1,19 @@
-"""Making sure that what was written outlives a loss of power."""
+"""The one way in which files are written: under another name, brought to the disk, then renamed.
+
+After a crash at any moment a file is the old or the new one, whole.
+"""
 
 import json
 import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .errors import InputError
+
+PART = ".part"  # suffix of what is not finished
 
 
 def sync_to_disk(path: Path) -> None:
@@ -14,11 +25,69 @@ def sync_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_json(path: Path, content: dict) -> None:
-    """Puts `content` into the place of file `path`, whole or not at all; what was synced before is never behind it."""
-    unnamed = path.with_name(path.name + ".part")
-    unnamed.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync_to_disk(unnamed)
-    sync_to_disk(path.parent)
-    unnamed.rename(path)
-    sync_to_disk(path.parent)
+@contextmanager
+def replaced(path: Path, writer: str = "") -> Iterator[Path]:
+    """`with replaced(path) as part`: write the file or folder `part`; it takes the name `path` when the block ends.
+
+    Folders above are made. A new file has the mode that the umask allows, whatever its writer gave it. If the block
+    raises, `path` is as before and `part` is gone. What was synced before is on disk no later than the new name.
+    Writers that may be at work at the same time name themselves. Raises InputError if the system refuses.
+    """
+    path = Path(path).absolute()
+    part = path.with_name(f"{path.name}{PART}{writer}")
+    with writing_to(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(part)
+            mode = _mode_of_new(part)
+            yield part
+            if part.is_dir():
+                for file in sorted(part.rglob("*")):
+                    sync_to_disk(file)
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                part.chmod(mode)
+            sync_to_disk(part)
+            sync_to_disk(path.parent)
+            part.rename(path)
+            sync_to_disk(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                _remove(part)
+            raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Makes `text` the content of the file. Raises InputError as `replaced` does."""
+    with replaced(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def replace_json(path: Path, content: object) -> None:
+    """Makes `content` the content of the file, as JSON. Raises InputError as `replaced` does."""
+    replace_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """What the system refuses inside (no room, read-only, quota) becomes an InputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise InputError(path, problem, "make room or name another folder, and start again") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _mode_of_new(path: Path) -> int:
+    """The permissions that the umask leaves to a new file."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode

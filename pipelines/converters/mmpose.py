@@ -6,11 +6,11 @@ frame_id from 1, MMPoseInferencer (pred_out_dir) the list [{frame_id, instances}
 joints are there.
 """
 
-import json
 from pathlib import Path
 
 from ..errors import InputError
-from .pose import AGAIN, Pose, follow_signer, make_pose, persons_of, picture_size, read_text
+from ..input_files import read_json
+from .pose import AGAIN, Pose, follow_signer, make_pose, persons_of, picture_size
 from .video_info import VideoInfo
 
 SUFFIXES = (".json",)
@@ -23,10 +23,7 @@ SOURCE = {
 
 def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     """The signer of a video's predictions. Raises InputError naming the file and frame, also for a missing frame."""
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise InputError(path, f"is not whole JSON ({error})", "copy the file again") from None
+    content = read_json(path)
     rows = content.get("instance_info") if isinstance(content, dict) else content
     whole = isinstance(rows, list) and all(
         isinstance(row, dict) and {"frame_id", "instances"} <= row.keys() for row in rows

@@ -10,15 +10,15 @@ that Uni-Sign uses, and are refused. BODY_25B has as many joints as BODY_25 in a
 do not convert it.
 """
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
+from ..input_files import read_json
 from ..skeleton import JOINTS, LEFT_HAND, RIGHT_HAND
-from .pose import AGAIN, Pose, follow_signer, make_pose, picture_size, read_text
+from .pose import AGAIN, Pose, follow_signer, make_pose, picture_size
 from .video_info import VideoInfo
 
 SUFFIXES = ("",)  # folders
@@ -52,11 +52,9 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
 def _persons(path: Path) -> np.ndarray:
     """[persons, 133, 3] of one frame's file."""
     try:
-        people = json.loads(read_text(path))["people"]
+        people = read_json(path)["people"]
         persons = [_person(person, path) for person in people]
-    except ValueError as error:
-        raise InputError(path, f"is not whole JSON ({error})", "copy the file again") from None
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise InputError(path, "holds no people as OpenPose writes them", AGAIN) from None
     return np.stack(persons) if persons else np.zeros((0, JOINTS, 3), np.float32)
 

@@ -8,7 +8,6 @@ mean confidence, is largest on the mean over the clip; persons are followed from
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -156,13 +155,3 @@ def _box(person: np.ndarray) -> tuple[np.ndarray, float, float] | None:
     low, high = seen[:, :2].min(axis=0), seen[:, :2].max(axis=0)
     weight = (high - low).prod() * seen[:, 2].sum() / len(person)
     return (low + high) / 2, float(np.hypot(*(high - low))), float(weight)
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises InputError if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "name a file that is there") from None
-    except UnicodeDecodeError:
-        raise InputError(path, "is not UTF-8 text", "name another file, or save it as UTF-8") from None

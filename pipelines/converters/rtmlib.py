@@ -6,13 +6,13 @@ as a dict in a pickle, JSON or .npy file, or a list of such dicts with one frame
 COCO's order and the neck dropped. All 133 joints are there. w_h says the picture's size if it is not the video's.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
-from .pose import Pose, follow_signer, make_pose, persons_of, picture_size, read_text
+from ..input_files import read_json
+from .pose import Pose, follow_signer, make_pose, persons_of, picture_size
 from .safe_pickle import load_numpy, load_pickle
 from .unisign import frames_of
 from .video_info import VideoInfo
@@ -43,12 +43,7 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
 def _load(path: Path) -> object:
     if path.suffix == ".pkl":
         return load_pickle(path)
-    if path.suffix != ".json":
-        return load_numpy(path)
-    try:
-        return json.loads(read_text(path))
-    except ValueError as error:
-        raise InputError(path, f"is not whole JSON ({error})", "copy the file again") from None
+    return read_json(path) if path.suffix == ".json" else load_numpy(path)
 
 
 def _unpacked(array: np.ndarray, path: Path) -> dict[str, np.ndarray]:

@@ -74,7 +74,8 @@ def test_a_bad_entry_is_named_and_the_rest_is_there(tmp_path):
     [
         (b"", "is neither JSON nor"),
         (b"\xff\xfe", "is neither JSON nor"),
-        (b'[{"video": "a.mp4", "te', "is neither JSON nor"),
+        (b'[{"video": "a.mp4", "te', "is not whole JSON"),
+        (b"<!DOCTYPE html>", "is neither JSON nor a pickle"),
         (b"[]", "holds no clips"),
         (b"{}", "holds no clips"),
         (b"3", "holds no list or dict of clips"),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unisign_fast.checkpoints.model_card import model_card
 from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, save_weights
+from unisign_fast.pipelines.atomic_io import replace_json, replace_text
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.text.tokenizer import Tokenizer
@@ -117,19 +118,17 @@ def save_model(
 
     `data` says how clips were prepared in training; without a `card` one is made that names no scores.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / "config.json")
     tokenizer.save(folder)
-    settings = json.dumps(asdict(data), indent=1) + "\n"
-    (folder / "preprocessor_config.json").write_text(settings, encoding="utf-8")
-    (folder / "README.md").write_text(card or model_card(config, data), encoding="utf-8")
+    replace_json(folder / "preprocessor_config.json", asdict(data))
+    replace_text(folder / "README.md", card or model_card(config, data))
     save_weights(folder / "model.safetensors", {name: w for name, w in weights.items() if name not in TIED})
 
 
 def write_card(folder: Path, config: "ModelConfig", recipe: Mapping, scores: Mapping | None) -> None:
     """Replace the card of a model folder when a run has ended; see model_card.py for what `recipe` and `scores` are."""
     card = model_card(config, load_data_settings(folder), recipe, scores)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    replace_text(folder / "README.md", card)
 
 
 def read_card(folder: Path) -> str:

@@ -5,14 +5,14 @@ TEXT`. An ID may hold colons and begin with a hyphen; a TEXT may hold anything b
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from unisign_fast.pipelines.atomic_io import replace_text
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import parse_json
 
 PUBLISHED_LABEL = {"prediction": "prediction", "reference": "ground-truth"}
 
@@ -59,12 +59,12 @@ def read_baseline(path: Path, rows: Sequence[Prediction]) -> list[Prediction]:
 
 def write_predictions(path: Path, rows: Iterable[Prediction]) -> None:
     """One JSON object a line, whole or not at all."""
-    _write(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+    replace_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_json(path: Path, values: dict | list) -> None:
     """`values` as indented JSON, whole or not at all."""
-    _write(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+    replace_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
 
 
 def _read_field(path: Path, field: str) -> dict[str, str]:
@@ -96,8 +96,8 @@ def _parse(path: Path, field: str) -> Iterator[tuple[int, str, str]]:
             yield number, match[1], match[2] or ""
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = parse_json(line, path)
+        except InputError:
             raise InputError(f"{path}: line {number}: {field}", "is not in this line", remedy) from None
         for name in ("id", field):
             if not isinstance(row, dict) or not isinstance(row.get(name), str):
@@ -114,15 +114,3 @@ def _read_text(path: Path) -> str:
         raise InputError(path, f"cannot be read ({error.strerror})", "pass a readable file") from None
     except UnicodeDecodeError as error:
         raise InputError(path, f"is not UTF-8 (byte {error.start})", "save it as UTF-8") from None
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.parent / f"{path.name}.partial"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise InputError(path, f"cannot be written ({error.strerror})", "name a file in a writable folder") from None

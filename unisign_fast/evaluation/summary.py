@@ -1,6 +1,5 @@
 """The scores and speeds of finished runs, as rows and as one table."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.table import Table
 from unisign_fast.evaluation.evaluate import MAIN_METRIC
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import read_json
 from unisign_fast.utils.event_log import read_events
 
 
@@ -83,7 +83,4 @@ def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) 
 
 
 def _read_json(path: Path) -> dict | list:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(path, f"cannot be read ({error})", "name a file that a run or --json wrote") from None
+    return read_json(path, "name a file that a run or --json wrote")

@@ -5,10 +5,10 @@ wlasl_class_list.txt has it), and JSON, a list of words or of lists of synonyms 
 MSASL_synonym.json). The first word names the class. Words of no class are classes of their own.
 """
 
-import json
 from pathlib import Path
 
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import parse_json
 
 REMEDY = "give a text file with a class a line, synonyms behind tabs, or a JSON list"
 
@@ -44,10 +44,7 @@ def _from_lines(text: str) -> list[list[str]]:
 
 
 def _from_json(path: Path, text: str) -> list[list[str]]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InputError(path, f"is not JSON ({error})", REMEDY) from None
+    content = parse_json(text, path, REMEDY)
     rows = [[row] if isinstance(row, str) else row for row in content] if isinstance(content, list) else [content]
     for number, row in enumerate(rows, start=1):
         if not (isinstance(row, list) and row and all(isinstance(word, str) for word in row)):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from unisign_fast.pipelines.atomic_io import replace_json
 from unisign_fast.pipelines.errors import InputError
 
 PARTS_CHOICES = ("hands", "hands,body", "hands,body,face")
@@ -68,8 +69,8 @@ class ModelConfig:
         return tuple(p for p in ("body", "left", "right", "face") if p in wanted.get(self.parts, {p}))
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        """Write as JSON. Raises InputError if the folder cannot be written to."""
+        replace_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "ModelConfig":

@@ -14,6 +14,7 @@ from unisign_fast.evaluation.evaluate import MAIN_METRIC
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.paper.scores import PUBLISHED
+from unisign_fast.pipelines.atomic_io import replace_text
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.report.charts import Chart, chart
@@ -60,11 +61,7 @@ def write_report(folder: Path, out: Path, clips: int, faces: bool) -> None:
         faces=faces,
         players=[f.player for f in figures],
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(out, f"cannot be written ({error.strerror})", "name another file with --out") from None
+    replace_text(out, page)
 
 
 def _charts(run: RunFolder) -> list[Chart]:

@@ -1,11 +1,11 @@
 """What a run left in its folder, as far as it is there."""
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from unisign_fast.evaluation.predictions import Prediction, read_predictions
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import read_json
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.utils.event_log import read_events
 
@@ -68,9 +68,7 @@ def _settings_of_log(events: list[dict]) -> dict:
 
 
 def _read_json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(values, dict)
-        return values
-    except (OSError, ValueError, AssertionError) as error:
-        raise InputError(path, f"cannot be read ({error})", "train again, or remove the file") from None
+    values = read_json(path, remedy := "train again, or remove the file")
+    if not isinstance(values, dict):
+        raise InputError(path, "is not a JSON object", remedy)
+    return values

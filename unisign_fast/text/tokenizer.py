@@ -6,7 +6,6 @@ are built from that file alone.
 
 import hashlib
 import io
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import sentencepiece
 from sentencepiece import SentencePieceProcessor
 
+from unisign_fast.pipelines.atomic_io import replaced
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.targets import LANGUAGES
 
@@ -72,9 +72,10 @@ class Tokenizer:
         return self._pieces.decode(kept)
 
     def save(self, folder: Path) -> None:
-        """Copy the model into `folder`."""
+        """Copy the model into `folder`. Raises InputError if it cannot be written to."""
         if self.path.resolve() != (folder / "spiece.model").resolve():
-            shutil.copyfile(self.path, folder / "spiece.model")
+            with replaced(folder / "spiece.model") as part:
+                shutil.copyfile(self.path, part)
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
@@ -101,7 +102,6 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
 
 def write_tokenizer(model: bytes, folder: Path) -> Tokenizer:
     """The tokenizer of a SentencePiece model, written into `folder` in one move."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "new.model").write_bytes(model)
-    os.replace(folder / "new.model", folder / "spiece.model")
+    with replaced(folder / "spiece.model") as part:
+        part.write_bytes(model)
     return Tokenizer(folder)

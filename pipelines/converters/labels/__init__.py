@@ -1,10 +1,11 @@
 """Label files of the corpora -> `Label` entries: which reader a file is for is seen in the file itself."""
 
-import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import InputError
+from ...input_files import parse_json, read_bytes
 from ..safe_pickle import load_pickle
 from .entry import Label, Row, make_label
 from .json_and_pickle import (
@@ -71,15 +72,17 @@ def _has(rows: Iterable[object], *names: str) -> bool:
 
 
 def _content(path: Path) -> object:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "name the label file") from None
+    content = read_bytes(path, remedy="name the label file")
     if content[:1] == b"\x80":
         return load_pickle(path)
     if content[:2] == b"\x1f\x8b":
         return load_pickle(path, compressed=True)
-    try:
-        return json.loads(content)
-    except ValueError:
-        raise InputError(path, "is neither JSON nor a pickle, gzip-compressed or not", REMEDY) from None
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
+        return parse_json(content, path)
+    for read in (
+        lambda: parse_json(content, path),
+        lambda: load_pickle(path),
+    ):  # pickles before protocol 2 have no mark
+        with suppress(InputError):
+            return read()
+    raise InputError(path, "is neither JSON nor a pickle, gzip-compressed or not", REMEDY)

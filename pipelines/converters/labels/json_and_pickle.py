@@ -10,13 +10,12 @@ MS-ASL        MSASL_train.json, _val, _test, list of {url, label, text, start_ti
               MSASL_classes.json beside it; its clips have no names: they are called YOUTUBE-ID_START_END (frames)
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError
-from ..pose import read_text
+from ...input_files import read_json, read_text
 from .entry import Row, picked, split_in_name
 
 
@@ -89,9 +88,10 @@ def _wlasl_words(path: Path) -> list[str]:
     if not whole.exists():
         problem = "has no words, and neither WLASL_v0.3.json nor wlasl_class_list.txt is beside it"
         raise InputError(path, problem, "put one of them into its folder")
+    words = read_json(whole)
     try:
-        return [word["gloss"] for word in json.loads(read_text(whole))]
-    except (ValueError, TypeError, KeyError):
+        return [word["gloss"] for word in words]
+    except (TypeError, KeyError):
         raise InputError(whole, "is not WLASL's list of words", "copy the file again") from None
 
 
@@ -117,10 +117,7 @@ def _msasl_values(where: str, row: dict, words: list[str]) -> dict:
 
 def _msasl_words(path: Path) -> list[str]:
     """The word of every class; [] if there is no file of them, each entry's text being its word then."""
-    try:
-        words = json.loads(read_text(path)) if path.exists() else []
-    except ValueError:
-        words = None
+    words = read_json(path, "copy the file again, or delete it") if path.exists() else []
     if not isinstance(words, list):
         raise InputError(path, "is not a list of words", "copy the file again, or delete it")
     return words

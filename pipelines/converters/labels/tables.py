@@ -12,13 +12,12 @@ YouTube-ASL   youtube_asl_video_ids.txt, one a line, and captions in its folder 
 
 import csv
 import html
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError
-from ..pose import read_text
+from ...input_files import read_json, read_text
 from .entry import Row, split_in_name
 
 _COLUMNS = {
@@ -88,14 +87,15 @@ def _is_caption(file: Path, video: str) -> bool:
 
 def _captions(path: Path) -> list[tuple[object, object, object]]:
     """(start, end, text) of each caption."""
-    text = read_text(path)
     if path.suffix != ".json":
+        text = read_text(path)
         cues = re.split(r"\n\s*\n", text.replace("\r\n", "\n"))
         result = [(match, cue) for cue in cues if (match := _CUE.search(cue))]
         return [
             (match[1], match[2], html.unescape(re.sub(r"<[^>]*>", "", cue[match.end() :]))) for match, cue in result
         ]
+    rows = read_json(path, "download the captions again")
     try:
-        return [(row["start"], row["start"] + row["duration"], row["text"]) for row in json.loads(text)]
-    except (ValueError, TypeError, KeyError):
+        return [(row["start"], row["start"] + row["duration"], row["text"]) for row in rows]
+    except (TypeError, KeyError):
         raise InputError(path, "holds no list of text, start and duration", "download the captions again") from None
