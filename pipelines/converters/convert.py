@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import track
 
 from ..converters import dot_pose, mmpose, openpose, rtmlib, unisign
+from ..crops.video import VIDEO_SUFFIXES, VideoInfo, read_video_info
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStoreWriter
 from ..targets import LANGUAGES
 from .labels import Label, read_labels
 from .pose import Pose
-from .video_info import VideoInfo, read_video_info
 
 FORMATS: dict[str, ModuleType] = {
     "unisign": unisign,
@@ -24,7 +24,6 @@ FORMATS: dict[str, ModuleType] = {
     "openpose": openpose,
     "pose": dot_pose,
 }
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov")
 UNDECODABLE_FRAMES = 3  # so many frames more than can be decoded a video may declare, and its pose then has
 
 
@@ -154,7 +153,7 @@ def _placed(
     if pose_whole and not video_whole:
         problem = "is of the whole recording, the video of the clip alone"
         raise InputError(where, problem, "give videos of the recordings, or poses of the clips")
-    first, last = (round(seconds * video.fps) for seconds in (label.start, label.end))
+    first, last = video.frame_at(label.start), video.frame_at(label.end)
     if pose_whole == video_whole:
         surplus, start = pose.file_frames - video.frames, pose.start
     else:  # a clip's pose and the recording's video

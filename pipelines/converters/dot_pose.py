@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from pose_format import Pose as DotPose
 
+from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..skeleton import JOINTS, LEFT_HAND, PACKED_JOINTS, RIGHT_HAND
 from .pose import Pose, follow_signer, make_pose
-from .video_info import VideoInfo
 
 SUFFIXES = (".pose",)
 SOURCE = {

@@ -8,10 +8,10 @@ joints are there.
 
 from pathlib import Path
 
+from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..input_files import read_json
 from .pose import AGAIN, Pose, follow_signer, make_pose, persons_of, picture_size
-from .video_info import VideoInfo
 
 SUFFIXES = (".json",)
 SOURCE = {

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..input_files import read_json
 from ..skeleton import JOINTS, LEFT_HAND, RIGHT_HAND
 from .pose import AGAIN, Pose, follow_signer, make_pose, picture_size
-from .video_info import VideoInfo
 
 SUFFIXES = ("",)  # folders
 SOURCE = {

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..skeleton import JOINTS, PACKED_JOINTS
-from .video_info import VideoInfo
 
 AGAIN = "extract the pose again"
 SEEN = 0.3  # a joint with at most this confidence is in doubt

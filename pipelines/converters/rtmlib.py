@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..input_files import read_json
 from .pose import Pose, follow_signer, make_pose, persons_of, picture_size
 from .safe_pickle import load_numpy, load_pickle
 from .unisign import frames_of
-from .video_info import VideoInfo
 
 SUFFIXES = (".npz", ".npy", ".pkl", ".json")
 SOURCE = {

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..skeleton import JOINTS
 from .pose import AGAIN, Pose, make_pose, persons_of, picture_size
 from .safe_pickle import load_pickle
-from .video_info import VideoInfo
 
 SUFFIXES = (".pkl",)
 SOURCE = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..converters.unisign import read_pose
-from ..converters.video_info import read_video_info
+from ..crops.video import read_video_info
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStore, KeypointStoreWriter
 from ..store.manifest import Clip

@@ -1,40 +1,111 @@
-"""A video on disk: what it declares, how many frames it has, and single frames of it through PyAV."""
+"""Videos as a player shows them: their frames and how many there are, when each is shown, and in what size.
+
+The one reader and the one frame counter of the project: converters, pose estimation, crops and report all number frames
+by it. A frame counts if it is shown: not what an edit list cuts off, not a hidden reference frame, not a cover picture.
+Pictures are rotated and mirrored by the display matrix, and width and height are those of the rotated picture.
+
+Frames are counted from the packets where this is proved to be the same (`VideoFile.scan`), which reads the file but
+decodes one frame; else every frame is decoded.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from ..errors import InputError
+from .bitstream import header_reader
 
 REMEDY = "encode it again, or leave the clip out"
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".h264", ".ivf")
+INDEXED = ("mov", "matroska", "avi")  # containers with one frame and its time in each packet
+NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+RIGHT_ANGLE = 0.01  # a display matrix may be off by so much and still be a right angle
+SAME_SHAPE = 0.05  # by so much an aspect ratio may change within a video (sizes are rounded)
+RATE_DOUBT = 0.05  # by so much the declared frame rate may differ from the timestamps' before they are believed
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Width and height in pixels as shown, frames per second, and how many frames are shown.
+
+    `times` are the frames' in seconds from the video's start, float64 [frames]. `resized`: some pictures are of another
+    size and are scaled to width and height when they are read.
+    """
+
+    width: int
+    height: int
+    fps: float
+    frames: int
+    times: np.ndarray | None = field(default=None, compare=False, repr=False)
+    resized: bool = False
+
+    def frame_at(self, seconds: float) -> int:
+        """The number of the frame whose time is nearest, `frames` for the end of the last frame and beyond."""
+        times = np.arange(self.frames) / self.fps if self.times is None else self.times
+        ends = np.append(times[1:], times[-1] + 1 / self.fps)
+        return int(np.searchsorted((times + ends) / 2, seconds, "left"))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What reading a file to its end says: shown frames, their times, whether all are of one size.
+
+    `plain`: every packet is a shown frame, so that a decoder that counts packets numbers the frames alike.
+    """
+
+    frames: int
+    times: np.ndarray | None
+    resized: bool
+    plain: bool
 
 
 class VideoFile:
-    """An open video, to be read once, by `count_frames` or by `frames`; use it in a `with` block.
+    """An open video; `frames` or `pictures` may be read once. Use it in a `with` block.
 
-    `width` and `height` in pixels; `codec` by FFmpeg's name; `declared_frames` is what the file says of its length
-    (often 1-3 more than can be decoded), 0 if it says nothing.
+    `width` and `height` in pixels as shown; `codec` by FFmpeg's name.
     """
 
     def __init__(self, path: Path):
-        """Raises InputError if there is no such file or no video in it."""
+        """Decodes the first frame. Raises InputError if there is no such file, no video in it or no frame of it."""
         self.path = path
         if not path.is_file():
             raise InputError(path, "there is no such video", "put it there, or leave the clip out")
         try:
-            self._container = av.open(str(path), metadata_errors="ignore")
+            self._container, self._stream = self._open()
         except av.FFmpegError as error:
             raise InputError(path, f"does not open as a video ({error.strerror})", REMEDY) from None
-        if not self._container.streams.video:
+        try:
+            self._prepare()
+        except BaseException:
             self._container.close()
-            raise InputError(path, "has no video stream", REMEDY)
-        self._stream = self._container.streams.video[0]
-        self._stream.codec_context.thread_count = 1  # parallel over clips instead
-        self.width, self.height = self._stream.width, self._stream.height
+            raise
+
+    def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        container = av.open(str(self.path), metadata_errors="ignore")
+        streams = [stream for stream in container.streams.video if not stream.disposition & NO_VIDEO]
+        if not streams:
+            container.close()
+            raise InputError(self.path, "has no video stream", REMEDY)
+        streams[0].codec_context.thread_count = 1  # parallel over clips instead
+        return container, streams[0]
+
+    def _prepare(self) -> None:
         self.codec = self._stream.codec_context.name
-        self.declared_frames = self._stream.frames
+        self._mov = self._container.format.name.startswith("mov")
+        self._decoded = _decode(self._container, self._stream)
+        try:
+            self._first = next(self._decoded, None)
+        except av.FFmpegError as error:
+            raise InputError(self.path, f"the video does not decode ({error.strerror})", REMEDY) from None
+        if self._first is None:
+            raise InputError(self.path, "the video does not decode (it has no frame)", REMEDY)
+        self.width, self.height = self._shown_size(self._first, 0)
 
     def __enter__(self) -> "VideoFile":
         return self
@@ -42,16 +113,118 @@ class VideoFile:
     def __exit__(self, *exception) -> None:
         self._container.close()
 
-    def count_frames(self) -> int:
-        """Frames that the file holds, without decoding them; a file that was cut off holds fewer than it declares.
+    @cached_property
+    def declared_frames(self) -> int:
+        """What the file says of its length, without what an edit list cuts off; 0 if it says nothing."""
+        if self._mov and self._stream.frames:  # the index knows the edit list, the header does not
+            return sum(not entry.is_discard for entry in self._stream.index_entries)
+        return self._stream.frames
 
-        Packets marked as discarded don't count: an edit list cuts off frames that the header still declares.
+    def info(self) -> VideoInfo:
+        """What a converter needs. Reads the whole file. Raises InputError if it has no frame rate or cannot be read."""
+        scan = self.scan
+        if not scan.frames:
+            raise InputError(self.path, "the video does not decode (all its frames are damaged)", REMEDY)
+        rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        if scan.times is not None and scan.frames > 1:
+            measured = (scan.frames - 1) / (scan.times[-1] - scan.times[0])
+            if abs(rate - measured) > RATE_DOUBT * measured:  # browsers' recordings declare 1000
+                rate = float(measured)
+        if not rate:
+            raise InputError(self.path, "the video says no frame rate", REMEDY)
+        return VideoInfo(self.width, self.height, rate, scan.frames, scan.times, scan.resized)
+
+    def count_frames(self) -> int:
+        """Frames that the video shows; a file that was cut off has fewer than it declares. Errors as for `scan`."""
+        return self.scan.frames
+
+    @property
+    def plain(self) -> bool:
+        """Whether a decoder that knows of packets alone (DALI) gives the same frames, upright and of one size."""
+        return self.scan.plain and _display_matrix(self._first) is None
+
+    @cached_property
+    def scan(self) -> Scan:
+        """Reads the file to its end, and decodes it where packets leave any doubt about its frames.
+
+        Raises InputError if it cannot be read to its end, or if its picture changes its shape on the way.
         """
         try:
-            packets = self._container.demux(self._stream)
-            return sum(packet.size > 0 and not packet.is_discard and not packet.is_corrupt for packet in packets)
+            container, stream = self._open()
+            with container:
+                result = self._scan_packets(container, stream)
+            return result or self._scan_frames()
         except av.FFmpegError as error:
             raise InputError(self.path, f"cannot be read to its end ({error.strerror})", REMEDY) from None
+
+    def _scan_packets(self, container: av.container.InputContainer, stream: av.VideoStream) -> Scan | None:
+        """From the packets alone, None in doubt.
+
+        In no doubt is a container that gives each packet its time, beginning with a key frame that comes first in time
+        and is what the decoder gave first: then no frame lacks its references, and every shown frame is decoded. Only
+        damage within a packet can make it otherwise.
+        """
+        read_headers = header_reader(stream)
+        if read_headers is None or not container.format.name.startswith(INDEXED):
+            return None
+        shown: list[int] = []
+        sizes: set[object] = set()
+        discarded = hidden = 0
+        first: int | None = None
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            if packet.is_corrupt or packet.has_sidedata("new_extradata") or packet.pts is None:
+                return None
+            if first is None:
+                first = packet.pts
+                if not packet.is_keyframe:
+                    return None
+            time, discard = packet.pts, packet.is_discard  # reading the headers may empty the packet
+            try:
+                headers = read_headers(packet)
+            except av.FFmpegError:
+                return None
+            sizes |= {header.size for header in headers} - {None}
+            seen = sum(header.shown for header in headers)
+            if len(sizes) > 1 or time < first or seen > 1:
+                return None
+            if discard:
+                discarded += 1
+            elif seen:
+                shown.append(time)
+            else:
+                hidden += 1
+        times = np.sort(np.array(shown, np.int64))
+        if not len(times) or times[0] != self._first.pts or (np.diff(times) <= 0).any():
+            return None
+        removed = self._mov and stream.frames and stream.frames != len(shown)  # by an edit list
+        plain = not (discarded or hidden or removed) and len(container.streams.video) == 1
+        return Scan(len(times), self._seconds(times, container, stream), False, plain)
+
+    def _scan_frames(self) -> Scan:
+        """By decoding all: up to the first frame that does not decode, without damaged frames at the end."""
+        times: list[int | None] = []
+        frames, resized = 0, False
+        container, stream = self._open()
+        with container:
+            try:
+                for number, frame in enumerate(_decode(container, stream)):
+                    times.append(frame.pts)
+                    resized |= self._shown_size(frame, number) != (self.width, self.height)
+                    if not frame.is_corrupt:
+                        frames = number + 1
+            except av.FFmpegError:
+                pass  # a reader that needs more frames says why it cannot have them
+            known = times[:frames]
+            if None in known or any(b <= a for a, b in zip(known, known[1:])):
+                return Scan(frames, None, resized, False)
+            return Scan(frames, self._seconds(np.array(known, np.int64), container, stream), resized, False)
+
+    @staticmethod
+    def _seconds(times: np.ndarray, container: av.container.InputContainer, stream: av.VideoStream) -> np.ndarray:
+        """Timestamps as a player counts time: from the start of the file's earliest stream."""
+        return times * float(stream.time_base) - (container.start_time or 0) / av.time_base
 
     def frames(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The wanted frames (int64, any order, counted from 0), each once and in order: number, RGB [H, W, 3] uint8.
@@ -63,14 +236,93 @@ class VideoFile:
         if number == last:
             return
         try:
-            for number, frame in enumerate(self._container.decode(self._stream)):
+            for number, frame in enumerate(self._all()):
                 if number in numbers:
                     if frame.is_corrupt:
                         raise InputError(self.path, f"frame {number} is damaged", REMEDY)
-                    yield number, frame.to_ndarray(format="rgb24")
+                    yield number, self._picture(frame, number)
                 if number == last:
                     return
         except av.FFmpegError as error:
             problem = f"does not decode after frame {number} ({error.strerror}), and frame {last} is needed"
             raise InputError(self.path, problem, REMEDY) from None
         raise InputError(self.path, f"has {number + 1} frames that decode, and frame {last} is needed", REMEDY)
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """All frames, RGB [H, W, 3] uint8, up to the first that does not decode."""
+        try:
+            for number, frame in enumerate(self._all()):
+                yield self._picture(frame, number)
+        except av.FFmpegError:
+            return
+
+    def _all(self) -> Iterator[av.VideoFrame]:
+        return chain([self._first], self._decoded)
+
+    def _picture(self, frame: av.VideoFrame, number: int) -> np.ndarray:
+        """The frame as it is shown, scaled where the video's first frame has another size."""
+        size, matrix = (self.width, self.height), _display_matrix(frame)
+        if self._shown_size(frame, number) == size:
+            return _upright(frame.to_ndarray(format="rgb24"), matrix)
+        width, height = size[::-1] if matrix and matrix[0] == 0 else size
+        return _upright(frame.to_ndarray(format="rgb24", width=width, height=height), matrix)
+
+    def _shown_size(self, frame: av.VideoFrame, number: int) -> tuple[int, int]:
+        """Width and height. Raises InputError if no right angles turn the picture upright, or if its shape changes."""
+        matrix = _display_matrix(frame)
+        if matrix and (matrix[0] == 0) == (matrix[1] == 0):
+            problem = f"frame {number} is shown rotated or skewed by other than right angles"
+            raise InputError(self.path, problem, "encode it upright, or leave the clip out")
+        width, height = frame.width, frame.height
+        if matrix and matrix[0] == 0:
+            width, height = height, width
+        if number and abs(width * self.height / (height * self.width) - 1) > SAME_SHAPE:
+            problem = f"its picture changes size from {self.width}x{self.height} to {width}x{height} at frame {number}"
+            raise InputError(self.path, problem, "encode it again in one size, or leave the clip out")
+        return width, height
+
+
+def read_video_info(path: Path) -> VideoInfo:
+    """Raises InputError if the video is missing, does not decode or has no frame rate."""
+    with VideoFile(path) as video:
+        return video.info()
+
+
+def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """The frames in the order in which they are shown.
+
+    A stream that was cut anywhere begins with frames that need what is no longer there: nothing before the first key
+    frame need decode.
+    """
+    begun = False
+    for packet in container.demux(stream):
+        begun = begun or packet.is_keyframe
+        try:
+            yield from packet.decode()
+        except av.InvalidDataError:
+            if begun:
+                raise
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+    """(a, b, c, d) of the frame's display matrix, rounded to -1, 0 or 1; None if it changes nothing.
+
+    A pixel at (x, y) is shown at (ax + cy, bx + dy), up to a shift. What is no right angle has no zeros.
+    """
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return None
+    a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
+    largest = max(map(abs, (a, b, c, d)))
+    signs = tuple((x > 0) - (x < 0) if abs(x) > RIGHT_ANGLE * largest else 0 for x in (a, b, c, d))
+    return None if signs in ((1, 0, 0, 1), (0, 0, 0, 0)) else signs
+
+
+def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
+    if matrix is None:
+        return picture
+    a, b, c, d = matrix
+    if a == 0:
+        picture = picture.swapaxes(0, 1)
+    across, down = (c, b) if a == 0 else (a, d)
+    return np.ascontiguousarray(picture[::down, ::across])

@@ -12,14 +12,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..atomic_io import sync_to_disk
-from ..converters.convert import UNDECODABLE_FRAMES, VIDEO_SUFFIXES
-from ..converters.video_info import read_video_info
+from ..converters.convert import UNDECODABLE_FRAMES
+from ..crops.video import VIDEO_SUFFIXES, VideoFile
 from ..errors import InputError
 from ..skeleton import JOINTS
 from .networks import PersonDetector, PoseNetwork
@@ -104,11 +103,10 @@ def estimate_pose(video: Path, detector: PersonDetector, network: PoseNetwork) -
 
     The video is decoded twice, which costs little beside the networks and keeps no pictures in memory.
     """
-    if not video.is_file():
-        raise InputError(video, "is missing", "name the folder that holds it, or leave the clip out")
-    info = read_video_info(video)
-    boxes = follow_signer([detector(picture) for picture in _pictures(video)])
-    declared = max(info.frames, _frames_in_header(video))
+    with VideoFile(video) as file:
+        info = file.info()
+        declared = max(info.frames, file.declared_frames)
+        boxes = follow_signer([detector(picture) for picture in file.pictures()])
     if declared - len(boxes) > UNDECODABLE_FRAMES:
         problem = f"decodes only to frame {len(boxes)} of {declared}"
         raise InputError(video, problem, "copy or encode the video again, or leave the clip out")
@@ -134,30 +132,15 @@ def _batches(
 ) -> Iterator[tuple[list[int], list[tuple[int, int]], list]]:
     """The signer's crops in batches, each with the numbers of its frames and their pictures' (width, height)."""
     numbers, sizes, crops = [], [], []
-    for number, (picture, box) in enumerate(zip(_pictures(video), boxes)):
-        if box is None:
-            continue
-        numbers.append(number)
-        sizes.append((picture.shape[1], picture.shape[0]))
-        crops.append(network.crop(picture, box))
-        if len(crops) == network.batch:
-            yield numbers, sizes, crops
-            numbers, sizes, crops = [], [], []
+    with VideoFile(video) as file:
+        for number, (picture, box) in enumerate(zip(file.pictures(), boxes)):
+            if box is None:
+                continue
+            numbers.append(number)
+            sizes.append((picture.shape[1], picture.shape[0]))
+            crops.append(network.crop(picture, box))
+            if len(crops) == network.batch:
+                yield numbers, sizes, crops
+                numbers, sizes, crops = [], [], []
     if crops:
         yield numbers, sizes, crops
-
-
-def _pictures(video: Path) -> Iterator[np.ndarray]:
-    """A video's frames, RGB [height, width, 3] uint8, up to the first that does not decode."""
-    try:
-        with av.open(str(video), metadata_errors="ignore") as container:
-            for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
-    except av.error.FFmpegError:
-        return
-
-
-def _frames_in_header(video: Path) -> int:
-    """The number of frames that the container declares, 0 where it does not."""
-    with av.open(str(video), metadata_errors="ignore") as container:
-        return container.streams.video[0].frames

@@ -42,8 +42,8 @@ def video(request, tmp_path_factory) -> Path:
 
 
 def clip_of(path: Path, length: int = FRAMES, **more) -> Clip:
-    with VideoFile(path) as video:
-        size = dict(width=video.width, height=video.height)
+    with av.open(str(path)) as container:
+        size = dict(width=container.streams.video[0].width, height=container.streams.video[0].height)
     fields = dict(id="a", split="train", language="en", text="t", gloss="", first_frame=0, frames=length, fps=25.0)
     return Clip(**fields | size | dict(source=str(path), crc32c=0) | more)
 
@@ -210,7 +210,10 @@ def test_a_video_that_was_cut_off(tmp_path, codec, share):
     last = int(share * 20) - 3
     if last > 0 and codec == "libvpx-vp9":
         assert read(path, [0, last], [(0, 0, 64, 64)] * 2, length=20).min(axis=(1, 2, 3)).min() > 20
-    with pytest.raises(InputError, match=r"clip\.\w+: (holds \d+ frames, and frame 19|cannot be read|does not open)"):
+    problem = (
+        r"((holds|has) \d+ frames( that decode)?, and frame 19|does not decode after|cannot be read|does not open)"
+    )
+    with pytest.raises(InputError, match=rf"clip\.\w+: {problem}"):
         read(path, [1, 19], [(0, 0, 8, 8)] * 2, length=20)
 
 
@@ -286,10 +289,10 @@ def test_sound_alone_is_no_video(tmp_path):
 
 
 def test_real_videos_that_declare_more_than_they_hold(shared):
-    """This one declares 55 frames and decodes 52."""
+    """This one has 55 frames, of which an edit list shows 52."""
     path = shared / "wlasl" / "rgb_format" / "11872.mp4"
     with VideoFile(path) as file:
-        assert file.declared_frames == 55 and file.count_frames() == 52
+        assert file.declared_frames == file.count_frames() == 52
     assert read(path, [51], [(100, 100, 200, 200)], length=52).any()
     with pytest.raises(InputError, match="has 52 frames that decode, and frame 52 is needed"):
         read(path, [52], [(0, 0, 8, 8)], length=53)

@@ -15,7 +15,7 @@ from video_files import write_video
 
 from unisign_fast.pipelines.converters.convert import convert
 from unisign_fast.pipelines.converters.unisign import read_pose
-from unisign_fast.pipelines.converters.video_info import read_video_info
+from unisign_fast.pipelines.crops.video import read_video_info
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.pose_estimation.signer_tracking import follow_signer
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
@@ -253,8 +253,8 @@ def test_the_command_reports_bad_videos_and_writes_the_rest_once(tmp_path, files
     for name, reason in {
         "nobody.mp4": "no person is found in its 5 frames",
         "short.mp4": "decodes only to frame 12 of 30",
-        "text.mp4": "the video does not decode",
-        "empty.mp4": "the video does not decode",
+        "text.mp4": "does not open as a video",
+        "empty.mp4": "does not open as a video",
     }.items():
         assert [reason in line for line in lines if name in line] == [True], done.stderr
     poses = sorted((tmp_path / "poses").rglob("*.*"))

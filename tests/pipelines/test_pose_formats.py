@@ -10,7 +10,7 @@ from pose_files import COCO, FPS, FRAMES, HEIGHT, WIDTH, in_pixels, make_keypoin
 
 from unisign_fast.pipelines.converters import dot_pose, mmpose, openpose, rtmlib
 from unisign_fast.pipelines.converters.pose import follow_signer, make_pose
-from unisign_fast.pipelines.converters.video_info import VideoInfo
+from unisign_fast.pipelines.crops.video import VideoInfo
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeleton import PACKED_JOINTS
 

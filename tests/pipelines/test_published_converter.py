@@ -14,7 +14,7 @@ import pytest
 from unisign_fast.pipelines.converters.convert import convert
 from unisign_fast.pipelines.converters.labels.entry import without_suffix
 from unisign_fast.pipelines.converters.unisign import read_pose
-from unisign_fast.pipelines.converters.video_info import read_video_info
+from unisign_fast.pipelines.crops.video import read_video_info
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 
@@ -199,7 +199,7 @@ BAD_CLIPS = {
     "c1.pkl: frame 0: is not an array": spoil_pose(scores=[["high"]] * FRAMES),
     "c1.pkl: start, end: the range 4 to 9 does not": spoil_pose(start=4, end=9),
     "labels.json: entry 1: text: is empty": lambda corpus: corpus.rows[1].update(text=" "),
-    "c1.mp4: the video does not decode": truncate_video,
+    "c1.mp4: does not open as a video": truncate_video,
     "clip c0: was added before": lambda corpus: corpus.rows[1].update(corpus.rows[0]),
 }
 

@@ -6,11 +6,12 @@ from pathlib import Path, PurePosixPath
 
 import ftfy
 
+from ...crops.video import VIDEO_SUFFIXES
 from ...errors import InputError
 from ...store.manifest import SPLITS
 
 _SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
-_SUFFIXES = (".pkl", ".json", ".npz", ".npy", ".pose", ".mp4", ".webm", ".mkv", ".avi", ".mov")
+_SUFFIXES = (".pkl", ".json", ".npz", ".npy", ".pose", *VIDEO_SUFFIXES)
 
 
 @dataclass(frozen=True)
