@@ -43,7 +43,7 @@ def convert(
             .pose files.
         poses: Folder of the poses; a subfolder per split is found too.
         labels: Label file of CSL-News, CSL-Daily, WLASL, MS-ASL, How2Sign, OpenASL or YouTube-ASL, as its authors or
-            Uni-Sign's publish it; or a CSV of your own (launch/README.md).
+            Uni-Sign's publish it; or a CSV of your own (docs/own_data.md).
         out: Folder of the store to write.
         videos: Folder of the videos; a subfolder per split is found too. They stay where they are. Only .pose files can
             do without: they say width, height and frame rate themselves.

@@ -73,7 +73,7 @@ def start_ranks() -> Ranks:
     """
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "RANK" not in os.environ:
         problem = "is above 1, and no launcher has told the tasks their ranks: each would train alone"
-        raise InputError("SLURM_NTASKS", problem, "start one deepspeed or torchrun a node (launch/README.md)")
+        raise InputError("SLURM_NTASKS", problem, "start one deepspeed or torchrun a node (docs/own_data.md)")
     on_gpu = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
