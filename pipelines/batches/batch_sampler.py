@@ -1,7 +1,6 @@
 """Which clips make up an optimiser step, and how a step is shared among ranks and micro-batches.
 
-Everything follows from the seed, the epoch and the lengths, so (epoch, step) is all there is to resume from: the next
-clip follows from it. The clips of a step do not depend on the number of ranks or on the budget of a micro-batch.
+Everything follows from the seed, the epoch and the lengths, so (epoch, step) is all that a resumed run needs. The clips of a step do not depend on the number of ranks or on the budget of a micro-batch.
 """
 
 from bisect import bisect_right
@@ -47,8 +46,8 @@ class EpochPlan:
     def micro_batches(self, step: int, rank: int) -> list[list[int]]:
         """The clips of each micro-batch of a rank; every rank has equally many, of which some may be empty.
 
-        Clips of similar length share a micro-batch, the longest come first, so that a lack of memory shows at once;
-        the ranks' n-th micro-batches are neighbours in length, so that no rank waits long for another.
+        Clips of similar length share a micro-batch. The longest come first, so that a lack of memory shows at once. The
+        ranks' n-th micro-batches have similar lengths, so that no rank waits long for another.
         """
         assert 0 <= step < self.steps and 0 <= rank < self.ranks, (step, rank)
         clips = self._order[step * self.clips_per_step : (step + 1) * self.clips_per_step]
@@ -64,8 +63,8 @@ class EpochPlan:
 
 
 def _even_groups(frames: list[int], tokens: list[int], budget: Budget, multiple: int) -> list[int]:
-    """Where groups of consecutive clips end, `frames` descending: the fewest within the budget whose number is a
-    `multiple`, the largest of them as small as it can be."""
+    """Where groups of consecutive clips end, `frames` descending: the fewest groups within the budget whose count is a
+    multiple of `multiple`, with the largest group as small as possible."""
     tokens_before = [0, *accumulate(tokens)]
 
     def groups(most_frames: int) -> list[int]:

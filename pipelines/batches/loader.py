@@ -1,7 +1,6 @@
-"""Packed batches for the training loop, made ahead of it in background threads and brought to the device.
+"""Packed batches for the training loop, prepared in background threads and copied to the device ahead of it.
 
-clips of a step (pipelines/batches/batch_sampler.py) -> ClipReader.batch -> PackedBatch; BatchLoader does it for one step after the
-other
+clips of a step (batch_sampler.py) -> ClipReader.batch -> PackedBatch
 """
 
 import threading
@@ -46,9 +45,9 @@ class BatchLoader:
 
         for epoch, step, batches in loader.steps(epochs=20, epoch=3, step=17): ...
 
-    Clips are shuffled anew in every epoch, frames and hands drawn by chance. A bad clip is left out, counted, and
-    reported to `on_bad_clip(clip_id, error)` in the consumer's thread and in the order of the clips. `workers` threads
-    keep twice as many micro-batches in hand or ready, on the reader's device.
+    Every epoch has its own order, frames and sampled hands. A bad clip is left out, counted, and reported to
+    `on_bad_clip(clip_id, error)` in the consumer's thread, in the order of the clips. `workers` threads keep twice as
+    many micro-batches in preparation or ready, on the reader's device.
     """
 
     def __init__(
@@ -69,19 +68,20 @@ class BatchLoader:
         self.reader, self.clips, self.rank = reader, clips, rank
         self.on_bad_clip, self.max_bad_share, self.workers = on_bad_clip, max_bad_share, workers
         self.clips_seen = self.bad_clips = 0  # of this rank, since this loader was made
-        self._sizes = dict(clips_per_step=clips_per_step, budget=budget, ranks=ranks)
+        self.clips_per_step, self.budget, self.ranks = clips_per_step, budget, ranks
         self._frames = np.minimum(clips.frames, reader.settings.max_frames)
 
     def plan(self, epoch: int) -> EpochPlan:
         """Which clips (numbers of the clip set) go into which step of an epoch."""
-        return EpochPlan(self._frames, self.clips.tokens, **self._sizes, seed=self.reader.seed, epoch=epoch)
+        sizes = self.clips_per_step, self.budget, self.ranks
+        return EpochPlan(self._frames, self.clips.tokens, *sizes, self.reader.seed, epoch)
 
     def steps(self, epochs: int, epoch: int = 0, step: int = 0) -> Iterator[LoadedStep]:
-        """Every step from (epoch, step) on, up to and without epoch number `epochs`.
+        """Every step from (epoch, step) up to, but not including, epoch number `epochs`.
 
-        What comes from a position on is the same wherever one started. Threads run from the first `next` until the
-        iterator is exhausted or closed. Raises InputError when too many clips are bad, and passes on what else goes
-        wrong in a thread.
+        The steps after a position are the same wherever iteration began. Threads run from the first `next` until the
+        iterator is exhausted or closed. Raises InputError when too many clips are bad, and re-raises any other error
+        of a thread.
         """
         stop = threading.Event()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader", initializer=compute_alone)

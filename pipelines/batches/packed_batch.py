@@ -1,13 +1,14 @@
 """What the data path hands to the model: the clips of a batch end to end, without padding in the sign encoder.
 
-Shape legend, used all over the project:
+Shape legend, used throughout the project:
     B clips   F packed frames of all clips   T frames of one clip   J 69 joints (four parts)   V joints of a part
     C channels   K graph subsets   N hand crops of all clips   S crop side   L target tokens   P prompt tokens
     D model width   W vocabulary
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ IGNORED = -100  # padding among the labels
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """One micro-batch. Lists are on the host for good; tensors move with `to`.
+    """One micro-batch. Lists stay on the host; tensors move with `to`.
 
     An empty batch (B = 0) is legal: a rank whose clips were all bad still takes its step.
     """
@@ -32,11 +33,13 @@ class PackedBatch:
     crop_points: Tensor  # [N, 21, 2] float32: the hand's keypoints in the crop, x and y in [0, 1]
     prompt_ids: Tensor  # [B, P] int64, padded right with 0
     label_ids: Tensor  # [B, L] int64, target tokens with end token, padded right with -100
-    prompt_lengths: list[int] = None  # B, tokens of each prompt; counted here
-    label_lengths: list[int] = None  # B, tokens of each target; counted here
+    prompt_lengths: list[int] = field(default_factory=list)  # B, tokens of each prompt; counted if not given
+    label_lengths: list[int] = field(default_factory=list)  # B, tokens of each target; counted if not given
 
     def __post_init__(self):
-        if self.prompt_lengths is None:  # later the tensors are on a device, which nobody should wait for
+        if (
+            self.clip_ids and not self.prompt_lengths
+        ):  # now, while the tensors are on the host: no synchronisation later
             object.__setattr__(self, "prompt_lengths", (self.prompt_ids != 0).sum(1).tolist())
             object.__setattr__(self, "label_lengths", (self.label_ids != IGNORED).sum(1).tolist())
 
@@ -45,6 +48,6 @@ class PackedBatch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "PackedBatch":
-        """The same batch with `function` of every tensor in its place."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        """The same batch with every tensor replaced by `function` of it."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
