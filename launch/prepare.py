@@ -23,8 +23,8 @@ from unisign_fast.utils.console import run_command
 def convert(
     format: Literal["unisign", "mmpose", "rtmlib", "openpose", "pose"],
     poses: Path,
-    labels: Path,
     out: Path,
+    labels: Path | None = None,
     videos: Path | None = None,
     language: str | None = None,
     split: Literal["train", "dev", "test"] | None = None,
@@ -34,8 +34,10 @@ def convert(
 ) -> None:
     """Convert poses, videos and a corpus' label file into a keypoint store.
 
-    A clip that cannot be used (no pose or video, a video that does not decode, pose and video of different length, NaN
-    keypoints, empty text) is named, counted and left out.
+    Without labels every pose becomes a clip without text, which can be translated, but not trained on or scored.
+
+    A clip that cannot be used (no pose or video, a video that does not decode, pose and video of different length,
+    nobody in any frame, NaN keypoints, empty text) is named, counted and left out.
 
     Args:
         format: unisign: the published pickles; mmpose: JSON predictions of a video; rtmlib: keypoints and scores as
@@ -43,7 +45,7 @@ def convert(
             .pose files.
         poses: Folder of the poses; a subfolder per split is found too.
         labels: Label file of CSL-News, CSL-Daily, WLASL, MS-ASL, How2Sign, OpenASL or YouTube-ASL, as its authors or
-            Uni-Sign's publish it; or a CSV of your own (docs/own_data.md).
+            Uni-Sign's publish it; or a CSV of your own (docs/own_data.md). Without it all poses are taken.
         out: Folder of the store to write.
         videos: Folder of the videos; a subfolder per split is found too. They stay where they are. Only .pose files can
             do without: they say width, height and frame rate themselves.
@@ -111,19 +113,20 @@ def poses(
     print(f"{out}: {written}, {len(work) - len(waiting)} there already, {len(bad)} videos left out")
 
 
-def stats(stores: tyro.conf.Positional[tuple[Path, ...]], figure: Path = Path("corpus_stats.png")) -> None:
-    """Print what a corpus is like and what its splits have in common, and draw the paper's Figures 2 and 8 of it.
+def stats(stores: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = None) -> None:
+    """Print what a corpus is like and what its splits have in common.
 
     Args:
         stores: Stores of the corpus, looked at as one.
-        figure: Picture to write: .png, .svg or .pdf.
+        figure: Picture to draw the paper's Figures 2 and 8 of the corpus into: .png, .svg or .pdf.
     """
     from unisign_fast.pipelines.corpus.statistics import describe, draw, duplicates, read_corpus
 
     _some(stores)
     corpus = read_corpus(stores)
-    draw(corpus, figure)
-    print(describe(corpus), duplicates(corpus), f"figure: {figure}", sep="\n")
+    if figure:
+        draw(corpus, figure)
+    print(describe(corpus), duplicates(corpus), *([f"figure: {figure}"] if figure else []), sep="\n")
 
 
 def crops(
@@ -196,11 +199,11 @@ def _some(stores: tuple[Path, ...]) -> None:
 
 def _report(path: Path) -> None:
     from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-    from unisign_fast.pipelines.store.manifest import SPLITS
+    from unisign_fast.pipelines.store.manifest import ALL_SPLITS, SPLITS
 
     clips = KeypointStore.open(path).clips
     counts = Counter(clip.split for clip in clips)
-    splits = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+    splits = ", ".join(f"{split} {counts[split]}" for split in ALL_SPLITS if split in SPLITS or counts[split])
     print(f"{path}: {len(clips)} clips ({splits}), {sum(clip.frames for clip in clips)} frames")
 
 

@@ -83,12 +83,18 @@ class ClipReader:
     def read(self, ref: ClipRef, epoch: int, training: bool) -> Sample:
         """One clip; random choices follow from seed, epoch and clip id, in evaluation from seed and clip id alone.
 
-        Raises InputError for a bad clip: lost or non-finite keypoints, or no text.
+        Raises InputError for a bad clip: lost or non-finite keypoints, nobody in any frame, or no text.
         """
         store, clip, label_ids = ref
         epoch = epoch if training else 0
         text = clip.target(self.settings.task, self.settings.language)
         packed = store.packed_keypoints(clip)
+        if not packed[..., 2].any():
+            where, problem = (
+                f"{store.path}: clip {clip.id}: keypoints",
+                f"nobody is found in any of {clip.frames} frames",
+            )
+            raise InputError(where, problem, "leave the clip out")
         is_cut = clip.frames > self.settings.max_frames
         rng = stream(self.seed, epoch, clip.id, "frames") if training and is_cut else None
         frames = choose_frames(clip.frames, self.settings.max_frames, rng)
@@ -186,6 +192,7 @@ def _crop_store(store: KeypointStore, settings: DataSettings) -> CropStore | Non
     crops = CropStore(store)
     if crops.size != settings.crop_size:
         problem = f"the crops of {crops.path} are {crops.size} pixels wide, not {settings.crop_size}"
-        remedy = f"give {crops.size}, or --crops video; or delete them and cut again with --size {settings.crop_size}"
+        command = f"rm -r {crops.path}; python launch/prepare.py crops {store.path} --size {settings.crop_size}"
+        remedy = f"cut them again ({command}), give --crop-size {crops.size}, or --crops video"
         raise InputError("--crop-size", problem, remedy)
     return crops

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStore
-from ..store.manifest import Clip
+from ..store.manifest import UNLABELLED, Clip
 
 Tokenize = Callable[[Clip], list[int]]  # a clip's target with its end token; InputError where it has none
 MANY_CLIPS = 20000  # so many take long enough for a progress bar
@@ -66,7 +66,9 @@ class ClipSet(Sequence[ClipRef]):
         numbers = [store.clips.of_split(split) for store in stores]
         if not any(len(n) for n in numbers):
             where = ", ".join(str(store.path) for store in stores)
-            raise InputError(f"{where}: manifest.jsonl: split", f"no clip is {split!r}", "name a store that has some")
+            unlabelled = sum(len(store.clips.of_split(UNLABELLED)) for store in stores)
+            problem = f"no clip is {split!r}" + (f", {unlabelled} have no label" if unlabelled else "")
+            raise InputError(f"{where}: manifest.jsonl: split", problem, "name a store that has some")
         targets = [_targets(store, n, tokenize, [key, split]) for store, n in zip(stores, numbers)]
         ends = [end_N for _, end_N in targets]
         starts = [np.concatenate([[0], end_N])[: len(end_N)] for end_N in ends]

@@ -1,4 +1,4 @@
-"""Poses in any of FORMATS, labels and videos -> a keypoint store."""
+"""Poses in any of FORMATS, with labels or without, and videos -> a keypoint store."""
 
 import re
 from functools import lru_cache
@@ -12,10 +12,13 @@ from rich.progress import track
 from ..converters import dot_pose, mmpose, openpose, rtmlib, unisign
 from ..crops.video import VIDEO_SUFFIXES, VideoInfo, read_video_info
 from ..errors import InputError
+from ..file_names import NamedFiles, is_hidden
 from ..store.keypoint_store import KeypointStoreWriter
+from ..store.manifest import UNLABELLED
 from ..targets import LANGUAGES
 from .labels import Label, read_labels
-from .pose import Pose
+from .labels.entry import without_suffix
+from .pose import Pose, check_signer
 
 FORMATS: dict[str, ModuleType] = {
     "unisign": unisign,
@@ -31,7 +34,7 @@ def convert(
     format: str,
     poses: Path,
     videos: Path | None,
-    labels: Path,
+    labels: Path | None,
     out: Path,
     language: str | None = None,
     split: str | None = None,
@@ -41,10 +44,10 @@ def convert(
 ) -> list[InputError]:
     """Writes the store `out`, or adds to it (`append`), and returns why each clip that was left out is bad.
 
-    They are named on stderr, too. `videos` None takes width, height and fps from the pose files. `language` None is
-    "zh" if the texts have Chinese characters, else "en"; `split` and `classes` are as in `read_labels`. Raises
-    InputError if the labels cannot be read, or as soon as more than `max_bad_share` of all clips are bad; then nothing
-    is written.
+    They are named on stderr, too. `videos` None takes width, height and fps from the pose files. `labels` None takes
+    every pose file as a clip without text, of the split "unlabelled": it can be translated. `language` None is "zh" if
+    the texts have Chinese characters, else "en"; `split` and `classes` are as in `read_labels`. Raises InputError if
+    the labels cannot be read, or as soon as more than `max_bad_share` of all clips are bad; then nothing is written.
     """
     if not 0 <= max_bad_share <= 1:
         raise InputError("--max-bad-share", f"is {max_bad_share}", "give a share from 0 to 1")
@@ -53,10 +56,18 @@ def convert(
     for option, folder in (("--poses", poses), ("--videos", videos)):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{option}: {folder}", "is not a folder", "name the folder that holds the files")
-    clips, bad_labels = read_labels(labels, split, classes)
-    bad = _BadClips(labels, len(clips) + len(bad_labels), max_bad_share)
-    language = language or ("zh" if any(re.search("[\u4e00-\u9fff]", clip.text) for clip in clips) else "en")
     files = _Files(FORMATS[format], poses, videos)
+    if labels is None:
+        for option, value in (("--split", split), ("--classes", classes)):
+            if value is not None:
+                raise InputError(
+                    option, "is given without labels", "give the label file with --labels, or leave it out"
+                )
+        clips, bad_labels = files.unlabelled(), []
+    else:
+        clips, bad_labels = read_labels(labels, split, classes)
+    bad = _BadClips(labels or poses, len(clips) + len(bad_labels), max_bad_share)
+    language = language or ("zh" if any(re.search("[\u4e00-\u9fff]", clip.text) for clip in clips) else "en")
     for error in bad_labels:
         bad.add(error)
     with KeypointStoreWriter(out, FORMATS[format].SOURCE, append=append) as writer:
@@ -91,9 +102,23 @@ class _Files:
     """Finds and reads the pose and the video of a label: the clip's own, or the recording's that it is a part of."""
 
     def __init__(self, format: ModuleType, poses: Path, videos: Path | None):
-        self.format, self.poses, self.videos = format, poses, videos
+        self.format = format
+        self.poses, self.videos = NamedFiles(poses), None if videos is None else NamedFiles(videos)
         self._video_info = lru_cache(maxsize=4)(read_video_info)  # a recording has many clips, one after the other
         self._pose = lru_cache(maxsize=1)(format.read_pose)
+
+    def unlabelled(self) -> list[Label]:
+        """A label without text for every pose file."""
+        folder, suffixes = self.poses.folder, self.format.SUFFIXES
+        if suffixes == ("",):  # a folder is a clip's
+            paths = {path.parent for path in folder.rglob("*_keypoints.json") if path.parent != folder}
+        else:
+            paths = {path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not is_hidden(path)}
+        if not paths:
+            problem = f"holds no {' or '.join(suffixes)}" if any(suffixes) else "holds no folder of *_keypoints.json"
+            raise InputError(f"--poses: {folder}", problem, "name the folder that holds the poses")
+        names = sorted(without_suffix(path.relative_to(folder).as_posix()) for path in paths)
+        return [Label(name, UNLABELLED, "", "", name, name) for name in names]
 
     def video(self, label: Label) -> tuple[Path | None, bool, VideoInfo | None]:
         """The file, whether it is the recording, and what it is like; nothing of these without videos."""
@@ -108,17 +133,19 @@ class _Files:
         return path, whole, self._pose(path, video)
 
 
-def _find(folder: Path, name: str, label: Label, suffixes: tuple[str, ...]) -> tuple[Path, bool]:
+def _find(files: NamedFiles, name: str, label: Label, suffixes: tuple[str, ...]) -> tuple[Path, bool]:
     """The file of `name`, or else of the recording, in the folder or its subfolder of the split, and which it is."""
     for stem in (name, label.recording) if label.recording else (name,):
         for suffix in (*suffixes, *map(str.upper, suffixes)):
-            for path in (folder / f"{stem}{suffix}", folder / label.split / f"{stem}{suffix}"):
-                if path.exists():
+            for place in (f"{stem}{suffix}", f"{label.split}/{stem}{suffix}"):
+                if path := files.find(place):
                     return path, stem != name
     others = f" (nor with {', '.join(suffixes[1:])})" if len(suffixes) > 1 else ""
     recording = f", nor is its recording {label.recording}" if label.recording else ""
     problem = f"is missing{others}{recording}"
-    raise InputError(folder / f"{name}{suffixes[0]}", problem, "name the folder that holds it, or leave the clip out")
+    raise InputError(
+        files.folder / f"{name}{suffixes[0]}", problem, "name the folder that holds it, or leave the clip out"
+    )
 
 
 def _add_clip(writer: KeypointStoreWriter, label: Label, files: _Files, language: str) -> None:
@@ -130,6 +157,7 @@ def _add_clip(writer: KeypointStoreWriter, label: Label, files: _Files, language
             raise InputError(pose_file, problem, "give the videos with --videos")
         video, video_whole = VideoInfo(pose.width, pose.height, pose.fps, pose.file_frames), pose_whole
     keypoints, start = _placed(pose, pose_whole, video, video_whole, label, pose_file)
+    check_signer(keypoints, f"{pose_file}: clip {label.id}")
     writer.add(
         keypoints,
         id=label.id,

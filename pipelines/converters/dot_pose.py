@@ -16,7 +16,7 @@ from pose_format import Pose as DotPose
 from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..skeleton import JOINTS, LEFT_HAND, PACKED_JOINTS, RIGHT_HAND
-from .pose import Pose, follow_signer, make_pose
+from .pose import Pose, make_pose, signer_of
 
 SUFFIXES = (".pose",)
 SOURCE = {
@@ -71,7 +71,7 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
         raise InputError(path, "says no width and height", "write it again with the video's dimensions")
     # Always pixels in this format, and never to be taken for fractions however small.
     persons[..., :2] /= (size.width, size.height)
-    pose = make_pose(follow_signer(list(persons)), path, None, fps=float(content.body.fps))
+    pose = make_pose(signer_of(list(persons)), path, None, fps=float(content.body.fps))
     return Pose(pose.keypoints, pose.start, pose.file_frames, size.width, size.height, pose.fps)
 
 

@@ -8,10 +8,12 @@ joints are there.
 
 from pathlib import Path
 
+import numpy as np
+
 from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..input_files import read_json
-from .pose import AGAIN, Pose, follow_signer, make_pose, persons_of, picture_size
+from .pose import AGAIN, Pose, make_pose, persons_of, signer_of
 
 SUFFIXES = (".json",)
 SOURCE = {
@@ -36,10 +38,10 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
             problem = f"frame {row['frame_id']} stands where frame {t} (counted from {first}) should"
             raise InputError(f"{path}: frame_id", problem, AGAIN)
     frames = [_persons(row["instances"], f"{path}: frame {row['frame_id']}") for row in rows]
-    return make_pose(follow_signer(frames), path, picture_size(video))
+    return make_pose(signer_of(frames), path, video)
 
 
-def _persons(instances: object, where: str):
+def _persons(instances: object, where: str) -> np.ndarray:
     """[persons, 133, 3] of one frame."""
     if not isinstance(instances, list) or not all(isinstance(x, dict) for x in instances):
         raise InputError(f"{where}: instances", "is not a list of persons", AGAIN)

@@ -19,7 +19,7 @@ from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..input_files import read_json
 from ..skeleton import JOINTS, LEFT_HAND, RIGHT_HAND
-from .pose import AGAIN, Pose, follow_signer, make_pose, picture_size
+from .pose import AGAIN, Pose, make_pose, signer_of
 
 SUFFIXES = ("",)  # folders
 SOURCE = {
@@ -33,20 +33,29 @@ BODY = {
     18: [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10],
 }
 FACE = np.arange(23, 91)
+FILE = re.compile(r"(?!\._)(.*?)_?(\d{1,15})_keypoints\.json")  # video, frame; macOS writes ._* beside each
 
 
 def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     """The signer of a folder of frames. Raises InputError naming the file, also for a missing frame."""
-    files = {int(m[1]): file for file in path.iterdir() if (m := re.search(r"(\d+)_keypoints\.json$", file.name))}
-    if not files:
+    try:
+        found = [(FILE.fullmatch(file.name), file) for file in path.iterdir()]
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "name a folder of OpenPose's files") from None
+    videos = sorted({match[1] for match, _ in found if match})
+    if not videos:
         raise InputError(path, "holds no *_keypoints.json", "name the folder that OpenPose wrote with --write_json")
+    if len(videos) > 1:
+        problem = f"holds the frames of {len(videos)} videos ({videos[0]}, {videos[1]}, ...)"
+        raise InputError(path, problem, "give each video a folder of its own")
+    files = {int(match[2]): file for match, file in found if match}
     for frame in range(len(files)):
         if frame not in files:
             raise InputError(path, f"frame {frame} of {max(files) + 1} is missing", "copy the folder again")
-    keypoints = follow_signer([_persons(files[frame]) for frame in range(len(files))])
+    keypoints = signer_of([_persons(files[frame]) for frame in range(len(files))])
     if keypoints[..., :2].min() < -0.5 and keypoints[..., :2].max() <= 1:
         raise InputError(path, "has coordinates from -1 to 1", "run OpenPose with --keypoint_scale 0 or 3")
-    return make_pose(keypoints, path, picture_size(video))
+    return make_pose(keypoints, path, video)
 
 
 def _persons(path: Path) -> np.ndarray:

@@ -3,8 +3,7 @@
 A reader is `read_pose(path, video)` in its format's module, beside SUFFIXES (what its files are called) and SOURCE
 (what the store says of its keypoints). Its keypoints are in COCO-WholeBody order (pipelines/skeleton.py).
 
-A clip has one signer. Of several persons a frame it is the one whose box (of the joints in no doubt), weighted by the
-mean confidence, is largest on the mean over the clip; persons are followed from frame to frame by nearest centre.
+A clip has one signer (pipelines/signer_tracking.py); a person's box is that of the joints in no doubt.
 """
 
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ import numpy as np
 
 from ..crops.video import VideoInfo
 from ..errors import InputError
+from ..signer_tracking import follow_signer
 from ..skeleton import JOINTS, PACKED_JOINTS
 
 AGAIN = "extract the pose again"
 SEEN = 0.3  # a joint with at most this confidence is in doubt
+MAX_SIDE = 2**16  # of a picture
 PIXELS = 2  # coordinates with a larger median are pixels: fractions seldom leave the picture
 # rtmlib's to_openpose puts the neck in as joint 1 and changes the order of the body: where COCO's joints 0-16 are then,
 # and the rest one place further (rtmlib, convert_coco_to_openpose in pose_estimation/post_processings.py).
@@ -42,26 +43,34 @@ class Pose:
 def make_pose(
     keypoints: np.ndarray,
     where: object,
-    size: tuple[int, int] | None,
+    video: VideoInfo | None,
+    w_h: object = None,
     start: int = 0,
     file_frames: int | None = None,
     fps: float = 0.0,
 ) -> Pose:
-    """A Pose of keypoints [T, 133, 3] in fractions or in pixels of a picture of `size` (width, height; None: unknown).
+    """A Pose of keypoints [T, 133, 3] in fractions, or in pixels of the video's picture.
 
-    Raises InputError, naming the file `where`, on no frames, NaN, pixels of an unknown size or points that are all in
-    one place.
+    `w_h` is the picture's size where the file says one. Coordinates are told apart by the surest joints there are.
+    Raises InputError, naming the file `where`, on no frames, NaN, nobody in any frame, pixels of an unknown or changing
+    size, or points that are all in one place.
     """
     if len(keypoints) == 0:
         raise InputError(f"{where}: keypoints", "have no frame", AGAIN)
     if not np.isfinite(keypoints).all():
         frame = start + int(np.argwhere(~np.isfinite(keypoints))[0, 0])
         raise InputError(f"{where}: keypoints", f"frame {frame} has NaN or infinite numbers", AGAIN)
-    seen = keypoints[keypoints[..., 2] > SEEN][:, :2]
-    if len(seen) and np.median(np.abs(seen)) > PIXELS:
+    check_signer(keypoints, where)
+    size = picture_size(video, w_h)
+    confidence = keypoints[..., 2]
+    seen = keypoints[confidence > (SEEN if (confidence > SEEN).any() else 0)][:, :2]
+    if np.median(np.abs(seen)) > PIXELS:
         if size is None:
             problem = "are pixels, and nothing says of how large a picture"
             raise InputError(f"{where}: keypoints", problem, "give the videos with --videos")
+        if video and video.resized:
+            problem = "are pixels, and the picture of its video changes size"
+            raise InputError(f"{where}: keypoints", problem, "encode the video in one size, and extract the pose again")
         keypoints = keypoints / np.array([*size, 1], np.float32)
         seen = seen / np.array(size, np.float32)
     if len(seen) > 1 and np.ptp(seen, axis=0).max() < 0.01:
@@ -80,11 +89,17 @@ def picture_size(video: VideoInfo | None, w_h: object = None) -> tuple[int, int]
     size = (video.width, video.height) if video else None
     try:
         width, height = (int(x) for x in w_h)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return size
-    if width <= 0 or height <= 0 or (size and sorted(size) == sorted((width, height))):
+    if not 0 < min(width, height) <= max(width, height) <= MAX_SIDE:
         return size
-    return width, height
+    return size if size and sorted(size) == sorted((width, height)) else (width, height)
+
+
+def check_signer(keypoints: np.ndarray, where: object) -> None:
+    """Raises InputError if nobody is found in any frame: no joint that the model sees has any confidence."""
+    if not (keypoints[:, PACKED_JOINTS, 2] > 0).any():
+        raise InputError(f"{where}: keypoints", f"nobody is found in any of {len(keypoints)} frames", "leave it out")
 
 
 def persons_of(points: object, scores: object, where: object) -> np.ndarray:
@@ -95,7 +110,7 @@ def persons_of(points: object, scores: object, where: object) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # make_pose refuses what becomes infinite
             points, scores = np.asarray(points, np.float32), np.asarray(scores, np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(where, "is not an array of numbers", AGAIN) from None
     if points.size == 0 and scores.size == 0:
         return np.zeros((0, JOINTS, 3), np.float32)
@@ -109,49 +124,23 @@ def persons_of(points: object, scores: object, where: object) -> np.ndarray:
     return persons if persons.shape[1] == JOINTS else persons[:, FROM_OPENPOSE_134]
 
 
-@dataclass
-class _Track:
-    """One person through the clip: `persons` maps frames to its number there, `centre` is the last box's.
-
-    `reach` is the largest box's diagonal: so far the person may be from its last place, in the unit of the keypoints.
-    """
-
-    persons: dict[int, int]
-    centre: np.ndarray
-    reach: float
-    weight: float
-
-
-def follow_signer(frames: list[np.ndarray]) -> np.ndarray:
+def signer_of(frames: list[np.ndarray]) -> np.ndarray:
     """The signer's keypoints [T, 133, 3] of frames [persons, 133, 3] each; zeros where the signer is not found."""
+    sure = any((persons[:, PACKED_JOINTS, 2] > SEEN).any() for persons in frames)
+    boxes = [_boxes(persons, SEEN if sure else 0) for persons in frames]
     keypoints = np.zeros((len(frames), JOINTS, 3), np.float32)
-    if max(map(len, frames), default=0) <= 1:  # nobody to be mistaken for, however far the signer moves
-        for t, persons in enumerate(frames):
-            keypoints[t, :] = persons[0] if len(persons) else 0
-        return keypoints
-    tracks: list[_Track] = []
-    for t, persons in enumerate(frames):
-        boxes = {k: box for k, person in enumerate(persons) if (box := _box(person))}
-        pairs = [(float(np.linalg.norm(boxes[k][0] - x.centre)), i, k) for i, x in enumerate(tracks) for k in boxes]
-        for distance, i, k in sorted(pairs):
-            track = tracks[i]
-            if k in boxes and t not in track.persons and distance <= track.reach:
-                track.persons[t] = k
-                track.centre, reach, weight = boxes.pop(k)
-                track.reach, track.weight = max(track.reach, reach), track.weight + weight
-        tracks += [_Track({t: k}, *box) for k, box in boxes.items()]
-    if tracks:
-        for t, k in max(tracks, key=lambda track: track.weight).persons.items():
-            keypoints[t] = frames[t][k]
+    for t, number in enumerate(follow_signer(boxes)):
+        if number is not None:
+            keypoints[t] = frames[t][number]
     return keypoints
 
 
-def _box(person: np.ndarray) -> tuple[np.ndarray, float, float] | None:
-    """Centre, diagonal, and area times mean confidence of the box round the joints in no doubt, if there are any."""
-    person = person[PACKED_JOINTS]
-    seen = person[(person[:, 2] > SEEN) & np.isfinite(person).all(axis=1)]
-    if len(seen) == 0:
-        return None
-    low, high = seen[:, :2].min(axis=0), seen[:, :2].max(axis=0)
-    weight = (high - low).prod() * seen[:, 2].sum() / len(person)
-    return (low + high) / 2, float(np.hypot(*(high - low))), float(weight)
+def _boxes(persons: np.ndarray, seen: float) -> np.ndarray:
+    """[persons, 5] boxes around the joints of confidence above `seen`, NaN without one; confidence is the mean."""
+    boxes = np.full((len(persons), 5), np.nan)
+    for person, box in zip(persons[:, PACKED_JOINTS], boxes):
+        joints = person[(person[:, 2] > seen) & np.isfinite(person).all(axis=1)]
+        if len(joints):
+            box[:2], box[2:4] = joints[:, :2].min(axis=0), joints[:, :2].max(axis=0)
+            box[4] = joints[:, 2].sum() / len(person)
+    return boxes

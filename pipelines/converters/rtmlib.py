@@ -13,7 +13,7 @@ import numpy as np
 from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..input_files import read_json
-from .pose import Pose, follow_signer, make_pose, persons_of, picture_size
+from .pose import Pose, make_pose, persons_of, signer_of
 from .safe_pickle import load_numpy, load_pickle
 from .unisign import frames_of
 
@@ -35,9 +35,9 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
         content = {"keypoints": [points for points, _ in frames], "scores": [scores for _, scores in frames]}
     points, scores = frames_of(content, path)
     if isinstance(points, np.ndarray) and points.ndim == 3:  # one person, without that axis
-        points, scores = points[:, None], np.asarray(scores)[:, None]
+        points, scores = points[:, None], [[row] for row in scores]
     frames = [persons_of(points[t], scores[t], f"{path}: frame {t}") for t in range(len(points))]
-    return make_pose(follow_signer(frames), path, picture_size(video, content.get("w_h")))
+    return make_pose(signer_of(frames), path, video, content.get("w_h"))
 
 
 def _load(path: Path) -> object:

@@ -13,7 +13,7 @@ import numpy as np
 from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..skeleton import JOINTS
-from .pose import AGAIN, Pose, make_pose, persons_of, picture_size
+from .pose import AGAIN, Pose, make_pose, persons_of
 from .safe_pickle import load_pickle
 
 SUFFIXES = (".pkl",)
@@ -37,7 +37,7 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
         raise InputError(f"{path}: start, end", problem, AGAIN)
     frames = [persons_of(points[t], scores[t], f"{path}: frame {t}") for t in range(start, end)]
     keypoints = np.stack([persons[0] if len(persons) else np.zeros((JOINTS, 3), np.float32) for persons in frames])
-    return make_pose(keypoints, path, picture_size(video, content.get("w_h")), int(start), len(points))
+    return make_pose(keypoints, path, video, content.get("w_h"), int(start), len(points))
 
 
 def frames_of(content: object, where: object) -> tuple[list | np.ndarray, list | np.ndarray]:
@@ -45,6 +45,7 @@ def frames_of(content: object, where: object) -> tuple[list | np.ndarray, list |
     if not isinstance(content, dict) or not {"keypoints", "scores"} <= content.keys():
         raise InputError(where, "holds no dict with keypoints and scores", "choose the --format that the file has")
     points, scores = content["keypoints"], content["scores"]
-    if not all(isinstance(x, (list, tuple, np.ndarray)) for x in (points, scores)) or len(points) != len(scores):
+    lists = all(isinstance(x, (list, tuple)) or isinstance(x, np.ndarray) and x.ndim for x in (points, scores))
+    if not lists or len(points) != len(scores):
         raise InputError(f"{where}: scores", "does not have one entry per frame of keypoints", AGAIN)
     return points, scores

@@ -19,7 +19,7 @@ from rich.progress import track
 
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStore
-from ..store.manifest import SPLITS, Clip
+from ..store.manifest import ALL_SPLITS, Clip
 from ..targets import LANGUAGES
 
 UNITS = {language: "characters" if language == "zh" else "words" for language in LANGUAGES}
@@ -42,8 +42,8 @@ class Corpus:
     """The clips of several stores, numbered one store after the other."""
 
     stores: list[KeypointStore]
-    groups: dict[tuple[str, str], Group]  # (language, split), in the order of LANGUAGES and SPLITS
-    splits: np.ndarray  # of each clip: which of SPLITS, uint8
+    groups: dict[tuple[str, str], Group]  # (language, split), in the order of LANGUAGES and ALL_SPLITS
+    splits: np.ndarray  # of each clip: which of ALL_SPLITS, uint8
     texts: np.ndarray  # of each clip: a 64-bit hash of its text, white space made single spaces
     keypoints: np.ndarray  # of each clip: checksum and number of frames of its keypoints, uint64
 
@@ -69,7 +69,7 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
     stores = [KeypointStore.open(path) for path in paths]
     if not any(len(store.clips) for store in stores):
         raise InputError(", ".join(map(str, paths)), "there is no clip", "name stores that have some")
-    groups = {(language, split): Group() for language in LANGUAGES for split in SPLITS}
+    groups = {(language, split): Group() for language in LANGUAGES for split in ALL_SPLITS}
     splits, texts = array("B"), array("Q")
     console = Console(stderr=True)
     for store in stores:
@@ -78,8 +78,9 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
             group.seconds.append(clip.frames / clip.fps)
             group.lengths.append(len(units))
             group.vocabulary.update(units)
-            splits.append(SPLITS.index(clip.split))
-            digest = blake2b(" ".join(clip.text.split()).encode(), digest_size=8).digest()
+            splits.append(ALL_SPLITS.index(clip.split))
+            text = " ".join(clip.text.split()) or f"\0{len(texts)}"  # no text is nobody's duplicate
+            digest = blake2b(text.encode(), digest_size=8).digest()
             texts.append(int.from_bytes(digest, "little"))
     crc32c, frames = (np.concatenate([getattr(store.clips, name) for store in stores]) for name in ("crc32c", "frames"))
     keypoints = crc32c.astype(np.uint64) << np.uint64(32) | frames.astype(np.uint64)
@@ -141,7 +142,7 @@ def duplicates(corpus: Corpus) -> str:
     lines += ["  " + " = ".join(_name(corpus.clip(number)) for number in numbers[:4]) for numbers in repeats[:SHOWN]]
     repeats = _across_splits(corpus.texts, corpus.splits)
     pairs = Counter(pair for numbers in repeats for pair in combinations(sorted(set(corpus.splits[numbers])), 2))
-    counts = ", ".join(f"{SPLITS[a]} and {SPLITS[b]} {pairs[a, b]}" for a, b in sorted(pairs))
+    counts = ", ".join(f"{ALL_SPLITS[a]} and {ALL_SPLITS[b]} {pairs[a, b]}" for a, b in sorted(pairs))
     lines.append(f"texts in more than one split: {len(repeats)}{f' ({counts})' if pairs else ''}")
     lines += [f"  {corpus.clip(numbers[0]).text[:100]}" for numbers in repeats[:SHOWN]]
     return "\n".join(lines)
@@ -178,10 +179,8 @@ def draw(corpus: Corpus, path: Path) -> None:
         colour = f"C{place}"
         _draw_distribution(panels[0], np.asarray(whole.seconds), language, "s", colour)
         _draw_distribution(panels[1], np.asarray(whole.lengths), language, UNITS[language], colour)
-        counts = np.array(sorted(whole.vocabulary.values(), reverse=True))
-        panels[2].loglog(
-            np.arange(1, len(counts) + 1), counts, color=colour, label=f"{language}: {len(counts)} different"
-        )
+        if whole.vocabulary:
+            _draw_vocabulary(panels[2], sorted(whole.vocabulary.values(), reverse=True), language, colour)
     for panel, title, across, up in (
         (panels[0], "Durations", "seconds (last bar: and more)", "clips"),
         (panels[1], "Text lengths", "characters or words (last bar: and more)", "clips"),
@@ -189,7 +188,8 @@ def draw(corpus: Corpus, path: Path) -> None:
     ):
         panel.set(title=title, xlabel=across, ylabel=up)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(frameon=False)
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
@@ -197,12 +197,34 @@ def draw(corpus: Corpus, path: Path) -> None:
 
 
 def _draw_distribution(panel, values: np.ndarray, language: str, unit: str, colour: str) -> None:
-    """A histogram of about 40 bars, with the mean; numbers of units are whole, and so is the width of their bars."""
+    """A histogram with the mean. Numbers of units are whole, and so is the width of their bars.
+
+    There are about two bars for the square root of the number of clips, 6 to 40: 20 clips would be lost in 40.
+    """
+    from matplotlib.ticker import MaxNLocator
+
     top = np.percentile(values, LONGEST)
     whole = values.dtype.kind != "f"
-    step = max(1, np.ceil(top / 40)) if whole else top / 40
+    bars = min(40, max(6, round(2 * len(values) ** 0.5)))
+    step = max(1, np.ceil(top / bars)) if whole else top / bars
     edges = step * np.arange(int(top / step) + 2) - (0.5 if whole else 0)
     label = f"{language}: mean {values.mean():.1f} {unit}"
-    panel.hist(values.clip(max=edges[-2]), edges, color=colour, alpha=0.6, label=label)
+    panel.hist(
+        values.clip(max=edges[-2]), edges, color=colour, alpha=0.6, edgecolor="white", linewidth=0.5, label=label
+    )
+    panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     panel.axvline(values.mean(), color=colour, linestyle="--")
     panel.margins(y=0.2)  # room for the legend
+
+
+def _draw_vocabulary(panel, counts: list[int], language: str, colour: str) -> None:
+    """Occurrences by rank, both axes logarithmic; few points are marked, and ticks are plain numbers."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    marker = "o" if len(counts) <= 200 else ""
+    ranks = np.arange(1, len(counts) + 1)
+    panel.loglog(ranks, counts, marker=marker, markersize=3, color=colour, label=f"{language}: {len(counts)} different")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    panel.set_ylim(0.8, max(10, 1.5 * counts[0], panel.get_ylim()[1]))

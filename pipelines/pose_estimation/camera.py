@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
+from ..signer_tracking import follow_signer
 from ..skeleton import JOINTS
 from .networks import PersonDetector, PoseNetwork
-from .signer_tracking import follow_signer
 
 REMEMBERED = 50  # pictures: so long the signer may be out of the detector's sight
 
@@ -43,9 +43,10 @@ class LivePose:
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """[133, 3] float32: x and y as fractions of the picture, confidence; zeros where the signer is not found."""
         self._detections.append(self._detector(picture))
-        box = follow_signer(list(self._detections))[-1]
-        if box is None:
+        number = follow_signer(self._detections)[-1]
+        if number is None:
             return np.zeros((JOINTS, 3), np.float32)
+        box = self._detections[-1][number, :4]
         points, confidence = self._network([self._network.crop(picture, box)])
         height, width, _ = picture.shape
         return np.concatenate([points[0] / (width, height), confidence[0][:, None]], axis=-1).astype(np.float32)

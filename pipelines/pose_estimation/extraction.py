@@ -20,9 +20,10 @@ from ..atomic_io import sync_to_disk
 from ..converters.convert import UNDECODABLE_FRAMES
 from ..crops.video import VIDEO_SUFFIXES, VideoFile
 from ..errors import InputError
+from ..file_names import is_hidden
+from ..signer_tracking import follow_signer
 from ..skeleton import JOINTS
 from .networks import PersonDetector, PoseNetwork
-from .signer_tracking import follow_signer
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def find_work(videos: Path, out: Path) -> list[Work]:
     if not videos.is_dir():
         raise InputError(f"--videos: {videos}", "is not a folder", "name the folder that holds the videos")
     work: dict[Path, Work] = {}
-    for video in sorted(path for path in videos.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES):
+    files = (path for path in videos.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and not is_hidden(path))
+    for video in sorted(files):
         pose = out / video.relative_to(videos).with_suffix(".pkl")
         if pose in work:
             raise InputError(video, f"and {work[pose].video} would have one pose file", "rename one of them")
@@ -106,7 +108,8 @@ def estimate_pose(video: Path, detector: PersonDetector, network: PoseNetwork) -
     with VideoFile(video) as file:
         info = file.info()
         declared = max(info.frames, file.declared_frames)
-        boxes = follow_signer([detector(picture) for picture in file.pictures()])
+        persons = [detector(picture) for picture in file.pictures()]
+    boxes = [None if k is None else found[k, :4] for found, k in zip(persons, follow_signer(persons))]
     if declared - len(boxes) > UNDECODABLE_FRAMES:
         problem = f"decodes only to frame {len(boxes)} of {declared}"
         raise InputError(video, problem, "copy or encode the video again, or leave the clip out")

@@ -19,11 +19,13 @@ from ..atomic_io import sync_to_disk
 from ..errors import InputError
 from ..targets import LANGUAGES, Task
 
-SPLITS = ("train", "dev", "test")
+SPLITS = ("train", "dev", "test")  # of a corpus with labels
+UNLABELLED = "unlabelled"  # the split of clips without a text: to be translated, not to train on or to score
+ALL_SPLITS = (*SPLITS, UNLABELLED)
 _KINDS = {str: "a text", int: "a whole number", float: "a number", dict: "texts by name"}
 _INDEX = np.dtype(
     [("line", "<i8"), ("first_frame", "<i8"), ("frames", "<i4"), ("crc32c", "<u4"), ("split", "u1")]
-)  # line: where the clip's line starts in the manifest; split: a number of SPLITS
+)  # line: where the clip's line starts in the manifest; split: a number of ALL_SPLITS
 _REMEDY = "write the store again with launch/prepare.py"
 
 
@@ -31,7 +33,7 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is known of a clip besides its keypoints."""
 
     id: str  # unique within a store
-    split: str  # one of SPLITS
+    split: str  # one of ALL_SPLITS
     language: str  # one of LANGUAGES: the language of `text`
     text: str  # the sentence (SLT) or the word (ISLR)
     gloss: str  # glosses joined by single spaces, "" if there are none
@@ -68,7 +70,7 @@ _DECODER = msgspec.json.Decoder(Clip)
 _TYPES = {name: get_origin(kind) or kind for name, kind in Clip.__annotations__.items()}
 _REMEDIES = {
     "id": "give the clip a name",
-    "split": f"use one of {', '.join(SPLITS)}",
+    "split": f"use one of {', '.join(ALL_SPLITS)}",
     "language": f"use one of {', '.join(LANGUAGES)}",
     "frames": "leave the clip out",
     "fps": "give the frames per second",
@@ -129,7 +131,7 @@ class Manifest(Sequence[Clip]):
 
     def of_split(self, split: str) -> np.ndarray:
         """The numbers of a split's clips, int64 ascending."""
-        return np.flatnonzero(self._index["split"] == SPLITS.index(split))
+        return np.flatnonzero(self._index["split"] == ALL_SPLITS.index(split))
 
     def verify(self, crc32c: int) -> None:
         """Reads every line. Raises InputError on the first bad one, an id that occurs twice, or another checksum."""
@@ -158,7 +160,7 @@ class ManifestWriter:
     def append(self, clip: Clip) -> None:
         """One line, and its entry in the index."""
         line = json.dumps(msgspec.structs.asdict(clip), ensure_ascii=False).encode() + b"\n"
-        entry = (self.size, clip.first_frame, clip.frames, clip.crc32c, SPLITS.index(clip.split))
+        entry = (self.size, clip.first_frame, clip.frames, clip.crc32c, ALL_SPLITS.index(clip.split))
         for file, content in zip(self._files, (line, np.array(entry, _INDEX).tobytes())):
             file.write(content)
         self.size += len(line)
@@ -198,7 +200,7 @@ def _check_values(where: object, clip: Clip) -> None:
     end = clip.video_start + clip.frames
     good = {
         "id": clip.id != "",
-        "split": clip.split in SPLITS,
+        "split": clip.split in ALL_SPLITS,
         "language": clip.language in LANGUAGES,
         "frames": clip.frames > 0,
         "fps": math.isfinite(clip.fps) and clip.fps > 0,

@@ -102,7 +102,7 @@ def test_clips_that_could_not_be_cut_say_why(made):
 
 
 def test_a_crop_of_another_size_or_rule_is_not_used(made):
-    with pytest.raises(InputError, match="--crop-size: the crops of .* are 16 pixels wide, not 24; give 16"):
+    with pytest.raises(InputError, match=r"of .* are 16 pixels wide, not 24; cut .*prepare.py crops .* --size 24\)"):
         ClipReader([made], DataSettings(p_samp=0.5, crop_size=24), FakeTokenizer())
     ClipReader([made], DataSettings(p_samp=0, crop_size=24), FakeTokenizer())
     with pytest.raises(InputError, match="--crops store: stored crops are not cut by --boxes sampled"):

@@ -17,7 +17,6 @@ from unisign_fast.pipelines.converters.convert import convert
 from unisign_fast.pipelines.converters.unisign import read_pose
 from unisign_fast.pipelines.crops.video import read_video_info
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.pose_estimation.signer_tracking import follow_signer
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 
 pytest.importorskip("rtmlib", reason="pose estimation needs the extra `poses`", exc_type=ImportError)
@@ -93,16 +92,6 @@ def test_the_larger_person_is_followed_though_the_other_is_more_confident_at_tim
     assert np.abs(points[bright, BLUE::3] - np.array(hands)[bright, None]).max() < 1
     assert networks[0](pictures[0])[:, 4].argmax() == 1  # so it is the other that is the more confident there
     assert points[:, RED::3, 0].max() < 100  # the crop is never the other's
-
-
-def test_a_person_is_one_track_though_detections_change_places():
-    a, b = np.array([0, 0, 50, 100, 0.5]), np.array([60, 0, 100, 100, 0.9])
-    empty = np.zeros((0, 5))
-    boxes = follow_signer([np.stack([a, b]), np.stack([b, a]), empty, b[None], np.stack([b, a])])
-    assert [None if box is None else box[0] for box in boxes] == [60, 60, None, 60, 60]
-    assert follow_signer([empty, empty]) == [None, None]
-    close = a + [15, 0, 15, 0, 0]  # overlaps with a, but a is a's
-    assert [box[0] for box in follow_signer([a[None], np.stack([a, close]), np.stack([close, a])])] == [0, 0, 0]
 
 
 def test_a_frame_without_the_person_has_no_confidence(tmp_path, networks):

@@ -9,7 +9,7 @@ import pytest
 from pose_files import COCO, FPS, FRAMES, HEIGHT, WIDTH, in_pixels, make_keypoints, named
 
 from unisign_fast.pipelines.converters import dot_pose, mmpose, openpose, rtmlib
-from unisign_fast.pipelines.converters.pose import follow_signer, make_pose
+from unisign_fast.pipelines.converters.pose import make_pose, signer_of
 from unisign_fast.pipelines.crops.video import VideoInfo
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeleton import PACKED_JOINTS
@@ -41,20 +41,20 @@ def test_the_signer_is_the_largest_person_wherever_it_stands_in_the_list():
     frames[2], frames[5] = other[None, 2], NOBODY
     expected = signer.copy()
     expected[[2, 5]] = 0
-    np.testing.assert_allclose(follow_signer(frames), expected, rtol=1e-6)
+    np.testing.assert_allclose(signer_of(frames), expected, rtol=1e-6)
 
 
 def test_a_signer_is_found_again_after_frames_with_hardly_a_joint():
     signer, other = make_keypoints(1), make_keypoints(2, centre=(0.95, 0.5), size=0.05)
     signer[3, 1:, 2] = 0  # the nose alone
     persons = [np.stack([other[t], signer[t]]) for t in range(FRAMES)]
-    np.testing.assert_allclose(follow_signer(persons), signer, rtol=1e-6)
+    np.testing.assert_allclose(signer_of(persons), signer, rtol=1e-6)
 
 
 def test_a_person_who_is_alone_is_followed_however_far():
     keypoints = make_keypoints()
     keypoints[4:, :, 0] += 10
-    np.testing.assert_allclose(follow_signer([frame[None] for frame in keypoints]), keypoints, rtol=1e-6)
+    np.testing.assert_allclose(signer_of([frame[None] for frame in keypoints]), keypoints, rtol=1e-6)
 
 
 def test_keypoints_that_no_picture_can_have():

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unisign_fast.pipelines.corpus.statistics import describe, draw, duplicates, read_corpus, units_of
+from unisign_fast.pipelines.corpus.statistics import (
+    _draw_distribution,
+    describe,
+    draw,
+    duplicates,
+    read_corpus,
+    units_of,
+)
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStoreWriter
 
@@ -149,3 +156,26 @@ def test_the_command(corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{describe(corpus)}\n{duplicates(corpus)}\nfigure: {tmp_path / 'f.png'}\n"
     assert (tmp_path / "f.png").stat().st_size > 1000
+    (tmp_path / "empty").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=tmp_path / "empty",
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert done.stdout == f"{describe(corpus)}\n{duplicates(corpus)}\n" and not any((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize(("clips", "most"), [(1, 8), (20, 11), (2000, 42)])
+def test_a_small_corpus_has_few_bars(clips, most):
+    from matplotlib.figure import Figure
+
+    panel = Figure().subplots()
+    rng = np.random.default_rng(0)
+    _draw_distribution(panel, rng.uniform(2, 9, clips).astype(np.float32), "en", "s", "C0")
+    assert len(panel.patches) <= most
+    assert sum(bar.get_height() for bar in panel.patches) == clips
+    assert all(tick == round(tick) for tick in panel.get_yticks())
