@@ -3,12 +3,14 @@
 import json
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from .errors import InputError
 
 MAX_BYTES = 512 * 2**20
+_PIECE = 2**20
 MAX_DEPTH = 64  # of JSON: lists in lists; whatever reads or prints the values may recurse
 _COPY = "copy the file again"
 _LONG_NUMBER = re.compile(rb"[0-9]{300}")  # beyond any float
@@ -21,12 +23,23 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES, remedy: str = "name a fil
     """The bytes of a file. Raises InputError if it cannot be read or has more than `max_bytes`."""
     try:
         with open(path, "rb") as file:
-            content = file.read(max_bytes + 1)
+            content = read_at_most(file, max_bytes)
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", remedy) from None
-    if len(content) > max_bytes:
+    if content is None:
         raise InputError(path, f"is larger than {max_bytes} bytes", remedy)
     return content
+
+
+def read_at_most(file: BinaryIO, max_bytes: int) -> bytes | None:
+    """The rest of a file; None if that is more than `max_bytes`. Takes no more memory than the file has bytes."""
+    pieces, size = [], 0
+    while piece := file.read(_PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        if size > max_bytes:
+            return None
+    return b"".join(pieces)
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:

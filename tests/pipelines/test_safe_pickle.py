@@ -3,10 +3,12 @@
 import gzip
 import os
 import pickle
+import tracemalloc
 from collections import OrderedDict
 
 import numpy as np
 import pytest
+from fuzz_pickles import fuzz
 
 from unisign_fast.pipelines.converters.safe_pickle import load_numpy, load_pickle
 from unisign_fast.pipelines.errors import InputError
@@ -86,3 +88,103 @@ def test_damaged_and_forbidden_numpy_files(tmp_path, monkeypatch, name):
     assert "names posix.mkdir" in refusal(load_numpy, tmp_path / name)
     assert not (tmp_path / "made").exists()
     assert "cannot be read" in refusal(load_numpy, tmp_path / "none.npy")
+
+
+def raw(*parts):
+    """Opcodes, and values as one opcode each or more."""
+    return b"".join(x if isinstance(x, bytes) else pickle.dumps(x[0], 3)[2:-1] for x in parts)
+
+
+DTYPE = raw(b"cnumpy\ndtype\n", [("f8", False, True)], b"Rq\x10")
+STATE = (3, "<", None, None, None, -1, -1, 0)
+EMPTY_ARRAY = raw(b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n", [(0,)], [b"b"], b"tRq\x11")
+HOSTILE = {
+    "a dtype that grows after an array was made of it": (
+        raw(EMPTY_ARRAY, b"(K\x01", [(1,)], DTYPE, [STATE], b"b\x89", [bytes(8)], b"tb0h\x10", [STATE], b"b0h\x11."),
+        "a second or another state of a dtype",
+    ),
+    "an array that is built twice": (
+        raw(EMPTY_ARRAY, (b"(K\x01" + raw([(1,)], DTYPE, b"\x89", [bytes(8)], b"tb")) * 2, b"."),
+        "a second or another state of an array",
+    ),
+    "an item of an array": (raw(EMPTY_ARRAY, b"K\x00K\x00s."), "a ArrayRecord where a dict belongs"),
+    "an array by its constructor": (raw(b"cnumpy\nndarray\n", [((2**40,),)], b"R."), "made by its constructor"),
+    "an array beyond its bytes": (
+        raw(EMPTY_ARRAY, b"(K\x01", [(2,)], DTYPE, b"\x89", [bytes(8)], b"tb."),
+        "an array (2,) of float64 in 8 bytes",
+    ),
+    "an empty array that is long": (
+        raw(EMPTY_ARRAY, b"(K\x01", [(2**40, 0)], DTYPE, b"\x89", [b""], b"tb."),
+        "too much memory",
+    ),
+    "attributes of an OrderedDict": (raw(b"ccollections\nOrderedDict\n)R", [{"a": 1}], b"b."), "a OrderedDict where"),
+    "a memo of four billion": (b"\x80\x02Nr\xff\xff\xff\xff.", None),
+    "a string of four billion": (b"\x80\x02X\xff\xff\xff\xff.", "it ends before byte"),
+    "a number of many digits": (b"I" + b"9" * 5000 + b"\n.", "5000 digits"),
+    "one million dicts": (b"(" + b"}" * 10**6 + b"l.", "much more memory than its size"),
+    "lists of the same list": (
+        raw(
+            b"]q\x00",
+            *(b"0](" + b"h" + bytes([n]) + b"h" + bytes([n]) + b"eq" + bytes([n + 1]) for n in range(60)),
+            b".",
+        ),
+        "too much memory",
+    ),
+    "a list in itself": (b"]q\x00h\x00a.", "contains itself"),
+    "lists in lists": (b")" + b"\x85" * 100_000 + b".", "nested deeper"),
+    "half of a surrogate pair": (b"V\\ud800\n.", "UnicodeEncodeError"),
+    "a global as a value": (b"cnumpy\nndarray\n.", "what is no value"),
+    "a list as a key": (b"}]Ns.", "a key that is a list"),
+    "fields": (raw(b"cnumpy\ndtype\n", [("V8", False, True)], b"R."), "the dtype 'V8'"),
+    "keys of one hash": (raw([{(2**61 - 1) * n: 0 for n in range(1, 20_000)}], b"."), "keys that are no texts"),
+}
+
+
+@pytest.mark.parametrize("content, expected", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_pickles_take_little_memory_and_touch_none(tmp_path, content, expected):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        if expected is None:
+            assert load_pickle(path) is None
+        else:
+            assert expected in refusal(load_pickle, path)
+        assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_numpy_1_and_python_2_write(tmp_path):
+    value = {"a": np.arange(300.0).reshape(2, 150), "b": np.float32(0.5), "c": np.zeros((0, 3)), "d": 7 * 10**12}
+    path = tmp_path / "a.pkl"
+    for protocol in (0, 1, 2):
+        content = pickle.dumps(value, protocol).replace(b"numpy._core", b"numpy.core")
+        path.write_bytes(content)
+        loaded = load_pickle(path)
+        assert all(np.array_equal(loaded[name], value[name]) for name in value) and loaded.keys() == value.keys()
+    data = np.arange(200, dtype="<i2").tobytes()  # Python 2 has bytes and texts in one type
+    dtype = b"cnumpy\ndtype\n(S'i2'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
+    array = b"(I1\n(I200\nt" + dtype + b"I00\nT" + len(data).to_bytes(4, "little") + data + b"tb"
+    start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    path.write_bytes(b"(dS'k'\n" + start + array + b"sS't'\nU\x05\xc3\xa9\xc3\xa8!sS'l'\nL12L\ns.")
+    loaded = load_pickle(path)
+    assert np.array_equal(loaded["k"], np.arange(200)) and (loaded["t"], loaded["l"]) == ("éè!", 12)
+    assert type(loaded["t"]) is str and [type(key) for key in loaded] == [str] * 3
+
+
+def test_arrays_in_any_order_of_axes_and_shared_ones(tmp_path):
+    array = np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2)
+    value = [array, array, np.array([True, False]), np.array(["a", "bc"]), np.array([[1, None], ["a", [2]]], object)]
+    path = tmp_path / "a.pkl"
+    for protocol in range(6):
+        path.write_bytes(pickle.dumps(value, protocol))
+        loaded = load_pickle(path)
+        for got, expected in zip(loaded, value, strict=True):
+            assert got.dtype == expected.dtype and np.array_equal(got, expected)
+        assert loaded[0] is loaded[1]
+
+
+def test_generated_pickles_are_read_or_refused():
+    outcomes = fuzz(300, seed=1)
+    assert outcomes.keys() == {"read", "refused"} and outcomes["read"] > 10

@@ -1,0 +1,395 @@
+"""An interpreter of pickles that knows plain values, containers and numpy arrays, and nothing else.
+
+No code of a pickle's choosing runs and no numpy object exists while its opcodes do: arrays and dtypes are inert records
+(pickle_records.py) until the last opcode. The size of everything is charged to a budget before it is made, in
+proportion to the size of the pickle; what an entry of the memo is called takes no room.
+"""
+
+import pickle
+import struct
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+
+from .pickle_records import (
+    ArrayRecord,
+    DtypeRecord,
+    ForbiddenGlobal,
+    OldString,
+    PickleError,
+    build_array,
+    build_dtype,
+    make_dtype,
+    make_scalar,
+    raw_bytes,
+)
+
+ROOM, ROOM_PER_BYTE = 48 * 2**20, 16  # of memory for a pickle of no bytes, and for each byte
+MAX_INT_BYTES = 32
+MAX_ODD_KEYS = 10_000  # keys whose hashes a pickle could choose, so that they collide
+_PER_ENTRY = 100  # bytes of a dict or set
+
+
+class Machine:
+    """One pickle's stack and memo. `run` gives its value, in which records stand for arrays.
+
+    `shared` then has the ids of all objects that may occur in it more than once.
+    """
+
+    def __init__(self, content: bytes):
+        self._content, self._at = content, 0
+        self._stack: list = []
+        self._outer: list[list] = []  # the stacks below each mark
+        self._memo: dict[int, object] = {}
+        self._room = ROOM + ROOM_PER_BYTE * len(content)
+        self._odd_keys = 0
+        self.shared: set[int] = set()
+
+    def run(self) -> object:
+        """Raises PickleError on whatever is no pickle of plain values, containers and arrays."""
+        try:
+            while (code := self._content[self._at]) != pickle.STOP[0]:
+                operation, cost = _OPERATIONS[code]
+                self._at += 1
+                self._charge(cost)
+                operation(self)
+            (value,) = self._stack
+        except (LookupError, ValueError, TypeError, OverflowError, struct.error) as error:
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise PickleError(f"byte {self._at}: {reason}") from None
+        if self._outer:
+            raise PickleError("a mark is left over")
+        return value
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def _charge(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise PickleError("it would take much more memory than its size")
+
+    def _take(self, size: int) -> bytes:
+        end = self._at + size
+        if not 0 <= size <= len(self._content) - self._at:
+            raise PickleError(f"it ends before byte {end}")
+        self._charge(size)
+        part, self._at = self._content[self._at : end], end
+        return part
+
+    def _number(self, size: int, signed: bool = False) -> int:
+        return int.from_bytes(self._take(size), "little", signed=signed)
+
+    def _line(self) -> bytes:
+        end = self._content.index(b"\n", self._at)
+        line, self._at = self._content[self._at : end], end + 1
+        self._charge(len(line))
+        return line
+
+    # Pushing values ---------------------------------------------------------------------------------------------------
+
+    def _push(self, value: object) -> None:
+        self._stack.append(value)  # the stack as it is after the value was made
+
+    def _push_bytes(self, size: int) -> None:
+        self._stack.append(self._take(size))
+
+    def _push_text(self, size: int) -> None:
+        part = self._take(size)
+        self._charge(4 * size)
+        self._stack.append(part.decode())  # strict: halves of surrogate pairs are refused
+
+    def _push_old_string(self, size: int) -> None:
+        part = self._take(size)
+        self._charge(4 * size)
+        self._stack.append(OldString.of(part))
+
+    def _push_int(self, size: int) -> None:
+        if size > MAX_INT_BYTES:
+            raise PickleError(f"an integer of {size} bytes")
+        self._stack.append(self._number(size, signed=True))
+
+    def _text_line(self) -> None:
+        self._charge(4 * len(text := self._line().decode("raw-unicode-escape")))
+        text.encode()
+        self._stack.append(text)
+
+    def _old_string_line(self) -> None:
+        line = self._line()
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+            raise PickleError("a string without quotes")
+        self._charge(4 * len(line))
+        self._stack.append(OldString.of(line[1:-1].decode("unicode-escape").encode("latin-1")))
+
+    def _int_line(self) -> None:
+        line = self._line()
+        if len(line) > 2 * MAX_INT_BYTES:
+            raise PickleError(f"an integer of {len(line)} digits")
+        special = {b"00": False, b"01": True}
+        self._stack.append(special[line] if line in special else int(line.removesuffix(b"L")))
+
+    def _float_line(self) -> None:
+        self._stack.append(float(self._line()))
+
+    # Containers -------------------------------------------------------------------------------------------------------
+
+    def _mark(self) -> None:
+        self._outer.append(self._stack)
+        self._stack = []
+
+    def _pop_mark(self) -> list:
+        items, self._stack = self._stack, self._outer.pop()
+        self._charge(8 * len(items))
+        return items
+
+    def _pop(self) -> None:
+        if self._stack:
+            self._stack.pop()
+        else:
+            self._pop_mark()
+
+    def _dup(self) -> None:
+        self._stack.append(self._seen_again(self._stack[-1]))
+
+    def _tuple(self, size: int) -> None:
+        if len(self._stack) < size:
+            raise PickleError("a tuple of more than there is")
+        items = tuple(self._stack[len(self._stack) - size :])
+        del self._stack[len(self._stack) - size :]
+        self._stack.append(items)
+
+    def _append(self, values: list) -> None:
+        self._top(list).extend(values)
+
+    def _set_items(self, values: list) -> None:
+        self._pairs(self._top(dict, OrderedDict), values)
+
+    def _add_items(self, values: list) -> None:
+        self._fill_set(self._top(set), values)
+
+    def _pairs(self, target: dict, values: list) -> dict:
+        return self._fill_dict(target, list(zip(values[::2], values[1::2], strict=True)))
+
+    def _fill_dict(self, target: dict, pairs: list[tuple]) -> dict:
+        self._charge(_PER_ENTRY * len(pairs))
+        for key, value in pairs:
+            target[self._key(key)] = value
+        return target
+
+    def _fill_set(self, target: set, values: list) -> set:
+        self._charge(_PER_ENTRY * len(values))
+        target.update(map(self._key, values))
+        return target
+
+    def _key(self, value: object) -> object:
+        if isinstance(value, OldString):
+            return str(value)
+        kind = type(value)
+        if kind is str or kind is bytes or value is None or kind is bool or (kind is int and abs(value) < 2**32):
+            return value
+        self._odd_keys += 1
+        if self._odd_keys > MAX_ODD_KEYS:
+            raise PickleError(f"more than {MAX_ODD_KEYS} keys that are no texts")
+        if kind is tuple and not any(type(x) is tuple for x in value):
+            return tuple(map(self._key, value))
+        if kind in (int, float) or isinstance(value, np.generic):
+            return value
+        raise PickleError(f"a key that is a {kind.__name__}")
+
+    def _top(self, *kinds: type) -> object:
+        if type(self._stack[-1]) not in kinds:
+            raise PickleError(f"a {type(self._stack[-1]).__name__} where a {kinds[0].__name__} belongs")
+        return self._stack[-1]
+
+    # The memo ---------------------------------------------------------------------------------------------------------
+
+    def _put(self, name: int) -> None:
+        self._memo[name] = self._stack[-1]
+
+    def _get(self, name: int) -> None:
+        self._stack.append(self._seen_again(self._memo[name]))
+
+    def _seen_again(self, value: object) -> object:
+        if isinstance(value, (list, dict, tuple, set, frozenset, ArrayRecord)):
+            self.shared.add(id(value))
+        return value
+
+    # Globals ----------------------------------------------------------------------------------------------------------
+
+    def _global(self, module: object, name: object) -> None:
+        function = _GLOBALS.get((str(module), str(name)))
+        if function is None:
+            raise ForbiddenGlobal(f"{module}.{name}")
+        self._stack.append(function)
+
+    def _reduce(self) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        if type(function) is not _Function or type(arguments) is not tuple:
+            raise PickleError("a call of what is no function")
+        self._stack.append(function.call(self, *arguments))
+
+    def _build(self) -> None:
+        state = self._stack.pop()
+        record = self._top(ArrayRecord, DtypeRecord)
+        (build_array if type(record) is ArrayRecord else build_dtype)(record, state)
+
+    # What the globals do ----------------------------------------------------------------------------------------------
+
+    def _copy(self, values: object = (), *, kind: type) -> object:
+        if type(values) not in (list, tuple, set, frozenset):
+            raise PickleError(f"a {kind.__name__} of a {type(values).__name__}")
+        self._charge(_PER_ENTRY * len(values))
+        if kind in (set, frozenset):
+            return kind(self._fill_set(set(), list(values)))
+        if kind in (dict, OrderedDict):
+            if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in values):
+                raise PickleError("a dict of what are no pairs")
+            return self._fill_dict(kind(), [tuple(pair) for pair in values])
+        return kind(values)
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            raise PickleError("bytes in another encoding than latin-1")
+        self._charge(len(text))
+        return text.encode("latin-1")
+
+    def _reconstruct(self, kind: object, shape: object, code: object) -> ArrayRecord:
+        if kind is not _NDARRAY:
+            raise PickleError("an array of another kind")
+        return ArrayRecord()
+
+    def _frombuffer(self, data: object, dtype: object, shape: object, order: object, axes: object = None):
+        if order not in ("C", "F", "K") or (axes is None) != (order != "K"):
+            raise PickleError(f"an array in order {order!r}")
+        record = ArrayRecord()
+        build_array(record, (1, shape, dtype, order == "F", data))
+        record.axes = axes
+        return record
+
+    def _scalar(self, dtype: object, data: object) -> np.generic:
+        raw = raw_bytes(data)
+        self._charge(8 * len(raw))
+        return make_scalar(dtype, raw)
+
+    def _dtype(self, *arguments: object) -> DtypeRecord:
+        return make_dtype(*arguments)
+
+    def _no_call(self, *arguments: object) -> None:
+        raise PickleError("an array that is made by its constructor")
+
+
+class _Function:
+    """What a global of the list stands for: a method of Machine."""
+
+    def __init__(self, call: Callable):
+        self.call = call
+
+
+def _copier(kind: type) -> _Function:
+    return _Function(lambda machine, *values: machine._copy(*values, kind=kind))
+
+
+_NDARRAY = _Function(Machine._no_call)
+_CONTAINERS = {"bytes": _Function(lambda machine: b"")} | {  # protocols up to 2 call bytes() for no bytes
+    kind.__name__: _copier(kind) for kind in (list, dict, tuple, set, frozenset)
+}
+_MULTIARRAY = {"_reconstruct": _Function(Machine._reconstruct), "scalar": _Function(Machine._scalar)}
+_NUMERIC = {"_frombuffer": _Function(Machine._frombuffer)}
+_GLOBALS = {
+    (module, name): function
+    for module, functions in {
+        "builtins": _CONTAINERS,
+        "__builtin__": _CONTAINERS,
+        "collections": {"OrderedDict": _copier(OrderedDict)},
+        "numpy": {"ndarray": _NDARRAY, "dtype": _Function(Machine._dtype)},
+        "numpy.core.multiarray": _MULTIARRAY,
+        "numpy._core.multiarray": _MULTIARRAY,
+        "numpy.core.numeric": _NUMERIC,
+        "numpy._core.numeric": _NUMERIC,
+        "_codecs": {"encode": _Function(Machine._encode)},
+    }.items()
+    for name, function in functions.items()
+}
+
+
+def _protocol(machine: Machine) -> None:
+    if (version := machine._number(1)) > pickle.HIGHEST_PROTOCOL:
+        raise PickleError(f"protocol {version}")
+
+
+def _class_line(machine: Machine) -> None:
+    machine._global(machine._line().decode(), machine._line().decode())
+
+
+def _stack_global(machine: Machine) -> None:
+    name, module = machine._stack.pop(), machine._stack.pop()
+    machine._global(module, name)
+
+
+def _instance(machine: Machine) -> None:
+    raise ForbiddenGlobal(f"{machine._line().decode()}.{machine._line().decode()}")
+
+
+# What an opcode does, and what it takes of memory at most, apart from what it charges itself.
+_OPERATIONS: dict[int, tuple[Callable[[Machine], object], int]] = {
+    code[0]: (operation, cost)
+    for code, operation, cost in (
+        (pickle.PROTO, _protocol, 0),
+        (pickle.FRAME, lambda m: m._number(8), 0),
+        (pickle.NONE, lambda m: m._push(None), 16),
+        (pickle.NEWTRUE, lambda m: m._push(True), 16),
+        (pickle.NEWFALSE, lambda m: m._push(False), 16),
+        (pickle.BININT, lambda m: m._push_int(4), 40),
+        (pickle.BININT1, lambda m: m._push(m._number(1)), 16),
+        (pickle.BININT2, lambda m: m._push(m._number(2)), 40),
+        (pickle.LONG1, lambda m: m._push_int(m._number(1)), 80),
+        (pickle.LONG4, lambda m: m._push_int(m._number(4, signed=True)), 80),
+        (pickle.INT, Machine._int_line, 80),
+        (pickle.LONG, Machine._int_line, 80),
+        (pickle.FLOAT, Machine._float_line, 40),
+        (pickle.BINFLOAT, lambda m: m._push(struct.unpack(">d", m._take(8))[0]), 24),
+        (pickle.STRING, Machine._old_string_line, 160),
+        (pickle.SHORT_BINSTRING, lambda m: m._push_old_string(m._number(1)), 160),
+        (pickle.BINSTRING, lambda m: m._push_old_string(m._number(4, signed=True)), 160),
+        (pickle.SHORT_BINBYTES, lambda m: m._push_bytes(m._number(1)), 48),
+        (pickle.BINBYTES, lambda m: m._push_bytes(m._number(4)), 48),
+        (pickle.BINBYTES8, lambda m: m._push_bytes(m._number(8)), 48),
+        (pickle.BYTEARRAY8, lambda m: m._push_bytes(m._number(8)), 48),
+        (pickle.UNICODE, Machine._text_line, 80),
+        (pickle.SHORT_BINUNICODE, lambda m: m._push_text(m._number(1)), 80),
+        (pickle.BINUNICODE, lambda m: m._push_text(m._number(4)), 80),
+        (pickle.BINUNICODE8, lambda m: m._push_text(m._number(8)), 80),
+        (pickle.MARK, Machine._mark, 80),
+        (pickle.POP, Machine._pop, 0),
+        (pickle.POP_MARK, Machine._pop_mark, 0),
+        (pickle.DUP, Machine._dup, 80),
+        (pickle.EMPTY_TUPLE, lambda m: m._push(()), 16),
+        (pickle.TUPLE1, lambda m: m._tuple(1), 72),
+        (pickle.TUPLE2, lambda m: m._tuple(2), 80),
+        (pickle.TUPLE3, lambda m: m._tuple(3), 88),
+        (pickle.TUPLE, lambda m: m._push(tuple(m._pop_mark())), 72),
+        (pickle.EMPTY_LIST, lambda m: m._push([]), 88),
+        (pickle.LIST, lambda m: m._push(m._pop_mark()), 88),
+        (pickle.APPEND, lambda m: m._append([m._stack.pop()]), 16),
+        (pickle.APPENDS, lambda m: m._append(m._pop_mark()), 16),
+        (pickle.EMPTY_DICT, lambda m: m._push({}), 200),
+        (pickle.DICT, lambda m: m._push(m._pairs({}, m._pop_mark())), 200),
+        (pickle.SETITEM, lambda m: m._set_items([m._stack.pop(-2), m._stack.pop()]), 16),
+        (pickle.SETITEMS, lambda m: m._set_items(m._pop_mark()), 16),
+        (pickle.EMPTY_SET, lambda m: m._push(set()), 240),
+        (pickle.ADDITEMS, lambda m: m._add_items(m._pop_mark()), 16),
+        (pickle.FROZENSET, lambda m: m._push(frozenset(m._fill_set(set(), m._pop_mark()))), 240),
+        (pickle.PUT, lambda m: m._put(int(m._line()[:20])), 100),
+        (pickle.BINPUT, lambda m: m._put(m._number(1)), 16),
+        (pickle.LONG_BINPUT, lambda m: m._put(m._number(4)), 100),
+        (pickle.MEMOIZE, lambda m: m._put(len(m._memo)), 100),
+        (pickle.GET, lambda m: m._get(int(m._line()[:20])), 80),
+        (pickle.BINGET, lambda m: m._get(m._number(1)), 32),
+        (pickle.LONG_BINGET, lambda m: m._get(m._number(4)), 80),
+        (pickle.GLOBAL, _class_line, 80),
+        (pickle.STACK_GLOBAL, _stack_global, 80),
+        (pickle.INST, _instance, 0),
+        (pickle.REDUCE, Machine._reduce, 240),
+        (pickle.BUILD, Machine._build, 80),
+    )
+}

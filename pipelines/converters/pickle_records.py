@@ -1,0 +1,224 @@
+"""What stands for numpy's objects while a pickle is read, and the checked arrays that are made of it afterwards."""
+
+import math
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+EXPANDED, EXPANDED_PER_BYTE = 64 * 2**20, 8  # bytes of the value with nothing shared: of no pickle, and for each byte
+MAX_DEPTH = 64
+MAX_DIMENSIONS = 32
+_SPEC = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|O8?|[US](?:0|[1-9][0-9]{0,5})")
+
+
+class PickleError(Exception):
+    """Why this is no pickle of plain values, containers and arrays."""
+
+
+class ForbiddenGlobal(PickleError):
+    """The name of a global that is not allowed."""
+
+
+class OldString(str):
+    """A string of Python 2, which may be text or bytes: the text, UTF-8 or else latin-1, and `raw` as it was."""
+
+    raw: bytes
+
+    @classmethod
+    def of(cls, raw: bytes) -> "OldString":
+        """The string of these bytes."""
+        try:
+            text = cls(raw.decode())
+        except UnicodeDecodeError:
+            text = cls(raw.decode("latin-1"))
+        text.raw = raw
+        return text
+
+
+@dataclass(eq=False, slots=True)
+class DtypeRecord:
+    """A dtype: numpy's letter and size, such as f4, and the byte order, once it is said."""
+
+    spec: str
+    order: str | None = None
+
+
+@dataclass(eq=False, slots=True)
+class ArrayRecord:
+    """An array; `data` is None until the pickle says what it is. `axes`: how numpy transposes it afterwards."""
+
+    shape: tuple = ()
+    dtype: DtypeRecord | None = None
+    fortran: bool = False
+    data: bytes | list | None = None
+    axes: object = None
+
+
+def make_dtype(spec: object, align: object = 0, copy: object = 1) -> DtypeRecord:
+    """What `numpy.dtype(spec, align, copy)` stands for. Raises PickleError unless it is a plain number, text or O."""
+    if not isinstance(spec, str) or not _SPEC.fullmatch(spec):
+        raise PickleError(f"the dtype {spec!r}"[:80])
+    return DtypeRecord(str(spec))
+
+
+def build_dtype(record: DtypeRecord, state: object) -> None:
+    """The state that numpy gives a dtype: (version, byte order, subarray, names, fields, size, alignment, flags)."""
+    if record.order is not None or type(state) is not tuple or not 5 <= len(state) <= 8:
+        raise PickleError("a second or another state of a dtype")
+    _, order, *parts = state
+    if order not in ("<", ">", "|", "=") or any(part is not None for part in parts[:3]):
+        raise PickleError("a dtype with fields")
+    record.order = str(order)
+
+
+def build_array(record: ArrayRecord, state: object) -> None:
+    """The state that numpy gives an array: ([version,] shape, dtype, whether it is in Fortran's order, data)."""
+    if record.data is not None or type(state) is not tuple or len(state) not in (4, 5):
+        raise PickleError("a second or another state of an array")
+    shape, dtype, fortran, data = state[-4:]
+    if type(shape) is not tuple or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
+        raise PickleError("an array without a shape")
+    if len(shape) > MAX_DIMENSIONS or type(dtype) is not DtypeRecord or type(fortran) not in (int, bool):
+        raise PickleError("an array of another kind")
+    record.data = data if type(data) is list else raw_bytes(data)
+    record.shape, record.dtype, record.fortran = shape, dtype, bool(fortran)
+
+
+def raw_bytes(data: object) -> bytes:
+    """The bytes of what a pickle calls bytes."""
+    if isinstance(data, OldString):
+        return data.raw
+    if type(data) is str:  # numpy.ndarray.tobytes() of an empty array, in protocol 0
+        return data.encode("latin-1")
+    if type(data) is not bytes:
+        raise PickleError(f"a {type(data).__name__} in the place of an array's bytes")
+    return data
+
+
+def make_scalar(dtype: object, data: bytes) -> np.generic:
+    """A numpy number or text, which nothing can change. Raises PickleError if it isn't one."""
+    if type(dtype) is not DtypeRecord or dtype.spec.startswith("O"):
+        raise PickleError("a scalar of another kind")
+    return array_of(dtype, (), False, data)[()]
+
+
+def array_of(record: DtypeRecord, shape: tuple, fortran: bool, data: bytes) -> np.ndarray:
+    """A read-only array over `data`. Raises PickleError unless it has exactly that shape's bytes."""
+    dtype = np.dtype((record.order or "=") + record.spec)
+    size = math.prod(shape) * dtype.itemsize
+    if size != len(data):
+        raise PickleError(f"an array {shape} of {dtype} in {len(data)} bytes")
+    if not size:
+        return np.zeros(shape, dtype)
+    array = np.frombuffer(data, dtype)
+    if dtype.kind == "b":
+        array = np.frombuffer(data, np.uint8) != 0  # a byte may be more than 1
+    if dtype.kind == "U":
+        codes = np.frombuffer(data, dtype.str[0] + "u4")
+        if (codes > 0x10FFFF).any() or (codes >> 11 == 0xD800 >> 11).any():
+            raise PickleError("a text with characters that do not exist")
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+class Finisher:
+    """Puts arrays where their records are, and refuses what is much larger than it looks, too deep, or in itself."""
+
+    def __init__(self, shared: set[int], pickle_bytes: int):
+        self._shared = shared
+        self._limit = EXPANDED + EXPANDED_PER_BYTE * pickle_bytes
+        self._finished: dict[int, tuple[object, object, int] | None] = {}  # of what is shared: it, its result, its size
+
+    def finish(self, value: object) -> object:
+        """The value that a Machine gave, without records. Raises PickleError."""
+        result, _ = self._finish(value, 0)
+        return result
+
+    def _finish(self, value: object, depth: int) -> tuple[object, int]:
+        """The result, and its bytes if nothing in it were shared."""
+        kind = type(value)
+        if kind is OldString:
+            return str(value), 8 + len(value)
+        if kind in (str, bytes):
+            return value, 8 + len(value)
+        if kind not in _CONTAINERS and kind is not ArrayRecord:
+            if kind not in _PLAIN and not isinstance(value, np.generic):
+                raise PickleError("what is no value")  # a function or a dtype
+            return value, 8
+        if depth > MAX_DEPTH:
+            raise PickleError(f"lists and dicts nested deeper than {MAX_DEPTH}")
+        key = id(value)
+        if key not in self._shared:
+            return self._checked(*self._contents(value, depth))
+        if key not in self._finished:
+            self._finished[key] = None
+            self._finished[key] = value, *self._checked(*self._contents(value, depth))
+        if self._finished[key] is None:
+            raise PickleError("a list or dict that contains itself")
+        _, result, size = self._finished[key]
+        return result, size
+
+    def _checked(self, result: object, size: int) -> tuple[object, int]:
+        if size > self._limit:
+            raise PickleError("it holds the same lists or arrays so often that they would take too much memory")
+        return result, size
+
+    def _contents(self, value: object, depth: int) -> tuple[object, int]:
+        if type(value) is ArrayRecord:
+            return self._array(value, depth)
+        if isinstance(value, (set, frozenset)):
+            return value, 64 + 64 * len(value)
+        if isinstance(value, dict):
+            size = 64
+            for name, item in value.items():
+                value[name], item_size = self._finish(item, depth + 1)
+                size += 64 + item_size + (len(name) if isinstance(name, (str, bytes)) else 0)
+            return value, size
+        items, size = [], 64 + 8 * len(value)
+        for item in value:
+            if type(item) in _PLAIN:
+                items.append(item)
+                continue
+            item, item_size = self._finish(item, depth + 1)
+            items.append(item)
+            size += item_size
+        if type(value) is tuple:
+            return tuple(items), size
+        value[:] = items
+        return value, size
+
+    def _array(self, record: ArrayRecord, depth: int) -> tuple[object, int]:
+        if record.data is None:
+            raise PickleError("an array without data")
+        size = math.prod(n or 1 for n in record.shape) * 8  # an empty array may still be long
+        self._checked(None, size if 0 in record.shape or record.dtype.spec in ("U0", "S0") else 0)
+        if record.dtype.spec.startswith("O"):
+            return self._object_array(record, depth)
+        if type(record.data) is not bytes:
+            raise PickleError("an array of a list")
+        array = array_of(record.dtype, record.shape, record.fortran, record.data)
+        return _transposed(array, record.axes)[()], 64 + max(size if 0 in record.shape else 0, array.nbytes)
+
+    def _object_array(self, record: ArrayRecord, depth: int) -> tuple[object, int]:
+        if type(record.data) is not list or len(record.data) != math.prod(record.shape):
+            raise PickleError("an array of objects with another number of them")
+        items, size = self._contents(tuple(record.data), depth)
+        array = np.empty(len(items), object)
+        for i, item in enumerate(items):
+            array[i] = item
+        return array.reshape(record.shape, order="F" if record.fortran else "C")[()], size
+
+
+_CONTAINERS = (list, tuple, dict, OrderedDict, set, frozenset)
+_PLAIN = (int, float, bool, type(None))
+
+
+def _transposed(array: np.ndarray, axes: object) -> np.ndarray:
+    if axes is None:
+        return array
+    if type(axes) is not tuple or not all(type(axis) is int for axis in axes):
+        raise PickleError("an array whose axes have no order")
+    if sorted(axes) != list(range(array.ndim)):
+        raise PickleError("an array whose axes have no order")
+    return array.transpose(axes)
