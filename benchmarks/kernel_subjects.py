@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unisign_fast.kernels.deferred_activation.reference import Activation, ConvOutput, activation, with_batch_stats
+from unisign_fast.kernels.deferred_activation.reference import (
+    DeferredActivation,
+    ConvOutput,
+    deferred_activation,
+    with_batch_stats,
+)
 from unisign_fast.kernels.dispatch import forcing
-from unisign_fast.kernels.registry import kernels
+from unisign_fast.kernels.registry import SPECS
 from unisign_fast.kernels.spec import Case, KernelSpec
 from unisign_fast.kernels.testing import make_inputs
 from unisign_fast.model.fusion import PriorGuidedFusion
@@ -48,7 +53,11 @@ def work(spec: KernelSpec, case: Case) -> dict[str, Work]:
 
 def operation(spec: KernelSpec, case: Case, device: str) -> Subject:
     """A single operation at one of its training sizes."""
-    providers = {"eager": spec.reference, "compiled": torch.compile(spec.reference), "triton": spec.triton}
+    providers = {
+        "eager": spec.operation.reference,
+        "compiled": torch.compile(spec.operation.reference),
+        "gpu": spec.operation.gpu,
+    }
     if spec.name == "temporal_conv":
         providers["cudnn"] = cudnn_temporal_conv
     items = case.shape.get("F") or case.shape.get("N") or sum(case.shape["T"])
@@ -57,11 +66,11 @@ def operation(spec: KernelSpec, case: Case, device: str) -> Subject:
 
 
 def cudnn_temporal_conv(
-    x: Activation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
+    x: DeferredActivation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
 ) -> ConvOutput:
     """The temporal convolution of clips of one length as a padded 2-D convolution in channels-last layout."""
     (frames, joints, _), clips = x.conv_out_FVC.shape, cu_seqlens.numel() - 1
-    x_BCTV = activation(x).view(clips, frames // clips, joints, -1).permute(0, 3, 1, 2)
+    x_BCTV = deferred_activation(x).view(clips, frames // clips, joints, -1).permute(0, 3, 1, 2)
     weight_OCT1 = weight_TOC.permute(1, 2, 0)[..., None].contiguous(memory_format=torch.channels_last)
     y_BOTV = nn.functional.conv2d(x_BCTV, weight_OCT1, bias_O, padding=(weight_TOC.shape[0] // 2, 0))
     return with_batch_stats(y_BOTV.permute(0, 2, 3, 1).reshape(frames, joints, -1), batch_stats)
@@ -98,7 +107,7 @@ def _graph_stack_work() -> dict[str, Work]:
     joints = Counter(len(PART_JOINTS[part]) for part in PARTS)  # two hands of 21
     blocks = {("graph_conv", "added"): 2, ("temporal_conv", "scaled"): 3}
     total = {direction: [] for direction in PASSES}
-    layers = [(spec, case) for spec in kernels() for case in spec.training if "X" in case.shape]
+    layers = [(spec, case) for spec in SPECS for case in spec.training if "X" in case.shape]
     for spec, case in layers:
         times = blocks.get((spec.name, case.shape["X"]), 1) * joints[case.shape["V"]]
         for direction, steps in work(spec, case).items():
@@ -142,7 +151,7 @@ def _module_providers(module: nn.Module) -> dict[str, Callable]:
     return {
         "eager": _forced("reference", lambda inputs, weights: module(*inputs)),
         "compiled": _forced("reference", lambda inputs, weights: compiled(*inputs)),
-        "triton": _forced("triton", lambda inputs, weights: module(*inputs)),
+        "gpu": _forced("gpu", lambda inputs, weights: module(*inputs)),
     }
 
 

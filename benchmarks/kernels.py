@@ -29,7 +29,7 @@ from benchmarks.kernel_subjects import DTYPE, PASSES, Subject, Work, fusion, gra
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.kernels.aot import compile_all
 from unisign_fast.kernels.dispatch import tensors
-from unisign_fast.kernels.registry import kernels
+from unisign_fast.kernels.registry import SPECS
 from unisign_fast.kernels.testing import check, leaves
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.utils.console import run_command
@@ -46,7 +46,7 @@ class Row:
 
     operation: str
     case: str
-    provider: str  # eager, compiled, triton, or one crop after the other
+    provider: str  # eager, compiled, gpu, or one crop after the other
     direction: str
     p20_ms: float
     p50_ms: float
@@ -131,7 +131,7 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 def _count() -> None:
     columns = ("operation", "sizes", "pass", "MB", "GFLOP", "FLOP a byte", "H200 roofline, us")
     table = _table("Useful work in bfloat16; 4.3 TB/s and 790 TFLOP/s", columns)
-    counted = [(spec.name, case.reason, work(spec, case)) for spec in kernels() for case in spec.training]
+    counted = [(spec.name, case.reason, work(spec, case)) for spec in SPECS for case in spec.training]
     counted += [(part.name, part.sizes, part.work) for part in (graph_stack("meta"), fusion("meta"))]
     for name, sizes, directions in counted:
         for direction, steps in directions.items():
@@ -145,7 +145,7 @@ def _compile_only(json: Path | None) -> None:
     os.environ["TRITON_INTERPRET"] = "0"
     columns = ("kernel", "type", "tensor cores", "sm", "warps", "registers", "spilled bytes", "shared bytes", "fits")
     table, rows = _table("Compiled for GPUs, without one", columns), []
-    for row in compile_all(kernels()):
+    for row in compile_all(SPECS):
         rows.append(asdict(row) | {"fits": row.fits})
         numbers = (row.capability, row.warps, row.registers, row.spilled, row.shared, "yes" if row.fits else "NO")
         table.add_row(row.kernel, row.dtype, row.tensor_cores, *map(str, numbers))
@@ -159,12 +159,10 @@ def _compile_only(json: Path | None) -> None:
 def subjects(device: str) -> Iterator[Subject]:
     """Every operation at its training sizes for hands, and the model's parts; what is wrong is left out."""
     sound = True
-    for spec in kernels():
+    for spec in SPECS:
         cases = [case for case in spec.training if case.shape.get("V", 21) == 21]
         wrong = [
-            case.reason
-            for case in cases
-            if not all(e <= a for e, a in check(spec, "triton", case.shape, DTYPE, device))
+            case.reason for case in cases if not all(e <= a for e, a in check(spec, "gpu", case.shape, DTYPE, device))
         ]
         if wrong:
             sound = False

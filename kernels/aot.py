@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from .launch import Launch, recording
-from .registry import kernels
+from .registry import SPECS
 from .spec import KernelSpec
 from .testing import make_inputs, results_and_gradients
 
@@ -53,7 +53,7 @@ def launches(spec: KernelSpec, dtype: torch.dtype) -> list[Launch]:
     """The distinct launches of the operation's training sizes, forward and backward."""
     with recording() as result:
         for case in spec.training:
-            results_and_gradients(spec.triton, make_inputs(spec, case.shape, dtype, "cpu"))
+            results_and_gradients(spec.operation.gpu, make_inputs(spec, case.shape, dtype, "meta"))
     return list(dict.fromkeys(result))
 
 
@@ -110,7 +110,7 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path)
     path = parser.parse_args().json
     rows = []
-    for row in compile_all(kernels()):
+    for row in compile_all(SPECS):
         rows.append(row)
         print(row, flush=True)
     if path:

@@ -1,40 +1,100 @@
-"""Which version of an operation runs: Triton on a GPU; on a CPU what was written for CPUs, or the PyTorch reference.
+"""The one place that chooses which backend of an operation runs, from the device of its tensors.
 
-UNISIGN_KERNELS=reference|triton|cpu|compiled forces one for the whole process; `compiled` is torch.compile of the
-reference. The first call of each operation says in the log which version it takes.
+`gpu` is the fastest version for a GPU (a Triton kernel, or a library where one is faster), `cpu` the one for CPUs,
+`reference` plain PyTorch, and `compiled` torch.compile of the reference. UNISIGN_KERNELS=NAME forces one backend for
+the whole process. The first call of each operation logs its backend.
 """
 
+import inspect
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from .spec import KernelSpec
-
-VERSIONS = ("reference", "triton", "cpu", "compiled")
-FAST = {"triton": "cuda", "cpu": "cpu"}  # and the device that each is for
+BACKENDS = ("reference", "gpu", "cpu", "compiled")
+DEVICE_OF = {"gpu": "cuda", "cpu": "cpu"}  # the device that a backend is written for
 DTYPES = (torch.float32, torch.bfloat16)
 logger = logging.getLogger(__name__)
+P, R = ParamSpec("P"), TypeVar("R")
+
+_meta_device = "meta"
 
 
-def forced_version() -> str | None:
+@dataclass(frozen=True)
+class Operation(Generic[P, R]):
+    """An operation that the model calls like a function, with the signature of its reference.
+
+    `reference`, `gpu` and `cpu` take the same arguments and return the same tensors, nested alike. `refusal` says in a
+    line why `gpu` cannot take the arguments, or returns None. `cpu` is None where the reference is fast enough; it
+    imports what exists for CPUs alone (kernels/cpu) when it is called, so that a GPU process never loads it.
+    """
+
+    name: str
+    reference: Callable[P, R]
+    gpu: Callable[P, R]
+    refusal: Callable[P, str | None]
+    cpu: Callable[P, R] | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The operation on these arguments. Raises ValueError if a forced backend cannot take them; otherwise the
+        reference runs instead of a backend that cannot, with one warning an operation.
+        """
+        arguments = inspect.signature(self.reference).bind(*args, **kwargs).args if kwargs else args
+        backend = self.backend(*arguments)
+        return (_compile(self.reference) if backend == "compiled" else getattr(self, backend))(*arguments)
+
+    def backend(self, *arguments: Any) -> str:
+        """The name of the backend that runs on these arguments."""
+        backend = default_backend(_device(next(tensors(arguments))))
+        if backend == "cpu" and self.cpu is None:
+            backend = "reference"
+        if backend in DEVICE_OF and (refusal := self._refused(backend, arguments)):
+            if forced_backend():
+                raise ValueError(f"{self.name}: the {backend} backend cannot run: {refusal}; unset UNISIGN_KERNELS")
+            _warn(self.name, refusal)
+            backend = "reference"
+        if not torch.compiler.is_compiling():
+            _log_backend(self.name, backend)
+        return backend
+
+    def _refused(self, backend: str, arguments: tuple) -> str | None:
+        """Why a backend cannot take these arguments; None where it can."""
+        anywhere = backend == "gpu" and _interpreted()
+        for tensor in tensors(arguments):
+            if tensor.dtype not in (*DTYPES, torch.int64):
+                return f"{tensor.dtype} is not one of {', '.join(map(str, DTYPES))}"
+            if not anywhere and (device := _device(tensor)) != DEVICE_OF[backend]:
+                return f"a tensor is on {device}, not on {DEVICE_OF[backend]}"
+        floats = {tensor.dtype for tensor in tensors(arguments) if tensor.dtype in DTYPES and tensor.ndim > 1}
+        if len(floats) > 1:
+            return f"tensors of different types ({', '.join(sorted(map(str, floats)))})"
+        return self.refusal(*arguments) if backend == "gpu" else None
+
+
+def forced_backend() -> str | None:
     """What UNISIGN_KERNELS asks for; None where it is not set. Raises ValueError for an unknown name."""
     name = os.environ.get("UNISIGN_KERNELS") or None
-    if name not in (None, *VERSIONS):
-        raise ValueError(f"UNISIGN_KERNELS: {name!r} is not known; choose one of {' | '.join(VERSIONS)}")
+    if name not in (None, *BACKENDS):
+        raise ValueError(f"UNISIGN_KERNELS: {name!r} is not known; choose one of {' | '.join(BACKENDS)}")
     return name
 
 
+def default_backend(device: str) -> str:
+    """The backend for a type of device, or the forced one. Raises ValueError as `forced_backend` does."""
+    return forced_backend() or {"cuda": "gpu", "cpu": "cpu"}.get(device, "reference")
+
+
 @contextmanager
-def forcing(version: str) -> Iterator[None]:
-    """Within the block UNISIGN_KERNELS is `version`."""
+def forcing(backend: str) -> Iterator[None]:
+    """Within the block UNISIGN_KERNELS is `backend`."""
     before = os.environ.get("UNISIGN_KERNELS")
-    os.environ["UNISIGN_KERNELS"] = version
+    os.environ["UNISIGN_KERNELS"] = backend
     try:
         yield
     finally:
@@ -43,44 +103,17 @@ def forcing(version: str) -> Iterator[None]:
             os.environ["UNISIGN_KERNELS"] = before
 
 
-def default_version(on_gpu: bool) -> str:
-    """The version that runs there wherever it can. Raises ValueError as `forced_version` does."""
-    return forced_version() or ("triton" if on_gpu else "cpu")
-
-
-def run(spec: KernelSpec, *arguments: Any) -> Tensor:
-    """The operation on these arguments, by the version chosen for them.
-
-    Where a fast version cannot take them the reference runs, with one warning an operation; where it is forced,
-    ValueError is raised instead. Not every operation has a version for CPUs: the reference serves.
+@contextmanager
+def as_device(device: str) -> Iterator[None]:
+    """Within the block meta tensors count as this device's: as_device("cuda") takes a model through its GPU path
+    without a GPU. Triton kernels are then recorded instead of run (launch.py).
     """
-    version = default_version(next(tensors(arguments)).is_cuda)
-    if version == "cpu" and spec.cpu is None:
-        version = "reference"
-    if version in FAST:
-        refusal = refused(spec, version, arguments)
-        if refusal and forced_version():
-            raise ValueError(f"{spec.name}: the {version} kernel cannot run: {refusal}; unset UNISIGN_KERNELS")
-        if refusal:
-            _warn(spec.name, refusal)
-            version = "reference"
-    if not torch.compiler.is_compiling():
-        _say(spec.name, version)
-    return _implementation(spec, version)(*arguments)
-
-
-def refused(spec: KernelSpec, version: str, arguments: tuple) -> str | None:
-    """Why a fast version cannot take these arguments; None where it can."""
-    device = FAST[version]
-    for tensor in tensors(arguments):
-        if tensor.dtype not in (*DTYPES, torch.int64):
-            return f"{tensor.dtype} is not one of {', '.join(map(str, DTYPES))}"
-        if tensor.device.type != device and not (version == "triton" and _interpreted()):
-            return f"a tensor is on {tensor.device.type}, not on {device}"
-    floats = {tensor.dtype for tensor in tensors(arguments) if tensor.dtype in DTYPES and tensor.ndim > 1}
-    if len(floats) > 1:
-        return f"tensors of different types ({', '.join(sorted(map(str, floats)))})"
-    return spec.refusal(*arguments) if version == "triton" else None
+    global _meta_device
+    before, _meta_device = _meta_device, device
+    try:
+        yield
+    finally:
+        _meta_device = before
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
@@ -92,24 +125,24 @@ def tensors(values: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
+def _device(tensor: Tensor) -> str:
+    return _meta_device if tensor.is_meta else tensor.device.type
+
+
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache
-def _compiled(reference):
+def _compile(reference: Callable) -> Callable:
     return torch.compile(reference)
-
-
-def _implementation(spec: KernelSpec, version: str):
-    return _compiled(spec.reference) if version == "compiled" else getattr(spec, version)
 
 
 @cache
 def _warn(name: str, refusal: str) -> None:
-    logger.warning("%s: the reference runs in the place of a faster version: %s", name, refusal)
+    logger.warning("%s: the reference runs instead of a faster backend: %s", name, refusal)
 
 
 @cache
-def _say(name: str, version: str) -> None:
-    logger.info("%s: %s", name, version)
+def _log_backend(name: str, backend: str) -> None:
+    logger.info("%s: %s", name, backend)

@@ -1,25 +1,30 @@
-"""Launching Triton kernels, and recording launches instead of making them, so that they can be compiled for a GPU that
-is not there (kernels/aot.py).
+"""Launching Triton kernels, and recording launches instead, so that they can be counted, or compiled for a GPU that is
+not there (aot.py). Operators made here run on meta and fake tensors too: they allocate what they return and launch
+nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.library import CustomOpDef
 
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64"}
+MOST_ELEMENTS = 2**31 - 1  # of a tensor: kernels compute offsets in int32
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What the compiler must know of one launch; equal launches run the same machine code."""
+    """What the compiler must know of one launch: equal launches run the same machine code."""
 
     kernel: Any  # the function under @triton.jit
     signature: tuple[tuple[str, str], ...]  # argument, Triton type; "constexpr" for constants
     constants: tuple[tuple[str, Any], ...]
+    specialized: tuple[tuple[str, int], ...]  # integers that Triton compiles for: 1, or a multiple of 16
     warps: int
     stages: int
 
@@ -29,7 +34,7 @@ _recorded: list[Launch] | None = None
 
 @contextmanager
 def recording() -> Iterator[list[Launch]]:
-    """Within the block, kernels are not run (their outputs stay uninitialised): each launch is put into the list."""
+    """Within the block kernels are not run (their outputs stay uninitialised): each launch is appended to the list."""
     global _recorded
     before, _recorded = _recorded, []
     try:
@@ -38,8 +43,21 @@ def recording() -> Iterator[list[Launch]]:
         _recorded = before
 
 
+def operator(name: str) -> Callable[[Callable], CustomOpDef]:
+    """Makes a function the custom operator unisign_fast::name, which torch.compile traces as one node. The function is
+    its own fake implementation: on fake and meta tensors `launch` runs nothing.
+    """
+
+    def register(function: Callable) -> CustomOpDef:
+        custom = torch.library.custom_op(f"unisign_fast::{name}", function, mutates_args=())
+        custom.register_fake(function)
+        return custom
+
+    return register
+
+
 def padded(size: int) -> int:
-    """The side of a tile that holds `size`: a power of two, 16 at least, as tl.dot wants it."""
+    """The side of a tile that holds `size`: a power of two, 16 at least, as tl.dot requires."""
     return max(16, 1 << (size - 1).bit_length())
 
 
@@ -51,12 +69,31 @@ def contiguous(tensors: Iterable[Tensor]) -> list[Tensor]:
 def launch(
     kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float, warps: int, stages: int, **constants
 ) -> None:
-    """kernel[grid](*arguments, **constants). Tensors must be contiguous; with an empty grid nothing is launched."""
-    assert all(a.is_contiguous() for a in arguments if isinstance(a, Tensor)), "a kernel takes contiguous tensors"
+    """kernel[grid](*arguments, **constants); nothing with an empty grid. Tensors must be contiguous.
+
+    Integers that change from batch to batch are arguments that the kernel lists in do_not_specialize: otherwise Triton
+    compiles it again for 1 and for multiples of 16. Raises ValueError for tensors that int32 offsets cannot address.
+    """
+    given = [argument for argument in arguments if isinstance(argument, Tensor)]
+    assert all(tensor.is_contiguous() for tensor in given), "a kernel takes contiguous tensors"
+    if isinstance(given[0], FakeTensor):
+        return
+    if (largest := max(tensor.numel() for tensor in given)) > MOST_ELEMENTS:
+        name = kernel.fn.__name__
+        raise ValueError(f"{name}: a tensor of {largest:,} elements exceeds int32 offsets; use a smaller micro-batch")
     if _recorded is not None:
-        numbers = {int: "i32", float: "fp32"}
-        types = [TYPES[a.dtype] if isinstance(a, Tensor) else numbers[type(a)] for a in arguments]
-        signature = [*zip(kernel.arg_names, types), *((name, "constexpr") for name in constants)]
-        _recorded.append(Launch(kernel, tuple(signature), tuple(constants.items()), warps, stages))
-    elif all(grid):
+        _recorded.append(_launch(kernel, arguments, warps, stages, constants))
+    elif all(grid) and not given[0].is_meta:
         kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+
+
+def _launch(kernel: Any, arguments: tuple, warps: int, stages: int, constants: dict[str, Any]) -> Launch:
+    numbers = {int: "i32", float: "fp32"}
+    types = [TYPES[a.dtype] if isinstance(a, Tensor) else numbers[type(a)] for a in arguments]
+    signature = [*zip(kernel.arg_names, types), *((name, "constexpr") for name in constants)]
+    # The interpreter keeps the decorator's options in `kwargs`, the compiler in attributes.
+    options = getattr(kernel, "kwargs", None) or {"do_not_specialize": kernel.do_not_specialize}
+    varying = options["do_not_specialize"] or ()
+    integers = [(n, a) for n, a in zip(kernel.arg_names, arguments) if type(a) is int and n not in varying]
+    specialized = [(name, 1 if a == 1 else 16) for name, a in integers if a == 1 or a % 16 == 0]
+    return Launch(kernel, tuple(signature), tuple(constants.items()), tuple(specialized), warps, stages)

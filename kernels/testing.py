@@ -37,16 +37,16 @@ def results_and_gradients(operation, arguments: tuple, seed: int = 1) -> list[Te
     return [*(y.detach() for y in result), *torch.autograd.grad(result, leaves(arguments), upstream)]
 
 
-def check(spec: KernelSpec, version: str, shape: dict, dtype: torch.dtype, device: str) -> list[tuple[float, float]]:
+def check(spec: KernelSpec, backend: str, shape: dict, dtype: torch.dtype, device: str) -> list[tuple[float, float]]:
     """A fast version against the reference in float64: (error, allowed) of each result and gradient.
 
     Errors are the largest absolute ones. float32: rounding, relative to the largest value. bfloat16: twice the error
     of the reference run in bfloat16, plus one rounding of the largest value.
     """
-    truth = results_and_gradients(spec.reference, make_inputs(spec, shape, torch.float64, device))
-    plain = results_and_gradients(spec.reference, make_inputs(spec, shape, dtype, device))
+    truth = results_and_gradients(spec.operation.reference, make_inputs(spec, shape, torch.float64, device))
+    plain = results_and_gradients(spec.operation.reference, make_inputs(spec, shape, dtype, device))
     with poisoned_memory():
-        result = results_and_gradients(getattr(spec, version), make_inputs(spec, shape, dtype, device))
+        result = results_and_gradients(getattr(spec.operation, backend), make_inputs(spec, shape, dtype, device))
     rows = []
     for exact, eager, ours in zip(truth, plain, result, strict=True):
         assert ours.shape == exact.shape and ours.dtype == eager.dtype, (ours.shape, exact.shape, ours.dtype)

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.step.candidates import Job
 from benchmarks.step.data import made_store, write_published
-from unisign_fast.kernels.dispatch import default_version
+from unisign_fast.kernels.dispatch import default_backend
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.text.tokenizer import train_tokenizer
@@ -31,7 +31,7 @@ class StepOptions:
     recipe: RecipeName = "base"  # geometry and lengths
     stage: Literal[1, 2, 3] = 3  # whose sizes of a step
     crops: Literal["video", "store"] = "store"  # where hand crops come from; the published code reads videos
-    kernels: Literal["reference", "triton", "cpu", "compiled"] | None = None  # None: the device's
+    kernels: Literal["reference", "gpu", "cpu", "compiled"] | None = None  # None: the device's
     data: str = SYNTHETIC  # or the folder of a keypoint store
     precision: Literal["fp32", "bf16"] | None = None  # None: the recipe's on a GPU, fp32 on a CPU
     zero_stage: Literal[0, 1, 2, 3] | None = None  # None: the recipe's on a GPU, 0 on a CPU
@@ -68,7 +68,7 @@ class StepOptions:
             stage=self.stage,
             p_samp=p_samps[0],
             crops=self.crops,
-            kernels=self.kernels or default_version(on_gpu),
+            kernels=self.kernels or default_backend("cuda" if on_gpu else "cpu"),
             precision=self.precision or (settings.precision if on_gpu else "fp32"),
             zero_stage=(settings.zero_stage if on_gpu else 0) if self.zero_stage is None else self.zero_stage,
             vocabulary=self._classes(len(tokenizer), on_gpu),

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..cpu.batch_stats import row_moments
 from ..cpu.loops import array, block_count, block_rows, parallel, run
-from .reference import Activation, ConvOutput
+from .reference import DeferredActivation, ConvOutput
 
 ELEMENTS_AT_ONCE = 2**19  # 2 MiB in float32, of the cache that cores share
 MOST_ROWS = 8192  # where channels are few: the time between operations is spread over enough by then
@@ -54,16 +54,17 @@ def turns(count: int, most: int) -> Iterator[slice]:
 class Activated:
     """An activation in float32, computed some frames at a time."""
 
-    def __init__(self, x: Activation):
+    def __init__(self, x: DeferredActivation):
         self.plain, self.relu_before_residual, self.shape = (
-            x.scale_C is None,
+            x.plain,
             x.relu_before_residual,
             x.conv_out_FVC.shape,
         )
         self.conv_out_FVC = x.conv_out_FVC.float()
         self._raw_RC = _row_array(self.conv_out_FVC)
         self._residual_RC = None if x.residual_FVC is None else _row_array(x.residual_FVC)
-        self._scales = [None if scale_C is None else array(scale_C) for scale_C in (*x[1:3], *x[4:6])]
+        scales = x.scale_C, x.shift_C, x.residual_scale_C, x.residual_shift_C
+        self._scales = [None if scale_C is None else array(scale_C) for scale_C in scales]
 
     def of(self, frames: slice) -> Tensor:
         """[f, V, C], not to be written to."""
@@ -78,7 +79,7 @@ class Activated:
         run(_activate, *self.arrays(frames), self.relu_before_residual, _rows(y_FVC))
 
     def arrays(self, frames: slice) -> list[np.ndarray | None]:
-        """The six of an `Activation`, of these frames."""
+        """The six of an `DeferredActivation`, of these frames."""
         joints = self.shape[1]
         some = slice(frames.start * joints, frames.stop * joints)
         scale_C, shift_C, *grad_residual = self._scales
@@ -89,8 +90,8 @@ class Activated:
 class ActivationGradient:
     """The gradients of an activation's tensors, from its own, which is written to grad_FVC some frames at a time."""
 
-    def __init__(self, x: Activation, grad_FVC: Tensor):
-        self._tensors, self.x, self.grad_FVC = x[:6], Activated(x), grad_FVC
+    def __init__(self, x: DeferredActivation, grad_FVC: Tensor):
+        self._tensors, self.x, self.grad_FVC = x.slots(), Activated(x), grad_FVC
         self._grad_residual_FVC = None if x.residual_FVC is None else torch.empty(x.residual_FVC.shape)
         self._sums_4C = np.zeros((4, x.conv_out_FVC.shape[2]))
 
@@ -246,10 +247,10 @@ def _output_backward(grad_out_RO, out_RO, slope_O, shift_O, grad_RO):
             grad_RO[r, o] = grad_out_RO[r, o] + (out_RO[r, o] * slope_O[o] + shift_O[o])
 
 
-class _Activation(Function):
+class _DeferredActivation(Function):
     @staticmethod
     def forward(ctx, relu_before_residual: bool, *tensors: Tensor | None) -> Tensor:
-        x = Activation(*tensors, relu_before_residual)
+        x = DeferredActivation(*tensors, relu_before_residual)
         ctx.relu_before_residual = relu_before_residual
         ctx.save_for_backward(*tensors)
         return Activated(x).of(slice(0, len(x.conv_out_FVC))).to(x.conv_out_FVC.dtype)
@@ -257,12 +258,12 @@ class _Activation(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y_FVC: Tensor):
-        x = Activation(*ctx.saved_tensors, ctx.relu_before_residual)
+        x = DeferredActivation(*ctx.saved_tensors, ctx.relu_before_residual)
         result = ActivationGradient(x, torch.empty(grad_y_FVC.shape).copy_(grad_y_FVC))
         result.apply_backward(slice(0, len(grad_y_FVC)))
         return None, *result.result()
 
 
-def activation(x: Activation) -> Tensor:
+def deferred_activation(x: DeferredActivation) -> Tensor:
     """See kernels/deferred_activation/reference.py."""
-    return x.conv_out_FVC if x.scale_C is None else _Activation.apply(x.relu_before_residual, *x[:6])
+    return x.conv_out_FVC if x.plain else _DeferredActivation.apply(x.relu_before_residual, *x.slots())

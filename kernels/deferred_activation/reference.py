@@ -2,7 +2,7 @@
 
 BatchNorm, residual and ReLU between two convolutions are no pass over memory of their own: a convolution measures the
 moments of what it writes, BatchNorm turns them into a scale and a shift a channel, and the next convolution applies
-these to what it loads (an `Activation`).
+these to what it loads (an `DeferredActivation`).
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor
 ROWS_AT_ONCE = 2048  # fit a core's cache
 
 
-class Activation(NamedTuple):
+class DeferredActivation(NamedTuple):
     """relu(raw * scale + shift + residual * residual_scale + residual_shift), not computed yet; `raw` where there is
     no scale. A residual without a scale is added as it is; where `relu_before_residual`, to relu(raw * scale + shift).
     """
@@ -26,9 +26,19 @@ class Activation(NamedTuple):
     residual_shift_C: Tensor | None = None
     relu_before_residual: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is `conv_out_FVC` itself."""
+        return self.scale_C is None
+
+    def slots(self) -> tuple[Tensor | None, ...]:
+        """The six tensors that it can have, in order."""
+        *slots, _ = self
+        return tuple(slots)
+
     def tensors(self) -> list[Tensor]:
-        """The one, three, four or six that it is made of, in order."""
-        return [tensor for tensor in self[:6] if tensor is not None]
+        """The one, three, four or six that it has, in order."""
+        return [tensor for tensor in self.slots() if tensor is not None]
 
 
 class ConvOutput(NamedTuple):
@@ -39,14 +49,14 @@ class ConvOutput(NamedTuple):
     var_O: Tensor | None  # biased
 
 
-def activation(x: Activation) -> Tensor:
+def deferred_activation(x: DeferredActivation) -> Tensor:
     """x_FVC: the activation computed, in float32 at least, and rounded once to the type of `raw`."""
-    if x.scale_C is None:
+    if x.plain:
         return x.conv_out_FVC
     return before_relu(x).relu().to(x.conv_out_FVC.dtype)
 
 
-def before_relu(x: Activation) -> Tensor:
+def before_relu(x: DeferredActivation) -> Tensor:
     """[F, V, C] before its last ReLU, in float32 at least, of one that is not plain."""
     exact = torch.promote_types(x.conv_out_FVC.dtype, torch.float32)
     y_FVC = torch.addcmul(x.shift_C, x.conv_out_FVC.to(exact), x.scale_C)

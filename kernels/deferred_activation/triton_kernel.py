@@ -89,7 +89,7 @@ def store_batch_stats(value, batch_stats, tile, count, valid, column, C: tl.cons
     tl.store(row + C, tl.sum(deviation * deviation, 0), column < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "rows", "rows_a_tile"])
 def merge_batch_stats(
     batch_stats, mean, var, tiles, rows, rows_a_tile, C: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr
 ):
@@ -115,7 +115,7 @@ def merge_batch_stats(
     tl.store(var + column, squares / tl.maximum(rows, 1), column < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "frames_a_split", "rows"])
 def batch_stats_gradient(
     grad_out, out, mean, grad_mean, grad_var, total, sums, frames, frames_a_split, rows,
     VC: tl.constexpr, C: tl.constexpr, BATCH_STATS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -145,7 +145,7 @@ def batch_stats_gradient(
     tl.store(sums + split * VC + column, share, column < VC)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def activation_forward(
     conv_out, scale, shift, residual, residual_scale, residual_shift, x, rows,
     C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -169,7 +169,7 @@ def activation_forward(
     tl.store(x + place, value, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def activation_backward(
     grad_x, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, rows,
     C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -185,7 +185,7 @@ def activation_backward(
 
 
 def forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
-    """x_FVC of an activation (`Activation.tensors`) that is not plain."""
+    """x_FVC of an activation (`DeferredActivation.tensors`) that is not plain."""
     frames, joints, channels = x[0].shape
     rows, out = frames * joints, torch.empty_like(x[0])
     sizes = {

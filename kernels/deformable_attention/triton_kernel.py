@@ -92,7 +92,7 @@ def keypoint_sampling_forward(
     tl.store(place, out_VE.to(out.dtype.element_ty), (joint[:, None] < V) & (channel[None, :] < E))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["crops"])
 def keypoint_sampling_backward(
     grad, query, maps, position, key_weight, value_weight, bias,
     grad_query, grad_maps, grad_position, grad_keys, grad_values, grad_bias, crops,

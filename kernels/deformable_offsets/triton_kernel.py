@@ -62,7 +62,7 @@ def keypoint_offsets_forward(
     tl.store(at + 1, y.to(position.dtype.element_ty), joint < V)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["crops"])
 def keypoint_offsets_backward(
     grad_query, grad_position, joints, weight, scale, shift, out, query,
     grad_joints, grad_weight, grad_network, reach, crops,

@@ -19,7 +19,7 @@ from ..deferred_activation.cpu_kernel import (
     frames_at_once,
     with_batch_stats,
 )
-from ..deferred_activation.reference import Activation, ConvOutput
+from ..deferred_activation.reference import DeferredActivation, ConvOutput
 from .reference import GraphConvOutput
 
 
@@ -28,8 +28,8 @@ class _GraphConv(Function):
 
     @staticmethod
     def forward(ctx, relu_before_residual: bool, batch_stats: bool, adjacency_KVV, weight_KOC, bias_VO, *tensors):
-        """tensors: the six of an `Activation`."""
-        x, dtype = Activated(Activation(*tensors, relu_before_residual)), tensors[0].dtype
+        """tensors: the six of an `DeferredActivation`."""
+        x, dtype = Activated(DeferredActivation(*tensors, relu_before_residual)), tensors[0].dtype
         x_FVC = x.conv_out_FVC if x.plain else torch.empty(x.shape)
         out_FVO = torch.empty(*x_FVC.shape[:2], weight_KOC.shape[1])
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
@@ -51,7 +51,7 @@ class _GraphConv(Function):
         x_FVC, adjacency_KVV, weight_KOC, *saved = ctx.saved_tensors
         *grad_out, grad_x_FVC = gradients
         grad_out = OutputGradient(ConvOutput(*saved[:3]), grad_out)
-        result = ActivationGradient(Activation(*saved[3:], ctx.relu_before_residual), torch.empty(x_FVC.shape))
+        result = ActivationGradient(DeferredActivation(*saved[3:], ctx.relu_before_residual), torch.empty(x_FVC.shape))
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
         grad_aggregate_VU, grad_mix_OM = torch.zeros_like(aggregate_UV.T), torch.zeros_like(mix_MO.T)
         grad_bias_VO = mix_MO.new_zeros(x_FVC.shape[1], mix_MO.shape[1])
@@ -111,7 +111,7 @@ class _Pointwise(Function):
 
 
 def graph_conv(
-    x: Activation,
+    x: DeferredActivation,
     adjacency_KVV: Tensor,
     weight_KOC: Tensor,
     bias_KO: Tensor,
@@ -120,7 +120,7 @@ def graph_conv(
 ) -> GraphConvOutput:
     """See kernels/graph_conv/reference.py."""
     bias_VO = adjacency_KVV.sum(1, dtype=torch.float32).T @ bias_KO.float()
-    *out, x_FVC = _GraphConv.apply(x.relu_before_residual, batch_stats, adjacency_KVV, weight_KOC, bias_VO, *x[:6])
+    *out, x_FVC = _GraphConv.apply(x.relu_before_residual, batch_stats, adjacency_KVV, weight_KOC, bias_VO, *x.slots())
     x_FVC = x.conv_out_FVC if x_FVC is None else x_FVC
     beside = None if shortcut is None else ConvOutput(*_Pointwise.apply(batch_stats, x_FVC, *shortcut))
     return GraphConvOutput(x_FVC, ConvOutput(*out), beside)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..deferred_activation.reference import Activation, ConvOutput, activation, with_batch_stats
+from ..deferred_activation.reference import DeferredActivation, ConvOutput, deferred_activation, with_batch_stats
 
 
 class GraphConvOutput(NamedTuple):
@@ -17,7 +17,7 @@ class GraphConvOutput(NamedTuple):
 
 
 def graph_conv(
-    x: Activation,
+    x: DeferredActivation,
     adjacency_KVV: Tensor,
     weight_KOC: Tensor,
     bias_KO: Tensor,
@@ -38,7 +38,7 @@ def graph_conv(
         batch_stats: whether those of the outputs are wanted.
     """
     hops, out_channels, in_channels = weight_KOC.shape
-    x_FVC = activation(x)
+    x_FVC = deferred_activation(x)
     aggregated = torch.einsum("kvw,fvc->fwkc", adjacency_KVV, x_FVC).flatten(2)
     weight = weight_KOC.permute(1, 0, 2).reshape(out_channels, hops * in_channels)
     bias_VO = adjacency_KVV.sum(1).T @ bias_KO

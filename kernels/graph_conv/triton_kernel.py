@@ -55,7 +55,7 @@ def _matrix(weight, k, output, column, O: tl.constexpr, C: tl.constexpr):
     return tl.load(weight + (k * O + output[:, None]) * C + column[None, :], inside, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def graph_conv_forward(
     conv_out, scale, shift, residual, residual_scale, residual_shift,
     adjacency, weight, bias, shortcut_weight, shortcut_bias, x, out, batch_stats, shortcut, shortcut_batch_stats, rows,
@@ -111,7 +111,7 @@ def graph_conv_forward(
             store_batch_stats(rounded.to(tl.float32), shortcut_batch_stats, tile, count, valid, output, O)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def graph_conv_input_gradient(
     grad, shortcut_grad, kept_grad, adjacency, weight, shortcut_weight,
     x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, rows,
@@ -147,7 +147,7 @@ def graph_conv_input_gradient(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tiles", "tiles_a_split"])
 def graph_conv_weight_gradient(
     x, grad, adjacency, partial, rows, tiles, tiles_a_split,
     K: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
@@ -171,7 +171,7 @@ def graph_conv_weight_gradient(
     tl.store(partial + place, total, (output < O)[:, None] & (column < C)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tiles", "tiles_a_split"])
 def graph_conv_adjacency_gradient(
     x, grad, weight, partial, rows, tiles, tiles_a_split,
     K: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
@@ -232,7 +232,7 @@ def forward(
     batch_stats: bool,
 ) -> list[Tensor]:
     """D; out_FVO, with its mean and variance if moments are asked for; the same of the shortcut, if `shortcut` has its
-    weight_OC and bias_O; x_FVC, unless it is plain. x: `Activation.tensors`. bias_VO in float32.
+    weight_OC and bias_O; x_FVC, unless it is plain. x: `DeferredActivation.tensors`. bias_VO in float32.
     """
     frames, joints, channels = x[0].shape
     hops, outputs, _ = weight_KOC.shape

@@ -52,7 +52,7 @@ def _matrix(weight, unit, H: tl.constexpr):
     return tl.load(weight + unit[:, None] * H + unit[None, :], inside, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def position_bias_forward(
     reference, position, weight0, bias0, weight1, bias1, weight2, bias2, out, rows,
     G: tl.constexpr, V: tl.constexpr, H: tl.constexpr, H_PADDED: tl.constexpr, ROWS: tl.constexpr,
@@ -73,7 +73,7 @@ def position_bias_forward(
     tl.store(out + row, value.to(out.dtype.element_ty), mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["samplers"])
 def position_bias_backward(
     grad, reference, position, weight0, bias0, weight1, bias1, weight2,
     grad_reference, grad_position, grad_first, grad_matrix, grad_second, samplers,

@@ -29,7 +29,7 @@ from ..deferred_activation.cpu_kernel import (
     turns,
     with_batch_stats,
 )
-from ..deferred_activation.reference import Activation, ConvOutput
+from ..deferred_activation.reference import DeferredActivation, ConvOutput
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity; more of them would cost precision
 MAX_KERNEL_SIZE = 5
@@ -58,8 +58,8 @@ class _TemporalConv(Function):
 
     @staticmethod
     def forward(ctx, relu_before_residual: bool, batch_stats: bool, cu_seqlens, weight_TOC, bias_O, *tensors):
-        """tensors: the six of an `Activation`."""
-        x = Activated(Activation(*tensors, relu_before_residual))
+        """tensors: the six of an `DeferredActivation`."""
+        x = Activated(DeferredActivation(*tensors, relu_before_residual))
         out_FVO = torch.empty(*x.shape[:2], weight_TOC.shape[1])
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
@@ -80,7 +80,9 @@ class _TemporalConv(Function):
         """One for each argument of `forward`; those of parameters are summed in float32."""
         weight_TOC, bias_O, *saved = ctx.saved_tensors
         grad_out = OutputGradient(ConvOutput(*saved[:3]), gradients)
-        result = ActivationGradient(Activation(*saved[3:], ctx.relu_before_residual), torch.zeros(saved[3].shape))
+        result = ActivationGradient(
+            DeferredActivation(*saved[3:], ctx.relu_before_residual), torch.zeros(saved[3].shape)
+        )
         transforms = _transforms(len(weight_TOC))
         weight_NCO = _weight_points(transforms, weight_TOC)
         grad_weight_NCO, grad_bias_O = torch.zeros_like(weight_NCO), torch.zeros_like(bias_O, dtype=torch.float32)
@@ -210,8 +212,10 @@ def _add_to_frames(points_NRC, matrix_QN, frames_IQ, y_FVC):
 
 
 def temporal_conv(
-    x: Activation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
+    x: DeferredActivation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
 ) -> ConvOutput:
     """See kernels/temporal_conv/reference.py; at most `MAX_KERNEL_SIZE` taps."""
     assert len(weight_TOC) <= MAX_KERNEL_SIZE, weight_TOC.shape
-    return ConvOutput(*_TemporalConv.apply(x.relu_before_residual, batch_stats, cu_seqlens, weight_TOC, bias_O, *x[:6]))
+    return ConvOutput(
+        *_TemporalConv.apply(x.relu_before_residual, batch_stats, cu_seqlens, weight_TOC, bias_O, *x.slots())
+    )

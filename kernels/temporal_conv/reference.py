@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ..deferred_activation.reference import Activation, ConvOutput, activation, with_batch_stats
+from ..deferred_activation.reference import DeferredActivation, ConvOutput, deferred_activation, with_batch_stats
 
 
 def temporal_conv(
-    x: Activation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
+    x: DeferredActivation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
 ) -> ConvOutput:
     """y[t] = sum over taps d of W_d x[t + d - T // 2] + b within each clip, zero beyond its ends (paper, Table 11).
 
@@ -20,7 +20,7 @@ def temporal_conv(
         weight_TOC, bias_O: one matrix a tap; T odd.
         batch_stats: whether those of the output are wanted.
     """
-    x_FVC = activation(x)
+    x_FVC = deferred_activation(x)
     frames, joints, channels = x_FVC.shape
     kernel_size = weight_TOC.shape[0]
     gap = kernel_size // 2

@@ -32,7 +32,7 @@ def _shifted(row, frame, first, last, shift, column, valid, V: tl.constexpr, C: 
     return (row + shift * V)[:, None] * C + column[None, :], inside[:, None] & (column < C)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def temporal_conv_forward(
     conv_out, scale, shift, residual, residual_scale, residual_shift, weight, bias, first_frame, end_frame,
     x, out, batch_stats, rows,
@@ -81,7 +81,7 @@ def temporal_conv_forward(
         store_batch_stats(rounded.to(tl.float32), batch_stats, tile, count, valid, output, O)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def temporal_conv_input_gradient(
     grad, weight, first_frame, end_frame,
     x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, rows,
@@ -110,7 +110,7 @@ def temporal_conv_input_gradient(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "rows_a_split"])
 def temporal_conv_weight_gradient(
     x, grad, first_frame, end_frame, partial, rows, rows_a_split,
     KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
@@ -156,7 +156,7 @@ def forward(
     bias_O: Tensor,
     batch_stats: bool,
 ) -> list[Tensor]:
-    """out_FVO, its mean and variance if moments are asked for, x_FVC unless it is plain. x: `Activation.tensors`."""
+    """out_FVO, its mean and variance if moments are asked for, x_FVC unless it is plain. x: `DeferredActivation.tensors`."""
     frames, joints, channels = x[0].shape
     kernel_size, outputs, _ = weight_TOC.shape
     tile, rows, kind = _tile(x[0].dtype), frames * joints, KINDS[len(x)]

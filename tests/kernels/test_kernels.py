@@ -1,4 +1,4 @@
-"""Every operation's fast versions against its reference: numbers, gradients, shapes, and what chooses between them."""
+"""Every operation's fast backends against its reference: numbers, gradients, shapes, and what chooses between them."""
 
 import copy
 import json
@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from unisign_fast.kernels import dispatch
-from unisign_fast.kernels.deferred_activation.reference import Activation
+from unisign_fast.kernels.deferred_activation.reference import DeferredActivation
 from unisign_fast.kernels.dispatch import tensors
-from unisign_fast.kernels.registry import kernels
+from unisign_fast.kernels.registry import SPECS as ALL
 from unisign_fast.kernels.spec import KernelSpec
 from unisign_fast.kernels.testing import (
     check,
@@ -31,12 +31,12 @@ from unisign_fast.model.st_gcn import PoseEncoder, TemporalEncoder
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16]
-SPECS = {spec.name: spec for spec in kernels()}
-FAST = ("triton",) if DEVICE == "cuda" else ("triton", "cpu")
-VERSIONS = [(spec, version) for spec in kernels() for version in FAST if getattr(spec, version)]
-CASES = [(*one, case) for one in VERSIONS for case in one[0].cases]
-each_case = pytest.mark.parametrize("spec, version, case", CASES, ids=[f"{s.name}-{v}-{c.reason}" for s, v, c in CASES])
-each_version = pytest.mark.parametrize("spec, version", VERSIONS, ids=[f"{s.name}-{v}" for s, v in VERSIONS])
+SPECS = {spec.name: spec for spec in ALL}
+FAST = ("gpu",) if DEVICE == "cuda" else ("gpu", "cpu")
+BACKENDS = [(spec, backend) for spec in ALL for backend in FAST if getattr(spec.operation, backend)]
+CASES = [(*one, case) for one in BACKENDS for case in one[0].cases]
+each_case = pytest.mark.parametrize("spec, backend, case", CASES, ids=[f"{s.name}-{v}-{c.reason}" for s, v, c in CASES])
+each_backend = pytest.mark.parametrize("spec, backend", BACKENDS, ids=[f"{s.name}-{v}" for s, v in BACKENDS])
 each_operation = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
@@ -49,24 +49,24 @@ def interpreter() -> None:
 @pytest.fixture
 def forced(monkeypatch):
     """Sets UNISIGN_KERNELS for the test."""
-    return lambda version: monkeypatch.setenv("UNISIGN_KERNELS", version)
+    return lambda backend: monkeypatch.setenv("UNISIGN_KERNELS", backend)
 
 
-def errors_and_allowed(spec: KernelSpec, version: str, shape: dict, dtype: torch.dtype) -> list[str]:
+def errors_and_allowed(spec: KernelSpec, backend: str, shape: dict, dtype: torch.dtype) -> list[str]:
     """The results that are too far off, as text."""
     names = ["output", *(f"gradient {i}" for i in range(99))]
-    rows = zip(names, check(spec, version, shape, dtype, DEVICE))
+    rows = zip(names, check(spec, backend, shape, dtype, DEVICE))
     return [f"{name}: {error:.1e} > {allowed:.1e}" for name, (error, allowed) in rows if not error <= allowed]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @each_case
-def test_fast_version_equals_reference(spec, version, case, dtype):
-    assert errors_and_allowed(spec, version, case.shape, dtype) == []
+def test_fast_backend_equals_reference(spec, backend, case, dtype):
+    assert errors_and_allowed(spec, backend, case.shape, dtype) == []
 
 
 LONG = {
-    "activation": {"F": 900, "V": 21, "C": 24, "X": "ReLU, then added"},
+    "deferred_activation": {"F": 900, "V": 21, "C": 24, "X": "ReLU, then added"},
     "graph_conv": {
         "F": 900,
         "V": 21,
@@ -93,7 +93,7 @@ LONG_CASES = [*LONG.items(), ("temporal_conv", LONG["temporal_conv"] | {"T": [38
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="for CPUs")
 @pytest.mark.parametrize("name, shape", LONG_CASES, ids=str)
-def test_cpu_version_equals_reference_over_several_turns(name, shape):
+def test_cpu_backend_equals_reference_over_several_turns(name, shape):
     """More frames or crops than it takes at a time."""
     assert errors_and_allowed(SPECS[name], "cpu", shape, torch.float32) == []
 
@@ -103,7 +103,7 @@ def test_cpu_version_equals_reference_over_several_turns(name, shape):
 @each_operation
 def test_kernel_equals_reference_at_training_size(spec, dtype):
     for case in spec.training:
-        assert errors_and_allowed(spec, "triton", case.shape, dtype) == []
+        assert errors_and_allowed(spec, "gpu", case.shape, dtype) == []
 
 
 @each_operation
@@ -111,13 +111,17 @@ def test_check_notices_a_wrong_and_a_missing_value(spec):
     """The tolerance can fail: one element of each result off by a hundredth of the largest, or never written."""
     shape = spec.cases[0].shape
     for damage in (_off, _unwritten):
-        for number in range(len(list(tensors(spec.reference(*make_inputs(spec, shape, torch.float32, DEVICE)))))):
+        for number in range(
+            len(list(tensors(spec.operation.reference(*make_inputs(spec, shape, torch.float32, DEVICE)))))
+        ):
 
             def broken(*inputs, number=number, damage=damage):
-                result = list(tensors(spec.reference(*inputs)))
+                result = list(tensors(spec.operation.reference(*inputs)))
                 return [damage(y) if i == number else y for i, y in enumerate(result)]
 
-            assert errors_and_allowed(replace(spec, triton=broken), "triton", shape, torch.float32), number
+            assert errors_and_allowed(
+                replace(spec, operation=replace(spec.operation, gpu=broken)), "gpu", shape, torch.float32
+            ), number
 
 
 def _first(out: torch.Tensor) -> torch.Tensor:
@@ -133,10 +137,10 @@ def _unwritten(out: torch.Tensor) -> torch.Tensor:
     return torch.where(_first(out), torch.empty_like(out), out)
 
 
-@each_version
-def test_the_same_bits_every_time(spec, version):
+@each_backend
+def test_the_same_bits_every_time(spec, backend):
     inputs = [make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE) for _ in "ab"]
-    runs = [results_and_gradients(getattr(spec, version), one) for one in inputs]
+    runs = [results_and_gradients(getattr(spec.operation, backend), one) for one in inputs]
     assert all(torch.equal(one, other) for one, other in zip(*runs))
 
 
@@ -153,7 +157,7 @@ def test_operators_hold_what_they_promise(spec):
 
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
     with Recorder():
-        results_and_gradients(spec.triton, inputs)
+        results_and_gradients(spec.operation.gpu, inputs)
     assert len(seen) >= 2
     for operator, args in seen:
         torch.library.opcheck(operator, args, test_utils=("test_schema", "test_faketensor"))
@@ -161,15 +165,17 @@ def test_operators_hold_what_they_promise(spec):
 
 @each_operation
 def test_traced_by_torch_compile_without_a_break(spec, forced):
-    forced("triton")
+    forced("gpu")
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
-    compiled = torch.compile(lambda *arguments: dispatch.run(spec, *arguments), backend="aot_eager", fullgraph=True)
-    for result, expected in zip(results_and_gradients(compiled, inputs), results_and_gradients(spec.triton, inputs)):
+    compiled = torch.compile(lambda *arguments: spec.operation(*arguments), backend="aot_eager", fullgraph=True)
+    for result, expected in zip(
+        results_and_gradients(compiled, inputs), results_and_gradients(spec.operation.gpu, inputs)
+    ):
         torch.testing.assert_close(result, expected)
 
 
-@each_version
-def test_used_twice_in_a_graph_and_on_strided_inputs(spec, version):
+@each_backend
+def test_used_twice_in_a_graph_and_on_strided_inputs(spec, backend):
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
     strided = _strided(inputs)
     assert any(not x.is_contiguous() for x in leaves(strided))
@@ -178,8 +184,8 @@ def test_used_twice_in_a_graph_and_on_strided_inputs(spec, version):
         return lambda *arguments: [a + 2 * b for a, b in zip(*(tensors(operation(*arguments)) for _ in "ab"))]
 
     with poisoned_memory():
-        result = results_and_gradients(twice(getattr(spec, version)), strided)
-    for ours, expected in zip(result, results_and_gradients(twice(spec.reference), inputs)):
+        result = results_and_gradients(twice(getattr(spec.operation, backend)), strided)
+    for ours, expected in zip(result, results_and_gradients(twice(spec.operation.reference), inputs)):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * max(1.0, expected.abs().max().item()))
 
 
@@ -189,33 +195,33 @@ def _strided(arguments):
         if arguments.ndim < 2 or not arguments.is_floating_point():
             return arguments
         return arguments.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_()
-    if isinstance(arguments, Activation):
-        return Activation(*map(_strided, arguments))
+    if isinstance(arguments, DeferredActivation):
+        return DeferredActivation(*map(_strided, arguments))
     return type(arguments)(map(_strided, arguments)) if isinstance(arguments, (tuple, list)) else arguments
 
 
 @each_operation
 def test_chooses_what_is_for_cpus_without_a_gpu(spec, caplog):
-    dispatch._say.cache_clear()
+    dispatch._log_backend.cache_clear()
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, "cpu")
     with caplog.at_level(logging.INFO, "unisign_fast.kernels.dispatch"):
-        result = dispatch.run(spec, *inputs)
-    chosen = "reference" if spec.cpu is None else "cpu"
-    assert all(map(torch.equal, tensors(result), tensors(getattr(spec, chosen)(*inputs))))
+        result = spec.operation(*inputs)
+    chosen = "reference" if spec.operation.cpu is None else "cpu"
+    assert all(map(torch.equal, tensors(result), tensors(getattr(spec.operation, chosen)(*inputs))))
     assert caplog.messages == [f"{spec.name}: {chosen}"]
 
 
 @each_operation
-def test_a_forced_version_runs(spec, forced, caplog):
+def test_a_forced_backend_runs(spec, forced, caplog):
     inputs = make_inputs(spec, spec.cases[1].shape, torch.float32, DEVICE)
-    expected = list(tensors(spec.reference(*inputs)))
-    for version in ("reference", "triton"):
-        forced(version)
-        dispatch._say.cache_clear()
+    expected = list(tensors(spec.operation.reference(*inputs)))
+    for backend in ("reference", "gpu"):
+        forced(backend)
+        dispatch._log_backend.cache_clear()
         with caplog.at_level(logging.INFO, "unisign_fast.kernels.dispatch"):
-            result = list(tensors(dispatch.run(spec, *inputs)))
+            result = list(tensors(spec.operation(*inputs)))
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
-        assert caplog.messages[-1] == f"{spec.name}: {version}"
+        assert caplog.messages[-1] == f"{spec.name}: {backend}"
 
 
 @pytest.fixture(scope="module")
@@ -246,18 +252,18 @@ def _step(encoders: torch.nn.Module, training: bool, call=None) -> dict[str, tor
     return {"features": features.detach(), "pose.grad": pose_FV3.grad, **gradients, **dict(encoders.named_buffers())}
 
 
-@pytest.mark.parametrize("version", FAST)
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("training", [True, False])
-def test_encoders_give_the_same_on_the_kernels(encoders, forced, training, version):
+def test_encoders_give_the_same_on_the_kernels(encoders, forced, training, backend):
     forced("reference")
     expected = _step(encoders, training)
-    forced(version)
+    forced(backend)
     result = _step(encoders, training)
     _assert_close(result, expected)
 
 
 def test_encoders_are_traced_by_torch_compile_on_the_kernels(encoders, forced):
-    forced("triton")
+    forced("gpu")
     expected = _step(encoders, True)
 
     def compiled(module, *inputs):
@@ -283,28 +289,28 @@ def _assert_close(result: dict[str, torch.Tensor], expected: dict[str, torch.Ten
 def test_compiled_reference_is_the_reference(forced):
     """Forced `compiled`, one operation that is quick to compile."""
     forced("compiled")
-    spec = SPECS["activation"]
+    spec = SPECS["deferred_activation"]
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
-    torch.testing.assert_close(dispatch.run(spec, *inputs), spec.reference(*inputs))
+    torch.testing.assert_close(spec.operation(*inputs), spec.operation.reference(*inputs))
 
 
 def test_refusals_say_why(forced):
-    forced("triton")
+    forced("gpu")
     sampling = make_inputs(
         SPECS["deformable_attention"], {"N": 1, "G": 1, "V": 33, "E": 8, "HW": (4, 4)}, torch.float32, DEVICE
     )
     with pytest.raises(ValueError, match="deformable_attention: .*33 joints are more than 32"):
-        dispatch.run(SPECS["deformable_attention"], *sampling)
+        SPECS["deformable_attention"].operation(*sampling)
     shape = {"F": 2, "V": 3, "C": 4, "O": 4, "K": 1, "X": "plain", "shortcut": False, "batch_stats": False}
     double = make_inputs(SPECS["graph_conv"], shape, torch.float64, DEVICE)
     with pytest.raises(ValueError, match="graph_conv: .*float64 is not one of"):
-        dispatch.run(SPECS["graph_conv"], *double)
-    mixed = (Activation(double[0].conv_out_FVC.float()), *(x.bfloat16() for x in double[1:4]), *double[4:])
+        SPECS["graph_conv"].operation(*double)
+    mixed = (DeferredActivation(double[0].conv_out_FVC.float()), *(x.bfloat16() for x in double[1:4]), *double[4:])
     with pytest.raises(ValueError, match="different types"):
-        dispatch.run(SPECS["graph_conv"], *mixed)
+        SPECS["graph_conv"].operation(*mixed)
     forced("cuda")
-    with pytest.raises(ValueError, match="UNISIGN_KERNELS: 'cuda' is not known; choose one of reference | triton"):
-        dispatch.run(SPECS["graph_conv"], *double)
+    with pytest.raises(ValueError, match="UNISIGN_KERNELS: 'cuda' is not known; choose one of reference | gpu"):
+        SPECS["graph_conv"].operation(*double)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="compiled for the GPU at hand by the other tests")

@@ -20,8 +20,8 @@ from torch import Tensor
 from undecided_relu import UndecidedReLU
 
 from unisign_fast.checkpoints.weight_files import read_torch_file
-from unisign_fast.kernels.deferred_activation.op import activation
-from unisign_fast.kernels.deferred_activation.reference import Activation
+from unisign_fast.kernels.deferred_activation.op import deferred_activation
+from unisign_fast.kernels.deferred_activation.reference import DeferredActivation
 from unisign_fast.kernels.dispatch import forcing
 from unisign_fast.model.beam_search import beam_search
 from unisign_fast.model.packing import Packing
@@ -198,7 +198,8 @@ def recorded(model: UniSign) -> Iterator[dict[str, list[Tensor]]]:
 
     def hook(stage: str):
         def record(module, inputs, output):
-            seen[stage].append((activation(output) if isinstance(output, Activation) else output).detach())
+            value = deferred_activation(output) if isinstance(output, DeferredActivation) else output
+            seen[stage].append(value.detach())
 
         return record
 

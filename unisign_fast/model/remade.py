@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import conv2d, linear, pad, silu
 
-from unisign_fast.kernels.dispatch import default_version
+from unisign_fast.kernels.dispatch import default_backend
 from unisign_fast.model.batch_norm import BatchNorm2d
 from unisign_fast.model.norm_silu import NormSiLU, moments, norm_silu
 
@@ -118,4 +118,4 @@ def _can_be_remade(norm: nn.Module, raw_NCHW: Tensor, per_part: Sequence[int]) -
     if sum(maps > 0 for maps in per_part) != 1:
         return False
     is_kept = torch.is_grad_enabled() and raw_NCHW.requires_grad
-    return is_kept and raw_NCHW.dtype == torch.float32 and default_version(raw_NCHW.is_cuda) == "cpu"
+    return is_kept and raw_NCHW.dtype == torch.float32 and default_backend(raw_NCHW.device.type) == "cpu"

@@ -7,8 +7,8 @@ spatial blocks; the temporal encoder three spatio-temporal ones.
 import torch
 from torch import Tensor, nn
 
-from unisign_fast.kernels.deferred_activation.op import activation
-from unisign_fast.kernels.deferred_activation.reference import Activation, ConvOutput
+from unisign_fast.kernels.deferred_activation.op import deferred_activation
+from unisign_fast.kernels.deferred_activation.reference import DeferredActivation, ConvOutput
 from unisign_fast.kernels.graph_conv.op import graph_conv
 from unisign_fast.kernels.graph_conv.reference import GraphConvOutput
 from unisign_fast.kernels.temporal_conv.op import temporal_conv
@@ -43,7 +43,7 @@ class GraphConv(nn.Module):
             self.shortcut_bias = nn.Parameter(torch.empty(out_channels))
             _torch_default_(self.shortcut_weight, self.shortcut_bias, in_channels)
 
-    def forward(self, x: Activation) -> GraphConvOutput:
+    def forward(self, x: DeferredActivation) -> GraphConvOutput:
         shortcut = (self.shortcut_weight, self.shortcut_bias) if self.has_shortcut else None
         return graph_conv(x, self.adjacency, self.weight, self.bias, shortcut, self.training)
 
@@ -57,7 +57,7 @@ class TemporalConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
         _torch_default_(self.weight, self.bias, channels * kernel_size)
 
-    def forward(self, x: Activation, cu_seqlens: Tensor) -> ConvOutput:
+    def forward(self, x: DeferredActivation, cu_seqlens: Tensor) -> ConvOutput:
         return temporal_conv(x, cu_seqlens, self.weight, self.bias, self.training)
 
 
@@ -79,14 +79,16 @@ class GraphBlock(nn.Module):
         self.time = TemporalConv(out_channels, kernel_size) if kernel_size else None
         self.time_norm = BatchNorm(out_channels, parts) if kernel_size else None
 
-    def forward(self, x: Activation, cu_seqlens: Tensor, part: int = 0) -> Activation:
+    def forward(self, x: DeferredActivation, cu_seqlens: Tensor, part: int = 0) -> DeferredActivation:
         x_FVC, out, shortcut = self.graph(x)
-        y = Activation(out.conv_out_FVO, *self.graph_norm(out, part), relu_before_residual=self.time is None)
+        y = DeferredActivation(out.conv_out_FVO, *self.graph_norm(out, part), relu_before_residual=self.time is None)
         if self.time is not None:
             out = self.time(y, cu_seqlens)
-            y = Activation(out.conv_out_FVO, *self.time_norm(out, part))
-        residual = (x_FVC,) if shortcut is None else (shortcut.conv_out_FVO, *self.shortcut_norm(shortcut, part))
-        return Activation(*y[:3], *residual, relu_before_residual=y.relu_before_residual)
+            y = DeferredActivation(out.conv_out_FVO, *self.time_norm(out, part))
+        if shortcut is None:
+            return y._replace(residual_FVC=x_FVC)
+        scale_C, shift_C = self.shortcut_norm(shortcut, part)
+        return y._replace(residual_FVC=shortcut.conv_out_FVO, residual_scale_C=scale_C, residual_shift_C=shift_C)
 
 
 class PoseEncoder(nn.Module):
@@ -105,10 +107,10 @@ class PoseEncoder(nn.Module):
         nn.init.zeros_(self.embedding.bias)
 
     def forward(self, pose_FV3: Tensor, cu_seqlens: Tensor, part: int = 0) -> Tensor:
-        x = Activation(self.embedding(pose_FV3))
+        x = DeferredActivation(self.embedding(pose_FV3))
         for block in self.blocks:
             x = block(x, cu_seqlens, part)
-        return activation(x)
+        return deferred_activation(x)
 
 
 class TemporalEncoder(nn.Module):
@@ -123,7 +125,7 @@ class TemporalEncoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x_FVC: Tensor, cu_seqlens: Tensor, part: int = 0) -> Tensor:
-        x = Activation(x_FVC)
+        x = DeferredActivation(x_FVC)
         for block in self.blocks:
             x = block(x, cu_seqlens, part)
-        return activation(x).mean(1)
+        return deferred_activation(x).mean(1)

@@ -14,7 +14,7 @@ from unisign_fast.checkpoints.model_folder import require_model_folder, save_mod
 from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, save_weights
 from unisign_fast.evaluation.evaluate import MAIN_METRIC, evaluate_split, write_evaluation
 from unisign_fast.evaluation.predictions import write_json
-from unisign_fast.kernels.dispatch import default_version
+from unisign_fast.kernels.dispatch import default_backend
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.batch_sampler import Budget
@@ -80,7 +80,7 @@ def train(settings: RunSettings) -> None:
 
 def _announce(settings: RunSettings, ranks: Ranks) -> None:
     try:
-        kernels = default_version(on_gpu=ranks.device.type == "cuda")
+        kernels = default_backend(ranks.device.type)
     except ValueError as error:
         where, _, problem = str(error).partition(": ")
         raise InputError(where, *problem.split("; ")) from None

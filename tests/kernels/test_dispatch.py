@@ -1,0 +1,93 @@
+"""Which backend runs, what it loads, and how many kernels it compiles: GPU paths on meta tensors, launches recorded."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from unisign_fast.kernels import dispatch
+from unisign_fast.kernels.deferred_activation.reference import DeferredActivation
+from unisign_fast.kernels.dispatch import tensors
+from unisign_fast.kernels.launch import MOST_ELEMENTS, recording
+from unisign_fast.kernels.registry import SPECS
+from unisign_fast.kernels.testing import make_inputs, results_and_gradients
+
+ROOT = Path(__file__).resolve().parents[2]
+each_operation = pytest.mark.parametrize("spec", SPECS, ids=[spec.name for spec in SPECS])
+RAGGED = (48, 511, 512, 1, 1037, 640, 33)  # frames or crops of a batch, some of them multiples of 16
+
+
+@each_operation
+def test_meta_tensors_take_the_gpu_path(spec):
+    """Forward and backward at training size: the reference's shapes and types, and recorded launches."""
+    shape = spec.training[0].shape
+    inputs = make_inputs(spec, shape, torch.bfloat16, "meta")
+    expected = results_and_gradients(spec.operation.reference, inputs)
+    with dispatch.as_device("cuda"), recording() as launches:
+        assert spec.operation.backend(*inputs) == "gpu"
+        result = results_and_gradients(spec.operation, inputs)
+    assert launches
+    assert [(y.shape, y.dtype) for y in result] == [(y.shape, y.dtype) for y in expected]
+
+
+@each_operation
+def test_meta_tensors_take_the_reference_unless_told_otherwise(spec):
+    inputs = make_inputs(spec, spec.training[0].shape, torch.bfloat16, "meta")
+    assert spec.operation.backend(*inputs) == "reference"
+    assert all(y.is_meta for y in tensors(spec.operation(*inputs)))
+
+
+@each_operation
+def test_ragged_batches_launch_the_same_kernels(spec):
+    """No launch depends on a size that changes from batch to batch, Triton's own specialisation included (1, and
+    multiples of 16): every new one is a compilation in the middle of training.
+    """
+    batches = []
+    for count in RAGGED:
+        shape = {name: count if name in ("F", "N") else size for name, size in spec.cases[0].shape.items()}
+        shape |= {"T": [count]} if "T" in shape else {}
+        with recording() as launches:
+            results_and_gradients(spec.operation.gpu, make_inputs(spec, shape, torch.bfloat16, "meta"))
+        batches.append(set(launches))
+    assert len(set().union(*batches)) == len(batches[0])
+
+
+def test_importing_and_running_the_gpu_path_never_imports_numba():
+    code = """
+import sys
+import torch
+from unisign_fast.kernels import dispatch
+from unisign_fast.kernels.registry import SPECS
+from unisign_fast.kernels.testing import make_inputs, results_and_gradients
+from unisign_fast.model import st_gcn
+with dispatch.as_device("cuda"):
+    for spec in SPECS:
+        results_and_gradients(spec.operation, make_inputs(spec, spec.cases[0].shape, torch.bfloat16, "meta"))
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"numba", "llvmlite"}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[-2] == "[]"
+
+
+def test_keyword_arguments_reach_the_backend():
+    operation = next(spec.operation for spec in SPECS if spec.name == "position_bias")
+    reference, position, layers = make_inputs(SPECS[-1], SPECS[-1].cases[1].shape, torch.float32, "cpu")
+    expected = operation(reference, position, layers)
+    assert torch.equal(operation(layers=layers, reference_NV2=reference, position_NGV2=position), expected)
+
+
+def test_a_tensor_beyond_int32_offsets_is_refused():
+    spec = next(spec for spec in SPECS if spec.name == "deferred_activation")
+    frames = MOST_ELEMENTS // (21 * 256) + 1
+    x = _meta_activation(frames)
+    with pytest.raises(ValueError, match="2,147,48[0-9],[0-9]+ elements exceeds int32 offsets; use a smaller"):
+        spec.operation.gpu(x)
+
+
+def _meta_activation(frames: int) -> DeferredActivation:
+
+    vector = torch.empty(256, device="meta")
+    return DeferredActivation(torch.empty(frames, 21, 256, dtype=torch.bfloat16, device="meta"), vector, vector)
