@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from unisign_fast.kernels.deferred_activation.reference import (
-    DeferredActivation,
     ConvOutput,
+    DeferredActivation,
     deferred_activation,
     with_batch_stats,
 )

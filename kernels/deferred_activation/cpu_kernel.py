@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..cpu.batch_stats import row_moments
 from ..cpu.loops import array, block_count, block_rows, parallel, run
-from .reference import DeferredActivation, ConvOutput
+from .reference import ConvOutput, DeferredActivation
 
 ELEMENTS_AT_ONCE = 2**19  # 2 MiB in float32, of the cache that cores share
 MOST_ROWS = 8192  # where channels are few: the time between operations is spread over enough by then

@@ -4,7 +4,6 @@ from ..spec import Case, KernelSpec
 from .op import deferred_activation
 from .reference import DeferredActivation
 
-
 # What an activation of a case can be made of: tensors of the size of x, vectors, and whether it is rectified between.
 MADE_OF = {
     "plain": (1, 0, False),

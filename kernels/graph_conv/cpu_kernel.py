@@ -19,7 +19,7 @@ from ..deferred_activation.cpu_kernel import (
     frames_at_once,
     with_batch_stats,
 )
-from ..deferred_activation.reference import DeferredActivation, ConvOutput
+from ..deferred_activation.reference import ConvOutput, DeferredActivation
 from .reference import GraphConvOutput
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..deferred_activation.reference import DeferredActivation, ConvOutput, deferred_activation, with_batch_stats
+from ..deferred_activation.reference import ConvOutput, DeferredActivation, deferred_activation, with_batch_stats
 
 
 class GraphConvOutput(NamedTuple):

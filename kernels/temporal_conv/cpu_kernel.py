@@ -29,7 +29,7 @@ from ..deferred_activation.cpu_kernel import (
     turns,
     with_batch_stats,
 )
-from ..deferred_activation.reference import DeferredActivation, ConvOutput
+from ..deferred_activation.reference import ConvOutput, DeferredActivation
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity; more of them would cost precision
 MAX_KERNEL_SIZE = 5

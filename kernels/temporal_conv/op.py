@@ -5,7 +5,7 @@ calls.
 from torch import Tensor
 
 from ..deferred_activation.op import as_conv_output, whole_gradient
-from ..deferred_activation.reference import DeferredActivation, ConvOutput
+from ..deferred_activation.reference import ConvOutput, DeferredActivation
 from ..dispatch import Operation
 from ..launch import contiguous, operator
 from .reference import temporal_conv as reference

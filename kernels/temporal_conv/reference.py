@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..deferred_activation.reference import DeferredActivation, ConvOutput, deferred_activation, with_batch_stats
+from ..deferred_activation.reference import ConvOutput, DeferredActivation, deferred_activation, with_batch_stats
 
 
 def temporal_conv(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unisign_fast.kernels.deferred_activation.op import deferred_activation
-from unisign_fast.kernels.deferred_activation.reference import DeferredActivation, ConvOutput
+from unisign_fast.kernels.deferred_activation.reference import ConvOutput, DeferredActivation
 from unisign_fast.kernels.graph_conv.op import graph_conv
 from unisign_fast.kernels.graph_conv.reference import GraphConvOutput
 from unisign_fast.kernels.temporal_conv.op import temporal_conv
