@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu.device import Rows, Sizes, replay_ms
 from benchmarks.kernel_subjects import GraphStack, graph_stack, operation, work
 from unisign_fast.kernels.dispatch import forcing, tensors
-from unisign_fast.kernels.registry import kernels
+from unisign_fast.kernels.registry import SPECS
 from unisign_fast.kernels.spec import Case, KernelSpec
 from unisign_fast.kernels.testing import check, leaves, make_inputs
 from unisign_fast.pipelines.skeleton import PART_JOINTS, PARTS
@@ -35,7 +35,7 @@ def correctness(rows: Rows, sizes: Sizes) -> None:
         spec.name: subprocess.Popen(
             [*command, "--check", spec.name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        for spec in kernels()
+        for spec in SPECS
     }
     for name, process in running.items():
         with rows.guard(name):
@@ -55,8 +55,8 @@ def correctness(rows: Rows, sizes: Sizes) -> None:
 
 def check_one(name: str, sizes: Sizes) -> None:
     """In a process of its own: print a row of JSON for each case of an operation."""
-    (spec,) = (spec for spec in kernels() if spec.name == name)
-    version = "reference" if sizes.dry else "triton"
+    (spec,) = (spec for spec in SPECS if spec.name == name)
+    version = "reference" if sizes.dry else "gpu"
     for case in cases(spec, sizes):
         begin = time.perf_counter()
         try:
@@ -78,12 +78,12 @@ def roofline(rows: Rows, sizes: Sizes) -> None:
         _stack_rows(rows, sizes, ceilings, frames, "fast")
     _stack_rows(rows, sizes, ceilings, few, "eager")
     for provider, needs in (("fast", 0), ("eager", 0)):
-        for spec in kernels():
+        for spec in SPECS:
             for case in cases(spec, sizes):
                 _operation_rows(rows, sizes, ceilings, spec, case, provider, needs)
     if not sizes.dry:
         _stack_rows(rows, sizes, ceilings, few, "compiled", needs=35)
-        for spec in kernels():
+        for spec in SPECS:
             for case in cases(spec, sizes):
                 _operation_rows(rows, sizes, ceilings, spec, case, "compiled", needs=12)
     for frames in many:
@@ -129,7 +129,7 @@ def _stack_call(provider: str, sizes: Sizes) -> tuple[Callable, list]:
     torch.manual_seed(0)
     module = GraphStack().to(sizes.device, torch.bfloat16)
     target = torch.compile(module) if provider == "compiled" else module
-    version = "triton" if provider == "fast" and not sizes.dry else "reference"
+    version = "gpu" if provider == "fast" and not sizes.dry else "reference"
 
     def call(poses: list, bounds: torch.Tensor, weights: list) -> torch.Tensor:
         with forcing(version):
@@ -160,7 +160,7 @@ def _operation_rows(
     with rows.guard(name):
         rows.require(needs)
         subject = operation(spec, case, sizes.device.type)
-        fast = spec.reference if sizes.dry else spec.triton
+        fast = spec.operation.reference if sizes.dry else spec.operation.gpu
         call = fast if provider == "fast" else subject.providers[provider]
         inputs = make_inputs(spec, case.shape, torch.bfloat16, sizes.device.type)
         limits = {direction: _roofline_ms(steps, ceilings) for direction, steps in work(spec, case).items()}

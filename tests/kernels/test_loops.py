@@ -8,8 +8,8 @@ import torch
 from unisign_fast.kernels.cpu.batch_stats import row_moments
 from unisign_fast.kernels.cpu.exponential import exp, sigmoid
 from unisign_fast.kernels.cpu.loops import BLOCK, array, run
-from unisign_fast.kernels.deferred_activation.cpu_kernel import activation as activation_on_cpu
-from unisign_fast.kernels.deferred_activation.reference import Activation, activation
+from unisign_fast.kernels.deferred_activation.cpu_kernel import deferred_activation as on_cpu
+from unisign_fast.kernels.deferred_activation.reference import DeferredActivation, deferred_activation
 from unisign_fast.kernels.temporal_conv.cpu_kernel import temporal_conv
 from unisign_fast.model.clip_attention import clip_attention
 from unisign_fast.model.dropout import kept
@@ -78,7 +78,9 @@ def test_activations_of_what_is_no_number_are_none_as_in_the_reference(relu_befo
     conv_out_FVC[1, 2, 3] = residual_FVC[3, 0, 5] = NAN
     tensors = [conv_out_FVC, *torch.randn(2, 16), residual_FVC, *torch.randn(2, 16)]
     tensors = [tensor.requires_grad_() for tensor in tensors]
-    result, expected = (make(Activation(*tensors, relu_before_residual)) for make in (activation_on_cpu, activation))
+    result, expected = (
+        make(DeferredActivation(*tensors, relu_before_residual)) for make in (on_cpu, deferred_activation)
+    )
     torch.testing.assert_close(result, expected, equal_nan=True)
     assert result.isnan().sum() == 2
     upstream = torch.randn(result.shape)
@@ -96,7 +98,7 @@ def test_any_number_of_threads_gives_the_same_to_the_last_bit():
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         out = temporal_conv(
-            Activation(conv_out_FVC, scale_C, shift_C), cu_seqlens, weight_TOC, bias_O, batch_stats=True
+            DeferredActivation(conv_out_FVC, scale_C, shift_C), cu_seqlens, weight_TOC, bias_O, batch_stats=True
         )
         mask, _ = kept(torch.Size([333, 1001]), 0.3)
         result.append([mask, *out, *torch.autograd.grad(sum(x.square().sum() for x in out), leaves)])

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 import unisign_fast.kernels
-from unisign_fast.kernels.deferred_activation.reference import Activation, activation, with_batch_stats
+from unisign_fast.kernels.deferred_activation.reference import DeferredActivation, deferred_activation, with_batch_stats
 from unisign_fast.kernels.deformable_attention.reference import deformable_attention
 from unisign_fast.kernels.deformable_offsets.reference import deformable_offsets
 from unisign_fast.kernels.graph_conv.reference import graph_conv
@@ -55,26 +55,26 @@ def test_graph_conv_sums_over_hops_and_joints(frames, joints, hops, inputs, outp
                 for source in range(joints):
                     expected[f, to] += adjacency[k, source, to] * (weight[k] @ x[f, source] + bias[k])
     torch.testing.assert_close(
-        graph_conv(Activation(x), adjacency, weight, bias, None, False).out.conv_out_FVO, expected
+        graph_conv(DeferredActivation(x), adjacency, weight, bias, None, False).out.conv_out_FVO, expected
     )
 
 
 def test_graph_conv_gradients():
     shapes = (3, 4, 2), (2, 4, 4), (2, 3, 2), (2, 3)
     check_gradients(
-        lambda x, *parameters: graph_conv(Activation(x), *parameters, None, False).out.conv_out_FVO,
+        lambda x, *parameters: graph_conv(DeferredActivation(x), *parameters, None, False).out.conv_out_FVO,
         *(random(*shape, grad=True) for shape in shapes),
     )
 
 
 def test_graph_conv_gives_its_input_computed_and_the_shortcut_with_moments():
-    x = Activation(*(random(*shape) for shape in ACTIVATION[:4]))
+    x = DeferredActivation(*(random(*shape) for shape in ACTIVATION[:4]))
     shapes = (2, 4, 4), (2, 5, 3), (2, 5), (5, 3), (5,)
     adjacency, weight, bias, *shortcut = (random(*shape) for shape in shapes)
     x_FVC, out, beside = graph_conv(x, adjacency, weight, bias, tuple(shortcut), True)
-    assert torch.equal(x_FVC, activation(x))
+    assert torch.equal(x_FVC, deferred_activation(x))
     torch.testing.assert_close(
-        out.conv_out_FVO, graph_conv(Activation(x_FVC), adjacency, weight, bias, None, False).out[0]
+        out.conv_out_FVO, graph_conv(DeferredActivation(x_FVC), adjacency, weight, bias, None, False).out[0]
     )
     torch.testing.assert_close(beside.conv_out_FVO, x_FVC @ shortcut[0].T + shortcut[1])
     for result in (out, beside):
@@ -96,17 +96,18 @@ def test_activation_is_what_it_says(made_of, relu_before_residual):
     expected = expected.clamp(min=0) if relu_before_residual else expected
     if made_of > 3:
         expected = expected + (residual if made_of == 4 else residual * residual_scale + residual_shift)
-    result = activation(Activation(*tensors, relu_before_residual=relu_before_residual))
+    result = deferred_activation(DeferredActivation(*tensors, relu_before_residual=relu_before_residual))
     torch.testing.assert_close(result, conv_out if made_of == 1 else expected.clamp(min=0))
     check_gradients(
-        lambda *inputs: activation(Activation(*inputs, relu_before_residual=relu_before_residual)), *tensors
+        lambda *inputs: deferred_activation(DeferredActivation(*inputs, relu_before_residual=relu_before_residual)),
+        *tensors,
     )
 
 
 def test_activation_is_rounded_once():
     tensors = [random(*shape).to(torch.bfloat16 if len(shape) == 3 else torch.float32) for shape in ACTIVATION]
-    exact = activation(Activation(*(tensor.double() for tensor in tensors)))
-    torch.testing.assert_close(activation(Activation(*tensors)), exact.bfloat16(), rtol=2**-8, atol=0)
+    exact = deferred_activation(DeferredActivation(*(tensor.double() for tensor in tensors)))
+    torch.testing.assert_close(deferred_activation(DeferredActivation(*tensors)), exact.bfloat16(), rtol=2**-8, atol=0)
 
 
 def test_moments_and_their_gradients():
@@ -133,7 +134,7 @@ def test_temporal_conv_is_a_convolution_of_each_clip_alone(lengths, kernel_size)
             )
             expected.append(y_VOT.permute(2, 0, 1))
     cu_seqlens = torch.tensor([0, *accumulate(lengths)])
-    result = temporal_conv(Activation(x), cu_seqlens, weight, bias, False).conv_out_FVO
+    result = temporal_conv(DeferredActivation(x), cu_seqlens, weight, bias, False).conv_out_FVO
     torch.testing.assert_close(result, torch.cat(expected) if expected else x.new_zeros(0, joints, outputs))
 
 
@@ -143,10 +144,13 @@ def test_temporal_conv_gradients(lengths):
     x, weight, bias = random(sum(lengths), 2, 3, grad=True), random(5, 2, 3, grad=True), random(2, grad=True)
     if lengths:
         check_gradients(
-            lambda x, *parameters: temporal_conv(Activation(x), cu_seqlens, *parameters, True)[:], x, weight, bias
+            lambda x, *parameters: temporal_conv(DeferredActivation(x), cu_seqlens, *parameters, True)[:],
+            x,
+            weight,
+            bias,
         )
         return
-    temporal_conv(Activation(x), cu_seqlens, weight, bias, False).conv_out_FVO.sum().backward()
+    temporal_conv(DeferredActivation(x), cu_seqlens, weight, bias, False).conv_out_FVO.sum().backward()
     assert x.grad.shape == x.shape and not weight.grad.any() and not bias.grad.any()
 
 
