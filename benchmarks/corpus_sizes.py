@@ -19,6 +19,7 @@ import zarr
 
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.store.checked_files import write_header
 from unisign_fast.pipelines.store.keypoint_store import CHUNK_FRAMES, SHARD_FRAMES, KeypointStore, KeypointStoreWriter
 from unisign_fast.pipelines.store.manifest import Clip, ManifestWriter
 from unisign_fast.pipelines.store.merge import merge_stores
@@ -76,7 +77,7 @@ def sparse_corpus(path: Path, clips: int, frames: int = 238) -> None:
     manifest.close()
     header = json.loads((path / "store.json").read_text())
     header |= dict(clips=clips, frames=total, manifest_bytes=manifest.size, manifest_crc32c=manifest.crc32c)
-    (path / "store.json").write_text(json.dumps(header))
+    write_header(path / "store.json", header | {"index_crc32c": manifest.index_crc32c})
 
 
 def _open_corpus(path: Path, tokenizer: Path) -> dict[str, float]:

@@ -1,21 +1,20 @@
 """The clips of a split, over several stores: their lengths, and each one's target tokens, tokenised once.
 
-What is held are arrays of numbers, about 40 bytes a clip; tokens are kept beside the
-keypoints and memory-mapped.
+What is held are arrays of numbers, about 40 bytes a clip and 4 a token; tokens are kept beside the keypoints.
 """
 
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from ..atomic_io import replaced
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStore
 from ..store.manifest import UNLABELLED, Clip
@@ -108,39 +107,38 @@ def _targets(
 ) -> tuple[np.ndarray, np.ndarray]:
     """All tokens of a store's clips, and where each clip's end; from the store's folder, or made and put there."""
     name = json.dumps([key, len(store.clips), store.manifest_crc32c]).encode()
-    folder = store.path / "targets" / hashlib.blake2b(name, digest_size=8).hexdigest()
-    try:
-        return _read(folder)
-    except (OSError, ValueError):  # not there, or damaged
-        ids, end_N = _tokenized(store, clip_N, tokenize)
-    unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")
-    try:
-        unfinished.mkdir(parents=True)
-        np.save(unfinished / "ids.npy", ids)
-        np.save(unfinished / "ends.npy", end_N)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-        return _read(folder)
-    except (OSError, ValueError):  # a store that can't be written to, or another process that was faster
-        shutil.rmtree(unfinished, ignore_errors=True)
-        return ids, end_N
+    file = store.path / "targets" / f"{hashlib.blake2b(name, digest_size=8).hexdigest()}.npz"
+    with suppress(Exception):  # not there, or damaged, which its checksums say
+        with np.load(file, allow_pickle=False) as arrays:
+            ids, end_N = arrays["ids"], arrays["ends"]
+        if end_N.shape == clip_N.shape:
+            return ids, end_N
+    ids, end_N, whole = _tokenized(store, clip_N, tokenize)
+    if whole:
+        with suppress(InputError), replaced(file, writer=f"-{os.getpid()}") as part:  # a store may be read-only
+            with open(part, "wb") as opened:
+                np.savez(opened, ids=ids, ends=end_N)
+    return ids, end_N
 
 
-def _read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(np.load(folder / "ids.npy", mmap_mode="r")), np.load(folder / "ends.npy")
+def _tokenized(store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize) -> tuple[np.ndarray, np.ndarray, bool]:
+    """As `_targets`, and whether all lines of the manifest are whole.
 
-
-def _tokenized(store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize) -> tuple[np.ndarray, np.ndarray]:
-    """A clip without a target, or with a damaged line in the manifest, has no tokens: reading it says why."""
+    A clip without a target, or with a damaged line, has no tokens: reading it says why.
+    """
     console = Console(stderr=True)
-    ids, end_N, count = [np.zeros(0, np.int32)], np.zeros(len(clip_N), np.int64), 0
+    ids, end_N, count, whole = [np.zeros(0, np.int32)], np.zeros(len(clip_N), np.int64), 0, True
     quiet = len(clip_N) < MANY_CLIPS or not console.is_terminal
     for i in track(range(len(clip_N)), "tokenising texts", console=console, disable=quiet):
+        tokens = []
         try:
-            tokens = tokenize(store.clips[clip_N[i]])
+            clip = store.clips[clip_N[i]]
         except InputError:
-            tokens = []
+            whole = False
+        else:
+            with suppress(InputError):
+                tokens = tokenize(clip)
         ids.append(np.array(tokens, np.int32))
         count += len(tokens)
         end_N[i] = count
-    return np.concatenate(ids), end_N
+    return np.concatenate(ids), end_N, whole

@@ -8,26 +8,27 @@
 Boxes follow the `clip` rule of pipelines/crops/boxes.py. The files of a clip that could not be cut are empty.
 """
 
-import json
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
-from ..atomic_io import replace_json
+from ..atomic_io import writing_to
 from ..errors import InputError
+from .checked_files import check_texts, read_header, write_header
 from .keypoint_store import KeypointStore
 from .manifest import Clip
-from .row_array import RowReader, RowWriter
+from .row_array import RowReader, RowWriter, metadata_crc32c
 
 FORMAT = "unisign_fast crop store"
-VERSION = 2
+VERSION = 3  # version 2 has no checksums of crops.json and of the arrays' zarr.json
 _ARRAYS = {  # dtype, rows of a chunk and of a shard
     "jpeg": ("uint8", 2**20, 2**26),
     "ends": ("int64", 2**13, 2**20),
     "crc32c": ("uint32", 2**13, 2**20),
 }
-_FIELDS = ("format", "version", "size", "quality", "clips", "frames", "bytes", "keypoints_crc32c", "left_out")
+_LARGEST_FILE = 2**26  # bytes: what is larger is a damaged number
+_COUNTS = ("size", "quality", "clips", "frames", "bytes", "keypoints_crc32c")
 
 
 def crops_folder(store: KeypointStore) -> Path:
@@ -54,8 +55,10 @@ class CropStore:
                 self.path, "holds the crops of other keypoints", f"delete it, then {_cut_again(self.path)}"
             )
         rows = {"jpeg": header["bytes"], "ends": 2 * header["frames"], "crc32c": 2 * header["frames"]}
+        checksums = header.get("zarr_crc32c", {})
+        remedy = f"delete {self.path} and cut again"
         self._jpeg, self._ends, self._crc32c = (
-            RowReader(self.path / f"{name}.zarr", (), _ARRAYS[name][0], rows[name], f"delete {self.path} and cut again")
+            RowReader(self.path / f"{name}.zarr", (), _ARRAYS[name][0], rows[name], remedy, checksums.get(name))
             for name in _ARRAYS
         )
 
@@ -72,6 +75,11 @@ class CropStore:
             raise InputError(f"{self.path}: clip {clip.id}", problem, f"mend it, delete {self.path} and cut again")
         before = self._ends[first - 1 : first] if first else np.zeros(1, np.int64)
         ends = np.concatenate([before, self._ends[first : first + 2 * clip.frames]])
+        sizes = np.diff(ends)
+        if ends[0] < 0 or sizes.min() < 0 or sizes.max() > _LARGEST_FILE:
+            raise InputError(
+                f"{self.path}: clip {clip.id}", "has damaged ends of files", "delete the folder and cut again"
+            )
         rows = 2 * frames + hands
         checksums = self._crc32c[first : first + 2 * clip.frames][rows]
         files = [self._jpeg[start:end] for start, end in zip(ends[rows].tolist(), ends[rows + 1].tolist())]
@@ -112,13 +120,14 @@ class CropStoreWriter:
             rows = {"jpeg": before.bytes, "ends": 2 * self._frames, "crc32c": 2 * self._frames}
             self._arrays = {name: RowWriter.reopen(self.path / f"{name}.zarr", rows[name]) for name in _ARRAYS}
         else:
-            self.path.mkdir(exist_ok=True)
-            self._arrays = {
-                name: RowWriter.create(
-                    self.path / f"{name}.zarr", (), dtype, chunk_rows=chunk, shard_rows=shard, fill_value=0
-                )
-                for name, (dtype, chunk, shard) in _ARRAYS.items()
-            }
+            with writing_to(self.path):
+                self.path.mkdir(exist_ok=True)
+                self._arrays = {
+                    name: RowWriter.create(
+                        self.path / f"{name}.zarr", (), dtype, chunk_rows=chunk, shard_rows=shard, fill_value=0
+                    )
+                    for name, (dtype, chunk, shard) in _ARRAYS.items()
+                }
             self.commit()
 
     @property
@@ -140,7 +149,11 @@ class CropStoreWriter:
         self._append([b""] * 2 * clip.frames, np.zeros(2 * clip.frames, np.int64))
 
     def commit(self) -> None:
-        """Returns when all clips so far are on disk and count."""
+        """Returns when all clips so far are on disk and count. Raises InputError if the disk takes no more."""
+        with writing_to(self.path):
+            self._commit()
+
+    def _commit(self) -> None:
         for array in self._arrays.values():
             array.commit()
         header = {
@@ -153,9 +166,10 @@ class CropStoreWriter:
             "frames": self._frames,
             "bytes": self.bytes,
             "keypoints_crc32c": keypoints_crc32c(self._store, self.clips),
+            "zarr_crc32c": {name: metadata_crc32c(self.path / f"{name}.zarr") for name in _ARRAYS},
             "left_out": self.left_out,
         }
-        replace_json(self.path / "crops.json", header)
+        write_header(self.path / "crops.json", header)
 
     def _next(self) -> Clip:
         clip = self._store.clips[self.clips]
@@ -164,9 +178,10 @@ class CropStoreWriter:
         return clip
 
     def _append(self, files: list[bytes], sizes: np.ndarray) -> None:
-        self._arrays["ends"].append(self.bytes + np.cumsum(sizes))
-        self._arrays["crc32c"].append(np.array([google_crc32c.value(file) for file in files], np.uint32))
-        self._arrays["jpeg"].append(np.frombuffer(b"".join(files), np.uint8))
+        with writing_to(self.path):
+            self._arrays["ends"].append(self.bytes + np.cumsum(sizes))
+            self._arrays["crc32c"].append(np.array([google_crc32c.value(file) for file in files], np.uint32))
+            self._arrays["jpeg"].append(np.frombuffer(b"".join(files), np.uint8))
 
 
 def keypoints_crc32c(store: KeypointStore, clips: int) -> int:
@@ -179,16 +194,12 @@ def _cut_again(path: Path) -> str:
 
 
 def _read_header(path: Path) -> dict:
-    file = path / "crops.json"
-    try:
-        header = json.loads(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(path, "holds no crops", _cut_again(path)) from None
-    except ValueError:
-        raise InputError(file, "is not JSON", f"delete {path}, then {_cut_again(path)}") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise InputError(file, f"is not a {FORMAT} of version {VERSION}", f"delete {path}, then {_cut_again(path)}")
-    for name in _FIELDS:
-        if name not in header:
-            raise InputError(f"{file}: {name}", "is missing", f"delete {path}, then {_cut_again(path)}")
+    file, remedy = path / "crops.json", f"delete {path}, then {_cut_again(path)}"
+    if not file.exists():
+        raise InputError(path, "holds no crops", _cut_again(path))
+    header = read_header(file, FORMAT, (2, VERSION), _COUNTS, remedy)
+    check_texts(f"{file}: left_out", header.get("left_out"), remedy)
+    checksums = header.get("zarr_crc32c")
+    if header["version"] == VERSION and (not isinstance(checksums, dict) or checksums.keys() != _ARRAYS.keys()):
+        raise InputError(f"{file}: zarr_crc32c", "is missing", remedy)
     return header

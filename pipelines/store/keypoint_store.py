@@ -9,20 +9,20 @@ Only what store.json counts is part of the store, so that a store which is being
 lost chunk as the fill value and never says so, hence the checksums and the fill value NaN, which no clip has.
 """
 
-import json
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
-from ..atomic_io import replace_json
+from ..atomic_io import writing_to
 from ..errors import InputError
 from ..skeleton import JOINTS
+from .checked_files import check_texts, read_header, write_header
 from .manifest import Clip, Manifest, ManifestWriter, check_clip, index_file
-from .row_array import RowReader, RowWriter
+from .row_array import RowReader, RowWriter, metadata_crc32c
 
 FORMAT = "unisign_fast keypoint store"
-VERSION = 3
+VERSION = 4  # version 3 has no checksums of the index, of zarr.json and of store.json itself
 CHUNK_FRAMES = 256
 SHARD_FRAMES = 65536
 REWRITE = "write the store again with launch/prepare.py"
@@ -31,7 +31,7 @@ REWRITE = "write the store again with launch/prepare.py"
 class KeypointStore:
     """A finished store, opened for reading: its folder `path`, its `clips`, and the `keypoint_source` they are from.
 
-    Opening takes a moment and no memory, however many clips there are; threads may share a store.
+    Opening takes a moment and 29 bytes of memory a clip; threads may share a store.
     """
 
     def __init__(self, path: Path, clips: Manifest, rows: RowReader, header: dict):
@@ -46,11 +46,12 @@ class KeypointStore:
         """Checks that the store's parts are there, nothing else read. Raises InputError if it is not a whole store."""
         path = Path(path)
         header = _read_header(path)
-        clips = Manifest(path / "manifest.jsonl", header["clips"], header["manifest_bytes"])
+        clips = Manifest(path / "manifest.jsonl", header["clips"], header["manifest_bytes"], header.get("index_crc32c"))
         if clips.total_frames != header["frames"]:
             problem = f"counts {clips.total_frames} frames, store.json {header['frames']}"
             raise InputError(path / "manifest.index", problem, REWRITE)
-        rows = RowReader(path / "keypoints.zarr", (JOINTS, 3), "float16", header["frames"], REWRITE)
+        array, metadata = path / "keypoints.zarr", header.get("zarr_crc32c")
+        rows = RowReader(array, (JOINTS, 3), "float16", header["frames"], REWRITE, metadata)
         return cls(path, clips, rows, header)
 
     def keypoints(self, clip: Clip) -> np.ndarray:
@@ -58,7 +59,7 @@ class KeypointStore:
         return self.packed_keypoints(clip).astype(np.float32)
 
     def packed_keypoints(self, clip: Clip) -> np.ndarray:
-        """The same as it is stored, float16, where possible without a copy."""
+        """The same as it is stored, float16, read-only."""
         try:
             packed = self._rows[clip.first_frame : clip.first_frame + clip.frames]
             if google_crc32c.value(np.ascontiguousarray(packed)) == clip.crc32c:
@@ -108,41 +109,40 @@ class KeypointStoreWriter:
             self._ids = {clip.id for clip in self._before.clips}
         elif (self.path / "store.json").exists():
             raise InputError(self.path, "is a store already", "name another folder, append to it or delete it")
-        try:
+        with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(self.path, f"cannot be made ({error.strerror})", "name another folder") from None
 
     def __enter__(self) -> "KeypointStoreWriter":
+        with writing_to(self.path):
+            self._start()
+        return self
+
+    def _start(self) -> None:
         array, manifest = self.path / "keypoints.zarr", self.path / "manifest.jsonl"
         if self._before:
             header = self._before._header
             self._rows = RowWriter.reopen(array, header["frames"])
-            self._manifest = ManifestWriter(
-                manifest, header["clips"], header["manifest_bytes"], header["manifest_crc32c"]
-            )
+            self._manifest = ManifestWriter(manifest, header)
         else:
             shape = dict(chunk_rows=CHUNK_FRAMES, shard_rows=SHARD_FRAMES, fill_value=float("nan"))
             self._rows = RowWriter.create(array, (JOINTS, 3), "float16", compress=self._compress, **shape)
             self._manifest = ManifestWriter(manifest)
-        return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        except OSError as failure:
-            kind, error = OSError, failure
         if kind is None:
-            return
+            try:
+                self._finish()
+                return
+            except (OSError, InputError) as failure:
+                error = failure
         self._manifest.abandon()
         if self._before is None:
             self._rows.discard()
             for file in (self.path / "manifest.jsonl", index_file(self.path / "manifest.jsonl")):
-                file.unlink()
-        if isinstance(error, OSError):
-            problem = f"cannot be written ({error.strerror or error})"
-            raise InputError(self.path, problem, "make room or name another folder, and start again") from None
+                file.unlink(missing_ok=True)
+        if kind is None or isinstance(error, OSError):
+            with writing_to(self.path):
+                raise error
 
     def _finish(self) -> None:
         self._rows.commit()
@@ -154,9 +154,13 @@ class KeypointStoreWriter:
             "frames": self._rows.rows,
             "manifest_bytes": self._manifest.size,
             "manifest_crc32c": self._manifest.crc32c,
+            "index_crc32c": self._manifest.index_crc32c,
+            "zarr_crc32c": metadata_crc32c(self.path / "keypoints.zarr"),
             "keypoint_source": self.keypoint_source,
         }
-        replace_json(self.path / "store.json", header)
+        if self._manifest.index_crc32c is None:  # appended to a store of version 3, which stays one
+            header = {name: value for name, value in header.items() if value is not None} | {"version": 3}
+        write_header(self.path / "store.json", header)
 
     def add(
         self,
@@ -215,18 +219,13 @@ class KeypointStoreWriter:
 
 
 def _read_header(path: Path) -> dict:
-    try:
-        header = json.loads((path / "store.json").read_text(encoding="utf-8"))
-    except OSError:
+    file = path / "store.json"
+    if not file.exists():
         problem = "is not a store (it has no store.json: another folder, or its writing was interrupted)"
-        raise InputError(path, problem, "name a store written by launch/prepare.py") from None
-    except ValueError:
-        raise InputError(path / "store.json", "is not JSON", REWRITE) from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise InputError(path / "store.json: format", f"is not {FORMAT!r}", "name a store written by launch/prepare.py")
-    if header.get("version") != VERSION:
-        raise InputError(path / "store.json: version", f"is {header.get('version')}, not {VERSION}", REWRITE)
-    for name in ("clips", "frames", "manifest_bytes", "manifest_crc32c", "keypoint_source"):
-        if name not in header:
-            raise InputError(path / f"store.json: {name}", "is missing", REWRITE)
+        raise InputError(path, problem, "name a store written by launch/prepare.py")
+    counts = ("clips", "frames", "manifest_bytes", "manifest_crc32c")
+    header = read_header(file, FORMAT, (3, VERSION), counts, REWRITE)
+    if "keypoint_source" not in header:
+        raise InputError(f"{file}: keypoint_source", "is missing", REWRITE)
+    check_texts(f"{file}: keypoint_source", header["keypoint_source"], REWRITE)
     return header

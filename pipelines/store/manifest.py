@@ -1,12 +1,12 @@
 """The manifest: one JSON line per clip, in the order in which the clips' frames lie in the keypoint store.
 
-A binary index lies beside it, so that a corpus of a million clips opens at once and takes no memory: 25 bytes a clip,
-memory-mapped; lines are parsed when they are asked for.
+A binary index lies beside it, so that a corpus of a million clips opens at once: 29 bytes a clip, of which four are the
+checksum of the rest and of the clip's line. Lines are read and parsed when they are asked for.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import get_origin
@@ -18,14 +18,17 @@ import numpy as np
 from ..atomic_io import sync_to_disk
 from ..errors import InputError
 from ..targets import LANGUAGES, Task
+from .checked_files import FileReader
 
 SPLITS = ("train", "dev", "test")  # of a corpus with labels
 UNLABELLED = "unlabelled"  # the split of clips without a text: to be translated, not to train on or to score
 ALL_SPLITS = (*SPLITS, UNLABELLED)
 _KINDS = {str: "a text", int: "a whole number", float: "a number", dict: "texts by name"}
-_INDEX = np.dtype(
+_OLD_INDEX = np.dtype(
     [("line", "<i8"), ("first_frame", "<i8"), ("frames", "<i4"), ("crc32c", "<u4"), ("split", "u1")]
 )  # line: where the clip's line starts in the manifest; split: a number of ALL_SPLITS
+_INDEX = np.dtype([*_OLD_INDEX.descr, ("check", "<u4")])
+_PIECE = 2**24  # bytes
 _REMEDY = "write the store again with launch/prepare.py"
 
 
@@ -84,40 +87,73 @@ _REMEDIES = {
 class Manifest(Sequence[Clip]):
     """The clips of a manifest; threads may share it."""
 
-    def __init__(self, path: Path, clips: int, size: int):
-        """The first `clips` clips of manifest `path`, in its first `size` bytes; InputError if they aren't there."""
+    def __init__(self, path: Path, clips: int, size: int, index_crc32c: int | None = None):
+        """The first `clips` clips of manifest `path`, in its first `size` bytes.
+
+        Raises InputError if they are not there. Where the index does not match its checksum (None: it has none), the
+        entries that are damaged belong to every split, and reading them is an InputError.
+        """
         self.path, self._size = path, size
-        for file, wanted in ((path, size), (index_file(path), clips * _INDEX.itemsize)):
-            try:
-                result = file.stat().st_size
-            except OSError as error:
-                raise InputError(file, f"cannot be read ({error.strerror})", _REMEDY) from None
-            if result < wanted:
-                raise InputError(file, f"has {result} bytes, store.json says {wanted}", _REMEDY)
-        self._text = np.asarray(np.memmap(path, np.uint8, "r", shape=(size,)) if size else np.zeros(0, np.uint8))
-        index = index_file(path)
-        self._index = np.asarray(np.memmap(index, _INDEX, "r", shape=(clips,)) if clips else np.zeros(0, _INDEX))
+        dtype = _OLD_INDEX if index_crc32c is None else _INDEX
+        self._text, _ = _open(path, size, 0)
+        _, index = _open(index_file(path), clips * dtype.itemsize, clips * dtype.itemsize)
+        self._index = np.frombuffer(index, dtype)
         self._line = self._index["line"]
+        self._damaged = ~self._possible()
+        if index_crc32c is not None and google_crc32c.value(index) != index_crc32c:
+            self._damaged |= [
+                not bad and self._entry_check(n) != self._index[n]["check"] for n, bad in enumerate(self._damaged)
+            ]
+        self._frames = np.where(self._damaged, 1, self._index["frames"])
+
+    def _possible(self) -> np.ndarray:
+        """Which entries can be true: the index of a former version has no checksum."""
+        ends = np.append(self._line[1:], self._size)[: len(self)]
+        frames, first = self._index["frames"], self._index["first_frame"]
+        good = (self._line >= 0) & (self._line < ends) & (ends <= self._size) & (frames > 0)
+        good[:-1] &= first[1:] - first[:-1] == frames[:-1]
+        return good & (self._index["split"] < len(ALL_SPLITS))
+
+    def _line_of(self, number: int) -> bytes:
+        start = int(self._line[number])
+        end = int(self._line[number + 1]) if number + 1 < len(self) else self._size
+        return self._read(start, end - start)
+
+    def _entry_check(self, number: int) -> int:
+        return _check_of(self._index[number].tobytes()[: _OLD_INDEX.itemsize], self._line_of(number))
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __getitem__(self, number: int) -> Clip:
         """Raises InputError, naming line and field, if that line is not the clip that was written."""
-        line, first_frame, frames, crc32c, _ = self._index[number].item()  # an IndexError ends iteration
+        _, first_frame, frames, crc32c, split, *check = self._index[number].item()  # an IndexError ends iteration
         number %= len(self)
-        end = int(self._line[number + 1]) if number + 1 < len(self) else self._size
         where = f"{self.path}: line {number + 1}"
-        clip = _parse(where, self._text[line:end].tobytes())
-        for name, value in (("first_frame", first_frame), ("frames", frames), ("crc32c", crc32c)):
+        if self._damaged[number]:
+            raise InputError(f"{index_file(self.path)}: entry {number + 1}", "is damaged", _REMEDY)
+        clip = _parse(where, self._line_of(number))
+        indexed = {"first_frame": first_frame, "frames": frames, "crc32c": crc32c, "split": ALL_SPLITS[split]}
+        for name, value in indexed.items():
             if getattr(clip, name) != value:
                 raise InputError(f"{where}: {name}", f"is {getattr(clip, name)}, the index says {value}", _REMEDY)
+        if check and self._entry_check(number) != check[0]:
+            raise InputError(where, "does not match its checksum", _REMEDY)
         return clip
+
+    def _read(self, start: int, size: int) -> bytes:
+        try:
+            content = self._text.read(start, size)
+        except OSError as error:
+            raise InputError(self.path, f"cannot be read ({error.strerror})", _REMEDY) from None
+        if len(content) < size:
+            raise InputError(self.path, f"ends before byte {start + size}", _REMEDY)
+        return content
 
     @property
     def frames(self) -> np.ndarray:
         """Frames of every clip."""
-        return self._index["frames"]
+        return self._frames
 
     @property
     def crc32c(self) -> np.ndarray:
@@ -131,7 +167,7 @@ class Manifest(Sequence[Clip]):
 
     def of_split(self, split: str) -> np.ndarray:
         """The numbers of a split's clips, int64 ascending."""
-        return np.flatnonzero(self._index["split"] == ALL_SPLITS.index(split))
+        return np.flatnonzero((self._index["split"] == ALL_SPLITS.index(split)) | self._damaged)
 
     def verify(self, crc32c: int) -> None:
         """Reads every line. Raises InputError on the first bad one, an id that occurs twice, or another checksum."""
@@ -144,25 +180,55 @@ class Manifest(Sequence[Clip]):
                 raise InputError(f"{where}: id", "occurs twice", _REMEDY)
             ids.add(clip.id)
             frames += clip.frames
-        if google_crc32c.value(self._text) != crc32c:
+        whole = 0
+        for start in range(0, self._size, _PIECE):
+            whole = google_crc32c.extend(whole, self._read(start, min(_PIECE, self._size - start)))
+        if whole != crc32c:
             raise InputError(self.path, "does not match its checksum in store.json", _REMEDY)
 
 
-class ManifestWriter:
-    """Appends clips to a manifest and its index, behind the first `clips` clips in `size` bytes of this checksum."""
+def _check_of(entry: bytes, line: bytes) -> int:
+    """The checksum of a clip's entry in the index and of its line."""
+    return google_crc32c.extend(google_crc32c.value(entry), line)
 
-    def __init__(self, path: Path, clips: int = 0, size: int = 0, crc32c: int = 0):
-        self.size, self.crc32c, self.clips = size, crc32c, clips
+
+def _open(file: Path, size: int, read: int) -> tuple[FileReader, bytes]:
+    """A file that has at least `size` bytes, and its first `read` bytes. Raises InputError if it has not."""
+    try:
+        reader = FileReader(file)
+        if reader.size >= size:
+            return reader, reader.read(0, read)
+    except OSError as error:
+        raise InputError(file, f"cannot be read ({error.strerror})", _REMEDY) from None
+    raise InputError(file, f"has {reader.size} bytes, store.json says {size}", _REMEDY)
+
+
+class ManifestWriter:
+    """Appends clips to a manifest and its index, behind those that the store's `header` counts.
+
+    `index_crc32c` stays None where the store is of a version that has none.
+    """
+
+    def __init__(self, path: Path, header: Mapping | None = None):
+        before = header or {"manifest_bytes": 0, "manifest_crc32c": 0, "index_crc32c": 0, "clips": 0}
+        self.size, self.crc32c, self.clips = before["manifest_bytes"], before["manifest_crc32c"], before["clips"]
+        self.index_crc32c: int | None = before.get("index_crc32c")
+        self._dtype = _OLD_INDEX if self.index_crc32c is None else _INDEX
         self._files = [open(file, "ab") for file in (path, index_file(path))]
-        for file, kept in zip(self._files, (size, clips * _INDEX.itemsize)):
+        for file, kept in zip(self._files, (self.size, self.clips * self._dtype.itemsize)):
             file.truncate(kept)
 
     def append(self, clip: Clip) -> None:
         """One line, and its entry in the index."""
         line = json.dumps(msgspec.structs.asdict(clip), ensure_ascii=False).encode() + b"\n"
-        entry = (self.size, clip.first_frame, clip.frames, clip.crc32c, ALL_SPLITS.index(clip.split))
-        for file, content in zip(self._files, (line, np.array(entry, _INDEX).tobytes())):
+        split = ALL_SPLITS.index(clip.split)
+        packed = np.array((self.size, clip.first_frame, clip.frames, clip.crc32c, split), _OLD_INDEX).tobytes()
+        if self.index_crc32c is not None:
+            packed += _check_of(packed, line).to_bytes(4, "little")
+        for file, content in zip(self._files, (line, packed)):
             file.write(content)
+        if self.index_crc32c is not None:
+            self.index_crc32c = google_crc32c.extend(self.index_crc32c, packed)
         self.size += len(line)
         self.crc32c = google_crc32c.extend(self.crc32c, line)
         self.clips += 1

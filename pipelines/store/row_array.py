@@ -1,10 +1,11 @@
-"""A long Zarr v3 array that is written by appending rows and read through memory maps.
+"""A long Zarr v3 array that is written by appending rows and read by place.
 
 Without compression a shard file is its chunks in order and then their index, so that rows lie where arithmetic says.
-Every shard's index is verified before the file is mapped, because a chunk that Zarr left out would shift the others.
+Every shard's index is verified before the file is read, because a chunk that Zarr left out would shift the others.
 """
 
 import shutil
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,9 +16,14 @@ from zarr.codecs import ZstdCodec
 
 from ..atomic_io import sync_to_disk
 from ..errors import InputError
+from ..input_files import read_json
+from .checked_files import FileReader, json_crc32c
 
 _ABSENT = np.uint64(2**64 - 1)  # offset and size of a chunk that a shard does not have
 _CRC_BYTES = 4
+_METADATA_BYTES = 2**20
+_CODECS = {"sharding_indexed", "bytes", "zstd", "crc32c", "regular", "default"}  # and grids and encodings of keys
+OPEN_SHARDS = 128
 
 
 class RowWriter:
@@ -109,64 +115,68 @@ def shard_file(array: Path, shard: int, dimensions: int) -> Path:
 class RowReader:
     """The first `rows` rows of an array, as slices `reader[a:b]`; threads may share it.
 
-    Memory maps take no memory of their own, however long the array; a compressed array is read by Zarr, chunk by chunk.
+    Nothing is kept in memory, however long the array; a compressed array is read by Zarr, chunk by chunk.
     """
 
-    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: str, rows: int, remedy: str):
-        """Raises InputError, with this `remedy`, if there is no such array. Shards are looked at when first used."""
+    def __init__(
+        self,
+        path: Path,
+        row_shape: tuple[int, ...],
+        dtype: str,
+        rows: int,
+        remedy: str,
+        metadata_crc32c: int | None = None,
+    ):
+        """Raises InputError, with this `remedy`, if there is no such array. Shards are looked at when first used.
+
+        `metadata_crc32c` is what zarr.json has to match; stores of former versions do not say.
+        """
         self.path, self.rows, self._remedy = path, rows, remedy
-        try:
-            self._array = zarr.open_array(path, mode="r")
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(path, f"is not a Zarr array ({error})", remedy) from None
+        self._array = _open_array(path, remedy, metadata_crc32c)
         shape, shards = self._array.shape, self._array.shards
         if shape[1:] != row_shape or self._array.dtype != np.dtype(dtype) or shape[0] < rows or shards is None:
             problem = f"is {self._array.dtype} {shape}, and {dtype} {(rows, *row_shape)} in shards is wanted"
             raise InputError(path, problem, remedy)
         self._shard_rows, self._chunk_rows = shards[0], self._array.chunks[0]
+        self._row_bytes = int(np.prod(row_shape, initial=self._array.dtype.itemsize))
         self._compressed = bool(self._array.compressors)
-        self._maps: dict[int, np.ndarray] = {}
+        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open)  # a descriptor is closed when nobody reads any more
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Rows a to b, a view of the map where they lie in one shard. Raises InputError on a lost or damaged shard."""
+        """Rows a to b, read-only. Raises InputError on a lost or damaged shard."""
         start, stop, _ = rows.indices(self.rows)
         if self._compressed:
             try:
                 return self._array[start:stop]
-            except (OSError, ValueError, RuntimeError) as error:
-                raise InputError(
-                    self.path, f"rows {start} to {stop - 1} cannot be read ({error})", self._remedy
-                ) from None
+            except Exception as error:  # damaged bytes make zarr and its codecs raise anything
+                problem = f"rows {start} to {stop - 1} cannot be read ({type(error).__name__}: {error})"
+                raise InputError(self.path, problem, self._remedy) from None
         shard, first = divmod(start, self._shard_rows)
         if first + stop - start <= self._shard_rows:
-            return self._piece(shard, first, first + stop - start)
+            return self._piece(shard, first, max(first, first + stop - start))
         borders = [start, *range((shard + 1) * self._shard_rows, stop, self._shard_rows), stop]
         return np.concatenate([self[a:b] for a, b in pairwise(borders)])
 
     def _piece(self, shard: int, first: int, last: int) -> np.ndarray:
-        if shard not in self._maps:
-            self._maps[shard] = self._map(shard)
-        piece = self._maps[shard][first:last]
-        if len(piece) < last - first:
-            file = shard_file(self.path, shard, self._array.ndim)
-            raise InputError(file, f"ends before row {last} of the shard", self._remedy)
-        return piece
-
-    def _map(self, shard: int) -> np.ndarray:
-        """The rows of a shard file whose index says that its chunks lie one after the other."""
         file = shard_file(self.path, shard, self._array.ndim)
-        row_shape = self._array.shape[1:]
-        chunk_bytes = self._chunk_rows * int(np.prod(row_shape, initial=self._array.dtype.itemsize))
-        chunks = self._shard_rows // self._chunk_rows
-        index_bytes = 16 * chunks
+        size = (last - first) * self._row_bytes
         try:
-            size = file.stat().st_size
-            with open(file, "rb") as opened:
-                opened.seek(max(0, size - index_bytes - _CRC_BYTES))
-                index = opened.read(index_bytes)
-                crc = opened.read(_CRC_BYTES)
+            content = self._shard(shard).read(first * self._row_bytes, size)
         except OSError as error:
             raise InputError(file, f"cannot be read ({error.strerror})", self._remedy) from None
+        if len(content) < size:
+            raise InputError(file, f"ends before row {last} of the shard", self._remedy)
+        return np.frombuffer(content, self._array.dtype).reshape(last - first, *self._array.shape[1:])
+
+    def _open(self, shard: int) -> FileReader:
+        """A shard file whose index says that its chunks lie one after the other."""
+        file = shard_file(self.path, shard, self._array.ndim)
+        chunk_bytes = self._chunk_rows * self._row_bytes
+        chunks = self._shard_rows // self._chunk_rows
+        index_bytes = 16 * chunks
+        reader = FileReader(file)
+        end = reader.read(max(0, reader.size - index_bytes - _CRC_BYTES), index_bytes + _CRC_BYTES)
+        index, crc = end[:index_bytes], end[index_bytes:]
         if len(crc) < _CRC_BYTES or google_crc32c.value(index) != int.from_bytes(crc, "little"):
             raise InputError(file, "is damaged: its shard index does not match its checksum", self._remedy)
         entries = np.frombuffer(index, "<u8").reshape(chunks, 2)
@@ -174,4 +184,36 @@ class RowReader:
         in_order = np.arange(present, dtype=np.uint64) * np.uint64(chunk_bytes)
         if not (np.array_equal(entries[:present, 0], in_order) and (entries[:present, 1] == chunk_bytes).all()):
             raise InputError(file, "has its chunks in another order", self._remedy)
-        return np.asarray(np.memmap(file, self._array.dtype, "r", shape=(present * self._chunk_rows, *row_shape)))
+        if reader.size != present * chunk_bytes + index_bytes + _CRC_BYTES:
+            raise InputError(file, f"has {reader.size} bytes, and its index says otherwise", self._remedy)
+        return reader
+
+
+def metadata_crc32c(array: Path) -> int:
+    """The checksum of an array's zarr.json, whatever the number of its rows. Raises InputError if it is not JSON."""
+    metadata = read_json(array / "zarr.json", max_bytes=_METADATA_BYTES)
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("shape"), list):
+        raise InputError(array / "zarr.json: shape", "is missing", "copy the array again")
+    return json_crc32c(metadata | {"shape": metadata["shape"][1:]})
+
+
+def _open_array(path: Path, remedy: str, crc32c: int | None) -> zarr.Array:
+    try:
+        if crc32c is not None and metadata_crc32c(path) != crc32c:
+            raise InputError(path / "zarr.json", "does not match its checksum", remedy)
+        unknown = _codecs(read_json(path / "zarr.json", max_bytes=_METADATA_BYTES)) - _CODECS
+        if unknown:
+            raise InputError(path / "zarr.json", f"has the codecs {', '.join(sorted(unknown))}", remedy)
+        return zarr.open_array(path, mode="r")
+    except InputError as error:
+        raise InputError(path, f"is not a Zarr array ({error.where}: {error.problem})", remedy) from None
+    except Exception as error:  # wrong values make zarr raise anything
+        raise InputError(path, f"is not a Zarr array ({type(error).__name__}: {error})", remedy) from None
+
+
+def _codecs(metadata: object) -> set[str]:
+    """The names of all codecs anywhere in zarr.json; opening an array makes an object of each."""
+    if isinstance(metadata, dict):
+        own = {str(metadata["name"])} if "configuration" in metadata else set()
+        return own.union(*map(_codecs, metadata.values()))
+    return set().union(*map(_codecs, metadata)) if isinstance(metadata, list) else set()

@@ -29,6 +29,7 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames, normalize_parts
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.store.checked_files import write_header
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.pipelines.store.manifest import ManifestWriter
 
@@ -118,7 +119,8 @@ def nan_store(folder: Path) -> KeypointStore:
     manifest.append(replaced(clip, crc32c=google_crc32c.value(keypoints)))
     manifest.close()
     header = json.loads((folder / "store.json").read_text())
-    (folder / "store.json").write_text(json.dumps(header | {"manifest_bytes": manifest.size}))
+    changed = {"manifest_bytes": manifest.size, "index_crc32c": manifest.index_crc32c}
+    write_header(folder / "store.json", header | changed)
     return KeypointStore.open(folder)
 
 

@@ -137,7 +137,7 @@ def test_damage_is_noticed(made, tmp_path):
     with pytest.raises(InputError, match="c/0: is damaged: its shard index"):
         CropStore(store).verify(store)
     (store.path / "crops" / "crops.json").write_text("{")
-    with pytest.raises(InputError, match="crops.json: is not JSON"):
+    with pytest.raises(InputError, match="crops.json: is not whole JSON"):
         CropStore(store)
 
 
@@ -270,7 +270,7 @@ def test_a_disk_that_takes_no_more(tmp_path):
     (tmp_path / "full.py").write_text(FULL_DISK.format(path=str(store.path)))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, str(tmp_path / "full.py")], capture_output=True, text=True, env=environment)
-    assert "crops: cannot be written (File too large); make room and call again" in run.stdout, run.stderr
+    assert "crops: cannot be written (File too large); make room or name another folder" in run.stdout, run.stderr
     assert CropStore(store).clips == 0
     cut_crops(store, 16, 90, workers=1)
     CropStore(store).verify(store)

@@ -11,10 +11,12 @@ import zarr
 from conftest import ROOT
 
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store import row_array
 from unisign_fast.pipelines.store.keypoint_store import SHARD_FRAMES, KeypointStore, KeypointStoreWriter
 from unisign_fast.pipelines.store.manifest import Clip
 
 SOURCE = {"estimator": "random numbers", "version": "1", "coordinates": "x / width, y / height"}
+NEW_FIELDS = ("checksum", "index_crc32c", "zarr_crc32c")
 FIELDS = {"split": "train", "language": "zh", "text": "你好", "fps": 25.0, "width": 512, "height": 384}
 
 
@@ -36,6 +38,12 @@ def refusal(action, *arguments):
         action(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def without_checksums(header, **changed):
+    """The header of a store of version 3, which had fewer checksums."""
+    values = {name: value for name, value in json.loads(header).items() if name not in NEW_FIELDS}
+    return json.dumps(values | {"version": 3} | changed)
 
 
 def test_clips_come_back_in_float16(tmp_path):
@@ -121,11 +129,17 @@ def test_open_refuses_what_is_not_a_whole_store(tmp_path):
     size = len(manifest.encode())
     damage = {
         "store.json": [
-            ("{", "is not JSON"),
+            ("{", "is not whole JSON"),
             ("[]", "store.json: format"),
             (json.dumps({**json.loads(header), "version": 99}), "store.json: version: is 99"),
-            (header.replace('"frames"', '"fames"'), "store.json: frames: is missing"),
-            (header.replace('"frames": 304', '"frames": 305'), "manifest.index: counts 304 frames, store.json 305"),
+            ("[" * 100_000, "nested 100000 deep"),
+            (without_checksums(header, clips=-1), "store.json: clips: is -1"),
+            (without_checksums(header, frames=1e3), "store.json: frames: is 1000.0"),
+            (without_checksums(header, keypoint_source=[]), "store.json: keypoint_source: is no dict of texts"),
+            (without_checksums(header.replace('"frames"', '"fames"')), "store.json: frames: is missing"),
+            (header.replace('"frames": 304', '"frames": 305'), "store.json: does not match its own checksum"),
+            (header.replace("random numbers", "other numbers"), "store.json: does not match its own checksum"),
+            (json.dumps({**json.loads(header), "version": 3}), "store.json: does not match its own checksum"),
         ],
         "manifest.jsonl": [(manifest[:-30], f"manifest.jsonl: has {size - 30} bytes, store.json says {size}")],
     }
@@ -146,8 +160,8 @@ def test_open_refuses_what_is_not_a_whole_store(tmp_path):
 @pytest.mark.parametrize(
     ("written", "altered", "expected"),
     [
-        ("clip2", "clip0", "clip clip0: id: occurs twice"),
-        ('"text": "你好"', '"text": "好你"', "manifest.jsonl: does not match its checksum"),
+        ("clip2", "clip0", "line 3: does not match its checksum"),
+        ('"text": "你好"', '"text": "好你"', "line 1: does not match its checksum"),
         ('"first_frame": 3,', '"first_frame": 4,', "line 2: first_frame: is 4, the index says 3"),
         ('"frames": 1,', '"frames": 2,', "line 3: frames: is 2, the index says 1"),
         ('"fps": 25.0', '"fps": "25"', "line 1: fps: is '25'"),
@@ -312,3 +326,99 @@ def test_a_disk_that_takes_no_more(tmp_path, append):
         KeypointStore.open(path).verify()
     else:
         assert "is not a store" in refusal(KeypointStore.open, path) and not list(path.iterdir())
+
+
+def as_version_3(path):
+    """The store as it was written before it had checksums of the index, of zarr.json and of store.json."""
+    index = np.fromfile(path / "manifest.index", np.dtype([("old", "V25"), ("check", "<u4")]))
+    index["old"].tofile(path / "manifest.index")
+    (path / "store.json").write_text(without_checksums((path / "store.json").read_text()))
+
+
+def test_a_store_of_version_3_goes_on(tmp_path):
+    path = tmp_path / "store"
+    written = write_store(path)
+    as_version_3(path)
+    with KeypointStoreWriter(path, SOURCE, append=True) as writer:
+        writer.add(written[0], id="new", **FIELDS)
+    assert json.loads((path / "store.json").read_text())["version"] == 3
+    store = KeypointStore.open(path)
+    store.verify()
+    assert [clip.id for clip in store.clips] == ["clip0", "clip1", "clip2", "new"]
+
+
+@pytest.mark.parametrize(
+    "byte, value, expected", [(24, 2, "split: is train, the index says test"), (9, 7, "entry 1: is damaged"), (24, 9, "entry 1")]
+)  # fmt: skip
+def test_a_damaged_index_without_checksum(tmp_path, byte, value, expected):
+    write_store(tmp_path / "store")
+    as_version_3(tmp_path / "store")
+    content = bytearray((tmp_path / "store" / "manifest.index").read_bytes())
+    content[byte] = value
+    (tmp_path / "store" / "manifest.index").write_bytes(content)
+    assert expected in refusal(lambda: KeypointStore.open(tmp_path / "store").verify())
+
+
+def test_a_clip_that_moved_from_train_to_test(tmp_path):
+    write_store(tmp_path / "store")
+    content = bytearray((tmp_path / "store" / "manifest.index").read_bytes())
+    content[24] = 2  # the first clip's split
+    (tmp_path / "store" / "manifest.index").write_bytes(content)
+    store = KeypointStore.open(tmp_path / "store")
+    assert [store.clips.of_split(split).tolist() for split in ("train", "test")] == [[0, 1, 2], [0]]
+    assert "manifest.index: entry 1: is damaged" in refusal(lambda: store.clips[0])
+    assert "manifest.index: entry 1: is damaged" in refusal(store.verify)
+    store.keypoints(store.clips[1])
+
+
+def test_a_damaged_text_is_one_bad_clip(tmp_path):
+    write_store(tmp_path / "store")
+    file = tmp_path / "store" / "manifest.jsonl"
+    file.write_bytes(file.read_bytes().replace("你好".encode(), "你妈".encode(), 1))
+    store = KeypointStore.open(tmp_path / "store")
+    assert "line 1: does not match its checksum" in refusal(lambda: store.clips[0])
+    assert [store.clips[n].id for n in (1, 2)] == ["clip1", "clip2"]
+
+
+def test_files_that_are_cut_short_while_in_use(tmp_path):
+    write_store(tmp_path / "store")
+    store = KeypointStore.open(tmp_path / "store")
+    clips = list(store.clips)
+    store.keypoints(clips[0])
+    os.truncate(shard(tmp_path / "store"), 8192)
+    os.truncate(tmp_path / "store" / "manifest.jsonl", 300)
+    assert "ends before row 303" in refusal(store.keypoints, clips[1])
+    assert "manifest.jsonl: ends before byte" in refusal(lambda: store.clips[2])
+
+
+def test_a_shard_that_lost_its_middle(tmp_path):
+    write_store(tmp_path / "store")
+    content = shard(tmp_path / "store").read_bytes()
+    shard(tmp_path / "store").write_bytes(content[:9000] + content[25000:])
+    assert "bytes, and its index says otherwise" in refusal(KeypointStore.open(tmp_path / "store").verify)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [{"shape": [None, 133, 3]}, {"codecs": 5}, {"chunk_grid": {}}, {"fill_value": {}}, {"data_type": "float32"},
+     {"codecs": [{"name": "vlen-utf8", "configuration": {}}]}, {"shape": None}, {"zarr_format": 2}],
+)  # fmt: skip
+def test_damaged_metadata_of_the_array(tmp_path, change, old):
+    write_store(tmp_path / "store")
+    if old:
+        as_version_3(tmp_path / "store")
+    file = tmp_path / "store" / "keypoints.zarr" / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert "keypoints.zarr: is" in refusal(KeypointStore.open, tmp_path / "store")
+
+
+def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_array, "OPEN_SHARDS", 1)
+    written = write_store(tmp_path / "store", (SHARD_FRAMES, 3))
+    store = KeypointStore.open(tmp_path / "store")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        for clip, keypoints in zip(store.clips, written, strict=True):
+            np.testing.assert_array_equal(store.packed_keypoints(clip), keypoints.astype(np.float16))
+    assert len(os.listdir("/proc/self/fd")) == before + 1

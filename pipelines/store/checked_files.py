@@ -1,0 +1,84 @@
+"""Files of a store, as they are read: headers with their own checksum, and bytes by their place."""
+
+import json
+import os
+from pathlib import Path
+
+import google_crc32c
+
+from ..atomic_io import replace_json
+from ..errors import InputError
+from ..input_files import read_json
+
+MAX_COUNT = 2**53
+_HEADER_BYTES = 64 * 2**20
+
+
+class FileReader:
+    """A file, read by place; threads may share it. No memory map: that of a file which is cut short kills the process.
+
+    `read` gives fewer bytes than asked for where the file ends.
+    """
+
+    def __init__(self, path: Path):
+        """Raises OSError if the file cannot be opened."""
+        self._descriptor = -1
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self):
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the file has now."""
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, start: int, size: int) -> bytes:
+        """The file's bytes from `start`. Raises OSError if the disk fails."""
+        if size > 2**24:
+            size = max(0, min(size, self.size - start))  # room is made for no more than there is
+        piece = os.pread(self._descriptor, size, start)
+        if len(piece) in (0, size):
+            return piece
+        return piece + self.read(start + len(piece), size - len(piece))
+
+
+def json_crc32c(value: object) -> int:
+    """The CRC-32C of a JSON value, however it is laid out."""
+    return google_crc32c.value(json.dumps(value, sort_keys=True).encode())
+
+
+def write_header(path: Path, header: dict) -> None:
+    """Writes a header with its checksum, last and in one move: what it counts is on disk."""
+    values = {name: value for name, value in header.items() if name != "checksum"}
+    replace_json(path, values | {"checksum": json_crc32c(values)})
+
+
+def read_header(path: Path, form: str, versions: tuple[int, ...], counts: tuple[str, ...], remedy: str) -> dict:
+    """A header of the format `form` in one of `versions` (the last is today's), its `counts` whole numbers.
+
+    Those of today's version have a checksum. Raises InputError naming the field that is wrong.
+    """
+    header = read_json(path, remedy, _HEADER_BYTES)
+    if not isinstance(header, dict) or header.get("format") != form:
+        raise InputError(f"{path}: format", f"is not {form!r}", remedy)
+    version = header.get("version")
+    if type(version) is not int or version not in versions:
+        raise InputError(f"{path}: version", f"is {version!r}, not {versions[-1]}", remedy)
+    if version == versions[-1] or "checksum" in header:
+        rest = {name: value for name, value in header.items() if name != "checksum"}
+        if header.get("checksum") != json_crc32c(rest):
+            raise InputError(path, "does not match its own checksum", remedy)
+    for name in counts:
+        if name not in header:
+            raise InputError(f"{path}: {name}", "is missing", remedy)
+        if type(header[name]) is not int or not 0 <= header[name] < MAX_COUNT:
+            raise InputError(f"{path}: {name}", f"is {header[name]!r}, no number of things", remedy)
+    return header
+
+
+def check_texts(where: str, value: object, remedy: str) -> None:
+    """Raises InputError unless `value` is a dict of texts."""
+    if not isinstance(value, dict) or not all(type(text) is str for text in value.values()):
+        raise InputError(where, "is no dict of texts", remedy)
