@@ -7,11 +7,12 @@ until the next one begins; most begin where one of their modules is called.
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 PHASES = (
     "input",
@@ -38,6 +39,18 @@ DECODER_END = r"(language_model\.)?mt5\.decoder\.dropout$"
 ENCODER_ROWS = r"(language_model\.)?mt5\.encoder\.block\.0\.layer\.0\.SelfAttention\.o$"  # sees every position once
 
 
+def hooks(model: nn.Module, enter: Callable[[str], None]) -> list[RemovableHandle]:
+    """Hooks that call `enter(phase)` where the forward pass reaches a phase; the caller removes them."""
+    handles = []
+    for name, module in model.named_modules():
+        for pattern, phase in MODULES:
+            if re.match(pattern, name):
+                handles.append(module.register_forward_pre_hook(lambda *_, phase=phase: enter(phase)))
+        if re.match(DECODER_END, name):
+            handles.append(module.register_forward_hook(lambda *_: enter("vocabulary loss")))
+    return handles
+
+
 class PhaseClock:
     """`seconds` of each phase, and the `positions` that mT5's encoder computed, padding too."""
 
@@ -62,14 +75,10 @@ class PhaseClock:
         """Enter the phases of the forward pass as `model` reaches them, and "backward" after it."""
         handles = [
             model.register_forward_pre_hook(lambda *_: self._begin()),
+            *hooks(model, self._pass),
             model.register_forward_hook(lambda *_: self._end()),
         ]
         for name, module in model.named_modules():
-            for pattern, phase in MODULES:
-                if re.match(pattern, name):
-                    handles.append(module.register_forward_pre_hook(lambda *_, s=phase: self._pass(s)))
-            if re.match(DECODER_END, name):
-                handles.append(module.register_forward_hook(lambda *_: self._pass("vocabulary loss")))
             if re.match(ENCODER_ROWS, name):
                 handles.append(module.register_forward_pre_hook(lambda _, inputs: self._count(inputs[0])))
         self._phase, self._since = "input", time.perf_counter()
