@@ -128,11 +128,24 @@ class BatchLoader:
             raise InputError(where, problem, "repair the clips named in the log, or raise --max-bad-share")
 
 
+_of_thread = threading.local()
+
+
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The calling thread's own stream for copies to the device: a new one for every batch would spread its memory over
+    the allocator's pools of all streams.
+    """
+    streams = _of_thread.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)
+    return streams[device]
+
+
 def ahead_on(device: torch.device, batch: PackedBatch) -> PackedBatch:
     """The batch on the device, copied beside the training step (from pinned memory, on a stream of its own)."""
     if device.type == "cpu":
         return batch
-    stream = torch.cuda.Stream(device)
+    stream = copy_stream(device)
     with torch.cuda.stream(stream):
         moved = batch.map(lambda x: x if x.is_cuda else x.pin_memory().to(device, non_blocking=True))
     stream.synchronize()

@@ -1,6 +1,7 @@
 """Packed batches ahead of the training loop: in which order, how far ahead, and without the bad clips."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from clip_stores import (
 )
 
 from unisign_fast.pipelines.batches.batch_sampler import Budget
-from unisign_fast.pipelines.batches.loader import BatchLoader
+from unisign_fast.pipelines.batches.loader import BatchLoader, copy_stream
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.dataset import ClipSet
@@ -171,3 +172,12 @@ def test_threads_stay_a_bounded_way_ahead(store):
         read += 1
     steps.close()
     assert read <= 12
+
+
+def test_a_thread_copies_on_one_stream_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    device = torch.device("cuda", 0)
+    mine = {copy_stream(device) for _ in range(3)}
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(copy_stream, device).result()
+    assert len(mine) == 1 and other not in mine and copy_stream(torch.device("cuda", 1)) not in mine
