@@ -9,7 +9,6 @@ measured ceilings, on the host 6 microseconds a launch. Saved bytes are those th
 """
 
 import sys
-from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,15 +21,17 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.about import about
 from benchmarks.step.flops import forward_flops
-from benchmarks.step.launch_counter import ACCUMULATION, FusedAsOnCuda, LaunchCounter
+from benchmarks.step.launch_counter import ACCUMULATION, LaunchCounter
 from benchmarks.step.phases import PHASES, hooks
 from benchmarks.step.synthetic import MAX_FRAMES, synthetic_step
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.kernels.dispatch import as_device
 from unisign_fast.kernels.launch import recording
+from unisign_fast.kernels.meta import FusedAsOnCuda
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.training.memory import SavedBytes
 from unisign_fast.utils.console import run_command
 
 CEILINGS = {"H100": (3.0e12, 798e12), "H200": (4.3e12, 790e12)}  # measured: bytes a second of a copy, bf16 FLOPs
@@ -62,25 +63,6 @@ class Row:
     saved_mib: float  # by autograd, of the forward pass
 
 
-class SavedBytes:
-    """Bytes of the distinct storages that autograd keeps, by phase; parameters and buffers left out."""
-
-    def __init__(self, model: torch.nn.Module, counter: LaunchCounter):
-        self.bytes: dict[str, int] = defaultdict(int)
-        self._counter = counter
-        self._seen = {x.untyped_storage()._cdata for x in (*model.parameters(), *model.buffers())}
-        self._kept = []  # storages, so that no address is used twice
-
-    def pack(self, x: torch.Tensor) -> torch.Tensor:
-        """The hook for saved_tensors_hooks."""
-        storage = x.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen.add(storage._cdata)
-            self._kept.append(storage)
-            self.bytes[self._counter.phase] += storage.nbytes()
-        return x
-
-
 def count(stage: int, clips: int, config: ModelConfig, ceilings: tuple[float, float], max_frames: int) -> list[Row]:
     """Rows of the median micro-batch of a step of this stage, forward and backward, and one of all of it."""
     config = replace(config, rgb=P_SAMP[stage] > 0)
@@ -92,7 +74,7 @@ def count(stage: int, clips: int, config: ModelConfig, ceilings: tuple[float, fl
     model = model.to("meta", torch.bfloat16).train()
     with as_device("cuda"), recording() as recorded, FusedAsOnCuda():
         with LaunchCounter(*ceilings, lambda: len(recorded)) as counter:
-            saved = SavedBytes(model, counter)
+            saved = SavedBytes(model, lambda: counter.phase)
             handles = hooks(model, counter.enter)
             counter.enter("pose encoder")
             with saved_tensors_hooks(saved.pack, lambda x: x):

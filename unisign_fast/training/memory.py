@@ -1,0 +1,135 @@
+"""Sizes of a micro-batch from the memory of a GPU.
+
+What autograd keeps of a clip is counted on meta tensors before training, on the paths that a GPU takes; so it follows
+the model's geometry, its precision and the share of sampled hands. The clips of an optimiser step do not change.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from unisign_fast.kernels.dispatch import as_device
+from unisign_fast.kernels.meta import FusedAsOnCuda
+from unisign_fast.model.config import ModelConfig
+from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.batches.batch_sampler import Budget
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.skeleton import PACKED_JOINTS
+from unisign_fast.text.tokenizer import MAX_TARGET_TOKENS
+from unisign_fast.training.settings import TrainSettings
+from unisign_fast.utils.distributed import Ranks
+
+AUTO = "auto"
+PUBLISHED_CLIPS = {1: 16, 2: 4, 3: 8}  # of a micro-batch, by stage: what a CPU takes
+USED_SHARE = 0.85  # of the free memory; the rest is for the allocator's gaps and libraries
+WORKSPACE = 4 << 30  # chunks of logits, temporaries of the largest layer, and buckets of gradients
+PROMPT_TOKENS = 14
+
+
+class SavedBytes:
+    """Bytes of the distinct storages that autograd saves, by what `key` says at that time, without the model's own.
+
+    `pack` is the hook for torch.autograd.graph.saved_tensors_hooks.
+    """
+
+    def __init__(self, model: nn.Module, key: Callable[[], str] = str):
+        self.bytes: dict[str, int] = defaultdict(int)
+        self._key = key
+        self._seen = {x.untyped_storage()._cdata for x in (*model.parameters(), *model.buffers())}
+        self._kept: list[torch.UntypedStorage] = []  # alive, so that no address comes twice
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Count the tensor's storage once, and save the tensor as it is."""
+        storage = x.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self._kept.append(storage)
+            self.bytes[self._key()] += storage.nbytes()
+        return x
+
+
+def micro_batch_budget(
+    settings: TrainSettings, data: DataSettings, config: ModelConfig, stage: int, ranks: Ranks
+) -> Budget:
+    """What a micro-batch may hold: the settings' own numbers, and for `auto` as many clips of full length as fit.
+
+    Raises InputError where not even one clip fits.
+    """
+    clips = PUBLISHED_CLIPS[stage]
+    if AUTO in (settings.frames_per_device, settings.tokens_per_device) and ranks.device.type == "cuda":
+        free = min(ranks.gather(torch.cuda.mem_get_info(ranks.device)[0]))
+        clips = clips_that_fit(free, settings, data, config, ranks.world_size)
+    frames = clips * data.max_frames if settings.frames_per_device == AUTO else settings.frames_per_device
+    tokens = clips * MAX_TARGET_TOKENS if settings.tokens_per_device == AUTO else settings.tokens_per_device
+    return Budget(frames, tokens)
+
+
+def clips_that_fit(
+    free_bytes: int, settings: TrainSettings, data: DataSettings, config: ModelConfig, world_size: int
+) -> int:
+    """Clips of full length for which so much memory, still without the model, is enough; at most a step's."""
+    state = state_bytes(settings, config, world_size)
+    of_a_clip = (saved_bytes(4, settings, data, config) - saved_bytes(2, settings, data, config)) // 2
+    clips = int((USED_SHARE * free_bytes - state - WORKSPACE) // of_a_clip)
+    if clips < 1:
+        problem = (
+            f"{free_bytes / 2**30:.0f} GiB are free, {state / 2**30:.0f} GiB of them for the model and its optimiser"
+        )
+        raise InputError("GPU memory", problem, "train with more ranks and --zero-stage 2, or lower --max-frames")
+    return min(clips, -(-settings.clips_per_step // world_size))
+
+
+def state_bytes(settings: TrainSettings, config: ModelConfig, world_size: int) -> int:
+    """Bytes of weights, gradients, their float32 sums, masters and AdamW's moments on a rank."""
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in UniSign(config).parameters())
+    if settings.precision == "fp32":
+        return 16 * parameters
+    return 8 * parameters + 12 * parameters // (world_size if settings.zero_stage else 1)
+
+
+def saved_bytes(clips: int, settings: TrainSettings, data: DataSettings, config: ModelConfig) -> int:
+    """Bytes that autograd keeps of a forward pass over so many clips of full length, counted on meta tensors."""
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    with torch.device("meta"):
+        model = UniSign(replace(config))
+    model = model.to("meta", dtype).train()
+    saved = SavedBytes(model)
+    with as_device("cuda"), FusedAsOnCuda(), saved_tensors_hooks(saved.pack, lambda x: x):
+        model(_full_batch(clips, data, config).to("meta"))
+    return sum(saved.bytes.values())
+
+
+def _full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBatch:
+    """Clips of full length, with as many sampled hands as are drawn."""
+    frames, crops = clips * data.max_frames, clips * round(data.p_samp * data.max_frames) if config.rgb else 0
+    return PackedBatch(
+        clip_ids=[""] * clips,
+        texts=["".join(config.head_classes[:1])] * clips,
+        lengths=[data.max_frames] * clips,
+        poses=torch.empty(frames, len(PACKED_JOINTS), 3),
+        crops=torch.empty(2 * crops, 3, data.crop_size, data.crop_size, dtype=torch.uint8),
+        crops_per_hand=(crops, crops),
+        crop_frame=torch.empty(2 * crops, dtype=torch.int64),
+        crop_points=torch.empty(2 * crops, 21, 2),
+        prompt_ids=torch.ones(clips, PROMPT_TOKENS, dtype=torch.int64),
+        label_ids=torch.ones(clips, MAX_TARGET_TOKENS, dtype=torch.int64),
+    )
+
+
+@contextmanager
+def naming_what_to_lower(budget: Budget) -> Iterator[None]:
+    """A GPU's lack of memory inside becomes an InputError that says which setting to lower, and to what."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        problem = f"a micro-batch of {budget.frames} frames and {budget.tokens} tokens needs more memory than is free"
+        remedy = f"give --frames-per-device {budget.frames // 2} --tokens-per-device {budget.tokens // 2}"
+        raise InputError("GPU memory", problem, remedy) from error
