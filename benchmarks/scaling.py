@@ -38,6 +38,7 @@ from benchmarks.step.flops import TRAINING, forward_flops
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.training.memory import PUBLISHED_CLIPS
 from unisign_fast.training.recipes import BASE, default_settings
 from unisign_fast.utils.console import run_command
 from unisign_fast.utils.distributed import start_ranks
@@ -107,7 +108,7 @@ def foretell(scaling: str, network: str, stage: int, zero: int, gpus: int, flops
     clips = train.clips_per_step / (gpus if scaling == "strong" else PUBLISHED_GPUS)
     if clips < 1:
         return None
-    micro_batches = ceil(clips / min(train.frames_per_device // FRAMES, train.tokens_per_device // TOKENS))
+    micro_batches = ceil(clips / PUBLISHED_CLIPS[stage])
     compute = clips * work.flops / flops
     sent = [BF16 * work.parameters * times for times in COLLECTIVES[zero].sent(gpus, micro_batches, work.large)]
     # Rings: the slowest link is one GPU's NVLink, or all that leaves a node, through which every ring passes once.

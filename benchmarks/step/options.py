@@ -14,6 +14,7 @@ from unisign_fast.kernels.dispatch import default_backend
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.text.tokenizer import train_tokenizer
+from unisign_fast.training.memory import AUTO, PUBLISHED_CLIPS
 from unisign_fast.training.recipes import RECIPES, RecipeName
 
 SYNTHETIC = "synthetic"
@@ -54,7 +55,7 @@ class StepOptions:
             self._check(p_samp)
         recipe, on_gpu = RECIPES[self.recipe], torch.cuda.is_available()
         settings = recipe.stages[self.stage]
-        per_step, per_micro_batch = settings.clips_per_step, settings.frames_per_device // recipe.max_frames
+        per_step, per_micro_batch = settings.clips_per_step, self._clips_at_once()
         if not on_gpu:
             per_step = min(per_step, CPU_CLIPS_PER_STEP)
             per_micro_batch = min(per_micro_batch, CPU_CLIPS_PER_MICRO_BATCH)
@@ -78,6 +79,12 @@ class StepOptions:
             poses=str((folder / "poses").resolve()),
             tokenizer=str((folder / "tokenizer").resolve()),
         )
+
+    def _clips_at_once(self) -> int:
+        """Of a micro-batch: the recipe's, or the published code's where the recipe leaves it to the GPU's memory."""
+        recipe = RECIPES[self.recipe]
+        frames = recipe.stages[self.stage].frames_per_device
+        return PUBLISHED_CLIPS[self.stage] if frames == AUTO else frames // recipe.max_frames
 
     def _classes(self, needed: int, on_gpu: bool) -> int:
         """Size of the vocabulary: the one asked for, the recipe's, or that of the texts where it has none."""

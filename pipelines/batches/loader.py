@@ -67,6 +67,7 @@ class BatchLoader:
         assert 0 <= rank < ranks and workers >= 1, (rank, ranks, workers)
         self.reader, self.clips, self.rank = reader, clips, rank
         self.on_bad_clip, self.max_bad_share, self.workers = on_bad_clip, max_bad_share, workers
+        self.budget = budget
         self.clips_seen = self.bad_clips = 0  # of this rank, since this loader was made
         self.clips_per_step, self.budget, self.ranks = clips_per_step, budget, ranks
         self._frames = np.minimum(clips.frames, reader.settings.max_frames)

@@ -110,7 +110,7 @@ def train(run: Path, store: Path) -> None:
             reader,
             reader.clips("train"),
             clips_per_step=SETTINGS.clips_per_step,
-            budget=Budget(SETTINGS.frames_per_device, SETTINGS.tokens_per_device),
+            budget=Budget(SETTINGS.frames_per_device, 800),
             on_bad_clip=on_bad_clip,
             rank=ranks.rank,
             ranks=ranks.world_size,

@@ -79,9 +79,7 @@ def clips_that_fit(
     of_a_clip = (saved_bytes(4, settings, data, config) - saved_bytes(2, settings, data, config)) // 2
     clips = int((USED_SHARE * free_bytes - state - WORKSPACE) // of_a_clip)
     if clips < 1:
-        problem = (
-            f"{free_bytes / 2**30:.0f} GiB are free, {state / 2**30:.0f} GiB of them for the model and its optimiser"
-        )
+        problem = f"{free_bytes / 2**30:.0f} GiB are free, and the model and its optimiser take {state / 2**30:.0f} GiB"
         raise InputError("GPU memory", problem, "train with more ranks and --zero-stage 2, or lower --max-frames")
     return min(clips, -(-settings.clips_per_step // world_size))
 

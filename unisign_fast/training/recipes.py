@@ -107,14 +107,13 @@ class Recipe:
     crop_size: int = 112
 
 
-# Table 2, on the four GPUs of the published code: 16 x 8, 4 x 8 and 8 x 1 clips a GPU and optimiser step; micro-batches
-# of 16, 4 and 8 clips of full length.
+# Table 2, on the four GPUs of the published code: 16 x 8, 4 x 8 and 8 x 1 clips a GPU and optimiser step.
 BASE = Recipe(
     model=ModelConfig(),
     stages={
-        1: TrainSettings(epochs=20, clips_per_step=512, frames_per_device=16 * 256, tokens_per_device=16 * 50),
-        2: TrainSettings(epochs=5, clips_per_step=128, frames_per_device=4 * 256, tokens_per_device=4 * 50),
-        3: TrainSettings(epochs=20, clips_per_step=32, frames_per_device=8 * 256, tokens_per_device=8 * 50),
+        1: TrainSettings(epochs=20, clips_per_step=512),
+        2: TrainSettings(epochs=5, clips_per_step=128),
+        3: TrainSettings(epochs=20, clips_per_step=32),
     },
     mt5="google/mt5-base",
     efficientnet="imagenet",

@@ -17,7 +17,6 @@ from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.kernels.dispatch import default_backend
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.unisign import UniSign
-from unisign_fast.pipelines.batches.batch_sampler import Budget
 from unisign_fast.pipelines.batches.loader import BatchLoader
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.dataset import ClipSet
@@ -34,6 +33,7 @@ from unisign_fast.training.initial_weights import (
     pretrained_shape,
     pretrained_tokenizer,
 )
+from unisign_fast.training.memory import micro_batch_budget, naming_what_to_lower
 from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
 from unisign_fast.training.trainer import Trainer, Validation, check_run_folder
 from unisign_fast.utils.distributed import Ranks, start_ranks
@@ -68,7 +68,9 @@ def train(settings: RunSettings) -> None:
     if settings.data_fraction == 0:
         _skip_training(settings, config, model, tokenizer, ranks)
     else:
-        _trainer(settings, config, model, tokenizer, reader, clips, ranks).train()
+        trainer = _trainer(settings, config, model, tokenizer, reader, clips, ranks)
+        with naming_what_to_lower(trainer.loader.budget):
+            trainer.train()
     if ranks.is_first:  # not before: a start that is refused must not change what is said of the run
         write_json(settings.folder / "settings.json", _plain(settings))
     if settings.stage == 3:
@@ -274,12 +276,14 @@ def _trainer(
     clips: ClipSet,
     ranks: Ranks,
 ) -> Trainer:
+    budget = micro_batch_budget(settings.train, settings.data, config, settings.stage, ranks)
+
     def open_loader(on_bad_clip) -> BatchLoader:
         return BatchLoader(
             reader,
             clips,
             clips_per_step=settings.train.clips_per_step,
-            budget=Budget(settings.train.frames_per_device, settings.train.tokens_per_device),
+            budget=budget,
             on_bad_clip=on_bad_clip,
             rank=ranks.rank,
             ranks=ranks.world_size,

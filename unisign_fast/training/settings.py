@@ -12,8 +12,8 @@ class TrainSettings:
 
     epochs: int = 20  # passes over the training clips
     clips_per_step: int = 512  # clips of one optimiser step, all ranks and micro-batches together
-    frames_per_device: int = 4096  # of a micro-batch at most, each clip as long as its longest: a matter of memory
-    tokens_per_device: int = 800  # target tokens of a micro-batch at most
+    frames_per_device: int | Literal["auto"] = "auto"  # of a micro-batch, padded to its longest clip; auto: as fit
+    tokens_per_device: int | Literal["auto"] = "auto"  # target tokens of a micro-batch; auto: as fit the GPU's memory
     learning_rate: float = 3e-4
     rgb_rate: float = 1.0  # times as fast the RGB branch learns; for one that starts from random weights
     weight_decay: float = 1e-4  # none on biases and 1-D parameters
@@ -30,9 +30,12 @@ class TrainSettings:
     max_bad_share: float = 0.05  # a run stops when more of its clips than this are bad
 
     def __post_init__(self):
-        counts = "epochs", "clips_per_step", "frames_per_device", "tokens_per_device", "checkpoint_every_steps"
-        for name in (*counts, "evaluate_every_epochs", "log_every_steps"):
+        counts = "epochs", "clips_per_step", "checkpoint_every_steps", "evaluate_every_epochs", "log_every_steps"
+        for name in counts:
             self._check(name, getattr(self, name) >= 1, "give 1 or more")
+        for name in ("frames_per_device", "tokens_per_device"):
+            value = getattr(self, name)
+            self._check(name, value == "auto" or isinstance(value, int) and value >= 1, "give auto, or 1 or more")
         for name in ("learning_rate", "rgb_rate", "eps", "clip_norm"):
             self._check(name, getattr(self, name) > 0, "give a number above 0")
         self._check("weight_decay", self.weight_decay >= 0, "give 0 or more")

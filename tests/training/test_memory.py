@@ -1,0 +1,61 @@
+"""Micro-batches sized from memory: what is counted, what fits, and what is said when it does not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unisign_fast.model.config import ModelConfig, MT5Shape
+from unisign_fast.pipelines.batches.batch_sampler import Budget
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.training import memory
+from unisign_fast.training.recipes import BASE
+from unisign_fast.training.settings import TrainSettings
+from unisign_fast.utils.distributed import Ranks
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+POSE = DataSettings(max_frames=64, p_samp=0.0)
+SMALL = ModelConfig(MT5Shape(1024, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=4))
+BASE_POSE = DataSettings(max_frames=BASE.max_frames, p_samp=0.0)
+
+
+def test_on_a_cpu_micro_batches_are_the_published_ones_and_given_numbers_stay():
+    for stage, clips in ((1, 16), (2, 4), (3, 8)):
+        budget = memory.micro_batch_budget(BASE.stages[stage], BASE_POSE, SMALL, stage, ALONE)
+        assert budget == Budget(clips * 256, clips * 50)
+    given = replace(BASE.stages[1], frames_per_device=100, tokens_per_device=7)
+    assert memory.micro_batch_budget(given, BASE_POSE, SMALL, 1, ALONE) == Budget(100, 7)
+
+
+def test_saved_bytes_grow_by_the_clip_and_by_its_hands():
+    settings = TrainSettings()
+    two, four, six = (memory.saved_bytes(clips, settings, POSE, SMALL) for clips in (2, 4, 6))
+    assert six - four == pytest.approx(four - two, rel=0.01) and four > two
+    full = memory.saved_bytes(4, replace(settings, precision="fp32"), POSE, SMALL)
+    assert 1.5 < full / four < 2.1
+    hands = memory.saved_bytes(4, settings, replace(POSE, p_samp=0.5), replace(SMALL, rgb=True))
+    assert hands > 2 * four
+
+
+def test_as_many_clips_as_fit_beside_the_state():
+    """At the paper's geometry, in 80 GB: what GPU memory holds after the state and the workspace."""
+    settings, free = BASE.stages[1], 80 * 10**9
+    clips = memory.clips_that_fit(free, settings, BASE_POSE, ModelConfig(), 1)
+    state = memory.state_bytes(settings, ModelConfig(), 1)
+    saved = memory.saved_bytes(clips, settings, BASE_POSE, ModelConfig())
+    assert 10e9 < state < 14e9 and 64 <= clips <= 512
+    used = state + saved + memory.WORKSPACE
+    assert 0.95 * memory.USED_SHARE * free < used < 1.05 * memory.USED_SHARE * free or clips == settings.clips_per_step
+    assert memory.state_bytes(settings, ModelConfig(), 8) < 0.6 * state  # ZeRO 1 shares the optimiser's out
+    assert memory.clips_that_fit(10**15, settings, POSE, SMALL, 8) == settings.clips_per_step // 8
+    with pytest.raises(InputError, match="13 GiB are free, and the model and its optimiser take 11 GiB"):
+        memory.clips_that_fit(13 * 2**30, settings, BASE_POSE, ModelConfig(), 1)
+
+
+def test_a_lack_of_memory_names_what_to_lower():
+    with pytest.raises(InputError) as caught, memory.naming_what_to_lower(Budget(4096, 800)):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert str(caught.value).endswith("give --frames-per-device 2048 --tokens-per-device 400")
+    with pytest.raises(ZeroDivisionError), memory.naming_what_to_lower(Budget(4096, 800)):
+        raise ZeroDivisionError
