@@ -110,14 +110,14 @@ def _targets(
     file = store.path / "targets" / f"{hashlib.blake2b(name, digest_size=8).hexdigest()}.npz"
     with suppress(Exception):  # not there, or damaged, which its checksums say
         with np.load(file, allow_pickle=False) as arrays:
-            ids, end_N = arrays["ids"], arrays["ends"]
-        if end_N.shape == clip_N.shape:
+            ids, end_N, of = arrays["ids"], arrays["ends"], arrays["name"].tobytes()
+        if of == name and end_N.shape == clip_N.shape:
             return ids, end_N
     ids, end_N, whole = _tokenized(store, clip_N, tokenize)
     if whole:
         with suppress(InputError), replaced(file, writer=f"-{os.getpid()}") as part:  # a store may be read-only
             with open(part, "wb") as opened:
-                np.savez(opened, ids=ids, ends=end_N)
+                np.savez(opened, ids=ids, ends=end_N, name=np.frombuffer(name, np.uint8))
     return ids, end_N
 
 
