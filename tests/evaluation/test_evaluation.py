@@ -17,7 +17,7 @@ from unisign_fast.evaluation.predictions import read_predictions
 from unisign_fast.model.beam_search import beam_search
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.mt5 import build_mt5
-from unisign_fast.model.packing import Packing
+from unisign_fast.kernels.packing import Packing
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.errors import InputError

@@ -15,7 +15,7 @@ from unisign_fast.model.clip_attention import clip_attention
 from unisign_fast.model.dropout import kept
 from unisign_fast.model.gated_product import gated_product
 from unisign_fast.model.norm_silu import norm_silu
-from unisign_fast.model.packing import Packing
+from unisign_fast.kernels.packing import Packing
 
 NAN = float("nan")
 

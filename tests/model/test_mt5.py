@@ -12,7 +12,7 @@ from unisign_fast.model.dropout import Dropout, kept
 from unisign_fast.model.gated_product import gated_product
 from unisign_fast.model.mt5 import LanguageModel
 from unisign_fast.model.normed_projections import normed_projections
-from unisign_fast.model.packing import Packing
+from unisign_fast.kernels.packing import Packing
 from unisign_fast.model.vocabulary_loss import vocabulary_loss
 
 SHAPE = MT5Shape(

@@ -12,8 +12,9 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import MT5ForConditionalGeneration
 from transformers.models.mt5.modeling_mt5 import MT5Attention
 
-from unisign_fast.model.mt5 import heads, norm
-from unisign_fast.model.packing import Packing
+from unisign_fast.kernels.packing import Packing
+from unisign_fast.kernels.varlen_attention.reference import split_heads
+from unisign_fast.model.mt5 import norm
 from unisign_fast.text.tokenizer import END, PAD, until_end
 
 NEVER = -1e9  # score of what is not there
@@ -95,7 +96,8 @@ class _Decoder:
         self._frames = []  # of each layer, keys and values [B, H, S, C]
         for block in mt5.decoder.block:
             module = block.layer[1].EncDecAttention
-            self._frames.append([heads(packing.pad(linear(hidden_PD)), module) for linear in (module.k, module.v)])
+            padded = (packing.pad(linear(hidden_PD)) for linear in (module.k, module.v))
+            self._frames.append([split_heads(x_BSD, module.n_heads) for x_BSD in padded])
         self._real_B11S = packing.mask_BS[:, None, None]
         first = mt5.decoder.block[0].layer[0].SelfAttention
         self._position_Htt = first.compute_bias(most, most, device=hidden_PD.device)[0]
@@ -116,7 +118,7 @@ class _Decoder:
             within, across, feed_forward = layer.layer
             module, normed = within.SelfAttention, norm(within.layer_norm, x_BKD)
             for which, linear in enumerate((module.k, module.v)):
-                tokens[which] = _with(tokens[which], heads(linear(normed), module), first)
+                tokens[which] = _with(tokens[which], split_heads(linear(normed), module.n_heads), first)
             seen = (tokens[which][:, :, : first + self.beams] for which in (0, 1))
             x_BKD = x_BKD + _attended(module, normed, *seen, bias_BHKU)
             normed = norm(across.layer_norm, x_BKD)
@@ -146,6 +148,6 @@ def _with(cache_BHUC: Tensor, new_BHKC: Tensor, first: int) -> Tensor:
 
 
 def _attended(module: MT5Attention, normed_BKD: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    query_BHKC = heads(module.q(normed_BKD), module)
+    query_BHKC = split_heads(module.q(normed_BKD), module.n_heads)
     out_BHKC = scaled_dot_product_attention(query_BHKC, key, value, attn_mask=mask, scale=1.0)
     return module.o(out_BHKC.transpose(1, 2).flatten(2))

@@ -1,9 +1,8 @@
 """mT5 behind the sign encoder: prompt, packed encoder and decoder, loss per token (paper, section 3.2).
 
-Hugging Face's weights and results over packed sequences. Everything but the attention itself runs over real positions
-only. On a GPU the attention pads queries, keys and values; its mask and position bias are made once for all layers, and
-cross-attention has a plain mask, which leaves its fast path open. On a CPU it takes the clips one by one
-(clip_attention.py), and needs no mask but the decoder's.
+Hugging Face's weights and results over packed sequences: only attention pads, and that where its backend needs it
+(kernels/varlen_attention). The bias of attention, of positions and of what may not be attended to, is built once a
+stack.
 
 D model width; P packed positions of the encoder (prompts and frames), L target tokens; B clips, S and T their padded
 lengths; H heads.
@@ -13,17 +12,17 @@ from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, scaled_dot_product_attention
+from torch.nn.functional import linear, rms_norm
 from transformers import MT5Config, MT5ForConditionalGeneration
 from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5LayerFF, MT5LayerNorm, MT5Stack
 
-from unisign_fast.model.clip_attention import clip_attention
+from unisign_fast.kernels.cross_entropy.op import cross_entropy
+from unisign_fast.kernels.geglu.op import geglu
+from unisign_fast.kernels.packing import Packing
+from unisign_fast.kernels.rms_norm_linear.op import rms_norm_linear
+from unisign_fast.kernels.varlen_attention.op import varlen_attention
 from unisign_fast.model.config import MT5Shape
 from unisign_fast.model.dropout import Dropout, replace_dropout
-from unisign_fast.model.gated_product import gated_product
-from unisign_fast.model.normed_projections import normed_projections
-from unisign_fast.model.packing import Packing
-from unisign_fast.model.vocabulary_loss import vocabulary_loss
 from unisign_fast.text.tokenizer import END, PAD
 
 
@@ -77,83 +76,75 @@ class LanguageModel(nn.Module):
         if inputs_LD is None:
             (inputs_LD,) = self.embed(decoder_inputs(labels_L, targets))
         decoded_LD = decode(self.mt5.decoder, inputs_LD, targets, hidden_PD, packing)
-        return vocabulary_loss(decoded_LD, self.mt5.lm_head.weight, labels_L, self.label_smoothing)
+        return cross_entropy(decoded_LD, self.mt5.lm_head.weight, labels_L, self.label_smoothing)
 
 
 def decoder_inputs(labels_L: Tensor, targets: Packing) -> Tensor:
-    """The token before each target token [L], which the decoder reads: the start token before the first of a clip."""
+    """The decoder's input tokens [L]: the token before each target token, and the start token before a clip's first."""
     return labels_L.roll(1).masked_fill(targets.position_P == 0, PAD)
 
 
 def encode(stack: MT5Stack, x_PD: Tensor, packing: Packing) -> Tensor:
     """Hidden states [P, D] of the encoder, from embeddings [P, D]."""
-    bias = _position_bias(stack, packing, causal=False)
+    packing = packing.aligned()
+    bias_BHSS = _position_bias(stack, packing) + _additive(packing.mask_BS[:, None, None], x_PD.dtype)
     x_PD = stack.dropout(x_PD)
     for block in stack.block:
         attention, feed_forward = block.layer
-        x_PD = _self_attention(attention, x_PD, packing, bias)
+        x_PD = _self_attention(attention, x_PD, packing, bias_BHSS)
         x_PD = _feed_forward(feed_forward, x_PD)
     return stack.dropout(norm(stack.final_layer_norm, x_PD))
 
 
 def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, encoder_packing: Packing) -> Tensor:
     """Hidden states [L, D] of the decoder, from embeddings [L, D] of the target and the encoder's hidden states."""
-    bias = _position_bias(stack, packing, causal=True)
-    keys_B11S = None if _on_cpu(packing.device) else _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
+    packing, encoder_packing = packing.aligned(), encoder_packing.aligned()
+    allowed_SS = torch.ones(packing.longest, packing.longest, dtype=torch.bool, device=x_LD.device).tril()
+    bias_BHSS = _position_bias(stack, packing) + _additive(allowed_SS & packing.mask_BS[:, None, None], x_LD.dtype)
+    bias_B11T = _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
     x_LD = stack.dropout(x_LD)
-    for block in stack.block:
+    for block, key_value_P2D in zip(stack.block, _keys_and_values(stack, hidden_PD), strict=True):
         attention, cross_attention, feed_forward = block.layer
-        x_LD = _self_attention(attention, x_LD, packing, bias)
+        x_LD = _self_attention(attention, x_LD, packing, bias_BHSS)
         module = cross_attention.EncDecAttention
-        (query,) = _projected(cross_attention.layer_norm, x_LD, module.q)
-        key, value = module.k(hidden_PD), module.v(hidden_PD)
-        attended = _attend(module, query, key, value, packing, encoder_packing, keys_B11S)
-        x_LD = x_LD + cross_attention.dropout(attended)
+        query_LD = _normed_projections(cross_attention.layer_norm, x_LD, module.q)
+        attended_LD = _attend(module, (query_LD, key_value_P2D), bias_B11T, packing, encoder_packing)
+        x_LD = x_LD + cross_attention.dropout(attended_LD)
         x_LD = _feed_forward(feed_forward, x_LD)
     return stack.dropout(norm(stack.final_layer_norm, x_LD))
 
 
-def _self_attention(layer: nn.Module, x_PD: Tensor, packing: Packing, bias: Tensor) -> Tensor:
+def _keys_and_values(stack: MT5Stack, hidden_PD: Tensor) -> tuple[Tensor, ...]:
+    """Keys and values [P, 2 D] of each layer's cross-attention, side by side; one product for all layers."""
+    modules = [block.layer[1].EncDecAttention for block in stack.block]
+    weights = [projection.weight for module in modules for projection in (module.k, module.v)]
+    return linear(hidden_PD, torch.cat(weights)).chunk(len(modules), 1)
+
+
+def _self_attention(layer: nn.Module, x_PD: Tensor, packing: Packing, bias_BHSS: Tensor) -> Tensor:
     module = layer.SelfAttention
-    query, key, value = _projected(layer.layer_norm, x_PD, module.q, module.k, module.v)
-    return x_PD + layer.dropout(_attend(module, query, key, value, packing, packing, bias))
+    qkv_P3D = _normed_projections(layer.layer_norm, x_PD, module.q, module.k, module.v)
+    return x_PD + layer.dropout(_attend(module, (qkv_P3D,), bias_BHSS, packing, packing))
 
 
 def _attend(
-    module: MT5Attention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    queries: Packing,
-    keys: Packing,
-    bias: Tensor | None,
+    module: MT5Attention, projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing
 ) -> Tensor:
-    """Attention with projected queries and keys; mT5 does not scale its logits."""
     p = module.dropout if module.training else 0.0
-    if _on_cpu(queries.device):
-        return module.o(clip_attention(query, key, value, queries, keys, module.n_heads, bias, p))
-    pairs = (query, queries), (key, keys), (value, keys)
-    padded = [heads(packing.pad(x), module) for x, packing in pairs]
-    out_BHSC = scaled_dot_product_attention(*padded, attn_mask=bias, dropout_p=p, scale=1.0)
-    return module.o(queries.pack(out_BHSC.transpose(1, 2).flatten(2)))
+    return module.o(varlen_attention(projected, bias, queries, keys, module.n_heads, p))
 
 
 def _feed_forward(layer: MT5LayerFF, x_PD: Tensor) -> Tensor:
     module = layer.DenseReluDense
-    if not _on_cpu(x_PD.device):
-        return x_PD + layer.dropout(module(norm(layer.layer_norm, x_PD)))
-    gate_PF, up_PF = _projected(layer.layer_norm, x_PD, module.wi_0, module.wi_1)
+    gate_up_P2F = _normed_projections(layer.layer_norm, x_PD, module.wi_0, module.wi_1)
     p = module.dropout.p if module.training else 0.0
-    return x_PD + layer.dropout(gated_product(gate_PF, up_PF, module.wo.weight, p))
+    return x_PD + layer.dropout(module.wo(geglu(gate_up_P2F, p)))
 
 
-def _projected(layer: MT5LayerNorm, x_PD: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
-    """What each makes of the normalised x."""
-    if _on_cpu(x_PD.device):
-        weights = (projection.weight for projection in projections)
-        return normed_projections(x_PD, layer.weight, layer.variance_epsilon, *weights)
-    normed_PD = norm(layer, x_PD)
-    return tuple(projection(normed_PD) for projection in projections)
+def _normed_projections(layer: MT5LayerNorm, x_PD: Tensor, *projections: nn.Linear) -> Tensor:
+    """The projections of the normalized x, side by side."""
+    weights = tuple(projection.weight for projection in projections)
+    return rms_norm_linear(x_PD, layer.weight, layer.variance_epsilon, weights)
 
 
 def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
@@ -161,27 +152,10 @@ def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
     return rms_norm(x, layer.weight.shape, layer.weight, layer.variance_epsilon)
 
 
-def heads(x_BSD: Tensor, module: MT5Attention) -> Tensor:
-    """[B, H, S, C], a view: the channels of each head."""
-    return x_BSD.unflatten(-1, (module.n_heads, module.key_value_proj_dim)).transpose(1, 2)
-
-
-def _on_cpu(device: torch.device) -> bool:
-    """Clips one by one, and what is cheap computed again."""
-    return device.type == "cpu"
-
-
-def _position_bias(stack: MT5Stack, packing: Packing, causal: bool) -> Tensor:
-    """To be added to the logits of every layer: position bias, and what may not be attended to. [B, H, S, S], or
-    [H, S, S] where clips are taken one by one.
-    """
-    first, longest = stack.block[0].layer[0].SelfAttention, packing.longest
-    bias = first.compute_bias(longest, longest, device=packing.device)
-    if causal:
-        bias = bias + _additive(torch.ones(longest, longest, dtype=torch.bool, device=bias.device).tril(), bias.dtype)
-    if _on_cpu(packing.device):
-        return bias[0].contiguous()
-    return bias + _additive(packing.mask_BS[:, None, None], bias.dtype)
+def _position_bias(stack: MT5Stack, packing: Packing) -> Tensor:
+    """[1, H, S, S], contiguous: the bias of every layer's logits by the distance of query and key."""
+    first = stack.block[0].layer[0].SelfAttention
+    return first.compute_bias(packing.longest, packing.longest, device=packing.device).contiguous()
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from unisign_fast.checkpoints.model_folder import ModelFolderMixin
+from unisign_fast.kernels.packing import Packing
 from unisign_fast.model.beam_search import beam_search
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.mt5 import LanguageModel, decoder_inputs
-from unisign_fast.model.packing import Packing
 from unisign_fast.model.rgb_branch import RGBBranch
 from unisign_fast.model.st_gcn import PoseEncoder, TemporalEncoder
 from unisign_fast.model.task_heads import build_head

@@ -1,26 +1,33 @@
-"""Sequences of different lengths end to end, and how to lay them out side by side where an operation needs that."""
+"""Sequences of different lengths end to end (packed), and side by side (padded) where an operation needs that."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+ALIGNMENT = 16  # of padded lengths: fused attention reads its bias without another copy, and writes its gradient so
+
 
 def to_device(values: Sequence[int], device: torch.device) -> Tensor:
-    """int64 [n] on the device, without waiting for it."""
+    """int64 [n] on the device, copied without waiting for it."""
     host = torch.tensor(values, dtype=torch.long, pin_memory=device.type == "cuda")
     return host.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
 class Packing:
-    """B sequences, packed into P rows or padded to [B, S]; `lengths` are known to the host, so that nothing waits."""
+    """B sequences, packed into P rows or padded to [B, S]. The host knows the lengths, so that nothing synchronizes."""
 
     lengths: list[int]  # B, each at least 1
     device: torch.device
+    multiple: int = 1  # S is a multiple of it
+
+    def aligned(self) -> "Packing":
+        """The same sequences, padded to a multiple of `ALIGNMENT`."""
+        return self if self.multiple == ALIGNMENT else replace(self, multiple=ALIGNMENT)
 
     @property
     def rows(self) -> int:
@@ -29,18 +36,13 @@ class Packing:
 
     @property
     def longest(self) -> int:
-        """S."""
-        return max(self.lengths)
+        """S, the padded length."""
+        return -(-max(self.lengths) // self.multiple) * self.multiple
 
     @cached_property
     def cu_seqlens(self) -> Tensor:
         """[B + 1] where each sequence starts, and the end."""
         return to_device([0, *accumulate(self.lengths)], self.device)
-
-    @cached_property
-    def slices(self) -> list[slice]:
-        """The rows of each sequence."""
-        return [slice(*ends) for ends in pairwise([0, *accumulate(self.lengths)])]
 
     @cached_property
     def mask_BS(self) -> Tensor:
@@ -56,22 +58,22 @@ class Packing:
 
     @cached_property
     def position_P(self) -> Tensor:
-        """Where each row is in its sequence."""
+        """The position of each row in its sequence."""
         return torch.arange(self.rows, device=self.device) - self.cu_seqlens[self.seq_ids_P]
 
     @cached_property
     def slot_P(self) -> Tensor:
-        """Where each row is among the B * S padded ones."""
+        """The position of each row among the B * S padded ones."""
         return self.seq_ids_P * self.longest + self.position_P
 
     def pad(self, x_PC: Tensor) -> Tensor:
-        """[P, ...] to [B, S, ...], zeros behind."""
+        """[P, ...] to [B, S, ...], with zeros behind each sequence."""
         shape = len(self.lengths), self.longest, *x_PC.shape[1:]
         if self.rows == shape[0] * shape[1]:
             return x_PC.view(shape)
         return x_PC.new_zeros(shape[0] * shape[1], *x_PC.shape[1:]).index_copy(0, self.slot_P, x_PC).view(shape)
 
     def pack(self, x_BSC: Tensor) -> Tensor:
-        """[B, S or more, ...] to [P, ...], what is behind the ends left out."""
+        """[B, S or more, ...] to [P, ...], without the padding."""
         flat = x_BSC[:, : self.longest].flatten(0, 1)
         return flat if self.rows == flat.shape[0] else flat[self.slot_P]

@@ -1,0 +1,1 @@
+"""Cross entropy of a large vocabulary, without its logits."""

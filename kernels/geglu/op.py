@@ -1,0 +1,62 @@
+"""The gate of a feed-forward: the operation that the model calls."""
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Operation
+from .reference import geglu as reference
+
+
+@torch.library.custom_op("unisign_fast::geglu", mutates_args=())
+def _forward(gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
+    from .triton_kernel import forward
+
+    return forward(gate_up_R2F.contiguous(), seed, p)
+
+
+@_forward.register_fake
+def _(gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
+    return gate_up_R2F.new_empty(gate_up_R2F.shape[0], gate_up_R2F.shape[1] // 2)
+
+
+@torch.library.custom_op("unisign_fast::geglu_backward", mutates_args=())
+def _backward(grad_RF: Tensor, gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
+    from .triton_kernel import backward
+
+    return backward(grad_RF.contiguous(), gate_up_R2F.contiguous(), seed, p)
+
+
+@_backward.register_fake
+def _(grad_RF: Tensor, gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
+    return gate_up_R2F.new_empty(gate_up_R2F.shape)
+
+
+def _save(ctx, inputs, output) -> None:
+    gate_up_R2F, seed, ctx.p = inputs
+    ctx.save_for_backward(gate_up_R2F, seed)
+
+
+def _gradients(ctx, grad_RF: Tensor):
+    return _backward(grad_RF, *ctx.saved_tensors, ctx.p), None, None
+
+
+_forward.register_autograd(_gradients, setup_context=_save)
+
+
+def _gpu(gate_up_R2F: Tensor, p: float) -> Tensor:
+    device = gate_up_R2F.device
+    seed = torch.randint(2**31, (1,), device=device) if p else torch.zeros(1, dtype=torch.int64, device=device)
+    return _forward(gate_up_R2F, seed, p)
+
+
+def _cpu(gate_up_R2F: Tensor, p: float) -> Tensor:
+    from ..dropout.cpu_kernel import dropout
+
+    return dropout(reference(gate_up_R2F, 0.0), p)
+
+
+def _refusal(*_) -> None:
+    return None
+
+
+geglu = Operation("geglu", reference, _gpu, _refusal, _cpu)

@@ -1,0 +1,1 @@
+"""Linear projections of an input after RMS normalization."""

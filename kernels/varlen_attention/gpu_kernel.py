@@ -1,0 +1,39 @@
+"""Attention of packed sequences on a GPU: PyTorch's memory-efficient attention, chosen by name.
+
+scaled_dot_product_attention would choose by itself: cuDNN first on Hopper, which has no gradient for a bias and raises,
+and flash attention takes no bias. The memory-efficient kernel has both, forward and backward. Its bias must be
+contiguous in rows whose stride is a multiple of 8: an aligned `Packing` makes it so once for all layers.
+"""
+
+import torch
+from torch import Tensor
+
+from ..packing import Packing
+from .reference import padded_heads
+
+BIAS_ALIGNMENT = 8  # elements
+
+
+def varlen_attention(
+    projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing, heads: int, p: float
+) -> Tensor:
+    """See kernels/varlen_attention/reference.py."""
+    query, key, value = padded_heads(projected, queries, keys, heads)
+    bias = bias.to(query.dtype).expand(*query.shape[:3], key.shape[2])
+    return queries.pack(efficient_attention(query, key, value, bias, p).transpose(1, 2).flatten(2))
+
+
+def efficient_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, p: float) -> Tensor:
+    """[B, H, S, C]"""
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, bias))
+    out, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, bias, needs_grad, p, is_causal=False, scale=1.0
+    )
+    return out
+
+
+def refusal(projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing, *_) -> str | None:
+    """Why the kernel cannot take these; None where it can."""
+    if bias.stride(-1) != 1 or any(stride % BIAS_ALIGNMENT for stride in bias.stride()[:-1]):
+        return f"the bias has strides {bias.stride()}: rows must be contiguous, {BIAS_ALIGNMENT} elements apart or more"
+    return None

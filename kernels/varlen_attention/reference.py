@@ -1,0 +1,45 @@
+"""Attention of packed sequences in plain PyTorch: the truth that every faster version is held against."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout
+
+from ..packing import Packing
+
+
+def split_heads(x_BSD: Tensor, heads: int) -> Tensor:
+    """[B, H, S, C], a view: the channels of each head."""
+    return x_BSD.unflatten(-1, (heads, -1)).transpose(-2, -3)
+
+
+def padded_heads(
+    projected: tuple[Tensor, ...], queries: Packing, keys: Packing, heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [B, H, S, C] of what `varlen_attention` takes."""
+    padded = [packing.pad(x) for x, packing in zip(projected, (queries, keys))]
+    width = projected[0].shape[1] // (3 if len(projected) == 1 else 1)
+    query, key, value = (split_heads(part, heads) for x in padded for part in x.split(width, -1))
+    return query, key, value
+
+
+def varlen_attention(
+    projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing, heads: int, p: float
+) -> Tensor:
+    """softmax(q k^T + bias) v of each sequence and head, with dropout of the weights (T5, Raffel et al. 2020: the
+    logits are not scaled). Softmax in float32 at least.
+
+    Args:
+        projected: queries, keys and values side by side, [P, 3 D], of self-attention; of cross-attention the queries
+            [Q, D] and then keys and values side by side [P, 2 D].
+        bias: [B or 1, H or 1, S or 1, T], added to the logits; S and T are the padded lengths of queries and keys.
+            Padded keys have a bias that leaves them no weight.
+        queries, keys: the same packing for self-attention.
+        p: the probability of dropping a weight.
+    Returns:
+        [Q, D], D = H C.
+    """
+    query, key, value = padded_heads(projected, queries, keys, heads)
+    logits_BHST = query @ key.mT + bias
+    exact = torch.promote_types(logits_BHST.dtype, torch.float32)
+    weights_BHST = dropout(logits_BHST.softmax(-1, dtype=exact).to(value.dtype), p)
+    return queries.pack((weights_BHST @ value).transpose(1, 2).flatten(2))
