@@ -43,13 +43,13 @@ def recording() -> Iterator[list[Launch]]:
         _recorded = before
 
 
-def operator(name: str) -> Callable[[Callable], CustomOpDef]:
+def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], CustomOpDef]:
     """Makes a function the custom operator unisign_fast::name, which torch.compile traces as one node. The function is
-    its own fake implementation: on fake and meta tensors `launch` runs nothing.
+    its own fake implementation: on fake and meta tensors `launch` runs nothing. `mutates`: arguments it writes to.
     """
 
     def register(function: Callable) -> CustomOpDef:
-        custom = torch.library.custom_op(f"unisign_fast::{name}", function, mutates_args=())
+        custom = torch.library.custom_op(f"unisign_fast::{name}", function, mutates_args=mutates)
         custom.register_fake(function)
         return custom
 

@@ -1,12 +1,16 @@
 """The specs of all operations, for tests and benchmarks to iterate over. No operation imports this module."""
 
+from .cross_entropy.spec import SPEC as cross_entropy
 from .deferred_activation.spec import SPEC as deferred_activation
 from .deformable_attention.spec import SPEC as deformable_attention
 from .deformable_offsets.spec import SPEC as deformable_offsets
+from .geglu.spec import SPEC as geglu
 from .graph_conv.spec import SPEC as graph_conv
 from .position_bias.spec import SPEC as position_bias
+from .rms_norm_linear.spec import SPEC as rms_norm_linear
 from .spec import KernelSpec
 from .temporal_conv.spec import SPEC as temporal_conv
+from .varlen_attention.spec import SPEC as varlen_attention
 
 SPECS: tuple[KernelSpec, ...] = (
     deferred_activation,
@@ -15,4 +19,8 @@ SPECS: tuple[KernelSpec, ...] = (
     deformable_offsets,
     deformable_attention,
     position_bias,
+    geglu,
+    cross_entropy,
 )
+# Operations whose GPU backend is a library's function, without a kernel of ours.
+LIBRARY_SPECS: tuple[KernelSpec, ...] = (rms_norm_linear, varlen_attention)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Operation
+from ..launch import operator
 from .chunked import chunked_cross_entropy
 from .reference import cross_entropy as reference
 
@@ -13,16 +14,11 @@ CPU_CHUNK_BYTES = 64 * 2**20
 GPU_CHUNK_BYTES = 2**30
 
 
-@torch.library.custom_op("unisign_fast::softmax_gradient", mutates_args=("logits_CW",))
+@operator("softmax_gradient", mutates=("logits_CW",))
 def _softmax_gradient(logits_CW: Tensor, labels_C: Tensor, smoothing: float) -> Tensor:
     from .triton_kernel import softmax_gradient
 
     return softmax_gradient(logits_CW, labels_C, smoothing)
-
-
-@_softmax_gradient.register_fake
-def _(logits_CW: Tensor, labels_C: Tensor, smoothing: float) -> Tensor:
-    return logits_CW.new_empty(len(logits_CW), dtype=torch.float32)
 
 
 @torch.library.custom_op("unisign_fast::add_product", mutates_args=("sum_WD",), device_types="cuda")

@@ -14,5 +14,5 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     dropped = max(1, round(p * LEVELS))
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = (bits[: x.numel()] >= dropped - LEVELS // 2).view(x.shape)
+    kept = (bits[: x.numel()] > dropped - LEVELS // 2 - 1).view(x.shape)
     return x * kept * (LEVELS / max(1, LEVELS - dropped))

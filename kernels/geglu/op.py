@@ -4,31 +4,22 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Operation
+from ..launch import operator
 from .reference import geglu as reference
 
 
-@torch.library.custom_op("unisign_fast::geglu", mutates_args=())
+@operator("geglu")
 def _forward(gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
     from .triton_kernel import forward
 
     return forward(gate_up_R2F.contiguous(), seed, p)
 
 
-@_forward.register_fake
-def _(gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
-    return gate_up_R2F.new_empty(gate_up_R2F.shape[0], gate_up_R2F.shape[1] // 2)
-
-
-@torch.library.custom_op("unisign_fast::geglu_backward", mutates_args=())
+@operator("geglu_backward")
 def _backward(grad_RF: Tensor, gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
     from .triton_kernel import backward
 
     return backward(grad_RF.contiguous(), gate_up_R2F.contiguous(), seed, p)
-
-
-@_backward.register_fake
-def _(grad_RF: Tensor, gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
-    return gate_up_R2F.new_empty(gate_up_R2F.shape)
 
 
 def _save(ctx, inputs, output) -> None:

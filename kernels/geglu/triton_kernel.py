@@ -30,7 +30,7 @@ def _kept(seed, element, p, DROPOUT: tl.constexpr):
         return tl.full(element.shape, 1.0, tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["elements"])
 def geglu_forward(gate_up, seed, y, elements, p, F: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = element < elements
@@ -42,7 +42,7 @@ def geglu_forward(gate_up, seed, y, elements, p, F: tl.constexpr, DROPOUT: tl.co
     tl.store(y + element, value.to(y.dtype.element_ty), mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["elements"])
 def geglu_backward(
     grad, gate_up, seed, grad_gate_up, elements, p, F: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr
 ):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from unisign_fast.kernels import dispatch
+from unisign_fast.kernels.cross_entropy import op as cross_entropy
 from unisign_fast.kernels.deferred_activation.reference import DeferredActivation
 from unisign_fast.kernels.dispatch import tensors
 from unisign_fast.kernels.registry import SPECS as ALL
@@ -44,6 +45,14 @@ each_operation = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def interpreter() -> None:
     if DEVICE == "cpu":
         repair_interpreter()
+
+
+@pytest.fixture(autouse=True)
+def chunks_of_a_few_tokens(monkeypatch) -> None:
+    """The vocabulary loss of several chunks at a test's sizes."""
+    if DEVICE == "cpu":
+        for name in ("GPU_CHUNK_BYTES", "CPU_CHUNK_BYTES"):
+            monkeypatch.setattr(cross_entropy, name, 6 * 5000 * 4)
 
 
 @pytest.fixture

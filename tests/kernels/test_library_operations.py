@@ -1,0 +1,111 @@
+"""Operations whose GPU backend is a library's: each backend against the reference, and what runs on a GPU.
+
+PyTorch has no memory-efficient attention for CPUs: there its plain attention takes its place, behind everything that is
+ours, and meta tensors go through the real one.
+"""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from unisign_fast.kernels import dispatch
+from unisign_fast.kernels.dropout.op import dropout
+from unisign_fast.kernels.geglu.op import geglu
+from unisign_fast.kernels.registry import LIBRARY_SPECS
+from unisign_fast.kernels.spec import KernelSpec
+from unisign_fast.kernels.testing import check, make_inputs, repair_interpreter, results_and_gradients
+from unisign_fast.kernels.varlen_attention import gpu_kernel
+from unisign_fast.kernels.varlen_attention.op import varlen_attention
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BACKENDS = [(spec, name) for spec in LIBRARY_SPECS for name in ("gpu", "cpu") if getattr(spec.operation, name)]
+CASES = [(*one, case) for one in BACKENDS for case in one[0].cases]
+IDS = [f"{spec.name}-{backend}-{case.reason}" for spec, backend, case in CASES]
+
+
+@pytest.fixture
+def attention_without_a_gpu(monkeypatch) -> None:
+    def attend(query, key, value, bias, p):
+        return scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p, scale=1.0)
+
+    if DEVICE == "cpu":
+        monkeypatch.setattr(gpu_kernel, "efficient_attention", attend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("spec, backend, case", CASES, ids=IDS)
+def test_each_backend_equals_the_reference(spec: KernelSpec, backend, case, dtype, attention_without_a_gpu):
+    if backend == "cpu" and DEVICE == "cuda":
+        pytest.skip("for CPUs")
+    rows = check(spec, backend, case.shape, dtype, DEVICE)
+    assert [(error, allowed) for error, allowed in rows if not error <= allowed] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("spec", LIBRARY_SPECS, ids=lambda spec: spec.name)
+def test_the_gpu_backend_equals_the_reference_at_training_size(spec: KernelSpec, dtype):
+    for case in spec.training:
+        rows = check(spec, "gpu", case.shape, dtype, DEVICE)
+        assert [(error, allowed) for error, allowed in rows if not error <= allowed] == [], case.reason
+
+
+@pytest.mark.parametrize("spec", LIBRARY_SPECS, ids=lambda spec: spec.name)
+def test_meta_tensors_take_the_gpu_path(spec: KernelSpec):
+    """Forward and backward through the library's meta functions: the reference's shapes and types."""
+    for case in spec.training:
+        inputs = make_inputs(spec, case.shape, torch.bfloat16, "meta")
+        expected = results_and_gradients(spec.operation.reference, inputs)
+        with dispatch.as_device("cuda"):
+            assert spec.operation.backend(*inputs) == "gpu"
+            result = results_and_gradients(spec.operation, inputs)
+        assert [(y.shape, y.dtype) for y in result] == [(y.shape, y.dtype) for y in expected]
+
+
+def test_a_bias_that_would_be_copied_in_every_layer_is_refused():
+    spec = next(spec for spec in LIBRARY_SPECS if spec.operation is varlen_attention)
+    projected, bias, *rest = make_inputs(spec, spec.cases[0].shape, torch.bfloat16, "meta")
+    strided = bias.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # as T5's embedding leaves it
+    assert gpu_kernel.refusal(projected, bias, *rest) is None
+    for other in (strided, torch.empty(3, 2, 17, 17, device="meta")):
+        assert "the bias has strides" in gpu_kernel.refusal(projected, other, *rest)
+
+
+def _shares(operation, p: float) -> None:
+    torch.manual_seed(0)
+    x = torch.full((333, 1001), 2.0, requires_grad=True)
+    y = operation(x, p)
+    y.sum().backward()
+    share = (y > 0).float().mean().item()
+    assert share == pytest.approx(1 - p, abs=4e-3) and y.mean().item() == pytest.approx(2.0 * (p < 1), abs=0.03)
+    assert torch.equal(2 * x.grad, y.detach()), "the gradient passes where the value did"
+    torch.manual_seed(0)
+    assert torch.equal(operation(x, p), y), "follows from torch's seed"
+    assert not torch.equal(operation(x, p), y) or p == 1, "every draw differs"
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("p", [0.1, 0.73, 1.0])
+def test_dropout_keeps_its_share_and_the_mean(p, backend):
+    _shares(getattr(dropout, backend), p)
+
+
+def test_dropout_of_neighbors_is_independent():
+    torch.manual_seed(0)
+    mask = (dropout.cpu(torch.ones(2**20), 0.5) > 0).float()
+    for apart in (1, 2, 3, 4):
+        assert abs((mask[apart:] * mask[:-apart]).mean().item() - 0.25) < 3e-3
+
+
+@pytest.mark.parametrize("backend", ["gpu", "cpu"])
+def test_the_gate_drops_its_share_and_the_gradient_passes_where_the_value_did(backend):
+    repair_interpreter()
+    torch.manual_seed(0)
+    x = torch.randn(20, 2 * 1000, device=DEVICE if backend == "gpu" else "cpu").requires_grad_()
+    whole = geglu.reference(x, 0.0)
+    y = getattr(geglu, backend)(x, 0.3)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    (grad_whole,) = torch.autograd.grad((whole * (y != 0) / 0.7).sum(), x)
+    assert (y != 0).float().mean().item() == pytest.approx(0.7, abs=0.02)
+    torch.testing.assert_close(y, whole * (y != 0) / 0.7, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(grad, grad_whole, rtol=1e-4, atol=1e-5)
