@@ -28,8 +28,8 @@ SPEC = KernelSpec(
         Case({"N": 0, "D": 8, "O": [8, 8]}, "no rows"),
     ),
     training=(
-        Case({"N": 128 * 260, "D": 768, "O": [768] * 3}, "queries, keys and values of 128 clips at mT5-Base's width"),
-        Case({"N": 128 * 260, "D": 768, "O": [2048] * 2}, "the feed-forward's gate and up projection"),
+        Case({"N": 16 * 260, "D": 768, "O": [768] * 3}, "queries, keys and values of 16 clips at mT5-Base's width"),
+        Case({"N": 16 * 260, "D": 768, "O": [2048] * 2}, "the feed-forward's gate and up projection"),
     ),
     flops=_flops,
     backward_flops=lambda shape: 2 * _flops(shape),

@@ -4,6 +4,7 @@ PyTorch has no memory-efficient attention for CPUs: there its plain attention ta
 ours, and meta tensors go through the real one.
 """
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -11,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from unisign_fast.kernels import dispatch
 from unisign_fast.kernels.dropout.op import dropout
 from unisign_fast.kernels.geglu.op import geglu
+from unisign_fast.kernels.packing import Packing
 from unisign_fast.kernels.registry import LIBRARY_SPECS
 from unisign_fast.kernels.spec import KernelSpec
 from unisign_fast.kernels.testing import check, make_inputs, repair_interpreter, results_and_gradients
@@ -109,3 +111,44 @@ def test_the_gate_drops_its_share_and_the_gradient_passes_where_the_value_did(ba
     assert (y != 0).float().mean().item() == pytest.approx(0.7, abs=0.02)
     torch.testing.assert_close(y, whole * (y != 0) / 0.7, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(grad, grad_whole, rtol=1e-4, atol=1e-5)
+
+
+def attended(logit_S: list[float], value_S: list[float]) -> float:
+    """Of one query, whose logits these are, on a CPU."""
+    keys = len(logit_S)
+    packings = Packing([1], torch.device("cpu")), Packing([keys], torch.device("cpu"))
+    projected = torch.zeros(1, 1), torch.tensor([[0.0, value] for value in value_S])
+    bias = torch.tensor(logit_S).view(1, 1, 1, keys)
+    return varlen_attention.cpu(projected, bias, *packings, 1, 0.0).item()
+
+
+def test_softmax_of_far_apart_logits():
+    masked = torch.finfo(torch.float32).min / 2
+    assert attended([500.0, masked, 500.0], [1.0, 1e38, 3.0]) == 2.0, "what is masked weighs nothing at all"
+    assert attended([-1e4, -1e4 + 1], [0.0, 1.0]) == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-5)
+    for keys in (3, 70):
+        for place in (0, keys // 2, keys - 1):
+            logits = [0.1 * key for key in range(keys)]
+            logits[place] = float("nan")
+            assert np.isnan(attended(logits, [1.0] * keys)), "what is no number shows"
+
+
+def test_attention_on_a_cpu_drops_weights_and_recomputes_the_same():
+    """One sequence after the other, with the masks that dropout draws for each in turn."""
+    torch.manual_seed(0)
+    queries, keys, p = Packing([3, 1, 5], torch.device("cpu")), Packing([4, 6, 2], torch.device("cpu")), 0.3
+    inputs = [torch.randn(9, 8, requires_grad=True), torch.randn(12, 16, requires_grad=True)]
+    bias = torch.randn(1, 2, 5, 6, requires_grad=True)
+    torch.manual_seed(1)
+    result = varlen_attention.cpu(tuple(inputs), bias, queries, keys, 2, p)
+    torch.manual_seed(1)
+    expected = []
+    for query, key_value in zip(inputs[0].split(queries.lengths), inputs[1].split(keys.lengths)):
+        one, other, third = (x.unflatten(1, (2, 4)).transpose(0, 1) for x in (query, *key_value.chunk(2, 1)))
+        weights = (one @ other.mT + bias[0, :, : one.shape[1], : other.shape[1]]).softmax(-1)
+        expected.append((dropout.cpu(weights, p) @ third).transpose(0, 1).flatten(1))
+    torch.testing.assert_close(result, torch.cat(expected), rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(result.shape)
+    pairs = (torch.autograd.grad(y, [*inputs, bias], upstream) for y in (result, torch.cat(expected)))
+    for mine, plain in zip(*pairs):
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5)

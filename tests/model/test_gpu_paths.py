@@ -1,0 +1,101 @@
+"""The whole model on the paths that only a GPU takes, without one: meta tensors count as a GPU's.
+
+Every operation chooses its GPU backend, kernels are recorded instead of run, attention goes through the meta functions
+of PyTorch's real kernel, and a step that would make the host wait for the device raises.
+"""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from test_unisign import make_batch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unisign_fast.kernels import dispatch
+from unisign_fast.kernels.launch import recording
+from unisign_fast.kernels.packing import ALIGNMENT
+from unisign_fast.model.config import ModelConfig, MT5Shape
+from unisign_fast.model.unisign import UniSign
+
+LAYERS = 2
+SHAPE = MT5Shape(vocab_size=64, num_layers=LAYERS, num_decoder_layers=LAYERS)  # mT5-Base's width and heads
+POSE = ModelConfig(mt5=SHAPE, label_smoothing=0.2)
+CONFIGS = {
+    "pose": POSE,
+    "rgb": replace(POSE, rgb=True),
+    "rgb-cross": replace(POSE, rgb=True, fusion="cross"),
+    "part": replace(POSE, parts="hands", part_bias=False),
+}
+ATTENTION = "aten::_scaled_dot_product_efficient_attention"
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that run, and keeps the biases of attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts, self.biases = Counter(), []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.counts[operator.name()] += 1
+        if operator.name() == ATTENTION:
+            self.biases.append(args[3])
+        return operator(*args, **(kwargs or {}))
+
+
+def meta_model(config: ModelConfig, dtype: torch.dtype) -> UniSign:
+    with torch.device("meta"):
+        return UniSign(config).to("meta", dtype).train()
+
+
+def training_step(config: ModelConfig, dtype: torch.dtype) -> tuple[UniSign, Operations, int]:
+    """The model behind one step of AdamW on meta tensors, the operations, and the kernels launched."""
+    model = meta_model(config, dtype)
+    batch = make_batch([17, 30, 1, 9], crops=(4, 3) if config.rgb else (0, 0)).to("meta")
+    optimizer = torch.optim.AdamW(model.parameters())
+    with dispatch.as_device("cuda"), recording() as launches, Operations() as operations:
+        loss, _ = model(batch)
+        loss.backward()
+        optimizer.step()
+    return model, operations, len(launches)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_training_step_goes_through(name, dtype):
+    model, operations, launches = training_step(CONFIGS[name], dtype)
+    assert [n for n, p in model.named_parameters() if p.grad is None or p.grad.shape != p.shape] == []
+    assert launches > 100
+    attentions = 3 * LAYERS  # encoder, decoder, and the decoder's over the encoder
+    assert operations.counts[ATTENTION] == operations.counts[f"{ATTENTION}_backward"] == attentions
+    assert not [name for name in operations.counts if "cudnn" in name]
+
+
+def test_the_biases_of_attention_are_built_once_and_never_copied_by_a_layer():
+    _, operations, _ = training_step(POSE, torch.bfloat16)
+    assert len({id(bias._base) for bias in operations.biases}) == 3, "one of the encoder, two of the decoder"
+    for bias in operations.biases:
+        assert bias.shape[-1] % ALIGNMENT == 0 and bias.stride(-1) == 1
+        assert all(stride % ALIGNMENT == 0 for stride in bias.stride()[:-1])
+
+
+def test_a_batch_without_clips_goes_through():
+    model = meta_model(POSE, torch.bfloat16)
+    with dispatch.as_device("cuda"), recording():
+        model(make_batch([]).to("meta"))[0].backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("features", ["sign", "encoder"])
+def test_a_classifier_goes_through(features):
+    config = replace(POSE, head="classifier", head_features=features, head_classes=("word0", "word1"))
+    model = meta_model(config, torch.bfloat16)
+    with dispatch.as_device("cuda"), recording():
+        model(make_batch([6, 8]).to("meta"))[0].backward()
+
+
+def test_the_host_waiting_for_the_device_raises():
+    """What the other tests rely on."""
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.ones(3, device="meta").sum().item()
