@@ -14,10 +14,10 @@ from unisign_fast.checkpoints.model_folder import save_model
 from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_split, length_batches
 from unisign_fast.evaluation.metrics import score
 from unisign_fast.evaluation.predictions import read_predictions
+from unisign_fast.kernels.packing import Packing
 from unisign_fast.model.beam_search import beam_search
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.mt5 import build_mt5
-from unisign_fast.kernels.packing import Packing
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.errors import InputError

@@ -23,8 +23,8 @@ from unisign_fast.checkpoints.weight_files import read_torch_file
 from unisign_fast.kernels.deferred_activation.op import deferred_activation
 from unisign_fast.kernels.deferred_activation.reference import DeferredActivation
 from unisign_fast.kernels.dispatch import forcing
-from unisign_fast.model.beam_search import beam_search
 from unisign_fast.kernels.packing import Packing
+from unisign_fast.model.beam_search import beam_search
 from unisign_fast.model.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import IGNORED, PackedBatch

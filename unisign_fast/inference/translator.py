@@ -20,8 +20,8 @@ from torch import Tensor
 
 from unisign_fast.checkpoints.model_folder import find_model
 from unisign_fast.evaluation.evaluate import GenerationSettings
-from unisign_fast.model.beam_search import beam_search
 from unisign_fast.kernels.packing import Packing
+from unisign_fast.model.beam_search import beam_search
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.batches.reader import ClipReader
