@@ -116,7 +116,7 @@ class LaunchCounter(TorchDispatchMode):
         tally = self.tallies[self._where()]
         launches = MORE_LAUNCHES.get(name, 1)
         moved = _bytes((args, kwargs)) + _bytes(result)
-        flops = _flops(func, name, args, kwargs, result)
+        flops = _flops(name, args, kwargs, result)
         tally.launches += launches
         tally.bytes += moved
         tally.flops += flops
@@ -133,12 +133,13 @@ class LaunchCounter(TorchDispatchMode):
         return self._phases[max(0, place)], "backward"
 
 
-def _flops(func, name: str, args: tuple, kwargs: dict, result: object) -> int:
-    """By torch's formulas, but for the backward pass of convolutions, where torch's leaves out the groups."""
+def _flops(name: str, args: tuple, kwargs: dict, result: object) -> int:
+    """By torch's formulas, except for the backward pass of convolutions: there torch ignores the groups."""
     if name == "aten::convolution_backward":
         grad_y, _, weight = args[:3]
         return 2 * sum(args[10][:2]) * grad_y.numel() * weight[0].numel()
-    formula = flop_registry.get(func.overloadpacket)
+    packet = getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_"), None)  # of addmm_ that of addmm
+    formula = flop_registry.get(packet)
     return formula(*args, **kwargs, out_val=result) if formula else 0
 
 
