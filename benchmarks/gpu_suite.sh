@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Every GPU measurement of the project, in calls of less than ten minutes; needs no network.
-#   bash benchmarks/gpu_suite.sh              all of it
+# Every GPU measurement of the project, for a machine with a GPU and the whole environment, in calls of less than ten
+# minutes; needs no network. A host with little else than PyTorch runs benchmarks/gpu_call.py instead.
+#   bash benchmarks/gpu_suite.sh              all of it; a run that was cut short goes on where it stopped
 #   bash benchmarks/gpu_suite.sh step         one part: correct | kernels | step | input
-# Rows go to benchmarks/results/, with GPU, versions and commit. What is skipped is named, with the reason.
+# Rows go to benchmarks/results/, with GPU, versions and commit. What is skipped is named, with the reason. Calls that
+# finished on this GPU at this commit are listed in runs/gpu_suite.txt and not repeated; remove it to measure again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$([ -x .venv/bin/python ] && echo .venv/bin/python || command -v python3)
@@ -17,11 +19,26 @@ if ! gpu=$("$python" -c 'import torch; print(torch.cuda.get_device_name().replac
 fi
 rows=benchmarks/results
 
+finished=runs/gpu_suite.txt
+mkdir -p runs
+touch "$finished"
+commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
+
 # within_ten_minutes NAME COMMAND...: a call that fails or takes too long is named, and the others go on.
 failed=()
 within_ten_minutes() {
-  echo "== $1"
-  timeout 590 "${@:2}" || { echo "== $1: failed with status $?" >&2; failed+=("$1"); }
+  local call="$gpu $commit $1"
+  if grep -qxF -- "$call" "$finished"; then
+    echo "== $1: done before ($finished)"
+  else
+    echo "== $1"
+    if timeout 590 "${@:2}"; then
+      echo "$call" >> "$finished"
+    else
+      echo "== $1: failed with status $?" >&2
+      failed+=("$1")
+    fi
+  fi
 }
 wanted() { [ "$part" = all ] || [ "$part" = "$1" ]; }
 # needs NAME MODULE: whether the module is there; what does without it is skipped, and says so.
