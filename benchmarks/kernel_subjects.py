@@ -18,6 +18,7 @@ from unisign_fast.kernels.deferred_activation.reference import (
 from unisign_fast.kernels.dispatch import forcing
 from unisign_fast.kernels.registry import SPECS
 from unisign_fast.kernels.spec import Case, KernelSpec
+from unisign_fast.kernels.temporal_conv.reference import Clips
 from unisign_fast.kernels.testing import make_inputs
 from unisign_fast.model.fusion import PriorGuidedFusion
 from unisign_fast.model.st_gcn import PoseEncoder, TemporalEncoder
@@ -66,11 +67,11 @@ def operation(spec: KernelSpec, case: Case, device: str) -> Subject:
 
 
 def cudnn_temporal_conv(
-    x: DeferredActivation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
+    x: DeferredActivation, clips: Clips, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
 ) -> ConvOutput:
     """The temporal convolution of clips of one length as a padded 2-D convolution in channels-last layout."""
-    (frames, joints, _), clips = x.conv_out_FVC.shape, cu_seqlens.numel() - 1
-    x_BCTV = deferred_activation(x).view(clips, frames // clips, joints, -1).permute(0, 3, 1, 2)
+    (frames, joints, _), count = x.conv_out_FVC.shape, clips.cu_seqlens.numel() - 1
+    x_BCTV = deferred_activation(x).view(count, frames // count, joints, -1).permute(0, 3, 1, 2)
     weight_OCT1 = weight_TOC.permute(1, 2, 0)[..., None].contiguous(memory_format=torch.channels_last)
     y_BOTV = nn.functional.conv2d(x_BCTV, weight_OCT1, bias_O, padding=(weight_TOC.shape[0] // 2, 0))
     return with_batch_stats(y_BOTV.permute(0, 2, 3, 1).reshape(frames, joints, -1), batch_stats)
@@ -86,8 +87,9 @@ class GraphStack(nn.Module):
         self.time = nn.ModuleDict({name: TemporalEncoder(graph, CHANNELS[-1]) for name, graph in graphs.items()})
 
     def forward(self, poses: list[Tensor], cu_seqlens: Tensor) -> Tensor:
+        clips = Clips.of(cu_seqlens, len(poses[0]))
         names = [ENCODER_OF[part][0] for part in PARTS]
-        return torch.cat([self.time[n](self.pose[n](x, cu_seqlens), cu_seqlens) for n, x in zip(names, poses)], -1)
+        return torch.cat([self.time[n](self.pose[n](x), clips) for n, x in zip(names, poses)], -1)
 
 
 def graph_stack(device: str) -> Subject:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 BACKENDS = ("reference", "gpu", "cpu", "compiled")
 DEVICE_OF = {"gpu": "cuda", "cpu": "cpu"}  # the device that a backend is written for
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES, INTEGERS = (torch.float32, torch.bfloat16), (torch.int32, torch.int64)
 logger = logging.getLogger(__name__)
 P, R = ParamSpec("P"), TypeVar("R")
 
@@ -67,7 +67,7 @@ class Operation(Generic[P, R]):
         """Why a backend cannot take these arguments; None where it can."""
         anywhere = backend == "gpu" and _interpreted()
         for tensor in tensors(arguments):
-            if tensor.dtype not in (*DTYPES, torch.int64):
+            if tensor.dtype not in (*DTYPES, *INTEGERS):
                 return f"{tensor.dtype} is not one of {', '.join(map(str, DTYPES))}"
             if not anywhere and (device := _device(tensor)) != DEVICE_OF[backend]:
                 return f"a tensor is on {device}, not on {DEVICE_OF[backend]}"

@@ -1,5 +1,6 @@
 """The specs of all operations, for tests and benchmarks to iterate over. No operation imports this module."""
 
+from .batch_norm.spec import SPEC as batch_norm
 from .cross_entropy.spec import SPEC as cross_entropy
 from .deferred_activation.spec import SPEC as deferred_activation
 from .deformable_attention.spec import SPEC as deformable_attention
@@ -13,6 +14,7 @@ from .temporal_conv.spec import SPEC as temporal_conv
 from .varlen_attention.spec import SPEC as varlen_attention
 
 SPECS: tuple[KernelSpec, ...] = (
+    batch_norm,
     deferred_activation,
     graph_conv,
     temporal_conv,

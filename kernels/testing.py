@@ -25,16 +25,17 @@ def make_inputs(spec: KernelSpec, shape: dict, dtype: torch.dtype, device: str, 
 
 
 def leaves(arguments: object) -> list[Tensor]:
-    """The tensors among nested arguments that want gradients, in order."""
+    """The tensors among nested arguments or results that require gradients, in order."""
     return [tensor for tensor in tensors(arguments) if tensor.requires_grad]
 
 
 def results_and_gradients(operation, arguments: tuple, seed: int = 1) -> list[Tensor]:
-    """The operation's results, then the gradient of every leaf, for random gradients of the results."""
+    """The operation's results, then the gradient of every leaf, for random gradients of the differentiable results."""
     result = list(tensors(operation(*arguments)))
+    differentiable = leaves(result)
     generator = torch.Generator().manual_seed(seed)
-    upstream = [torch.randn(y.shape, generator=generator).bfloat16().to(y.device, y.dtype) for y in result]
-    return [*(y.detach() for y in result), *torch.autograd.grad(result, leaves(arguments), upstream)]
+    upstream = [torch.randn(y.shape, generator=generator).bfloat16().to(y.device, y.dtype) for y in differentiable]
+    return [*(y.detach() for y in result), *torch.autograd.grad(differentiable, leaves(arguments), upstream)]
 
 
 def check(spec: KernelSpec, backend: str, shape: dict, dtype: torch.dtype, device: str) -> list[tuple[float, float]]:

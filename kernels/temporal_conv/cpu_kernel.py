@@ -30,6 +30,7 @@ from ..deferred_activation.cpu_kernel import (
     with_batch_stats,
 )
 from ..deferred_activation.reference import ConvOutput, DeferredActivation
+from .reference import Clips
 
 POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity; more of them would cost precision
 MAX_KERNEL_SIZE = 5
@@ -212,10 +213,10 @@ def _add_to_frames(points_NRC, matrix_QN, frames_IQ, y_FVC):
 
 
 def temporal_conv(
-    x: DeferredActivation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
+    x: DeferredActivation, clips: Clips, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
 ) -> ConvOutput:
     """See kernels/temporal_conv/reference.py; at most `MAX_KERNEL_SIZE` taps."""
     assert len(weight_TOC) <= MAX_KERNEL_SIZE, weight_TOC.shape
     return ConvOutput(
-        *_TemporalConv.apply(x.relu_before_residual, batch_stats, cu_seqlens, weight_TOC, bias_O, *x.slots())
+        *_TemporalConv.apply(x.relu_before_residual, batch_stats, clips.cu_seqlens, weight_TOC, bias_O, *x.slots())
     )

@@ -8,6 +8,7 @@ from ..deferred_activation.op import as_conv_output, whole_gradient
 from ..deferred_activation.reference import ConvOutput, DeferredActivation
 from ..dispatch import Operation
 from ..launch import contiguous, operator
+from .reference import Clips
 from .reference import temporal_conv as reference
 
 
@@ -15,15 +16,14 @@ from .reference import temporal_conv as reference
 def _forward(
     x: list[Tensor],
     relu_before_residual: bool,
-    first_F: Tensor,
-    end_F: Tensor,
+    bounds_2F: Tensor,
     weight_TOC: Tensor,
     bias_O: Tensor,
     batch_stats: bool,
 ) -> list[Tensor]:
     from .triton_kernel import forward
 
-    return forward(contiguous(x), relu_before_residual, first_F, end_F, *contiguous([weight_TOC, bias_O]), batch_stats)
+    return forward(contiguous(x), relu_before_residual, bounds_2F, *contiguous([weight_TOC, bias_O]), batch_stats)
 
 
 @operator("temporal_conv_backward")
@@ -33,48 +33,43 @@ def _backward(
     out: list[Tensor],
     x: list[Tensor],
     relu_before_residual: bool,
-    first_F: Tensor,
-    end_F: Tensor,
+    bounds_2F: Tensor,
     weight_TOC: Tensor,
 ) -> list[Tensor]:
     from .triton_kernel import backward
 
     x_FVC, weight_TOC = contiguous([x_FVC, weight_TOC])
-    return backward(contiguous(grad_out), x_FVC, out, contiguous(x), relu_before_residual, first_F, end_F, weight_TOC)
+    return backward(contiguous(grad_out), x_FVC, out, contiguous(x), relu_before_residual, bounds_2F, weight_TOC)
 
 
 def _save(ctx, inputs, output) -> None:
-    x, ctx.relu_before_residual, first_F, end_F, weight_TOC, bias_O, batch_stats = inputs
+    x, ctx.relu_before_residual, bounds_2F, weight_TOC, bias_O, batch_stats = inputs
     ctx.set_materialize_grads(False)
     ctx.outs, ctx.bias_dtype = 3 if batch_stats else 1, bias_O.dtype
-    ctx.save_for_backward(first_F, end_F, weight_TOC, *output, *x)
+    ctx.save_for_backward(bounds_2F, weight_TOC, *output, *x)
     ctx.result = len(output)
 
 
 def _gradients(ctx, gradients: list[Tensor | None]):
-    first_F, end_F, weight_TOC, *saved = ctx.saved_tensors
+    bounds_2F, weight_TOC, *saved = ctx.saved_tensors
     result, x = saved[: ctx.result], saved[ctx.result :]
     out = result[: ctx.outs]
     x_FVC = x[0] if len(x) == 1 else result[-1]
     grad_out = whole_gradient(gradients[: ctx.outs], out)
     grad_weight, grad_bias, *grad_x = _backward(
-        grad_out, x_FVC, out, x, ctx.relu_before_residual, first_F, end_F, weight_TOC
+        grad_out, x_FVC, out, x, ctx.relu_before_residual, bounds_2F, weight_TOC
     )
-    return grad_x, None, None, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
+    return grad_x, None, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _gpu(
-    x: DeferredActivation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
-) -> ConvOutput:
-    from .triton_kernel import clip_bounds
-
+def _gpu(x: DeferredActivation, clips: Clips, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool) -> ConvOutput:
     result = _forward(
         x.tensors(),
         x.relu_before_residual,
-        *clip_bounds(cu_seqlens, x.conv_out_FVC.shape[0]),
+        clips.bounds_2F,
         weight_TOC,
         bias_O,
         batch_stats,
@@ -82,16 +77,14 @@ def _gpu(
     return as_conv_output(result[: 3 if batch_stats else 1])
 
 
-def _cpu(
-    x: DeferredActivation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
-) -> ConvOutput:
+def _cpu(x: DeferredActivation, clips: Clips, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool) -> ConvOutput:
     from .cpu_kernel import MAX_KERNEL_SIZE, temporal_conv
 
     run = temporal_conv if len(weight_TOC) <= MAX_KERNEL_SIZE else reference
-    return run(x, cu_seqlens, weight_TOC, bias_O, batch_stats)
+    return run(x, clips, weight_TOC, bias_O, batch_stats)
 
 
-def _refusal(x: DeferredActivation, cu_seqlens: Tensor, weight_TOC: Tensor, *_) -> str | None:
+def _refusal(x: DeferredActivation, clips: Clips, weight_TOC: Tensor, *_) -> str | None:
     return None if weight_TOC.shape[0] % 2 else f"{weight_TOC.shape[0]} taps have no middle one"
 
 

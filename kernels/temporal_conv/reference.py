@@ -1,13 +1,28 @@
 """Temporal convolution on packed frames in plain PyTorch: the truth that every faster version is held against."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..deferred_activation.reference import ConvOutput, DeferredActivation, deferred_activation, with_batch_stats
 
 
+class Clips(NamedTuple):
+    """Where the clips of a batch begin and end; made once a batch, since every temporal convolution reads it."""
+
+    cu_seqlens: Tensor  # [B + 1] int64, first frame of each clip, and F
+    bounds_2F: Tensor  # int32, of each frame the first frame of its clip, and the frame after the clip's last
+
+    @classmethod
+    def of(cls, cu_seqlens: Tensor, frames: int) -> "Clips":
+        """Of F frames; nothing waits for the device."""
+        clip_F = torch.searchsorted(cu_seqlens, torch.arange(frames, device=cu_seqlens.device), right=True)
+        return cls(cu_seqlens, torch.stack([cu_seqlens[clip_F - 1], cu_seqlens[clip_F]]).int())
+
+
 def temporal_conv(
-    x: DeferredActivation, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
+    x: DeferredActivation, clips: Clips, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
 ) -> ConvOutput:
     """y[t] = sum over taps d of W_d x[t + d - T // 2] + b within each clip, zero beyond its ends (paper, Table 11).
 
@@ -16,7 +31,7 @@ def temporal_conv(
 
     Args:
         x: packed frames, joints, channels.
-        cu_seqlens: [B + 1] int64, first frame of each clip and F.
+        clips: no tap reaches into another one.
         weight_TOC, bias_O: one matrix a tap; T odd.
         batch_stats: whether those of the output are wanted.
     """
@@ -24,11 +39,11 @@ def temporal_conv(
     frames, joints, channels = x_FVC.shape
     kernel_size = weight_TOC.shape[0]
     gap = kernel_size // 2
-    clips = cu_seqlens.numel() - 1
     frame = torch.arange(frames, device=x_FVC.device)
-    clip = torch.searchsorted(cu_seqlens, frame, right=True) - 1
+    clip = torch.searchsorted(clips.cu_seqlens, frame, right=True) - 1
     slot = frame + gap * (clip + 1)
-    spaced = x_FVC.new_zeros(frames + gap * (clips + 1), joints, channels).index_copy(0, slot, x_FVC)
+    slots = frames + gap * clips.cu_seqlens.numel()
+    spaced = x_FVC.new_zeros(slots, joints, channels).index_copy(0, slot, x_FVC)
     rows = spaced.shape[0] - 2 * gap
     y = sum(spaced[tap : tap + rows] @ weight_TOC[tap].T for tap in range(kernel_size))
     return with_batch_stats(y[slot - gap] + bias_O, batch_stats)

@@ -5,6 +5,7 @@ import torch
 from ..deferred_activation.spec import activated_bytes, activation_bytes, activation_inputs
 from ..spec import Case, KernelSpec
 from .op import temporal_conv
+from .reference import Clips
 
 
 def _inputs(shape: dict, random) -> tuple:
@@ -12,7 +13,7 @@ def _inputs(shape: dict, random) -> tuple:
     x = activation_inputs(_flat(shape), random)
     cu_seqlens = torch.tensor([0, *shape["T"]]).cumsum(0).to(x.conv_out_FVC.device)
     weight_TOC = random(kernel_size, outputs, channels, scale=(channels * kernel_size) ** -0.5)
-    return x, cu_seqlens, weight_TOC, random(outputs), shape["batch_stats"]
+    return x, Clips.of(cu_seqlens, sum(shape["T"])), weight_TOC, random(outputs), shape["batch_stats"]
 
 
 def _flat(shape: dict) -> dict:

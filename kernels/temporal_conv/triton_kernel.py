@@ -141,17 +141,10 @@ def _tile(dtype: torch.dtype) -> dict[str, int]:
     return {"ROWS": 128, "OUTPUTS": 128, "INPUTS": 64, "warps": 8, "stages": 3}
 
 
-def clip_bounds(cu_seqlens: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """int32 [F] twice: the first frame of each frame's clip, and the frame behind its last."""
-    clip = torch.searchsorted(cu_seqlens, torch.arange(frames, device=cu_seqlens.device), right=True)
-    return cu_seqlens[clip - 1].int(), cu_seqlens[clip].int()
-
-
 def forward(
     x: list[Tensor],
     relu_before_residual: bool,
-    first_F: Tensor,
-    end_F: Tensor,
+    bounds_2F: Tensor,
     weight_TOC: Tensor,
     bias_O: Tensor,
     batch_stats: bool,
@@ -165,7 +158,7 @@ def forward(
     measures = torch.empty(tiles, 2, outputs, dtype=torch.float32, device=out.device)
     launch(
         temporal_conv_forward, (tiles, triton.cdiv(outputs, tile["OUTPUTS"])),
-        *arguments(x), weight_TOC, bias_O, first_F, end_F, x_FVC, out, measures, rows,
+        *arguments(x), weight_TOC, bias_O, *bounds_2F, x_FVC, out, measures, rows,
         KIND=kind, RELU_BEFORE_RESIDUAL=relu_before_residual, BATCH_STATS=batch_stats, KERNEL_SIZE=kernel_size, V=joints, C=channels, O=outputs, **tile,
     )  # fmt: skip
     return [out, *(merged(measures, rows, tile["ROWS"]) if batch_stats else []), *([] if kind == PLAIN else [x_FVC])]
@@ -177,8 +170,7 @@ def backward(
     out: list[Tensor],
     x: list[Tensor],
     relu_before_residual: bool,
-    first_F: Tensor,
-    end_F: Tensor,
+    bounds_2F: Tensor,
     weight_TOC: Tensor,
 ) -> list[Tensor]:
     """Gradients of weight, bias (float32) and the activation's tensors. `out` is the output with its batch_stats, `grad_out`
@@ -193,12 +185,12 @@ def backward(
     result = ActivationGradient(x, relu_before_residual, tiles)
     launch(
         temporal_conv_input_gradient, (tiles, triton.cdiv(channels, tile["INPUTS"])),
-        grad, weight_TOC, first_F, end_F, *result.arguments(x_FVC), rows, **result.constants, **sizes, **tile,
+        grad, weight_TOC, *bounds_2F, *result.arguments(x_FVC), rows, **result.constants, **sizes, **tile,
     )  # fmt: skip
     splits = min(MOST_SPLITS, tiles)
     rows_a_split = triton.cdiv(tiles, max(splits, 1)) * tile["ROWS"]
     partial = torch.empty(splits, kernel_size, outputs, channels, dtype=torch.float32, device=x_FVC.device)
     grid = kernel_size * triton.cdiv(outputs, tile["OUTPUTS"]), triton.cdiv(channels, tile["INPUTS"]), splits
-    inputs = x_FVC, grad, first_F, end_F
+    inputs = x_FVC, grad, *bounds_2F
     launch(temporal_conv_weight_gradient, grid, *inputs, partial, rows, rows_a_split, **sizes, **tile)
     return [partial.sum(0).to(weight_TOC.dtype), grad_bias.sum(0), *result.gradients()]

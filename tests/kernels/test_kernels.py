@@ -19,6 +19,7 @@ from unisign_fast.kernels.deferred_activation.reference import DeferredActivatio
 from unisign_fast.kernels.dispatch import tensors
 from unisign_fast.kernels.registry import SPECS as ALL
 from unisign_fast.kernels.spec import KernelSpec
+from unisign_fast.kernels.temporal_conv.reference import Clips
 from unisign_fast.kernels.testing import (
     check,
     leaves,
@@ -187,7 +188,7 @@ def test_traced_by_torch_compile_without_a_break(spec, forced):
 def test_used_twice_in_a_graph_and_on_strided_inputs(spec, backend):
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
     strided = _strided(inputs)
-    assert any(not x.is_contiguous() for x in leaves(strided))
+    assert not any(x.is_contiguous() for x in leaves(strided) if x.squeeze().ndim > 1)
 
     def twice(operation):
         return lambda *arguments: [a + 2 * b for a, b in zip(*(tensors(operation(*arguments)) for _ in "ab"))]
@@ -204,8 +205,8 @@ def _strided(arguments):
         if arguments.ndim < 2 or not arguments.is_floating_point():
             return arguments
         return arguments.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_()
-    if isinstance(arguments, DeferredActivation):
-        return DeferredActivation(*map(_strided, arguments))
+    if hasattr(arguments, "_fields"):  # a named tuple
+        return type(arguments)(*map(_strided, arguments))
     return type(arguments)(map(_strided, arguments)) if isinstance(arguments, (tuple, list)) else arguments
 
 
@@ -244,8 +245,8 @@ def encoders() -> torch.nn.Module:
             super().__init__()
             self.pose, self.temporal = PoseEncoder(adjacency, (8, 8, 16, 24)), TemporalEncoder(adjacency, 24)
 
-        def forward(self, pose_FV3, cu_seqlens):
-            return self.temporal(self.pose(pose_FV3, cu_seqlens), cu_seqlens)
+        def forward(self, pose_FV3, clips):
+            return self.temporal(self.pose(pose_FV3), clips)
 
     return Encoders().to(DEVICE)
 
@@ -254,8 +255,8 @@ def _step(encoders: torch.nn.Module, training: bool, call=None) -> dict[str, tor
     """Features, gradients and running statistics after one step of a fresh copy."""
     encoders = copy.deepcopy(encoders).train(training)
     pose_FV3 = torch.randn(11, 5, 3, generator=torch.Generator().manual_seed(1)).to(DEVICE).requires_grad_()
-    cu_seqlens = torch.tensor([0, 4, 5, 11], device=DEVICE)
-    features = (call or torch.nn.Module.__call__)(encoders, pose_FV3, cu_seqlens)
+    clips = Clips.of(torch.tensor([0, 4, 5, 11], device=DEVICE), 11)
+    features = (call or torch.nn.Module.__call__)(encoders, pose_FV3, clips)
     (features * torch.linspace(-1, 1, features.numel(), device=DEVICE).view(features.shape)).sum().backward()
     gradients = {f"{name}.grad": parameter.grad for name, parameter in encoders.named_parameters()}
     return {"features": features.detach(), "pose.grad": pose_FV3.grad, **gradients, **dict(encoders.named_buffers())}

@@ -11,6 +11,7 @@ from unisign_fast.kernels.cpu.loops import BLOCK, array, run
 from unisign_fast.kernels.deferred_activation.cpu_kernel import deferred_activation as on_cpu
 from unisign_fast.kernels.deferred_activation.reference import DeferredActivation, deferred_activation
 from unisign_fast.kernels.temporal_conv.cpu_kernel import temporal_conv
+from unisign_fast.kernels.temporal_conv.reference import Clips
 from unisign_fast.model.norm_silu import norm_silu
 
 NAN = float("nan")
@@ -67,13 +68,13 @@ def test_activations_of_what_is_no_number_are_none_as_in_the_reference(relu_befo
 
 def test_any_number_of_threads_gives_the_same_to_the_last_bit():
     conv_out_FVC, scale_C, shift_C = torch.randn(90, 7, 96), torch.rand(96), torch.rand(96)
-    cu_seqlens, weight_TOC, bias_O = torch.tensor([0, 31, 90]), torch.randn(5, 96, 96), torch.randn(96)
+    clips, weight_TOC, bias_O = Clips.of(torch.tensor([0, 31, 90]), 90), torch.randn(5, 96, 96), torch.randn(96)
     leaves = [x.requires_grad_() for x in (conv_out_FVC, scale_C, shift_C, weight_TOC, bias_O)]
     result, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
         out = temporal_conv(
-            DeferredActivation(conv_out_FVC, scale_C, shift_C), cu_seqlens, weight_TOC, bias_O, batch_stats=True
+            DeferredActivation(conv_out_FVC, scale_C, shift_C), clips, weight_TOC, bias_O, batch_stats=True
         )
         result.append([*out, *torch.autograd.grad(sum(x.square().sum() for x in out), leaves)])
     torch.set_num_threads(before)

@@ -20,7 +20,7 @@ from unisign_fast.kernels.deformable_attention.reference import deformable_atten
 from unisign_fast.kernels.deformable_offsets.reference import deformable_offsets
 from unisign_fast.kernels.graph_conv.reference import graph_conv
 from unisign_fast.kernels.position_bias.reference import position_bias
-from unisign_fast.kernels.temporal_conv.reference import temporal_conv
+from unisign_fast.kernels.temporal_conv.reference import Clips, temporal_conv
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = [  # frames of each clip: ragged, one-frame clips, one clip shorter than the taps reach, none
@@ -133,24 +133,24 @@ def test_temporal_conv_is_a_convolution_of_each_clip_alone(lengths, kernel_size)
                 clip_TVC.permute(1, 2, 0), weight.permute(1, 2, 0), bias, padding=kernel_size // 2
             )
             expected.append(y_VOT.permute(2, 0, 1))
-    cu_seqlens = torch.tensor([0, *accumulate(lengths)])
-    result = temporal_conv(DeferredActivation(x), cu_seqlens, weight, bias, False).conv_out_FVO
+    clips = Clips.of(torch.tensor([0, *accumulate(lengths)]), sum(lengths))
+    result = temporal_conv(DeferredActivation(x), clips, weight, bias, False).conv_out_FVO
     torch.testing.assert_close(result, torch.cat(expected) if expected else x.new_zeros(0, joints, outputs))
 
 
 @pytest.mark.parametrize("lengths", [[4, 1, 2], []])
 def test_temporal_conv_gradients(lengths):
-    cu_seqlens = torch.tensor([0, *accumulate(lengths)])
+    clips = Clips.of(torch.tensor([0, *accumulate(lengths)]), sum(lengths))
     x, weight, bias = random(sum(lengths), 2, 3, grad=True), random(5, 2, 3, grad=True), random(2, grad=True)
     if lengths:
         check_gradients(
-            lambda x, *parameters: temporal_conv(DeferredActivation(x), cu_seqlens, *parameters, True)[:],
+            lambda x, *parameters: temporal_conv(DeferredActivation(x), clips, *parameters, True)[:],
             x,
             weight,
             bias,
         )
         return
-    temporal_conv(DeferredActivation(x), cu_seqlens, weight, bias, False).conv_out_FVO.sum().backward()
+    temporal_conv(DeferredActivation(x), clips, weight, bias, False).conv_out_FVO.sum().backward()
     assert x.grad.shape == x.shape and not weight.grad.any() and not bias.grad.any()
 
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.functional import batch_norm
 
+from unisign_fast.kernels.batch_norm.op import batch_norm as scale_and_shift
+from unisign_fast.kernels.batch_norm.reference import EPS
 from unisign_fast.kernels.deferred_activation.reference import ConvOutput
 
-EPS, MOMENTUM = 1e-5, 0.1  # torch's defaults and the published code's
+MOMENTUM = 0.1  # torch's default and the published code's
 
 
 def alone() -> bool:
@@ -61,9 +63,19 @@ class BatchNorm(Float32Buffers):
         if not self.training:
             mean_PC, var_PC = self.running()
             return self._scale_and_shift(mean_PC[part], var_PC[part])
-        rows = out.conv_out_FVO.shape[:2].numel()
-        mean_1C, var_1C = self._tracked(out.mean_O[None], out.var_O[None], [rows], slice(part, part + 1))
-        return self._scale_and_shift(mean_1C[0], var_1C[0])
+        rows, count = out.conv_out_FVO.shape[:2].numel(), None
+        mean_C, var_C = out.mean_O, out.var_O
+        running = [buffer_PC[part] for buffer_PC in self.running()]
+        if alone():
+            self.num_batches_tracked += rows > 0
+        else:
+            every = self._over_ranks(mean_C[None], var_C[None], [rows], slice(part, part + 1))
+            mean_C, var_C, count = (of_one_part[0] for of_one_part in every)
+            self.num_batches_tracked += (count[0] > 0).long()
+        y = scale_and_shift(mean_C, var_C, self.weight, self.bias, *running, count, rows, self.momentum)
+        with torch.no_grad():
+            torch._foreach_copy_(running, [y.running_mean_C, y.running_var_C])
+        return y.scale_C, y.shift_C
 
     def running(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each part, [P, C]; their memory is the buffers'."""
@@ -73,21 +85,27 @@ class BatchNorm(Float32Buffers):
     def _tracked(
         self, mean_PC: Tensor, var_PC: Tensor, rows: Sequence[int], parts: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance over the rows of all ranks, differentiable; the running ones of `parts` follow them.
+        """Mean and biased variance over the rows of all ranks, differentiable; the running ones of `parts` follow them."""
+        count_P1 = torch.cat([mean_PC.new_full((1, 1), n) for n in rows])
+        if not alone():
+            mean_PC, var_PC, count_P1 = self._over_ranks(mean_PC, var_PC, rows, parts)
+        self._track(mean_PC.detach(), var_PC.detach(), count_P1, parts)
+        return mean_PC, var_PC
+
+    def _over_ranks(
+        self, mean_PC: Tensor, var_PC: Tensor, rows: Sequence[int], parts: slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, biased variance and number of rows [P, 1] of all ranks, by one reduction; differentiable.
 
         Sums are taken about the running mean, which is the same on every rank: a square of a small number loses less.
         """
         count_P1 = torch.cat([mean_PC.new_full((1, 1), n) for n in rows])
-        if not alone():
-            about_PC, channels = self.running()[0][parts], mean_PC.shape[1]
-            shift_PC = mean_PC - about_PC
-            sums = torch.cat([count_P1 * shift_PC, count_P1 * (var_PC + shift_PC.square()), count_P1], 1)
-            sums = all_reduce(sums)
-            count_P1 = sums[:, -1:].detach()
-            shift_PC, square_PC = (sums[:, :-1] / count_P1.clamp(min=1)).split(channels, 1)
-            mean_PC, var_PC = about_PC + shift_PC, (square_PC - shift_PC.square()).clamp(min=0)
-        self._track(mean_PC.detach(), var_PC.detach(), count_P1, parts)
-        return mean_PC, var_PC
+        about_PC, channels = self.running()[0][parts], mean_PC.shape[1]
+        shift_PC = mean_PC - about_PC
+        sums = all_reduce(torch.cat([count_P1 * shift_PC, count_P1 * (var_PC + shift_PC.square()), count_P1], 1))
+        count_P1 = sums[:, -1:].detach()
+        shift_PC, square_PC = (sums[:, :-1] / count_P1.clamp(min=1)).split(channels, 1)
+        return about_PC + shift_PC, (square_PC - shift_PC.square()).clamp(min=0), count_P1
 
     @torch.no_grad()
     def _track(self, mean_PC: Tensor, var_PC: Tensor, count_P1: Tensor, parts: slice) -> None:

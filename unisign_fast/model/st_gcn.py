@@ -12,6 +12,7 @@ from unisign_fast.kernels.deferred_activation.reference import ConvOutput, Defer
 from unisign_fast.kernels.graph_conv.op import graph_conv
 from unisign_fast.kernels.graph_conv.reference import GraphConvOutput
 from unisign_fast.kernels.temporal_conv.op import temporal_conv
+from unisign_fast.kernels.temporal_conv.reference import Clips
 from unisign_fast.model.batch_norm import BatchNorm
 
 TEMPORAL_BLOCKS = 3
@@ -57,8 +58,8 @@ class TemporalConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
         _torch_default_(self.weight, self.bias, channels * kernel_size)
 
-    def forward(self, x: DeferredActivation, cu_seqlens: Tensor) -> ConvOutput:
-        return temporal_conv(x, cu_seqlens, self.weight, self.bias, self.training)
+    def forward(self, x: DeferredActivation, clips: Clips) -> ConvOutput:
+        return temporal_conv(x, clips, self.weight, self.bias, self.training)
 
 
 class GraphBlock(nn.Module):
@@ -79,11 +80,11 @@ class GraphBlock(nn.Module):
         self.time = TemporalConv(out_channels, kernel_size) if kernel_size else None
         self.time_norm = BatchNorm(out_channels, parts) if kernel_size else None
 
-    def forward(self, x: DeferredActivation, cu_seqlens: Tensor, part: int = 0) -> DeferredActivation:
+    def forward(self, x: DeferredActivation, clips: Clips | None, part: int = 0) -> DeferredActivation:
         x_FVC, out, shortcut = self.graph(x)
         y = DeferredActivation(out.conv_out_FVO, *self.graph_norm(out, part), relu_before_residual=self.time is None)
         if self.time is not None:
-            out = self.time(y, cu_seqlens)
+            out = self.time(y, clips)
             y = DeferredActivation(out.conv_out_FVO, *self.time_norm(out, part))
         if shortcut is None:
             return y._replace(residual_FVC=x_FVC)
@@ -106,10 +107,10 @@ class PoseEncoder(nn.Module):
         nn.init.trunc_normal_(self.embedding.weight, std=0.02)
         nn.init.zeros_(self.embedding.bias)
 
-    def forward(self, pose_FV3: Tensor, cu_seqlens: Tensor, part: int = 0) -> Tensor:
+    def forward(self, pose_FV3: Tensor, part: int = 0) -> Tensor:
         x = DeferredActivation(self.embedding(pose_FV3))
         for block in self.blocks:
-            x = block(x, cu_seqlens, part)
+            x = block(x, None, part)
         return deferred_activation(x)
 
 
@@ -124,8 +125,8 @@ class TemporalEncoder(nn.Module):
         blocks = (GraphBlock(channels, channels, adjacency_KVV, TEMPORAL_KERNEL, parts) for _ in range(TEMPORAL_BLOCKS))
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x_FVC: Tensor, cu_seqlens: Tensor, part: int = 0) -> Tensor:
+    def forward(self, x_FVC: Tensor, clips: Clips, part: int = 0) -> Tensor:
         x = DeferredActivation(x_FVC)
         for block in self.blocks:
-            x = block(x, cu_seqlens, part)
+            x = block(x, clips, part)
         return deferred_activation(x).mean(1)

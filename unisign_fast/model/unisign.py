@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unisign_fast.checkpoints.model_folder import ModelFolderMixin
 from unisign_fast.kernels.packing import Packing
+from unisign_fast.kernels.temporal_conv.reference import Clips
 from unisign_fast.model.beam_search import beam_search
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.mt5 import LanguageModel, decoder_inputs
@@ -89,12 +90,12 @@ class UniSign(nn.Module, ModelFolderMixin):
 
     def sign_features(self, batch: PackedBatch) -> Tensor:
         """[F, D]: one feature a frame, all parts together, projected to the language model's width."""
-        cu_seqlens = Packing(batch.lengths, batch.poses.device).cu_seqlens
+        clips = Clips.of(Packing(batch.lengths, batch.poses.device).cu_seqlens, len(batch.poses))
         poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
         pose_FVC = {}
         for part in self.config.part_names:
             name, place = ENCODER_OF[part]
-            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, PART_SLICES[part]], cu_seqlens, place)
+            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, PART_SLICES[part]], place)
         if self.rgb is not None:
             pose_FVC |= zip(HANDS, self.rgb([pose_FVC[hand] for hand in HANDS], batch))
         pooled = []
@@ -102,7 +103,7 @@ class UniSign(nn.Module, ModelFolderMixin):
             if part != "body" and "body" in pose_FVC and self.config.body_anchors:
                 x_FVC = x_FVC + pose_FVC["body"][:, ANCHOR_JOINT[part], None].detach()
             name, place = ENCODER_OF[part]
-            pooled.append(self.temporal_encoders[name](x_FVC, cu_seqlens, place))
+            pooled.append(self.temporal_encoders[name](x_FVC, clips, place))
         features = torch.cat(pooled, -1)
         return self.projection(features if self.part_bias is None else features + self.part_bias)
 

@@ -1,0 +1,1 @@
+"""Batch normalisation as a scale and a shift of each channel."""

@@ -1,0 +1,51 @@
+"""BatchNorm's arithmetic on channels in plain PyTorch: the truth that every faster version is held against."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EPS = 1e-5  # torch's default and the published code's
+
+
+class BatchNormOutput(NamedTuple):
+    """Scale and shift, differentiable, and the running statistics to store; [C] in float32 at least."""
+
+    scale_C: Tensor
+    shift_C: Tensor
+    running_mean_C: Tensor
+    running_var_C: Tensor
+
+
+def batch_norm(
+    mean_C: Tensor,
+    var_C: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor,
+    running_mean_C: Tensor,
+    running_var_C: Tensor,
+    count: Tensor | None,
+    rows: int,
+    momentum: float,
+) -> BatchNormOutput:
+    """scale = weight / sqrt(var + eps), shift = bias - mean * scale (Ioffe and Szegedy 2015, algorithm 1), and the
+    running statistics one batch on. One row has no variance, and moves nothing.
+
+    Args:
+        mean_C, var_C: of the batch, in float32 at least; var biased.
+        weight_C, bias_C: the learned scale and shift.
+        running_mean_C, running_var_C: before this batch; var unbiased.
+        count: number of rows, where only the device knows it (the sum over ranks), otherwise None.
+        rows: number of rows, unless `count` is given.
+        momentum: share of the batch in the new running statistics.
+    """
+    exact = mean_C.dtype
+    scale_C = weight_C.to(exact) * torch.rsqrt(var_C + EPS)
+    shift_C = bias_C.to(exact) - mean_C * scale_C
+    with torch.no_grad():
+        count = mean_C.new_tensor(rows) if count is None else count
+        momentum = momentum * (count > 1)
+        unbiased_C = var_C * count / (count - 1).clamp(min=1)
+        running_mean_C = running_mean_C + momentum * (mean_C - running_mean_C)
+        running_var_C = running_var_C + momentum * (unbiased_C - running_var_C)
+    return BatchNormOutput(scale_C, shift_C, running_mean_C, running_var_C)
