@@ -90,6 +90,11 @@ def default_backend(device: str) -> str:
     return forced_backend() or {"cuda": "gpu", "cpu": "cpu"}.get(device, "reference")
 
 
+def backend_for(tensor: Tensor) -> str:
+    """The backend for the tensor's device, or the forced one."""
+    return default_backend(_device(tensor))
+
+
 @contextmanager
 def forcing(backend: str) -> Iterator[None]:
     """Within the block UNISIGN_KERNELS is `backend`."""

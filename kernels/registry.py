@@ -1,6 +1,7 @@
 """The specs of all operations, for tests and benchmarks to iterate over. No operation imports this module."""
 
 from .batch_norm.spec import SPEC as batch_norm
+from .bn_silu.spec import SPEC as bn_silu
 from .cross_entropy.spec import SPEC as cross_entropy
 from .deferred_activation.spec import SPEC as deferred_activation
 from .deformable_attention.spec import SPEC as deformable_attention
@@ -23,6 +24,7 @@ SPECS: tuple[KernelSpec, ...] = (
     position_bias,
     geglu,
     cross_entropy,
+    bn_silu,
 )
 # Operations whose GPU backend is a library's function, without a kernel of ours.
 LIBRARY_SPECS: tuple[KernelSpec, ...] = (rms_norm_linear, varlen_attention)

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers.activations import ACT2FN
 
 from benchmarks.baseline.data import pad
+from unisign_fast.kernels.bn_silu.reference import Parts, after_norm
 from unisign_fast.model.dropout import replace_dropout
 from unisign_fast.model.efficientnet import EfficientNet
 from unisign_fast.model.st_gcn import GraphBlock
@@ -89,9 +90,9 @@ class TorchBatchNorm(nn.BatchNorm2d):
         assert parts == 1, "one running mixture, as published"
         super().__init__(channels)
 
-    def forward(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
-        assert len(per_part) == 1, "the published code runs hand after hand"
-        return super().forward(x_NCHW)
+    def forward(self, x_NCHW: Tensor, parts: Parts, *what_follows) -> Tensor:
+        assert len(parts.counts) == 1, "the published code runs hand after hand"
+        return after_norm(super().forward(x_NCHW), *what_follows)
 
 
 def _norm(ours: nn.Module) -> nn.BatchNorm2d:

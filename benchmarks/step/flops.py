@@ -85,7 +85,7 @@ def _of_a_crop(config: ModelConfig, side: int) -> tuple[int, int]:
         fusion = PriorGuidedFusion(channels, config.fusion, config.gate, config.gate_input)
         crop, pose, points = torch.empty(1, 3, side, side), torch.empty(1, 21, channels), torch.empty(1, 21, 2)
     backbone.eval()
-    with FlopCounterMode(display=False) as of_encoder:
+    with forcing("reference"), FlopCounterMode(display=False) as of_encoder:
         map_NCHW = projection(backbone(crop, [1]))
     with forcing("reference"), FlopCounterMode(display=False) as of_fusion:
         fusion(pose, map_NCHW, points)

@@ -14,10 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
-from torch.nn.functional import batch_norm
 
 from unisign_fast.kernels.batch_norm.op import batch_norm as scale_and_shift
 from unisign_fast.kernels.batch_norm.reference import EPS
+from unisign_fast.kernels.bn_silu.convolution import Conv
+from unisign_fast.kernels.bn_silu.op import bn_silu
+from unisign_fast.kernels.bn_silu.reference import Excitation, Norm, Parts
 from unisign_fast.kernels.deferred_activation.reference import ConvOutput
 
 MOMENTUM = 0.1  # torch's default and the published code's
@@ -82,16 +84,6 @@ class BatchNorm(Float32Buffers):
         channels = len(self.weight)
         return self.running_mean.view(-1, channels), self.running_var.view(-1, channels)
 
-    def _tracked(
-        self, mean_PC: Tensor, var_PC: Tensor, rows: Sequence[int], parts: slice = slice(None)
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance over the rows of all ranks, differentiable; the running ones of `parts` follow them."""
-        count_P1 = torch.cat([mean_PC.new_full((1, 1), n) for n in rows])
-        if not alone():
-            mean_PC, var_PC, count_P1 = self._over_ranks(mean_PC, var_PC, rows, parts)
-        self._track(mean_PC.detach(), var_PC.detach(), count_P1, parts)
-        return mean_PC, var_PC
-
     def _over_ranks(
         self, mean_PC: Tensor, var_PC: Tensor, rows: Sequence[int], parts: slice
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,59 +99,26 @@ class BatchNorm(Float32Buffers):
         shift_PC, square_PC = (sums[:, :-1] / count_P1.clamp(min=1)).split(channels, 1)
         return about_PC + shift_PC, (square_PC - shift_PC.square()).clamp(min=0), count_P1
 
-    @torch.no_grad()
-    def _track(self, mean_PC: Tensor, var_PC: Tensor, count_P1: Tensor, parts: slice) -> None:
-        self.num_batches_tracked += (count_P1 > 0).sum()
-        momentum_P1 = self.momentum * (count_P1 > 1)  # one row has no variance
-        unbiased_PC = var_PC * count_P1 / (count_P1 - 1).clamp(min=1)
-        for running_PC, batch_PC in zip(self.running(), (mean_PC, unbiased_PC)):
-            running_PC[parts] += momentum_P1 * (batch_PC - running_PC[parts])
-
     def _scale_and_shift(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.weight.float() * torch.rsqrt(var + EPS)
         return scale, self.bias.float() - mean * scale
 
 
 class BatchNorm2d(BatchNorm):
-    """The same for maps [N, C, H, W], which it normalises itself: those of all parts in one batch, part after part."""
+    """The same for maps [N, C, H, W] of all parts, part after part, with what follows in the same operation."""
 
-    def forward(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
-        """y_NCHW in the type of x; `per_part`: how many of the N maps each part has."""
-        if not self.training or self.torch_can_train(x_NCHW, per_part):
-            self.num_batches_tracked += sum(n > 0 for n in per_part) * self.training
-            return self._by_torch(x_NCHW.float(), per_part).to(x_NCHW.dtype)
-        exact = x_NCHW.float()
-        rows = [n * x_NCHW.shape[2:].numel() for n in per_part]
+    def forward(
+        self,
+        x_NCHW: Tensor,
+        parts: Parts | Sequence[int],
+        activate: bool = False,
+        excitation: Excitation | None = None,
+        conv: Conv | None = None,
+    ) -> Tensor:
+        """The normalized maps; SiLU, channel gates and a convolution follow as asked (kernels/bn_silu/reference.py).
 
-        def mean_of(x_NCHW: Tensor) -> Tensor:
-            sums_NC = x_NCHW.sum((2, 3)).split(list(per_part))
-            return torch.stack([x.sum(0) / max(1, n) for x, n in zip(sums_NC, rows)])
-
-        def of_each_map(v_PC: Tensor) -> Tensor:
-            return torch.cat([v_C.expand(n, -1) for v_C, n in zip(v_PC, per_part)])[..., None, None]
-
-        mean_PC = mean_of(exact)
-        var_PC = mean_of((exact - of_each_map(mean_PC)).square())
-        scale, shift = map(of_each_map, self._scale_and_shift(*self._tracked(mean_PC, var_PC, rows)))
-        return torch.addcmul(shift, exact, scale).to(x_NCHW.dtype)
-
-    def track(self, mean_C: Tensor, var_C: Tensor, rows: int, part: int) -> None:
-        """Let the running statistics of a part follow those of its maps, this rank's alone."""
-        self._track(mean_C[None], var_C[None], mean_C.new_full((1, 1), rows), slice(part, part + 1))
-
-    def torch_can_train(self, x_NCHW: Tensor, per_part: Sequence[int]) -> bool:
-        """Whether torch's own does in training what is wanted: maps of this rank alone, no part with a single value."""
-        return alone() and len(x_NCHW) > 0 and all(n * x_NCHW.shape[2:].numel() != 1 for n in per_part)
-
-    def _by_torch(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
-        """torch's own batch normalisation of each part; the running statistics follow in training."""
-        parameters = self.weight.float(), self.bias.float(), self.training, self.momentum, EPS
-        filled = [place for place, n in enumerate(per_part) if n]
-        if len(filled) > 1:
-            parts = x_NCHW.split([per_part[place] for place in filled])
-        else:  # as it is: a split copies the gradient, and gives up its layout beside that of an empty part
-            filled, parts = filled or [0], [x_NCHW]
-        maps = []
-        for place, part_NCHW in zip(filled, parts):
-            maps.append(batch_norm(part_NCHW, *(of_PC[place] for of_PC in self.running()), *parameters))
-        return maps[0] if len(maps) == 1 else torch.cat(maps)
+        parts: how many of the N maps each part has; maps behind the last part are padding.
+        """
+        running = self.running_mean.view(-1), self.running_var.view(-1)
+        norm = Norm(self.weight, self.bias, *running, self.num_batches_tracked, self.momentum)
+        return bn_silu(x_NCHW, Parts.of(parts, x_NCHW), norm, self.training, activate, excitation, conv)

@@ -7,11 +7,13 @@ Source: Tan and Le 2019, "EfficientNet", Table 1; stochastic depth: Huang et al.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 from torch import Tensor, nn
 
+from unisign_fast.kernels.bn_silu.convolution import Conv, convolve
+from unisign_fast.kernels.bn_silu.reference import Excitation, Parts
 from unisign_fast.model.batch_norm import BatchNorm2d
-from unisign_fast.model.remade import Remade, convolved, map_of, normalized_silu, scaled
 
 # expansion, kernel, stride, channels, layers of each stage; the stem has 32 channels
 STAGES = (
@@ -26,7 +28,7 @@ STAGES = (
 STEM_CHANNELS = 32
 STOCHASTIC_DEPTH = 0.2  # torchvision's, reached linearly by the last block; the published code trains with it
 
-BatchNormFactory = Callable[..., nn.Module]  # of a number of channels, and `parts` that share it
+BatchNormFactory = Callable[..., nn.Module]  # of a number of channels and `parts`
 
 
 def scaled_channels(channels: float) -> int:
@@ -36,39 +38,36 @@ def scaled_channels(channels: float) -> int:
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias that keeps ceil(side / stride), and its normalisation."""
+    """Convolution without bias that keeps ceil(side / stride), and its normalization, with SiLU if `activate`."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, batch_norm: BatchNormFactory):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, batch_norm: BatchNormFactory,
+        activate: bool = True,
+    ):  # fmt: skip
         conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
         super().__init__(conv, batch_norm(outputs))
+        self.activate = activate
 
-    def forward(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor:
-        conv, norm = self
-        return norm(convolved(conv, x_NCHW), per_part)
+    def forward(self, x_NCHW: Tensor, parts: Parts | Sequence[int]) -> Tensor:
+        return self[1](convolve(x_NCHW, self.conv), parts, self.activate)
 
-
-class ConvNormSiLU(ConvNorm):
-    """And SiLU behind them."""
-
-    def forward(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor | Remade:
-        conv, norm = self
-        return normalized_silu(norm, convolved(conv, x_NCHW), per_part)
+    @property
+    def conv(self) -> Conv:
+        """The convolution as operations take it."""
+        return Conv(self[0].weight, self[0].stride[0], self[0].groups)
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate computed from the mean of the map."""
+    """The two layers of squeeze and excitation; the operation that normalizes the map applies them."""
 
     def __init__(self, channels: int, squeezed: int):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
 
-    def forward(self, x_NCHW: Tensor | Remade) -> Tensor | Remade:
-        map_NCHW = map_of(x_NCHW)
-        # Not mean(), which writes the same gradient to every position of the map.
-        mean_NC11 = map_NCHW.sum((2, 3), keepdim=True) / map_NCHW.shape[2:].numel()
-        squeezed = nn.functional.silu(convolved(self.fc1, mean_NC11))
-        return scaled(x_NCHW, convolved(self.fc2, squeezed).sigmoid())
+    @property
+    def layers(self) -> Excitation:
+        return Excitation(self.fc1.weight.flatten(1), self.fc1.bias, self.fc2.weight.flatten(1), self.fc2.bias)
 
 
 class StochasticDepth(nn.Module):
@@ -96,30 +95,35 @@ class MBConv(nn.Module):
         wide = scaled_channels(inputs * expansion)
         layers = []
         if wide != inputs:
-            layers.append(ConvNormSiLU(inputs, wide, 1, 1, 1, batch_norm))
-        layers.append(ConvNormSiLU(wide, wide, kernel, stride, wide, batch_norm))
+            layers.append(ConvNorm(inputs, wide, 1, 1, 1, batch_norm))
+        layers.append(ConvNorm(wide, wide, kernel, stride, wide, batch_norm))
         layers.append(SqueezeExcitation(wide, max(1, inputs // 4)))
-        layers.append(ConvNorm(wide, outputs, 1, 1, 1, batch_norm))
+        layers.append(ConvNorm(wide, outputs, 1, 1, 1, batch_norm, activate=False))
         self.block = nn.Sequential(*layers)
         self.residual = stride == 1 and inputs == outputs
         self.stochastic_depth = StochasticDepth(drop)
 
-    def forward(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor:
-        y_NCHW = self.branch(x_NCHW, per_part)
-        return self.stochastic_depth(y_NCHW) + map_of(x_NCHW) if self.residual else y_NCHW
+    def forward(self, x_NCHW: Tensor, parts: Parts | Sequence[int]) -> Tensor:
+        y_NCHW = self.branch(x_NCHW, parts)
+        return self.stochastic_depth(y_NCHW) + x_NCHW if self.residual else y_NCHW
 
-    def branch(self, x_NCHW: Tensor | Remade, per_part: Sequence[int]) -> Tensor:
-        """All but the residual."""
+    def branch(self, x_NCHW: Tensor, parts: Parts | Sequence[int]) -> Tensor:
+        """All but the residual. Normalization and SiLU run with the convolution that reads them, which recomputes
+        them in backward, so only what convolutions write is kept.
+        """
         *convolutions, excitation, projection = self.block
-        for convolution in convolutions:
-            x_NCHW = convolution(x_NCHW, per_part)
-        return projection(excitation(x_NCHW), per_part)
+        out_NCHW = convolve(x_NCHW, convolutions[0].conv)
+        for layer, following in pairwise(convolutions):
+            out_NCHW = layer[1](out_NCHW, parts, True, None, following.conv)
+        out_NCHW = convolutions[-1][1](out_NCHW, parts, True, excitation.layers, projection.conv)
+        return projection[1](out_NCHW, parts)
 
 
 class EfficientNet(nn.Sequential):
     """x [N, 3, S, S] (normalised as for ImageNet) -> [N, `channels`, ceil(S/32), ceil(S/32)]; N may be 0.
 
-    `parts` may share it, each with BatchNorm statistics of its own; x then holds part after part, `per_part` of each.
+    `parts` may share it, each with its own BatchNorm statistics; x then holds part after part, `per_part` maps of each,
+    and behind them padding, whose maps are without meaning.
 
     State names are those of torchvision's `efficientnet_b0().features`: 358 of them at width and depth 1, and
     4,007,548 parameters. `width` multiplies channels, `depth` the layers of a stage, rounded up.
@@ -139,8 +143,8 @@ class EfficientNet(nn.Sequential):
                 blocks.append(MBConv(inputs, outputs, expansion, kernel, stride if first else 1, drop, batch_norm))
                 inputs, built = outputs, built + 1
             stages.append(nn.Sequential(*blocks))
-        head = ConvNormSiLU(inputs, 4 * inputs, 1, 1, 1, batch_norm)
-        super().__init__(ConvNormSiLU(3, stem, 3, 2, 1, batch_norm), *stages, head)
+        head = ConvNorm(inputs, 4 * inputs, 1, 1, 1, batch_norm)
+        super().__init__(ConvNorm(3, stem, 3, 2, 1, batch_norm), *stages, head)
         self.channels = 4 * inputs
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -150,8 +154,9 @@ class EfficientNet(nn.Sequential):
 
     def forward(self, x_NCHW: Tensor, per_part: Sequence[int]) -> Tensor:
         stem, *stages, head = self
-        y_NCHW = stem(x_NCHW, per_part)
+        parts = Parts.of(per_part, x_NCHW)
+        y_NCHW = stem(x_NCHW, parts)
         for stage in stages:
             for block in stage:
-                y_NCHW = block(y_NCHW, per_part)
-        return map_of(head(y_NCHW, per_part))
+                y_NCHW = block(y_NCHW, parts)
+        return head(y_NCHW, parts)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from unisign_fast.kernels.bn_silu.convolution import pointwise
+from unisign_fast.kernels.bn_silu.op import bucketed_crops
 from unisign_fast.model.batch_norm import Float32Buffers
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.efficientnet import EfficientNet
@@ -27,24 +29,25 @@ class RGBBranch(Float32Buffers):
 
     def forward(self, poses_FVC: list[Tensor], batch: PackedBatch) -> list[Tensor]:
         """Pose features of the left and the right hand, those of sampled frames replaced by the gated mixture."""
-        maps_NCHW = self.projection(self.maps(self.pixels(batch.crops), batch.crops_per_hand))
+        maps_NCHW = self.maps(batch.crops, batch.crops_per_hand)
         frames = batch.crop_frame.split(batch.crops_per_hand)
         sampled_NVC = torch.cat([pose_FVC[frame_N] for pose_FVC, frame_N in zip(poses_FVC, frames)])
         fused = self.fusion(sampled_NVC, maps_NCHW, batch.crop_points).split(batch.crops_per_hand)
         return [x.index_copy(0, frame_N, fused_NVC) for x, frame_N, fused_NVC in zip(poses_FVC, frames, fused)]
 
-    def maps(self, pixels_N3SS: Tensor, per_hand: tuple[int, int]) -> Tensor:
-        """The backbone's map of each crop. Both hands in one batch are half as many launches on a GPU; on a CPU, which
-        has none to save, hand after hand takes less memory, and the results are the same."""
-        if pixels_N3SS.is_cuda:
-            return self.backbone(pixels_N3SS, per_hand)
-        left, right = pixels_N3SS.split(per_hand)
-        return torch.cat([self.backbone(left, (len(left), 0)), self.backbone(right, (0, len(right)))])
+    def maps(self, crops_N3SS: Tensor, per_hand: tuple[int, int]) -> Tensor:
+        """The projected map of each crop."""
+        crops = len(crops_N3SS)
+        padding = bucketed_crops(crops, crops_N3SS) - crops
+        if padding:
+            crops_N3SS = nn.functional.pad(crops_N3SS, (0, 0) * 3 + (0, padding))
+        maps_NCHW = self.backbone(self.pixels(crops_N3SS), per_hand)[:crops]
+        return pointwise(maps_NCHW, self.projection.weight, self.projection.bias)
 
     def pixels(self, crops_N3SS: Tensor) -> Tensor:
         """Bytes to what the backbone expects, in the published arithmetic: an ulp here is 1e-5 in the map.
 
-        Channels come last in memory, and stay so through the backbone: its convolutions are faster that way.
+        Channels come last in memory and stay last through the backbone.
         """
         pixels = ((crops_N3SS.float() / 255 - self.mean) / self.std).to(self.projection.weight.dtype)
         return pixels.contiguous(memory_format=torch.channels_last)

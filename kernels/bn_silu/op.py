@@ -1,0 +1,229 @@
+"""BatchNorm + SiLU + squeeze-and-excitation + convolution: the operation the model calls."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear, silu
+
+from ..dispatch import Operation, backend_for
+from ..launch import operator
+from .convolution import Conv, as_map, convolve, convolve_backward, rows
+from .reference import EPS, Excitation, Norm, Parts, is_alone
+from .reference import bn_silu as reference
+
+MOST_PARTS = 4  # unrolled by the kernels that merge
+BUCKETS = 16  # to each doubling of the number of crops: a batch is padded by a sixteenth at most
+
+
+@operator("bn_batch_stats", mutates=("running_mean", "running_var", "tracked"))
+def _batch_stats(
+    x_RC: Tensor, cells: int, bounds: Tensor, weight_C: Tensor, bias_C: Tensor,
+    running_mean: Tensor, running_var: Tensor, tracked: Tensor, momentum: float,
+) -> Tensor:  # fmt: skip
+    from .triton_kernel import batch_stats
+
+    return batch_stats(x_RC, cells, bounds, [weight_C, bias_C, running_mean, running_var, tracked], momentum, EPS)
+
+
+@operator("bn_rank_sums")
+def _rank_sums(
+    x_RC: Tensor, cells: int, bounds: Tensor, weight_C: Tensor, bias_C: Tensor,
+    running_mean: Tensor, running_var: Tensor, tracked: Tensor,
+) -> Tensor:  # fmt: skip
+    from .triton_kernel import rank_sums
+
+    return rank_sums(x_RC, cells, bounds, [weight_C, bias_C, running_mean, running_var, tracked])
+
+
+@operator("bn_stats_of_sums", mutates=("running_mean", "running_var", "tracked"))
+def _stats_of_sums(
+    sums: Tensor, weight_C: Tensor, bias_C: Tensor, running_mean: Tensor, running_var: Tensor, tracked: Tensor,
+    momentum: float,
+) -> Tensor:  # fmt: skip
+    from .triton_kernel import stats_of_sums
+
+    return stats_of_sums(sums, [weight_C, bias_C, running_mean, running_var, tracked], momentum, EPS)
+
+
+@operator("bn_silu_apply")
+def _apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate_NC: Tensor | None, activate: bool) -> Tensor:
+    from .triton_kernel import apply
+
+    return apply(x_RC, cells, stats, bounds, gate_NC, activate)
+
+
+@operator("bn_silu_mean")
+def _mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, grad_RC: Tensor | None) -> Tensor:
+    from .triton_kernel import mean
+
+    return mean(x_RC, cells, stats, bounds, grad_RC)
+
+
+@operator("bn_silu_backward_sums")
+def _backward_sums(
+    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
+    weight_C: Tensor,
+) -> list[Tensor]:  # fmt: skip
+    from .triton_kernel import backward_sums
+
+    return backward_sums(grad_RC, x_RC, cells, stats, bounds, gate, activate, weight_C)
+
+
+@operator("bn_silu_backward")
+def _backward_map(
+    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
+    sums: Tensor,
+) -> Tensor:  # fmt: skip
+    from .triton_kernel import backward_map
+
+    return backward_map(grad_RC, x_RC, cells, stats, bounds, gate, activate, sums)
+
+
+class _TritonPasses:
+    """The passes over a map as Triton kernels; cpu_kernel.py has those for a CPU."""
+
+    @staticmethod
+    def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
+        tensors, momentum = norm[:5], norm.momentum
+        if is_alone():
+            return _batch_stats(x_RC, cells, bounds, *tensors, momentum)
+        sums = _rank_sums(x_RC, cells, bounds, *tensors)
+        dist.all_reduce(sums)
+        return _stats_of_sums(sums, *tensors, momentum)
+
+    apply, mean = staticmethod(_apply), staticmethod(_mean)
+
+    @staticmethod
+    def backward(
+        grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
+        weight_C: Tensor, training: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Gradients of x, weight and bias."""
+        values = grad_RC, x_RC, cells, stats, bounds, gate, activate
+        sums, *grads = _backward_sums(*values, weight_C)
+        if training and not is_alone():
+            dist.all_reduce(sums)
+        return _backward_map(*values, sums), *grads
+
+
+def _passes(name: str):
+    if name == "gpu":
+        return _TritonPasses
+    from . import cpu_kernel
+
+    return cpu_kernel
+
+
+class _BNSiLU(Function):
+    """Keeps what the convolution before it wrote, and computes again what the convolution behind it read."""
+
+    @staticmethod
+    def forward(ctx, options, x_NCHW, bounds, weight_C, bias_C, *rest):
+        name, training, activate, momentum, stride, groups = options
+        running_mean, running_var, tracked, *excitation, conv_weight = rest
+        passes, cells = _passes(name), x_NCHW.shape[2:].numel()
+        norm = Norm(weight_C, bias_C, running_mean, running_var, tracked, momentum)
+        x_RC = rows(x_NCHW).contiguous()
+        stats = passes.batch_stats(x_RC, cells, bounds, norm) if training else _running_stats(norm)
+        mean_NC = hidden_NE = gate_NC = None
+        if excitation[0] is not None:
+            mean_NC = passes.mean(x_RC, cells, stats, bounds, None).to(x_NCHW.dtype)
+            hidden_NE = linear(mean_NC, *excitation[:2])
+            gate_NC = linear(silu(hidden_NE), *excitation[2:]).sigmoid()
+        y_NCHW = as_map(passes.apply(x_RC, cells, stats, bounds, gate_NC, activate), x_NCHW)
+        ctx.options = options
+        ctx.save_for_backward(
+            as_map(x_RC, x_NCHW), bounds, stats, weight_C, mean_NC, hidden_NE, gate_NC, *excitation, conv_weight
+        )
+        return y_NCHW if conv_weight is None else convolve(y_NCHW, Conv(conv_weight, stride, groups))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_NCHW: Tensor):
+        name, training, activate, _, stride, groups = ctx.options
+        x_NCHW, bounds, stats, weight_C, mean_NC, hidden_NE, gate_NC, *excitation, conv_weight = ctx.saved_tensors
+        passes, cells, x_RC = _passes(name), x_NCHW.shape[2:].numel(), rows(x_NCHW)
+        grad_conv = None
+        if conv_weight is not None:
+            y_RC = passes.apply(x_RC, cells, stats, bounds, gate_NC, activate)
+            conv = Conv(conv_weight, stride, groups)
+            grad_NCHW, grad_conv = convolve_backward(grad_NCHW, as_map(y_RC, x_NCHW), conv)
+            del y_RC
+        grad_RC = rows(grad_NCHW).contiguous()
+        gate, grad_excitation = [], [None] * 4
+        if gate_NC is not None:
+            grad_gate_NC = passes.mean(x_RC, cells, stats, bounds, grad_RC).to(x_NCHW.dtype)
+            grad_mean_NC, grad_excitation = _gate_backward(grad_gate_NC, mean_NC, hidden_NE, gate_NC, excitation)
+            gate = [gate_NC, grad_mean_NC]
+        values = grad_RC, x_RC, cells, stats, bounds, gate, activate
+        grad_x_RC, *grad_norm = passes.backward(*values, weight_C, training)
+        return None, as_map(grad_x_RC, x_NCHW), None, *grad_norm, None, None, None, *grad_excitation, grad_conv
+
+
+def _running_stats(norm: Norm) -> Tensor:
+    """`stats` of the running mean and variance (triton_kernel.py)."""
+    mean_PC, var_PC = norm.running()
+    rstd_PC = torch.rsqrt(var_PC + EPS)
+    scale_PC = norm.weight_C.float() * rstd_PC
+    shift_PC = norm.bias_C.float() - mean_PC * scale_PC
+    return torch.stack([mean_PC, rstd_PC, scale_PC, shift_PC, torch.zeros_like(mean_PC)], 1)
+
+
+def _gate_backward(
+    grad_gate_NC: Tensor, mean_NC: Tensor, hidden_NE: Tensor, gate_NC: Tensor, excitation: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients of the mean and of the two layers of `reference.gate`."""
+    squeeze_EC, _, excite_CE, _ = excitation
+    grad_NC = torch.ops.aten.sigmoid_backward(grad_gate_NC, gate_NC)
+    grad_NE = torch.ops.aten.silu_backward(grad_NC @ excite_CE, hidden_NE)
+    grads = [grad_NE.T @ mean_NC, grad_NE.sum(0), grad_NC.T @ silu(hidden_NE), grad_NC.sum(0)]
+    return grad_NE @ squeeze_EC, grads
+
+
+def _run(name: str, x_NCHW, parts, norm, training, activate, excitation, conv) -> Tensor:
+    weight, stride, groups = conv or (None, 1, 1)
+    options = name, training, activate, norm.momentum, stride, groups
+    return _BNSiLU.apply(options, x_NCHW, parts.bounds, *norm[:5], *(excitation or [None] * 4), weight)
+
+
+def _gpu(
+    x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True,
+    excitation: Excitation | None = None, conv: Conv | None = None,
+) -> Tensor:  # fmt: skip
+    return _run("gpu", x_NCHW, parts, norm, training, activate, excitation, conv)
+
+
+def _cpu(
+    x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True,
+    excitation: Excitation | None = None, conv: Conv | None = None,
+) -> Tensor:  # fmt: skip
+    """Without SiLU torch's own is as fast, and to the bit what published features were computed with."""
+    if activate and training and is_alone() and x_NCHW.dtype == norm.weight_C.dtype == torch.float32:
+        return _run("cpu", x_NCHW, parts, norm, training, activate, excitation, conv)
+    return reference(x_NCHW, parts, norm, training, activate, excitation, conv)
+
+
+def _refusal(
+    x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True,
+    excitation: Excitation | None = None, conv: Conv | None = None,
+) -> str | None:  # fmt: skip
+    if len(parts.counts) > MOST_PARTS:
+        return f"{len(parts.counts)} parts are more than {MOST_PARTS}"
+    return None
+
+
+bn_silu = Operation("bn_silu", reference, _gpu, _refusal, _cpu)
+
+
+def bucketed_crops(crops: int, like: Tensor) -> int:
+    """How many crops a batch on this device is padded to.
+
+    On a GPU cuDNN looks for new plans for every new number of crops: 17 convolutions in three directions. There the
+    number is rounded up to one of 16 a doubling. A CPU plans nothing.
+    """
+    if backend_for(like) != "gpu":
+        return crops
+    step = max(1, (1 << crops.bit_length()) // (2 * BUCKETS))
+    return -(-crops // step) * step
