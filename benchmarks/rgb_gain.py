@@ -18,7 +18,8 @@ from rich.table import Table
 from unisign_fast.evaluation.predictions import read_predictions, write_json
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.training.recipes import DEMO_CORPUS, RUNS
+from unisign_fast.training.recipes import DEMO_CORPUS
+from unisign_fast.training.settings import RUNS
 from unisign_fast.utils.console import run_command
 
 DEMO, ROOT = RUNS / "demo", RUNS / "rgb_gain"

@@ -238,7 +238,7 @@ class FastStep(Candidate):
 
     def _take_step(self, batches: list[PackedBatch]) -> Tensor:
         tokens = max(1, sum(sum(batch.label_lengths) for batch in batches))
-        return backward_step(self.engine, batches, torch.full((), 1 / tokens, device=self.device)) / tokens
+        return backward_step(self.engine, batches, torch.full((), 1 / tokens, device=self.device)).loss_sum / tokens
 
     def _sizes(self, batch: PackedBatch) -> Sizes:
         return Sizes(batch.lengths, batch.prompt_lengths, batch.label_lengths, sum(batch.crops_per_hand))

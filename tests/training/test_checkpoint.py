@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from unisign_fast.training.checkpoint import Checkpoints, write_files
+from unisign_fast.training.checkpoint import Checkpoints
+from unisign_fast.training.disk import write_files
 from unisign_fast.utils.distributed import Ranks
 
 FILE_EVENTS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 from toy_training import TWO_RANKS, Toy, run_script, toy_batch
 
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.training.deepspeed_engine import (
     backward_step,
     consolidated_state_dict,
     evaluation_mode,
     parameter_groups,
+    set_schedule,
     start_engine,
 )
+from unisign_fast.training.engine_state import _whole_state
 from unisign_fast.training.settings import TrainSettings
 from unisign_fast.utils.distributed import start_ranks
 
@@ -47,12 +50,34 @@ def plain_torch_training() -> dict[str, Tensor]:
     return model.state_dict()
 
 
+def spoiled_batch(clips: list[int], value: float) -> PackedBatch:
+    batch = toy_batch(clips)
+    batch.poses[0] = value
+    return batch
+
+
+def check_bad_steps(engine, ranks) -> bool:
+    """Whether steps that are bad on one rank leave all ranks' weights, moments and buffers as they were, in bits."""
+    engine.train()
+    before = {name: value.clone() for name, value in _whole_state(engine)}
+    rate = engine.get_lr()[0]
+    bad, kept = [], True
+    for value in (float("nan"), float("inf")):
+        clips = [toy_batch([0]), spoiled_batch([1], value) if ranks.rank == 1 else toy_batch([1])]
+        result = backward_step(engine, clips, torch.ones(()))
+        bad.append(bool(result.is_bad) and torch.isfinite(result.micro_losses).tolist() == [True, ranks.rank == 0])
+        kept &= all(torch.equal(before[name], value) for name, value in _whole_state(engine))
+    set_schedule(engine, STEPS)
+    assert engine.get_lr()[0] == rate
+    return all(bad) and kept
+
+
 def train_in_ranks(out: Path) -> None:
     """Run by each of two ranks: the clips split unevenly, one micro-batch without clips, one rank without crops; a
     step of one micro-batch, then steps of two."""
     ranks = start_ranks()
     splits = {0: [[0, 2, 4]], 1: [[1, 3]]}, {0: [[4], [2, 0]], 1: [[], [3, 1]]}
-    results = {}
+    results, norms = {}, {}
     for precision, stage in RUNS:
         torch.manual_seed(0)
         model = Toy()
@@ -60,17 +85,20 @@ def train_in_ranks(out: Path) -> None:
         for step in range(STEPS):
             micro_batches = [toy_batch(clips) for clips in splits[min(step, 1)][ranks.rank]]
             tokens = ranks.sum(torch.tensor(float(sum((b.label_ids != -100).sum() for b in micro_batches))))
-            backward_step(engine, micro_batches, ranks.world_size / tokens)
+            result = backward_step(engine, micro_batches, ranks.world_size / tokens)
+            if step == 0 and precision == "fp32":
+                norms[stage] = result.grad_norm.item()
         state = consolidated_state_dict(engine)
         assert (state is None) == (ranks.rank == 1)
+        kept = check_bad_steps(engine, ranks)
         with evaluation_mode(engine):  # a number of passes that differs between ranks
             losses = [engine.module(toy_batch([0, 1, 2]))[0] for _ in range(1 + ranks.rank)]
         assert engine.module.training
         backward_step(engine, [toy_batch([ranks.rank])], torch.ones(()))  # training goes on after evaluation
-        results[precision, stage] = state, losses[0]
+        results[precision, stage] = state, losses[0], kept
         engine.destroy()
     if ranks.is_first:
-        torch.save(results, out)
+        torch.save(results | {"norms": norms}, out)
     ranks.leave()
 
 
@@ -84,7 +112,7 @@ def trained(tmp_path_factory) -> dict:
 
 @pytest.mark.parametrize("stage", range(4))
 def test_ranks_and_micro_batches_do_not_change_the_step(trained, stage):
-    state, _ = trained["fp32", stage]
+    state, _, _ = trained["fp32", stage]
     expected = plain_torch_training()
     assert list(state) == list(expected)
     for name in expected.keys() - {"steps"}:
@@ -93,7 +121,7 @@ def test_ranks_and_micro_batches_do_not_change_the_step(trained, stage):
 
 @pytest.mark.parametrize("stage", range(4))
 def test_bf16_exports_its_float32_masters(trained, stage):
-    state, _ = trained["bf16", stage]
+    state, _, _ = trained["bf16", stage]
     expected = plain_torch_training()
     torch.manual_seed(0)
     start = Toy().state_dict()
@@ -106,7 +134,7 @@ def test_bf16_exports_its_float32_masters(trained, stage):
 
 @pytest.mark.parametrize("precision, stage", RUNS)
 def test_evaluation_sees_the_trained_weights(trained, precision, stage):
-    state, loss = trained[precision, stage]
+    state, loss, _ = trained[precision, stage]
     model = Toy()
     model.load_state_dict(state)
     expected = model(toy_batch([0, 1, 2]))[0]
@@ -114,7 +142,21 @@ def test_evaluation_sees_the_trained_weights(trained, precision, stage):
 
 
 def test_buffers_are_exported(trained):
-    assert all(state["steps"] == 2 * STEPS - 1 for state, _ in trained.values())
+    assert all(state["steps"] == 2 * STEPS - 1 for state, _, _ in (trained[run] for run in RUNS))
+
+
+@pytest.mark.parametrize("precision, stage", RUNS)
+def test_a_step_that_is_not_finite_changes_nothing(trained, precision, stage):
+    assert trained[precision, stage][2]
+
+
+def test_the_norm_of_the_gradient_is_that_of_the_whole_step(trained):
+    torch.manual_seed(0)
+    model = Toy()
+    loss, tokens = model(toy_batch(list(range(CLIPS))))
+    (loss / tokens).backward()
+    expected = nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+    assert all(norm == pytest.approx(expected, rel=1e-5) for norm in trained["norms"].values())
 
 
 def test_plain_python_needs_no_launcher(tmp_path):

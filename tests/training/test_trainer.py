@@ -5,8 +5,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +21,11 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+from unisign_fast.training.interruption import Interrupted
 from unisign_fast.training.metrics_logger import MetricsLogger
+from unisign_fast.training.run_fingerprint import check_fingerprint, run_fingerprint
 from unisign_fast.training.settings import TrainSettings
-from unisign_fast.training.trainer import (
-    Trainer,
-    Validation,
-    check_fingerprint,
-    check_run_folder,
-    run_fingerprint,
-    step_seed,
-)
+from unisign_fast.training.trainer import Trainer, Validation, check_run_folder, step_seed
 from unisign_fast.utils.distributed import Ranks, free_port, start_ranks
 from unisign_fast.utils.event_log import EventLog, read_events
 
@@ -81,26 +74,39 @@ class DyingModel(nn.Module):
         return self.toy.target_count(batch)
 
 
-def die_when_there(pattern: str, run: Path) -> None:
-    """Kill this process as soon as a path is there; the process is busy writing it, or has just done so."""
+class SignalAt:
+    """A hook that sends SIGTERM to this process before forward pass number `at`."""
 
-    def watch() -> None:
-        while not any(run.glob(pattern)):
-            time.sleep(0.0005)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def __init__(self, at: int):
+        self.left = at
 
-    threading.Thread(target=watch, daemon=True).start()
+    def __call__(self, *_arguments) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def die_when_opened(pattern: str, run: Path) -> None:
+    """Kill this process when it opens a file of the run to bring it to the disk."""
+
+    def watch(event: str, arguments: tuple) -> None:
+        if event == "open" and Path(str(arguments[0])).match(f"{run}/{pattern}") and arguments[1] is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
 
 
 def train(run: Path, store: Path) -> None:
-    """What each rank runs. DIE is "RANK:pass:NUMBER" or "RANK:path:PATTERN"."""
+    """What each rank runs. DIE is "RANK:pass:NUMBER", "RANK:path:PATTERN" or "RANK:signal:NUMBER"."""
     ranks = start_ranks()
     rank, kind, what = os.environ.get("DIE", "-1::").split(":")
     dies = ranks.rank == int(rank)
     torch.manual_seed(0)
     model = DyingModel(int(what) if dies and kind == "pass" else 0)
     if dies and kind == "path":
-        die_when_there(what, run)
+        die_when_opened(what, run)
+    if dies and kind == "signal":
+        model.toy.register_forward_pre_hook(SignalAt(int(what)))
     reader = ClipReader(
         [KeypointStore.open(store)], DataSettings(task="cslr", p_samp=0.0, crop_size=2), FakeTokenizer()
     )
@@ -120,7 +126,7 @@ def train(run: Path, store: Path) -> None:
     def evaluate(epoch: int) -> dict[str, float]:
         return {"loss": model(toy_batch([1, 2, 3]))[0].item() + (1.0 if epoch == EPOCHS - 1 else 0.0)}
 
-    Trainer(
+    trainer = Trainer(
         model,
         open_loader,
         SETTINGS,
@@ -129,7 +135,13 @@ def train(run: Path, store: Path) -> None:
         recipe={"model": "toy", "sizes": (1, 2)},
         save_weights=lambda folder, state: save_file(state, folder / "model.safetensors"),
         validation=Validation(evaluate, "loss", "min"),
-    ).train()
+    )
+    trainer.resume()
+    try:
+        trainer.train()
+    except Interrupted as stop:
+        print(stop)
+        ranks.leave(stop.status)
     ranks.leave()
 
 
@@ -170,7 +182,7 @@ def events(run: Path, kind: str) -> list[dict]:
 def test_killed_runs_go_on_with_the_same_losses(whole_run, store, tmp_path):
     """One rank is killed in the middle of a save, then the other between steps; the last start is DeepSpeed's."""
     run = tmp_path / "run"
-    for death in ("1:path:checkpoints/step_00000006/*zero_pp_rank_1*", "0:pass:9"):
+    for death in ("1:path:checkpoints/step_00000006/state-00001-*", "0:pass:9"):
         status, output = run_script([*TWO_RANKS, __file__, str(run), str(store)], DIE=death)
         assert status != 0 and "SIGKILL" in output, output[-4000:]
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus=2", f"--master_port={free_port()}"]
@@ -214,12 +226,33 @@ def test_finished_run_does_nothing_and_says_so(whole_run, store, tmp_path):
     assert losses(run) == losses(whole_run)
 
 
-def test_checkpoint_of_other_ranks_is_refused(whole_run, store):
-    """Plain python, one rank: not the run that two ranks began."""
-    before = sorted(whole_run.rglob("*"))
-    status, output = run_script([sys.executable, __file__, str(whole_run), str(store)])
-    assert status == 2 and "setting ranks was 2 and is now 1" in output, output[-4000:]
-    assert sorted(whole_run.rglob("*")) == before
+def test_a_run_goes_on_with_another_number_of_ranks(whole_run, store, tmp_path):
+    """Plain python, one rank, goes on from what two ranks began; that losses agree is test_engine_state's."""
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    shutil.rmtree(run / "checkpoints" / "step_00000020")
+    status, output = run_script([sys.executable, __file__, str(run), str(store)])
+    assert status == 0, output[-4000:]
+    assert "ranks 2 before, 1 now: the same run" in " ".join(output.split())
+    assert events(run, "resume")[0]["step"] == 18
+    assert [event["step"] for event in events(run, "step")] == [*range(1, 21), 19, 20]
+    rates = {event["step"]: event["learning_rate"] for event in events(whole_run, "step")}
+    assert all(event["learning_rate"] == rates[event["step"]] for event in events(run, "step"))
+
+
+def test_a_signal_to_one_rank_stops_all_behind_a_checkpoint(whole_run, store, tmp_path):
+    run = tmp_path / "run"
+    status, output = run_script([*TWO_RANKS, __file__, str(run), str(store)], DIE="1:signal:9")
+    assert status != 0 and "stopped at step" in output, output[-4000:]
+    (stopped,) = events(run, "stopped")
+    assert stopped["signal"] == signal.SIGTERM
+    assert events(run, "checkpoint")[-1]["step"] == stopped["step"] < STEPS
+    status, output = run_script([*TWO_RANKS, __file__, str(run), str(store)])
+    assert status == 0, output[-4000:]
+    assert events(run, "resume")[0]["step"] == stopped["step"]
+    assert {step: set(values) for step, values in losses(run).items()} == {
+        step: set(values) for step, values in losses(whole_run).items()
+    }
 
 
 def test_resume_never_wants_an_empty_folder(tmp_path):
@@ -234,29 +267,62 @@ def test_resume_never_wants_an_empty_folder(tmp_path):
         check_run_folder(tmp_path / "log.jsonl", SETTINGS, ranks)
 
 
+SIZES = {"p_samp": 0.1, "sizes": [1, 2]}
+ONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def fingerprint(model=nn.Linear(2, 3), settings=SETTINGS, recipe=SIZES, ranks=ONE) -> dict:
+    return run_fingerprint(model, settings, ranks, STEPS // EPOCHS, recipe)
+
+
 def test_checkpoint_of_another_shape_or_recipe_is_refused(tmp_path):
-    ranks = Ranks(0, 1, torch.device("cpu"))
-    saved = run_fingerprint(nn.Linear(2, 3), SETTINGS, ranks, STEPS, {"p_samp": 0.1, "sizes": (1, 2)})
-    check_fingerprint(
-        tmp_path, saved, run_fingerprint(nn.Linear(2, 3), SETTINGS, ranks, STEPS, {"p_samp": 0.1, "sizes": [1, 2]})
-    )
+    saved = fingerprint(recipe={"p_samp": 0.1, "sizes": (1, 2)})
+    assert check_fingerprint(tmp_path, saved, fingerprint()) == []
     others = {
-        "shape weight was [3, 2] and is now [3, 4]": (nn.Linear(4, 3), SETTINGS, {"p_samp": 0.1, "sizes": [1, 2]}),
-        "recipe p_samp was 0.1 and is now 0.2": (nn.Linear(2, 3), SETTINGS, {"p_samp": 0.2, "sizes": [1, 2]}),
-        "setting seed was 0 and is now 1": (nn.Linear(2, 3), replace(SETTINGS, seed=1), saved["recipe"]),
-        "shape bias was [3] and is now None": (nn.Linear(2, 3, bias=False), SETTINGS, saved["recipe"]),
+        "shape weight was [3, 2] and is now [3, 4]": fingerprint(nn.Linear(4, 3)),
+        "recipe p_samp was 0.1 and is now 0.2": fingerprint(recipe=SIZES | {"p_samp": 0.2}),
+        "setting seed was 0 and is now 1": fingerprint(settings=replace(SETTINGS, seed=1)),
+        "setting epochs was 5 and is now 4": fingerprint(settings=replace(SETTINGS, epochs=4)),
+        "shape bias was [3] and is now None": fingerprint(nn.Linear(2, 3, bias=False)),
     }
-    for said, (model, settings, recipe) in others.items():
+    for said, ours in others.items():
         with pytest.raises(InputError, match=re.escape(said)):
-            check_fingerprint(tmp_path, saved, run_fingerprint(model, settings, ranks, STEPS, recipe))
+            check_fingerprint(tmp_path, saved, ours)
 
 
-def test_bad_loss_stops_the_run(tmp_path):
-    metrics_logger = MetricsLogger(tmp_path, Ranks(0, 1, torch.device("cpu")))
-    with metrics_logger.open(0, 10), pytest.raises(ArithmeticError, match="step 1 is nan"):
-        metrics_logger.step(1, {"learning_rate": 0.1}, torch.tensor([float("nan"), 4.0]))
-        metrics_logger.step(2)
-    assert events(tmp_path, "step")[0]["step"] == 1
+def test_ranks_stage_and_more_epochs_are_the_same_run(tmp_path):
+    ours = fingerprint(settings=replace(SETTINGS, epochs=7, zero_stage=3), ranks=Ranks(0, 4, ONE.device))
+    epochs, ranks, stage = check_fingerprint(tmp_path, fingerprint(), ours)
+    assert epochs.startswith("epochs grow from 5 to 7: the cosine is stretched")
+    assert ranks.startswith("ranks 1 before, 4 now: the same run")
+    assert stage.startswith("ZeRO stage 1 before, 3 now: the same run")
+
+
+def test_a_fingerprint_of_version_0_2_is_understood(tmp_path):
+    """As 4a77829 wrote it: data by path, ranks and stage as settings, the steps of all epochs."""
+    ours = fingerprint(recipe=SIZES | {"store 1": "13 clips, CRC-32C 1", "pose_channels": [1]})
+    old = {"ranks": 1, "optimiser steps": STEPS, "epochs": EPOCHS, "zero_stage": 1}
+    saved = {"setting": ours["setting"] | old, "recipe": SIZES | {"stores": ["a"], "start_from": None}}
+    saved["setting"].pop("steps of an epoch")
+    saved["shape"] = ours["shape"]
+    assert check_fingerprint(tmp_path, saved, ours) == []
+    assert check_fingerprint(tmp_path, saved, fingerprint(recipe=SIZES, ranks=Ranks(0, 2, ONE.device)))
+    with pytest.raises(InputError, match="recipe p_samp was 0.1 and is now 0.2"):
+        check_fingerprint(tmp_path, saved, fingerprint(recipe={"p_samp": 0.2, "sizes": [1, 2]}))
+
+
+def test_a_step_is_reported_one_step_later_and_logged_when_due(tmp_path):
+    metrics_logger = MetricsLogger(tmp_path, ONE, log_every=2)
+    with metrics_logger.open(0, 10):
+        row = {"learning_rate": 0.1}
+        assert metrics_logger.step(1, row, torch.tensor([float("nan"), 2.0, 1.0, 4.0, 0.0])) is None
+        report = metrics_logger.step(2, row, torch.tensor([1.0, 2.0, 0.0, 4.0, 1.0]))
+        assert report.step == 1 and report.is_bad and not report.wants_stop and report.clips == 4
+        report = metrics_logger.fetch()
+        assert report.step == 2 and not report.is_bad and report.wants_stop
+    (logged,) = events(tmp_path, "step")
+    assert logged["step"] == 2 and logged["loss"] == 1.0 and logged["grad_norm"] == 2.0
+    assert {"clips_per_s", "input_wait", "memory_gib", "learning_rate"} <= logged.keys()
 
 
 def test_log_survives_a_torn_line(tmp_path):

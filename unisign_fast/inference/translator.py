@@ -29,7 +29,7 @@ from unisign_fast.pipelines.corpus.recordings import Recording
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 from unisign_fast.pipelines.targets import LANGUAGES
-from unisign_fast.training.recipes import RUNS
+from unisign_fast.training.settings import RUNS
 
 WINDOWS_PER_BATCH = 8
 GENERATION = GenerationSettings()

@@ -40,7 +40,7 @@ class TrainingRun:
 
     def finished(self, folder: Path) -> bool:
         """Whether the run has come to its end in `folder`."""
-        return (folder / ("scores-test.json" if self.stage == 3 else "settings.json")).is_file()
+        return (folder / ("scores-test.json" if self.stage == 3 else "last/config.json")).is_file()
 
     def chain(self) -> "Iterator[TrainingRun]":
         """The runs it starts from, first one first, and itself."""

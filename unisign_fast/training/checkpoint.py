@@ -5,18 +5,24 @@ SHA-256 of every file; a folder without one, or whose files differ from it, does
 names the newest, for other tools.
 """
 
-import hashlib
-import json
-import os
-import shutil
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from unisign_fast.pipelines.atomic_io import sync_to_disk
+from unisign_fast.pipelines.atomic_io import replace_text
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.training.disk import (
+    MANIFEST,
+    NotWhole,
+    remove,
+    seal,
+    sealed_state,
+    secured,
+    writing,
+)
 from unisign_fast.utils.distributed import Ranks
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -36,120 +42,75 @@ class Checkpoints:
     def save(self, step: int, state: dict, write: Callable[[Path], object]) -> None:
         """Save under number `step`: `write(folder)` on every rank writes files, `state` is JSON, the same on all ranks.
 
-        The one saved before is kept as well, older ones go. Returns when the checkpoint is safe on the disk.
+        The one saved before is kept as well, older ones go. Returns when the checkpoint is safe on the disk. Raises
+        InputError on every rank when it cannot be written; nothing of it is left then.
         """
         folder = self.folder / f"step_{step:08d}"
-        if self.ranks.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _remove(folder)  # what a killed process left; had it been whole, the run would have gone on from it
-            folder.mkdir()
-        self.ranks.barrier()
-        write(folder)
-        self.ranks.barrier()
-        names = self.ranks.from_first(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
-        mine = names[self.ranks.rank :: self.ranks.world_size]  # reading all again for the hash is work to be shared
-        shares = self.ranks.gather({name: _secure(folder / name) for name in mine})
-        if self.ranks.is_first:
-            _secure_folders(folder)
-            table = {name: entry for part in shares for name, entry in part.items()}
-            write_atomically(folder / MANIFEST, json.dumps({"state": state, "files": table}, indent=1))
-            write_atomically(self.folder / "latest", folder.name)
-            self._prune(step)
-        self.ranks.barrier()
+        try:
+            self._on_first(lambda: self._make(folder))
+            self._together(lambda: write(folder))
+            names = self.ranks.from_first(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
+            mine = names[self.ranks.rank :: self.ranks.world_size]  # reading all again for the hash is work to share
+            shares = self.ranks.gather(self._together(lambda: {name: secured(folder / name) for name in mine}))
+            files = {name: entry for part in shares for name, entry in part.items()}
+            self._on_first(lambda: self._finish(folder, state, files))
+        except InputError:
+            if self.ranks.is_first:
+                with suppress(OSError):  # room for the next attempt
+                    remove(folder)
+            raise
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint, every byte verified, and why newer ones were passed over ("FOLDER: REASON")."""
         return self.ranks.from_first(self._find() if self.ranks.is_first else None)
 
+    def _together(self, work: Callable[[], object]):
+        def guarded():
+            with writing(self.folder):
+                return work()
+
+        return self.ranks.together(guarded)
+
+    def _on_first(self, work: Callable[[], object]) -> None:
+        self._together(work if self.ranks.is_first else lambda: None)
+
+    def _make(self, folder: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove(folder)  # what a killed process left; had it been whole, the run would have gone on from it
+        folder.mkdir()
+
+    def _finish(self, folder: Path, state: dict, files: dict) -> None:
+        seal(folder, state, files)
+        replace_text(self.folder / "latest", folder.name)
+        self._prune(folder)
+
     def _find(self) -> tuple[Checkpoint | None, list[str]]:
         passed_over = []
-        for folder in reversed(self._folders()):
+        for folder in reversed(sorted(self.folder.glob("step_" + "[0-9]" * 8))):
             try:
-                return Checkpoint(folder, _verified_state(folder)), passed_over
-            except _NotWhole as reason:
+                return Checkpoint(folder, _trainer_state(folder)), passed_over
+            except NotWhole as reason:
                 passed_over.append(f"{folder}: {reason}")
         return None, passed_over
 
-    def _folders(self) -> list[Path]:
-        return sorted(self.folder.glob("step_" + "[0-9]" * 8))
-
-    def _prune(self, step: int) -> None:
-        """Remove all but number `step`, just secured, and the newest sealed one before it."""
-        current = self.folder / f"step_{step:08d}"
-        sealed = [folder for folder in self._folders() if folder < current and (folder / MANIFEST).exists()]
-        for folder in self._folders():
+    def _prune(self, current: Path) -> None:
+        """Remove all folders but `current`, just secured, and the newest sealed one before it."""
+        folders = [path for path in sorted(self.folder.glob("step_" + "[0-9]" * 8)) if path.is_dir()]
+        sealed = [folder for folder in folders if folder < current and (folder / MANIFEST).exists()]
+        for folder in folders:
             if folder not in (current, *sealed[-1:]):
-                _remove(folder)
+                remove(folder)
 
 
-class _NotWhole(Exception):
-    """Why a folder does not count as a checkpoint."""
-
-
-def _verified_state(folder: Path) -> dict:
-    """The state in a checkpoint's manifest; raises _NotWhole unless every file is as the manifest says."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        state, files = manifest["state"], manifest["files"].items()
-    except FileNotFoundError:
-        raise _NotWhole("saving it was not finished") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _NotWhole(f"{MANIFEST} is damaged ({error})") from None
-    for name, (size, digest) in files:
-        path = folder / name
-        result = path.stat().st_size if path.is_file() else None
-        if result != size:
-            raise _NotWhole(f"{name} is missing" if result is None else f"{name} has {result} bytes instead of {size}")
-    for name, (_, digest) in files:
-        if _sha256(folder / name) != digest:
-            raise _NotWhole(f"{name} was altered")
+def _trainer_state(folder: Path) -> dict:
+    """The trainer's state of a checkpoint. Raises NotWhole where the folder or a value of the state is not ours."""
+    state = sealed_state(folder)
+    if type(state.get("step")) is not int or folder.name != f"step_{state['step']:08d}":
+        raise NotWhole(f"{MANIFEST} is of another step")
+    best = state.get("best")
+    if not (best is None or type(best) in (int, float) and math.isfinite(best)):
+        raise NotWhole(f"{MANIFEST} has no number as the best score")
+    identity = state.get("identity", {})
+    if not isinstance(identity, dict) or not all(isinstance(part, dict) for part in identity.values()):
+        raise NotWhole(f"{MANIFEST} does not say what was trained")
     return state
-
-
-def write_files(folder: Path, write: Callable[[Path], None]) -> None:
-    """Replace files in `folder` by those that `write(staging)` writes, each at once: there is never half of one.
-
-    For a folder that must always be usable, such as the best weights so far. One process calls it.
-    """
-    staging = folder.with_name(folder.name + ".unfinished")
-    _remove(staging)
-    staging.mkdir(parents=True)
-    write(staging)
-    folder.mkdir(exist_ok=True)
-    for path in sorted(staging.iterdir()):
-        sync_to_disk(path)
-        os.replace(path, folder / path.name)
-    sync_to_disk(folder)
-    staging.rmdir()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Make `text` the content of the file: after a crash at any moment it is the old or the new one, whole."""
-    staging = path.with_name(path.name + ".unfinished")
-    staging.write_text(text, encoding="utf-8")
-    sync_to_disk(staging)
-    os.replace(staging, path)
-    sync_to_disk(path.parent)
-
-
-def _secure(path: Path) -> tuple[int, str]:
-    """Bring a file to the disk; its size and SHA-256."""
-    sync_to_disk(path)
-    return path.stat().st_size, _sha256(path)
-
-
-def _secure_folders(folder: Path) -> None:
-    """Bring the names in `folder`, those below it and its own to the disk."""
-    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
-        sync_to_disk(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder with all in it, if it is there. One that is half removed is no whole checkpoint."""
-    if folder.exists():
-        shutil.rmtree(folder)

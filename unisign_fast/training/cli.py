@@ -1,73 +1,110 @@
 """The command line of training: a recipe gives every default, so that --help shows what would really run."""
 
 import argparse
+import json
 import sys
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 import tyro
 
-from unisign_fast.model.config import ModelConfig
+from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
-from unisign_fast.training.recipes import RecipeName, RunSettings, Source, default_settings
-from unisign_fast.training.settings import TrainSettings
+from unisign_fast.training.recipes import default_settings
+from unisign_fast.training.settings import RecipeName, RunSettings, Source, TrainSettings, run_settings
 from unisign_fast.utils.console import one_line_errors, without_local_rank
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 IN_SHORT = {  # what --help shows, one screen; --help-all shows everything
-    RunSettings: ("recipe", "stage", "stores", "out", "start_from", "mt5", "data", "train"),
+    RunSettings: ("recipe", "stage", "stores", "out", "start_from", "mt5", "data", "train", "model"),
+    ModelConfig: (),
+    MT5Shape: (),
     DataSettings: ("task", "p_samp"),
     TrainSettings: ("epochs", "clips_per_step", "frames_per_device", "learning_rate", "precision", "seed"),
 }
+DERIVED = {ModelConfig: ("rgb", "head_classes"), MT5Shape: ("vocab_size",)}  # from p_samp and the data: no options
+MORE = f"{HELP_ALL} shows every option; --config RUN/settings.json repeats a run, options given beside it override it."
 
 
 def training_command(description: str, stages: tuple[int, ...]) -> None:
     """Parse the command line of a training script for these stages, and train."""
     arguments = without_local_rank(sys.argv[1:])
     with one_line_errors():
-        default = _defaults(stages, arguments)
-        if HELP_ALL in arguments:
-            arguments = [HELP[-1]]
-        elif any(option in arguments for option in HELP):
-            _shorten_help()
-            description = f"{description.splitlines()[0]} {HELP_ALL} shows every option of data, training and model."
-        settings = tyro.cli(
-            RunSettings,
-            default=default,
-            args=arguments,
-            description=description,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-        )
-        if settings.stage not in stages:
-            choice = " or ".join(map(str, stages))
-            raise InputError("--stage", f"{settings.stage} is not a stage of this command", f"choose {choice}")
+        settings = parse(description, stages, arguments)
         from unisign_fast.training.run import train  # late: torch and deepspeed take seconds that --help need not
 
         train(settings)
 
 
-def _defaults(stages: tuple[int, ...], arguments: list[str]) -> RunSettings:
-    """The settings that the options which choose others (recipe, stage, task, ...) lead to."""
+def parse(description: str, stages: tuple[int, ...], arguments: list[str]) -> RunSettings:
+    """The settings that a command line asks for. Raises InputError where they are impossible."""
+    default, arguments = _defaults(stages, arguments)
+    for group, names in DERIVED.items():
+        _annotate(group, names, tyro.conf.Fixed)
+    if HELP_ALL in arguments:
+        arguments = [HELP[-1]]
+    elif any(option in arguments for option in HELP):
+        for group, shown in IN_SHORT.items():
+            _annotate(group, [f.name for f in fields(group) if f.name not in shown], tyro.conf.Suppress)
+        description = f"{description.splitlines()[0]} {MORE}"
+    settings = tyro.cli(
+        RunSettings,
+        default=default,
+        args=arguments,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed),
+    )
+    if settings.stage not in stages:
+        choice = " or ".join(map(str, stages))
+        raise InputError("--stage", f"{settings.stage} is not a stage of this command", f"choose {choice}")
+    return settings
+
+
+def _defaults(stages: tuple[int, ...], arguments: list[str]) -> tuple[RunSettings, list[str]]:
+    """The settings that --config and the options which choose others (recipe, stage, task, ...) lead to, and the
+    arguments without --config."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--recipe", choices=get_args(RecipeName), default="demo")
-    parser.add_argument("--settings", choices=get_args(Source))
-    parser.add_argument("--stage", type=int, choices=stages, default=stages[0])
-    parser.add_argument("--task", default="slt")
+    parser.add_argument("--config", type=Path)
+    try:
+        config, arguments = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise InputError("--config", "names no file", "give the settings.json of a run") from None
+    recorded = _read_config(config.config) if config.config else {}
+    parser.add_argument("--recipe", choices=get_args(RecipeName), default=recorded.get("recipe", "demo"))
+    parser.add_argument("--settings", choices=get_args(Source), default=recorded.get("settings"))
+    parser.add_argument("--stage", type=int, choices=stages, default=recorded.get("stage", stages[0]))
+    parser.add_argument("--task", default=recorded.get("data", {}).get("task", "slt"))
     parser.add_argument("--start-from", type=Path)
     try:
         chosen, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:  # tyro will say it better
         chosen = parser.parse_args([])
+    if chosen.recipe not in get_args(RecipeName) or chosen.stage not in (1, 2, 3):
+        raise InputError(f"{config.config}: recipe", "recipe or stage is not known", "use the settings.json of a run")
     source = chosen.settings or _settings_of(chosen.start_from)
-    return default_settings(chosen.recipe, source, chosen.stage, chosen.task)
+    default = default_settings(chosen.recipe, source, chosen.stage, chosen.task)
+    return run_settings(config.config, recorded, default) if recorded else default, arguments
 
 
-def _shorten_help() -> None:
-    """From now on, which is until the help is printed, what IN_SHORT does not name is left out of it."""
-    for group, shown in IN_SHORT.items():
-        group.__annotations__ |= {f.name: tyro.conf.Suppress[f.type] for f in fields(group) if f.name not in shown}
+def _read_config(path: Path) -> dict:
+    """The settings in a run's settings.json, without what it says of the start."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values.pop("start", None)
+        if not isinstance(values.get("data", {}), dict):
+            raise ValueError("data is no group")
+        return values
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise InputError(f"--config {path}", problem, "give the settings.json of a run") from None
+
+
+def _annotate(group: type, names: Iterable[str], marker: type) -> None:
+    """Mark fields of a group of settings for tyro: Fixed is no option, Suppress is left out of the help."""
+    group.__annotations__ |= {f.name: marker[f.type] for f in fields(group) if f.name in names}
 
 
 def _settings_of(start_from: Path | None) -> Source:

@@ -7,17 +7,27 @@ gradient accumulation is set by hand (`backward_step`), since the last step of a
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.training.settings import TrainSettings
+from unisign_fast.training.step_guard import StepGuard
 from unisign_fast.utils.distributed import import_deepspeed
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+
+
+class StepResult(NamedTuple):
+    """What an optimiser step did, on the device; nothing here was waited for."""
+
+    loss_sum: Tensor  # [] of all ranks' targets
+    grad_norm: Tensor  # [] of the step's gradient, before clipping
+    is_bad: Tensor  # [] bool: loss or gradient was not finite, and the step was not taken
+    micro_losses: Tensor  # [micro-batches] sums of this rank's losses
 
 
 def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) -> "DeepSpeedEngine":
@@ -41,10 +51,10 @@ def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) ->
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     if hasattr(engine.optimizer, "fp32_groups"):
         _undo_first_step(engine)
-    if engine.optimizer is optimizer:
-        _make_moments(optimizer)
+    make_moments(engine)
     if engine.world_size == 1 and settings.zero_stage == 0:
         engine.enable_backward_allreduce = False  # it would copy all gradients into one tensor and back
+    engine.step_guard = StepGuard(engine)
     return engine
 
 
@@ -85,23 +95,40 @@ def engine_config(settings: TrainSettings) -> dict:
     return config
 
 
-def backward_step(engine: "DeepSpeedEngine", micro_batches: Sequence[PackedBatch], scale: Tensor) -> Tensor:
+def backward_step(engine: "DeepSpeedEngine", micro_batches: Sequence[PackedBatch], scale: Tensor) -> StepResult:
     """Accumulate the gradients of sum of losses * `scale`, averaged over ranks, and take the optimiser step.
 
     `scale` is ranks / targets of the whole step, so that the average over ranks is the gradient of (sum of losses /
-    number of targets), however clips fall to ranks and micro-batches. Every rank gives as many micro-batches.
-    Returns this rank's sum of losses, a scalar on the device; nothing here waits for the device.
+    number of targets), however clips fall to ranks and micro-batches. Every rank gives as many micro-batches. Where the
+    loss or the gradient is not finite, weights, optimiser and running statistics stay as they were, on every rank.
+    Nothing here waits for the device, except DeepSpeed's own step where it does.
     """
     assert micro_batches, "a step needs at least one micro-batch, if an empty one"
-    device = engine.device
-    loss_sum = torch.zeros((), device=device)
+    device, guard = engine.device, engine.step_guard
+    guard.keep_buffers()
+    losses = []
     for index, batch in enumerate(micro_batches):
         engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
         loss = engine(batch.to(device, non_blocking=True))[0]
         engine.backward(loss.float() * scale)
-        loss_sum += loss.detach()
+        losses.append(loss.detach().float())
+    micro_losses = torch.stack(losses)
+    loss_sum, grad_norm, is_bad = guard.check(micro_losses.sum())
     engine.step()
-    return loss_sum
+    if not engine.was_step_applied():  # some of DeepSpeed's optimisers look for themselves, and leave the schedule out
+        engine.lr_scheduler.step()
+    guard.restore_buffers(is_bad)
+    return StepResult(loss_sum, grad_norm, is_bad, micro_losses)
+
+
+def set_schedule(engine: "DeepSpeedEngine", step: int) -> None:
+    """Learning rates as they are before optimiser step number `step` (from 0), and DeepSpeed's count of steps."""
+    schedule = engine.lr_scheduler
+    schedule.last_epoch = engine.global_steps = step
+    rates = [base * rate(step) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas)]
+    for group, rate in zip(schedule.optimizer.param_groups, rates):
+        group["lr"] = rate
+    schedule._last_lr = rates
 
 
 def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | None:
@@ -112,16 +139,13 @@ def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | No
     """
     from deepspeed.utils import safe_get_full_fp32_param
 
-    masters = {}  # stage 0 in bf16 keeps them as lists beside the parameters, out of DeepSpeed's common accessor
-    if hasattr(engine.optimizer, "fp32_groups"):
-        for shorts, longs in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups):
-            masters.update({id(short): long for short, long in zip(shorts, longs)})
+    masters = master_weights(engine)
     state, gathered = {}, {}
     for name, value in engine.module.state_dict(keep_vars=True).items():
         if id(value) not in gathered:
             whole = value
             if isinstance(value, nn.Parameter):
-                whole = masters.get(id(value))
+                whole = masters.get(value)
                 if whole is None:
                     whole = safe_get_full_fp32_param(value)
                 if whole is None:  # full precision without ZeRO
@@ -129,6 +153,14 @@ def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | No
             gathered[id(value)] = whole.detach().to("cpu", copy=True) if engine.global_rank == 0 else None
         state[name] = gathered[id(value)]
     return state if engine.global_rank == 0 else None
+
+
+def master_weights(engine: "DeepSpeedEngine") -> dict[nn.Parameter, Tensor]:
+    """The float32 weight of each parameter where stage 0 in bf16 keeps them, out of DeepSpeed's common accessor."""
+    if not hasattr(engine.optimizer, "fp32_groups"):
+        return {}
+    groups = zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups)
+    return {short: long for shorts, longs in groups for short, long in zip(shorts, longs)}
 
 
 @contextmanager
@@ -155,19 +187,28 @@ def _undo_first_step(engine: "DeepSpeedEngine") -> None:
     AdamW's bias correction: the first real update would be a quarter too small."""
     engine.optimizer.optimizer.state.clear()
     with torch.no_grad():
-        for shorts, longs in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups):
-            for short, long in zip(shorts, longs):
-                long.copy_(short)
+        for short, long in master_weights(engine).items():
+            long.copy_(short)
 
 
-def _make_moments(optimizer: torch.optim.AdamW) -> None:
-    """Those of AdamW before any activation, as ZeRO makes its own. The first step would put them among the activations
-    just freed, and no large one would ever fit between them: 0.3 GiB of 6.5 at mT5-Base's size on a CPU.
+def make_moments(engine: "DeepSpeedEngine") -> None:
+    """Those of AdamW, zero, before any activation. The first step would put them among the activations just freed, and
+    no large one would ever fit between them: 0.3 GiB of 6.5 at mT5-Base's size on a CPU. DeepSpeed would also link
+    only those of the first parameter group to the parameters, and could not give the others back.
     """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter] = {
-                "step": torch.zeros((), device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+    optimizer, basic = engine.optimizer, engine.basic_optimizer
+    of_stage_3 = getattr(optimizer, "fp32_partitioned_groups_flat", None)
+    for weight in of_stage_3 or [weight for group in basic.param_groups for weight in group["params"]]:
+        basic.state[weight] = {
+            "step": torch.zeros((), device=weight.device),
+            "exp_avg": torch.zeros_like(weight),
+            "exp_avg_sq": torch.zeros_like(weight),
+        }
+    link_moments(engine)
+
+
+def link_moments(engine: "DeepSpeedEngine") -> None:
+    """Let DeepSpeed's accessors find the moments of every parameter at stages 1 and 2."""
+    if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()

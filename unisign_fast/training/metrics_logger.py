@@ -1,13 +1,18 @@
-"""What a training run says: a progress bar on rank 0, TensorBoard, and RUN/log.jsonl, one JSON object a line.
+"""What a training run says: a progress bar on rank 0, TensorBoard, Weights & Biases if wanted, and RUN/log.jsonl.
 
-Every line has `event` (start, resume, step, bad_clip, evaluation, checkpoint, checkpoint_passed_over, finished) and
-`time`. After a resume the lines of repeated steps come again, with the same losses.
+log.jsonl has one JSON object a line. Every line has `event` (start, resume, step, bad_clip, bad_step, evaluation,
+checkpoint, checkpoint_passed_over, stopped, finished) and `time`. A step has loss, grad_norm (before clipping),
+learning_rate, clips_per_s, input_wait (share of the time), memory_gib (peak) and, where the device's peak is known, mfu
+(useful FLOPs over those the devices could have done). After a resume the lines of repeated steps come again, with the
+same losses.
 """
 
+import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -16,33 +21,65 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.training.disk import writing
 from unisign_fast.utils.distributed import Ranks
 from unisign_fast.utils.event_log import EventLog
 
 LINE_EVERY_SECONDS = 15  # where the output is no terminal and a bar makes no sense
+PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, by NVIDIA's data sheets
+
+T = TypeVar("T")
+
+
+class StepReport(NamedTuple):
+    """What became of a step, read once the device is through with it; the same on every rank."""
+
+    step: int  # from 1
+    loss: float
+    grad_norm: float
+    is_bad: bool  # loss or gradient was not finite, and the step was not taken
+    clips: int
+    wants_stop: bool  # a rank was told to stop
+
+
+class _Pending(NamedTuple):
+    """A step that the device may still be at."""
+
+    step: int
+    row: dict
+    host: Tensor
+    event: "torch.cuda.Event | None"
+    issued: float
+    flops: float
 
 
 class MetricsLogger:
     """The voice of a run. Every rank has one; all but rank 0's are silent, except for the bad clips they meet."""
 
-    def __init__(self, run: Path, ranks: Ranks):
-        self.ranks = ranks
-        self.log = EventLog(run / "log.jsonl")
+    def __init__(self, run: Path, ranks: Ranks, log_every: int = 1, wandb_project: str | None = None):
+        self.ranks, self.log_every = ranks, log_every
+        with writing(run):
+            self.log = EventLog(run / "log.jsonl")
+        self._run, self._wandb_project = run, wandb_project
         self._bad_clips: set[str] = set()
-        self._run = run
         self._board: SummaryWriter | None = None
+        self._wandb = None
         self._console = Console(quiet=not ranks.is_first)
         self._bar: Progress | None = None
-        self._pending: tuple[dict, Tensor, torch.cuda.Event | None, float] | None = None
+        self._pending: _Pending | None = None
         self._step = 0
         self._said_at = self._clock = time.monotonic()
-        self._busy = 0.0  # seconds of training since the last logged step
+        # Since the last logged step: seconds of training, of them waiting for input, useful work, and clips.
+        self._busy = self._waited = self._flops = 0.0
+        self._clips = 0
 
     @contextmanager
     def open(self, first_step: int, total_steps: int) -> Iterator["MetricsLogger"]:
         """Bar and board for the steps from `first_step` (those done before) to `total_steps`."""
         if self.ranks.is_first:
-            self._board = SummaryWriter(self._run / "tensorboard", purge_step=first_step + 1)
+            with writing(self._run):
+                self._board = SummaryWriter(self._run / "tensorboard", purge_step=first_step + 1)
+            self._wandb = _start_wandb(self._wandb_project, self._run) if self._wandb_project else None
             if self._console.is_terminal:
                 self._bar = _bar(self._console)
                 self._task = self._bar.add_task("", total=total_steps, completed=first_step, rate="", loss="")
@@ -55,28 +92,61 @@ class MetricsLogger:
             if self._bar:
                 self._bar.stop()
             if self._board:
-                self._board.close()
+                with writing(self._run):
+                    self._board.close()
+            if self._wandb:
+                self._wandb.finish()
             self.log.close()
 
-    def step(self, step: int, row: dict | None = None, values: Tensor | None = None) -> None:
-        """Step number `step` (from 1) has been issued. With `values` [2] on the device (loss, clips since the last such
-        call) it is logged beside `row`, once the device is through with it: at the next call of any method."""
-        self._fetch()
+    def waiting_for(self, items: Iterable[T]) -> Iterator[T]:
+        """The items; the time that each takes to come counts as waiting for input."""
+        iterator = iter(items)
+        while True:
+            start = time.monotonic()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - start
+            yield item
+
+    def step(self, step: int, row: dict, values: Tensor, flops: float = 0.0) -> StepReport | None:
+        """Step number `step` (from 1) has been issued; `values` [5] on the device are loss, norm of the gradient,
+        whether it was bad, clips, and stop signals; `flops` its useful work on all ranks. Every `log_every`-th is
+        logged. Returns the report of the step before, which the device is through with by now."""
+        report = self.fetch()
         self._step = step
         if self._bar:
             self._bar.update(self._task, completed=step)
-        if values is not None:
-            event = None
-            host = values.to("cpu", non_blocking=True)  # pinned by torch; read only after the event
-            if values.is_cuda:
-                event = torch.cuda.Event()
-                event.record()
-            self._pending = {"step": step, **row}, host, event, time.monotonic()
+        event = None
+        host = values.to("cpu", non_blocking=True)  # pinned by torch; read only after the event
+        if values.is_cuda:
+            event = torch.cuda.Event()
+            event.record()
+        self._pending = _Pending(step, row, host, event, time.monotonic(), flops)
+        return report
+
+    def fetch(self) -> StepReport | None:
+        """The report of the pending step, logged if it is due; None if there is none. Waits for the device."""
+        if self._pending is None:
+            return None
+        step, row, host, event, now, flops = self._pending  # on a CPU the step was done by then
+        self._pending = None
+        if event:
+            event.synchronize()
+            now = time.monotonic()
+        loss, grad_norm, is_bad, clips, stops = host.tolist()
+        self._busy, self._clock = self._busy + now - self._clock, now
+        self._clips += int(clips)
+        self._flops += flops
+        if step % self.log_every == 0 or step == self._total:
+            self._log_step(step, row | {"loss": loss, "grad_norm": grad_norm})
+        return StepReport(step, loss, grad_norm, bool(is_bad), int(clips), stops > 0)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Around what is not training: everything pending is logged before, and the time is not counted in clips/s."""
-        self._fetch()
+        """Around what is not training, with nothing pending: the time is not counted in clips/s."""
+        assert self._pending is None, "fetch first"
         self._busy += time.monotonic() - self._clock
         yield
         self._clock = time.monotonic()
@@ -84,7 +154,8 @@ class MetricsLogger:
     def event(self, event: str, message: str = "", **values) -> None:
         """Log an event from rank 0, and say `message` if there is one."""
         if self.ranks.is_first:
-            self.log.write(event, **values)
+            with writing(self._run):
+                self.log.write(event, **values)
             if message:
                 self._console.print(message, markup=False, highlight=False)
 
@@ -92,39 +163,43 @@ class MetricsLogger:
         """Log and say the scores of an evaluation after epoch number `epoch` (from 0)."""
         said = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.event("evaluation", f"epoch {epoch + 1}: {said}", epoch=epoch, step=self._step, scores=scores)
-        for name, value in scores.items() if self._board else ():
-            self._board.add_scalar(f"scores/{name}", value, self._step)
+        self._plot("scores", scores, self._step)
 
     def bad_clip(self, clip_id: str, error: InputError) -> None:
         """Log a clip that was left out, once in a run, however many epochs and ranks meet it."""
         self._bad_clips |= {event["clip"] for event in self.log.news() if event["event"] == "bad_clip"}
         if clip_id not in self._bad_clips:
-            self.log.write("bad_clip", clip=clip_id, error=str(error), rank=self.ranks.rank)
+            with writing(self._run):
+                self.log.write("bad_clip", clip=clip_id, error=str(error), rank=self.ranks.rank)
 
-    def _fetch(self) -> None:
-        """Log the pending step; by now the device has been given the next one, so that waiting costs nothing.
-
-        Raises ArithmeticError on every rank when the loss is no number any more.
-        """
-        if self._pending is None:
-            return
-        row, host, event, now = self._pending  # on a CPU the step was done by then
-        self._pending = None
-        if event:
-            event.synchronize()
-            now = time.monotonic()
-        loss, clips = host.tolist()
-        rate = clips / max(self._busy + now - self._clock, 1e-9)
-        self._busy, self._clock = 0.0, now
+    def _log_step(self, step: int, row: dict) -> None:
+        seconds = max(self._busy, 1e-9)
+        row |= {
+            "clips_per_s": round(self._clips / seconds, 3),
+            "input_wait": round(min(self._waited / seconds, 1.0), 4),
+            "memory_gib": round(peak_memory(self.ranks.device) / 2**30, 3),
+        }
+        peak = peak_flops(self.ranks.device)
+        if peak and self._flops:
+            row["mfu"] = round(self._flops / (seconds * peak * self.ranks.world_size), 4)
         if self.ranks.is_first:
-            self.log.write("step", **row, loss=loss, clips_per_s=round(rate, 3))
-            for name, value in (("loss", loss), ("clips_per_s", rate), ("learning_rate", row["learning_rate"])):
-                self._board.add_scalar(f"train/{name}", value, row["step"])
-            self._show(row["step"], loss, rate, now)
-        if loss != loss or abs(loss) == float("inf"):
-            raise ArithmeticError(f"the loss of step {row['step']} is {loss}: training cannot go on")
+            with writing(self._run):
+                self.log.write("step", step=step, **row)
+            self._plot("train", {name: value for name, value in row.items() if name != "epoch"}, step)
+            self._show(step, row)
+        self._busy = self._waited = self._flops = 0.0
+        self._clips = 0
 
-    def _show(self, step: int, loss: float, rate: float, now: float) -> None:
+    def _plot(self, group: str, values: dict[str, float], step: int) -> None:
+        if self._board:
+            with writing(self._run):
+                for name, value in values.items():
+                    self._board.add_scalar(f"{group}/{name}", value, step)
+        if self._wandb:
+            self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
+
+    def _show(self, step: int, row: dict) -> None:
+        loss, rate, now = row["loss"], row["clips_per_s"], time.monotonic()
         if self._bar:
             self._bar.update(self._task, rate=f"{rate:.1f} clips/s", loss=f"loss {loss:.4f}")
         elif now - self._said_at >= LINE_EVERY_SECONDS:
@@ -132,6 +207,30 @@ class MetricsLogger:
             left = (now - self._started) / max(step - self._first, 1) * (self._total - step)
             line = f"step {step}/{self._total}  loss {loss:.4f}  {rate:.1f} clips/s  {left / 60:.1f} min left"
             self._console.print(line, markup=False, highlight=False)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most so far: of the GPU's memory that was allocated, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """FLOP/s that the device could do in dense bfloat16; None where it is not known."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((1e12 * tflops for known, tflops in PEAK_TFLOPS.items() if known in name), None)
+
+
+def _start_wandb(project: str, run: Path):
+    """A run on Weights & Biases named like the folder; going on adds to it."""
+    try:
+        import wandb
+    except ImportError:
+        remedy = "pip install wandb, or leave it out"
+        raise InputError("--wandb", "the package wandb is not installed", remedy) from None
+    name = str(run.resolve()).strip("/").replace("/", "-")
+    return wandb.init(project=project, dir=str(run), name=str(run), id=name[-120:], resume="allow")
 
 
 def _bar(console: Console) -> Progress:

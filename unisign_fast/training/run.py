@@ -1,22 +1,27 @@
 """A training run from its settings: stores, tokenizer, model with its first weights, trainer, test scores."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor
 
+from unisign_fast import __version__
 from unisign_fast.checkpoints.model_folder import require_model_folder, save_model, start_from, write_card
 from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, save_weights
 from unisign_fast.evaluation.evaluate import MAIN_METRIC, evaluate_split, write_evaluation
-from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.kernels.dispatch import default_backend
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.unisign import UniSign
+from unisign_fast.pipelines.atomic_io import replace_text
 from unisign_fast.pipelines.batches.loader import BatchLoader
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.dataset import ClipSet
@@ -26,6 +31,15 @@ from unisign_fast.pipelines.rng import stream
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.text.tokenizer import UNKNOWN, Tokenizer, train_tokenizer
 from unisign_fast.text.vocabulary_trimming import MULTIPLE, rows_of, trim_tokenizer
+from unisign_fast.training.disk import (
+    MANIFEST,
+    NotWhole,
+    remove,
+    seal,
+    sealed_state,
+    secured,
+    writing,
+)
 from unisign_fast.training.handshape_pretraining import learn_handshapes
 from unisign_fast.training.initial_weights import (
     load_pretrained_efficientnet,
@@ -33,8 +47,11 @@ from unisign_fast.training.initial_weights import (
     pretrained_shape,
     pretrained_tokenizer,
 )
+from unisign_fast.training.interruption import Interrupted
 from unisign_fast.training.memory import micro_batch_budget, naming_what_to_lower
-from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS, RECIPES, RunSettings
+from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS
+from unisign_fast.training.run_lock import locked
+from unisign_fast.training.settings import RunSettings
 from unisign_fast.training.trainer import Trainer, Validation, check_run_folder
 from unisign_fast.utils.distributed import Ranks, start_ranks
 from unisign_fast.utils.process_memory import keep_memory
@@ -50,10 +67,23 @@ def train(settings: RunSettings) -> None:
     """
     keep_memory()
     ranks = start_ranks()
+    status = 0
     check_run_folder(settings.folder, settings.train, ranks)
     _announce(settings, ranks)
     stores = _open_stores(settings, ranks)
     source = _source(settings)
+    with locked(settings.folder, ranks):
+        try:
+            _train(settings, stores, source, ranks)
+        except Interrupted as stop:
+            if ranks.is_first:
+                print(stop, file=sys.stderr, flush=True)
+            status = stop.status
+    ranks.leave(status)
+
+
+def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | None, ranks: Ranks) -> None:
+    """The run itself, in a folder that is ours."""
     tokenizer, shape, rows = _language(settings, source, stores, ranks)
     reader = ClipReader(stores, settings.data, tokenizer, settings.train.seed, ranks.device)
     if ranks.is_first:
@@ -65,19 +95,60 @@ def train(settings: RunSettings) -> None:
     config = settings.model_config(shape, _head_classes(settings, clips))
     torch.manual_seed(settings.train.seed)
     model = _first_weights(UniSign(config), settings, source, rows, ranks)
-    if settings.data_fraction == 0:
-        _skip_training(settings, config, model, tokenizer, ranks)
-    else:
+    trained = settings.data_fraction > 0
+    if trained:
         trainer = _trainer(settings, config, model, tokenizer, reader, clips, ranks)
+        trainer.resume()
+        _record(settings, stores, ranks)  # not before: a start that is refused must not change what is said of the run
         with naming_what_to_lower(trainer.loader.budget):
-            trainer.train()
-    if ranks.is_first:  # not before: a start that is refused must not change what is said of the run
-        write_json(settings.folder / "settings.json", _plain(settings))
+            trained = trainer.train()
+    else:
+        _record(settings, stores, ranks)
+        _skip_training(settings, config, model, tokenizer, ranks)
     if settings.stage == 3:
-        _score_test(settings, reader, ranks)
+        _score_test(settings, reader, ranks, again=trained)
     if ranks.is_first:
         _write_cards(settings)
-    ranks.leave()
+
+
+def _record(settings: RunSettings, stores: list[KeypointStore], ranks: Ranks) -> None:
+    """RUN/settings.json: the settings, and how this start came about. `--config` reads it."""
+    start = {
+        "command": sys.argv,
+        "commit": commit(),
+        "versions": {name: version(name) for name in ("torch", "deepspeed", "transformers", "numpy")},
+        "unisign_fast": __version__,
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "ranks": ranks.world_size,
+        "data": [{"store": str(store.path), "content": content_of(store)} for store in stores],
+    }
+
+    def write() -> None:
+        if ranks.is_first:
+            with writing(settings.folder):
+                settings.folder.mkdir(parents=True, exist_ok=True)
+                replace_text(
+                    settings.folder / "settings.json",
+                    json.dumps(settings.as_json() | {"start": start}, indent=2, ensure_ascii=False) + "\n",
+                )
+
+    ranks.together(write)
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, with a + where files were changed since; None outside a repository."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changes.stdout else "") if head.returncode == 0 else None
+
+
+def content_of(store: KeypointStore) -> str:
+    """What is in a store, wherever it is: the manifest's checksum covers texts and the checksums of the keypoints."""
+    return f"{len(store.clips)} clips, {store.clips.total_frames} frames, CRC-32C {store.manifest_crc32c:08x}"
 
 
 def _announce(settings: RunSettings, ranks: Ranks) -> None:
@@ -97,17 +168,10 @@ def _wants_demo(settings: RunSettings) -> bool:
     return any(DEMO_CORPUS in store.parents for store in settings.stores)
 
 
-def _plain(settings: RunSettings) -> dict:
-    """The settings as JSON knows them."""
-    values = asdict(settings)
-    for name in ("out", "start_from", "tokenizer"):
-        values[name] = None if values[name] is None else str(values[name])
-    return values | {"stores": [str(store) for store in settings.stores]}
-
-
 def _write_cards(settings: RunSettings) -> None:
     """The cards of the run's best and last weights; the test scores are those of the best, if there are any."""
-    recipe = {name: value for name, value in _plain(settings).items() if name not in ("out", "start_from", "tokenizer")}
+    hidden = ("out", "start_from", "tokenizer")
+    recipe = {name: value for name, value in settings.as_json().items() if name not in hidden}
     recipe["stores"] = [store.name for store in settings.stores]
     written = settings.folder / "scores-test.json"
     scores = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else None
@@ -183,17 +247,40 @@ def _language(
         tokenizer = Tokenizer(settings.tokenizer)
     else:
         tokenizer = _corpus_tokenizer(settings, ranks, lambda folder: train_tokenizer(_texts(stores), folder))
-    shape = asdict(RECIPES[settings.recipe].model.mt5) | {"vocab_size": -(-len(tokenizer) // MULTIPLE) * MULTIPLE}
+    shape = asdict(settings.model.mt5) | {"vocab_size": -(-len(tokenizer) // MULTIPLE) * MULTIPLE}
     return tokenizer, MT5Shape(**shape), None
 
 
 def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, make: Callable[[Path], Tokenizer]) -> Tokenizer:
-    """A tokenizer that is made for the training texts once a run, and kept in its folder."""
+    """A tokenizer that is made for the training texts once a run, and kept in its folder; again if it was damaged."""
     folder = settings.folder / "tokenizer"
-    if ranks.is_first and not (folder / "spiece.model").is_file():
-        make(folder)
-    ranks.barrier()
+
+    def keep() -> None:
+        if not ranks.is_first or _is_sound(folder):
+            return
+        if folder.exists():
+            print(f"{folder} is damaged: making the tokenizer again from the training texts", flush=True)
+        with writing(settings.folder):
+            remove(folder)
+            settings.folder.mkdir(parents=True, exist_ok=True)
+            make(folder)
+            names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            seal(folder, {}, {name: secured(folder / name) for name in names})
+
+    ranks.together(keep)
     return Tokenizer(folder)
+
+
+def _is_sound(folder: Path) -> bool:
+    """Whether the run's tokenizer is as it was written; one of version 0.2, without a manifest, if it can be read."""
+    try:
+        if (folder / MANIFEST).exists():
+            sealed_state(folder)
+        else:
+            Tokenizer(folder)
+    except (NotWhole, InputError):
+        return False
+    return True
 
 
 def _texts(stores: list[KeypointStore]) -> list[str]:
@@ -297,29 +384,48 @@ def _trainer(
         validation = Validation(
             lambda epoch: evaluate_split(model, tokenizer, reader, "dev", ranks).scores.values, metric, better.__name__
         )
-    plain = _plain(settings)
-    plain |= plain["data"] | plain["model"]
-    identity = {name: value for name, value in plain.items() if name not in ("train", "out", "data", "model")}
     return Trainer(
         model,
         open_loader,
         settings.train,
         settings.folder,
         ranks,
-        recipe=identity,
+        recipe=_identity(settings, tokenizer, reader.stores),
         save_weights=lambda folder, state: save_model(folder, config, state, tokenizer, settings.data),
         validation=validation,
     )
+
+
+def _identity(settings: RunSettings, tokenizer: Tokenizer, stores: list[KeypointStore]) -> dict:
+    """What makes the run what it is besides TrainSettings; data, tokenizer and first weights by their content."""
+    plain = settings.as_json()
+    derived = ("mt5", "rgb", "head_classes")  # they follow, and the shapes of the weights tell them
+    model = {name: value for name, value in plain["model"].items() if name not in derived}
+    others = {name: plain[name] for name in ("recipe", "settings", "stage", "mt5", "efficientnet")}
+    others |= {name: plain[name] for name in ("trim_vocabulary", "data_fraction")}
+    first = crc32c_of(settings.source / "model.safetensors") if settings.source else None
+    contents = {f"store {number}": content_of(store) for number, store in enumerate(stores, 1)}
+    of_data = contents | {"tokenizer content": tokenizer.fingerprint, "first weights": first}
+    return others | of_data | plain["data"] | model
+
+
+def crc32c_of(path: Path) -> str:
+    """The checksum of a file, as hexadecimal digits."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            checksum = google_crc32c.extend(checksum, block)
+    return f"{checksum:08x}"
 
 
 def _has_split(reader: ClipReader, split: str) -> bool:
     return any(len(store.clips.of_split(split)) for store in reader.stores)
 
 
-def _score_test(settings: RunSettings, reader: ClipReader, ranks: Ranks) -> None:
-    """Scores of the best weights on the test split, once."""
+def _score_test(settings: RunSettings, reader: ClipReader, ranks: Ranks, again: bool) -> None:
+    """Scores of the best weights on the test split, once, or `again` after more training."""
     written = settings.folder / "scores-test.json"
-    if ranks.from_first(written.is_file()) or not _has_split(reader, "test"):
+    if ranks.from_first(written.is_file()) and not again or not _has_split(reader, "test"):
         return
     best = settings.folder / "best"
     model, tokenizer = UniSign.load(best if (best / "config.json").is_file() else settings.folder / "last")

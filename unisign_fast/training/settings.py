@@ -1,16 +1,27 @@
-"""How a training run goes: lengths, sizes, optimiser, precision, and when to save and to evaluate."""
+"""The settings of a training run, one tree: what the command line shows and RUN/settings.json records."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
+import msgspec
+
+from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.settings import DataSettings
+
+RUNS = Path("runs")
+
+RecipeName = Literal["demo", "base"]
+Source = Literal["paper", "published"]
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of a run; the optimiser's are the published ones (AdamW, cosine to zero without warm-up)."""
+    """Length, sizes, optimiser and precision; the optimiser's are the published ones (AdamW, cosine, no warm-up)."""
 
-    epochs: int = 20  # passes over the training clips
+    epochs: int = 20  # passes over the training clips; may grow when a run goes on
     clips_per_step: int = 512  # clips of one optimiser step, all ranks and micro-batches together
     frames_per_device: int | Literal["auto"] = "auto"  # of a micro-batch, padded to its longest clip; auto: as fit
     tokens_per_device: int | Literal["auto"] = "auto"  # target tokens of a micro-batch; auto: as fit the GPU's memory
@@ -21,13 +32,17 @@ class TrainSettings:
     eps: float = 1e-9
     clip_norm: float = 1.0  # of the gradient of the whole step
     precision: Literal["fp32", "bf16"] = "bf16"  # of weights and activations; the optimiser's are float32
-    zero_stage: Literal[0, 1, 2, 3] = 1  # how much of the state DeepSpeed ZeRO shares out among ranks
+    zero_stage: Literal[0, 1, 2, 3] = 1  # how much of the state DeepSpeed ZeRO shards over ranks
     seed: int = 0  # of everything random: weights, order, frames, sampling, dropout
     checkpoint_every_steps: int = 500  # and after every evaluation
     evaluate_every_epochs: int = 1  # on the dev split, where there is one
+    early_stopping: int = 0  # evaluations without a better score that end the run; 0: none do
     log_every_steps: int = 10  # to log.jsonl and TensorBoard
+    wandb: str | None = None  # project on Weights & Biases to log to as well
     resume: Literal["auto", "never"] = "auto"  # auto: from the newest whole checkpoint; never: the run must be new
     max_bad_share: float = 0.05  # a run stops when more of its clips than this are bad
+    on_bad_step: Literal["stop", "skip"] = "stop"  # a step whose loss or gradient is not finite is never taken
+    max_skipped_steps: int = 10  # of a run, with --on-bad-step skip
 
     def __post_init__(self):
         counts = "epochs", "clips_per_step", "checkpoint_every_steps", "evaluate_every_epochs", "log_every_steps"
@@ -37,14 +52,107 @@ class TrainSettings:
             value = getattr(self, name)
             self._check(name, value == "auto" or isinstance(value, int) and value >= 1, "give auto, or 1 or more")
         for name in ("learning_rate", "rgb_rate", "eps", "clip_norm"):
-            self._check(name, getattr(self, name) > 0, "give a number above 0")
-        self._check("weight_decay", self.weight_decay >= 0, "give 0 or more")
+            self._check(name, 0 < getattr(self, name) < float("inf"), "give a finite number above 0")
+        for name in ("weight_decay", "early_stopping", "max_skipped_steps"):
+            self._check(name, 0 <= getattr(self, name) < float("inf"), "give 0 or more")
         self._check("betas", all(0 <= beta < 1 for beta in self.betas), "give two numbers in [0, 1)")
         self._check("max_bad_share", 0 <= self.max_bad_share <= 1, "give a share in [0, 1]")
         self._check("precision", self.precision in ("fp32", "bf16"), "choose fp32 or bf16")
         self._check("zero_stage", self.zero_stage in (0, 1, 2, 3), "choose 0, 1, 2 or 3")
         self._check("resume", self.resume in ("auto", "never"), "choose auto or never")
+        self._check("on_bad_step", self.on_bad_step in ("stop", "skip"), "choose stop or skip")
 
     def _check(self, name: str, good: bool, remedy: str) -> None:
         if not good:
             raise InputError(f"--{name.replace('_', '-')}", f"{getattr(self, name)!r} is not possible", remedy)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One training run, whole."""
+
+    recipe: RecipeName = "demo"  # base: the paper's Table 2
+    settings: Source = "paper"  # published: the published code's gate, smoothing and sampling, where it differs
+    stage: Literal[1, 2, 3] = 1  # pose-only pre-training, RGB-pose pre-training, fine-tuning
+    stores: tuple[Path, ...] = ()  # keypoint stores to train on
+    out: Path | None = None  # folder of the run; by default runs/RECIPE/stage1, stage2 or TASK-rgb, TASK-pose
+    start_from: Path | None = None  # model folder to start from; by default the run before this one
+    mt5: str = "random"  # first weights of the language model: random, a folder, or a name on the hub
+    efficientnet: str = "random"  # first weights of the RGB encoder: random, imagenet, handshapes (drawn), or a file
+    tokenizer: Path | None = None  # spiece.model of a random mT5; by default made from the corpus
+    trim_vocabulary: bool = False  # keep only the pieces of mT5's vocabulary that the training texts need
+    data_fraction: float = 1.0  # share of the training clips used; 0 skips pre-training (Table 8)
+    data: DataSettings = field(default_factory=DataSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    model: ModelConfig = field(default_factory=ModelConfig)  # rgb, head_classes and vocab_size follow from the data
+
+    def __post_init__(self):
+        if not 0 <= self.data_fraction <= 1:
+            raise InputError("--data-fraction", f"{self.data_fraction} is not possible", "give a share in [0, 1]")
+        if self.trim_vocabulary and self.source is None and self.mt5 == "random":
+            problem = "a random mT5 has the corpus' own vocabulary"
+            raise InputError("--trim-vocabulary", problem, "leave it out, or give --mt5 or --start-from")
+        if self.rgb and self.data.crop_size > 128:
+            problem = f"{self.data.crop_size} gives a feature map of more than 4 x 4, which the fusion is made for"
+            raise InputError("--crop-size", problem, "give 128 pixels or fewer")
+        if self.stage == 1 and self.rgb:
+            raise InputError("--p-samp", "stage 1 is pose-only", "leave it out, or train --stage 2")
+        if self.stage == 2 and not self.rgb:
+            raise InputError("--p-samp", "stage 2 trains the RGB branch", "give a share above 0, or train --stage 1")
+
+    @property
+    def rgb(self) -> bool:
+        """Whether the model has an RGB branch: p_samp 0 is the pose-only path."""
+        return self.data.p_samp > 0
+
+    @property
+    def name(self) -> str:
+        """The run's name within its recipe."""
+        if self.stage < 3:
+            return f"stage{self.stage}"
+        head = "" if self.model.head == "language_model" else f"-{self.model.head}-{self.model.head_features}"
+        return f"{self.data.task}-{'rgb' if self.rgb else 'pose'}{head}"
+
+    @property
+    def folder(self) -> Path:
+        return self.out or RUNS / self.recipe / self.name
+
+    @property
+    def source(self) -> Path | None:
+        """The model folder this run starts from; stage 1 starts from `mt5` unless told otherwise."""
+        if self.start_from is not None or self.stage == 1:
+            return self.start_from
+        before = 2 if self.stage == 3 and self.rgb else 1
+        return RUNS / self.recipe / f"stage{before}" / "last"
+
+    def model_config(self, mt5: MT5Shape, head_classes: tuple[str, ...]) -> ModelConfig:
+        """The model of this run, around a language model of this shape."""
+        return replace(self.model, mt5=mt5, rgb=self.rgb, head_classes=head_classes)
+
+    def as_json(self) -> dict:
+        """The settings as plain JSON values; `run_settings` reads them back."""
+        return json.loads(json.dumps(asdict(self), default=str))
+
+
+def run_settings(where: Path, values: dict, default: RunSettings) -> RunSettings:
+    """`default` with the `values` that `as_json` gave. Raises InputError naming the field of file `where` that is
+    unknown, or has another type than it should have."""
+    remedy = "use the settings.json that a training run wrote"
+    merged = _merged(where, default.as_json(), values)
+    try:
+        return msgspec.convert(merged, RunSettings, dec_hook=lambda kind, value: kind(value))
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InputError(where, f"holds no settings of a run ({error})", remedy) from None
+    except InputError as error:
+        raise InputError(f"{where}: {error.where}", error.problem, error.remedy) from None
+
+
+def _merged(where: object, default: dict, values: dict) -> dict:
+    """`values` over `default`, group by group; InputError for a name that `default` does not have."""
+    merged = dict(default)
+    for name, value in values.items():
+        if name not in default:
+            raise InputError(where, f"has an unknown field {name!r}", "use the settings.json that a training run wrote")
+        is_group = isinstance(default[name], dict) and isinstance(value, dict)
+        merged[name] = _merged(f"{where}: {name}", default[name], value) if is_group else value
+    return merged

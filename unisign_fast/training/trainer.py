@@ -1,10 +1,9 @@
 """The training loop: resume, steps, evaluation, best and last weights, checkpoints.
 
 Where a run stands is one integer, its optimiser steps so far: data order and choices follow from (seed, epoch, clip),
-dropout from (seed, step, rank). A run folder holds log.jsonl, tensorboard/, checkpoints/, best/ and last/.
+dropout from (seed, step, rank). A run folder holds settings.json, log.jsonl, tensorboard/, checkpoints/, best/, last/.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,21 +16,23 @@ from torch import Tensor, nn
 from unisign_fast.pipelines.batches.loader import BatchLoader
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.training.checkpoint import Checkpoints, write_files
-from unisign_fast.training.deepspeed_engine import backward_step, consolidated_state_dict, evaluation_mode, start_engine
-from unisign_fast.training.metrics_logger import MetricsLogger
+from unisign_fast.training.checkpoint import Checkpoints
+from unisign_fast.training.deepspeed_engine import (
+    StepResult,
+    backward_step,
+    consolidated_state_dict,
+    evaluation_mode,
+    link_moments,
+    set_schedule,
+    start_engine,
+)
+from unisign_fast.training.disk import write_files
+from unisign_fast.training.engine_state import has_engine_state, load_engine, save_engine
+from unisign_fast.training.interruption import Interrupted, SignalWatch
+from unisign_fast.training.metrics_logger import MetricsLogger, StepReport
+from unisign_fast.training.run_fingerprint import check_fingerprint, check_same_layout, run_fingerprint
 from unisign_fast.training.settings import TrainSettings
 from unisign_fast.utils.distributed import Ranks
-
-MAY_CHANGE = {  # between the starts of one run; everything else would make it another run
-    "frames_per_device",
-    "tokens_per_device",
-    "checkpoint_every_steps",
-    "evaluate_every_epochs",
-    "log_every_steps",
-    "resume",
-    "max_bad_share",
-}
 
 OpenLoader = Callable[[Callable[[str, InputError], None]], BatchLoader]
 SaveWeights = Callable[[Path, dict[str, Tensor]], None]
@@ -50,13 +51,24 @@ class Validation:
         return score == score and (best is None or (score > best if self.mode == "max" else score < best))
 
 
+@dataclass
+class Progress:
+    """Where a run stands; every checkpoint holds it."""
+
+    step: int = 0  # optimiser steps done, the skipped ones too
+    best: float | None = None  # score of the best weights so far
+    since_best: int = 0  # evaluations without a better one
+    skipped: int = 0  # bad steps that were passed over
+
+
 class Trainer:
     """Trains `model` in the run folder `run`, going on from its newest whole checkpoint; every rank builds one.
 
     `model(batch)` gives [2]: the sum of the targets' losses and their number, which `model.target_count(batch)` knows
     before. `open_loader(on_bad_clip)` makes this rank's BatchLoader. `save_weights(folder, state_dict)` is called on
     rank 0 for RUN/best and RUN/last with the whole float32 state and writes plain files. `recipe` is what else makes
-    the run what it is (model, data), as JSON: a checkpoint is resumed with the same one only.
+    the run what it is (model, data), as JSON: a checkpoint is resumed with the same one only. `flops(batch)` is the
+    useful work of a training step on a micro-batch, for the utilisation in the log.
     """
 
     def __init__(
@@ -70,93 +82,23 @@ class Trainer:
         recipe: dict,
         save_weights: SaveWeights,
         validation: Validation | None = None,
+        flops: Callable[[PackedBatch], float] = lambda batch: 0.0,
     ):
         self.settings, self.run, self.ranks = settings, run, ranks
-        self.save_weights, self.validation = save_weights, validation
-        self.metrics_logger = MetricsLogger(run, ranks)
+        self.save_weights, self.validation, self.flops = save_weights, validation, flops
+        self.metrics_logger = MetricsLogger(run, ranks, settings.log_every_steps, settings.wandb)
         self.loader = open_loader(self.metrics_logger.bad_clip)
         self.steps_per_epoch = self.loader.plan(0).steps
         self.total_steps = self.steps_per_epoch * settings.epochs
-        self.run_fingerprint = run_fingerprint(model, settings, ranks, self.total_steps, recipe)
+        self.run_fingerprint = run_fingerprint(model, settings, ranks, self.steps_per_epoch, recipe)
         self.engine = start_engine(model, settings, self.total_steps)
         self.checkpoints = Checkpoints(run / "checkpoints", ranks)
-        self.step = 0  # optimiser steps done
-        self.best: float | None = None
-        self.clips_since_log = torch.zeros((), device=ranks.device)
+        self.progress = Progress()
+        self.saved_step = 0
+        self.wants_stop = False
+        self.last_step: tuple[list[PackedBatch], StepResult] | None = None
 
-    def train(self) -> None:
-        """From where the run stands to its end."""
-        self._resume()
-        if self.step == self.total_steps:
-            self.metrics_logger.event("finished", f"{self.run} is finished already; nothing to do", step=self.step)
-            return
-        self.engine.train()
-        epoch, step = divmod(self.step, self.steps_per_epoch)
-        with self.metrics_logger.open(self.step, self.total_steps):
-            for epoch, _, micro_batches in self.loader.steps(self.settings.epochs, epoch, step):
-                self._take_step(epoch, micro_batches)
-                if self.step % self.steps_per_epoch == 0:
-                    self._end_epoch(epoch)
-                elif self.step % self.settings.checkpoint_every_steps == 0:
-                    self._save_checkpoint()
-            self.metrics_logger.event("finished", f"finished; weights in {self.run / 'last'}", step=self.step)
-
-    def _take_step(self, epoch: int, micro_batches: list[PackedBatch]) -> None:
-        """One optimiser step on this rank's share of its clips. Nothing here waits for the device."""
-        torch.manual_seed(step_seed(self.settings.seed, self.step, self.ranks.rank))
-        targets, clips = self.ranks.sum(count(self.engine.module, micro_batches, self.ranks.device))
-        targets.clamp_(min=1)
-        learning_rate = self.engine.get_lr()[0]
-        loss = backward_step(self.engine, micro_batches, self.ranks.world_size / targets)
-        self.clips_since_log += clips
-        self.step += 1
-        # What is saved is logged first: weights behind a loss that is no number must not displace sound ones.
-        due = self.settings.log_every_steps, self.settings.checkpoint_every_steps, self.steps_per_epoch
-        if all(self.step % every for every in due):
-            self.metrics_logger.step(self.step)
-            return
-        values = torch.stack([self.ranks.sum(loss) / targets, self.clips_since_log])
-        self.metrics_logger.step(self.step, {"epoch": epoch, "learning_rate": learning_rate}, values)
-        self.clips_since_log.zero_()
-
-    def _end_epoch(self, epoch: int) -> None:
-        """Evaluate and save as due. The checkpoint comes last: a run killed before it does all of this again."""
-        last = self.step == self.total_steps
-        evaluates = self.validation and (last or (epoch + 1) % self.settings.evaluate_every_epochs == 0)
-        if evaluates:
-            self._evaluate(epoch)
-        if last:
-            self._save_weights("last")
-        if evaluates or last or self.step % self.settings.checkpoint_every_steps == 0:
-            self._save_checkpoint()
-
-    def _evaluate(self, epoch: int) -> None:
-        with self.metrics_logger.pause(), evaluation_mode(self.engine):
-            scores = self.ranks.from_first(self.validation.evaluate(epoch))
-        self.metrics_logger.scores(epoch, scores)
-        score = scores[self.validation.metric]
-        if self.validation.is_better(score, self.best):
-            self.best = score
-            self._save_weights("best")
-
-    def _save_weights(self, name: str) -> None:
-        with self.metrics_logger.pause():
-            state = consolidated_state_dict(self.engine)
-            if state is not None:
-                write_files(self.run / name, lambda folder: self.save_weights(folder, state))
-            self.ranks.barrier()
-
-    def _save_checkpoint(self) -> None:
-        with self.metrics_logger.pause():
-            state = {"step": self.step, "best": self.best, "identity": self.run_fingerprint}
-            self.checkpoints.save(
-                self.step,
-                state,
-                lambda folder: self.engine.save_checkpoint(str(folder.parent), folder.name, save_latest=False),
-            )
-            self.metrics_logger.event("checkpoint", step=self.step)
-
-    def _resume(self) -> None:
+    def resume(self) -> None:
         """Take up the newest whole checkpoint, if there is one. Raises InputError if it is of another run."""
         result, passed_over = self.checkpoints.newest()
         for reason in passed_over:
@@ -165,10 +107,153 @@ class Trainer:
             known = {kind: self.run_fingerprint[kind] for kind in ("setting", "recipe")}
             self.metrics_logger.event("start", steps=self.total_steps, **known)
             return
-        check_fingerprint(result.folder, result.state["identity"], self.run_fingerprint)
-        self.engine.load_checkpoint(str(result.folder.parent), tag=result.folder.name)
-        self.step, self.best = result.state["step"], result.state["best"]
-        self.metrics_logger.event("resume", f"going on from step {self.step} of {self.total_steps}", step=self.step)
+        state = result.state
+        for change in check_fingerprint(result.folder, state.get("identity", {}), self.run_fingerprint):
+            self.metrics_logger.event("changed", change, change=change)
+        self._load(result.folder, state)
+        self.progress = Progress(**{name: state[name] for name in asdict(self.progress) if name in state})
+        self.saved_step = self.progress.step
+        said = f"going on from step {self.progress.step} of {self.total_steps}"
+        self.metrics_logger.event("resume", said, step=self.progress.step, ranks=self.ranks.world_size)
+
+    def train(self) -> bool:
+        """From where the run stands to its end; whether there was anything to do. Raises Interrupted on a signal."""
+        if self.is_finished:
+            said = f"{self.run} is finished already; nothing to do"
+            self.metrics_logger.event("finished", said, step=self.progress.step)
+            return False
+        self.engine.train()
+        epoch, step = divmod(self.progress.step, self.steps_per_epoch)
+        with self.metrics_logger.open(self.progress.step, self.total_steps), SignalWatch() as self.signals:
+            steps = self.loader.steps(self.settings.epochs, epoch, step)
+            for epoch, _, micro_batches in self.metrics_logger.waiting_for(steps):
+                self._take_step(epoch, micro_batches)
+                if self.progress.step % self.steps_per_epoch == 0:
+                    self._end_epoch(epoch)
+                elif self.progress.step % self.settings.checkpoint_every_steps == 0:
+                    self._save_checkpoint()
+                if self.is_finished:
+                    break
+                if self.wants_stop:
+                    self._stop()
+            self.metrics_logger.event("finished", f"finished; weights in {self.run / 'last'}", step=self.progress.step)
+        return True
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done, or --early-stopping has ended the run."""
+        patience = self.settings.early_stopping
+        return self.progress.step >= self.total_steps or bool(patience) and self.progress.since_best >= patience
+
+    def _take_step(self, epoch: int, micro_batches: list[PackedBatch]) -> None:
+        """One optimiser step on this rank's share of its clips. Nothing here waits for the device."""
+        torch.manual_seed(step_seed(self.settings.seed, self.progress.step, self.ranks.rank))
+        counts = count(self.engine.module, micro_batches, self.ranks.device)
+        stop = torch.full((1,), float(self.signals.received > 0), device=self.ranks.device)
+        targets, clips, stops = self.ranks.sum(torch.cat([counts, stop]))
+        row = {"epoch": epoch, "learning_rate": self.engine.get_lr()[0]}
+        result = backward_step(self.engine, micro_batches, self.ranks.world_size / targets.clamp(min=1))
+        self.progress.step += 1
+        loss = result.loss_sum / targets.clamp(min=1)
+        values = torch.stack([loss, result.grad_norm, result.is_bad.float(), clips, stops])
+        flops = self.ranks.world_size * sum(map(self.flops, micro_batches))
+        self._look_at(self.metrics_logger.step(self.progress.step, row, values, flops))
+        self.last_step = micro_batches, result
+
+    def _look_at(self, report: StepReport | None) -> None:
+        """What a step turned out to be, once the device is through with it. Every rank sees the same report."""
+        if report is None:
+            return
+        self.wants_stop |= report.wants_stop
+        if report.is_bad:
+            self._pass_over(report)
+
+    def _pass_over(self, report: StepReport) -> None:
+        """A bad step: the weights did not take it. Raises InputError unless it may be skipped."""
+        batches, result = self.last_step
+        finite = torch.isfinite(result.micro_losses).tolist()
+        blamed = [clip for batch, good in zip(batches, finite) if not good for clip in batch.clip_ids]
+        clips = [clip for part in self.ranks.gather(blamed) for clip in part]
+        if not clips:  # the gradient alone: any clip of the step may be the cause
+            clips = [c for part in self.ranks.gather([c for b in batches for c in b.clip_ids]) for c in part]
+        self.progress.skipped += 1
+        said = f"loss {report.loss:.4g} and gradient norm {report.grad_norm:.4g} at step {report.step}"
+        named = ", ".join(clips[:8]) + (f" and {len(clips) - 8} more" if len(clips) > 8 else "")
+        values = {"loss": str(report.loss), "grad_norm": str(report.grad_norm)}  # JSON knows no NaN
+        self.metrics_logger.event("bad_step", step=report.step, clips=clips, **values)
+        if self.settings.on_bad_step == "stop":
+            remedy = "lower --learning-rate, repair these clips, or pass over such steps with --on-bad-step skip"
+            raise InputError(self.run, f"{said} are not finite; the weights did not take it; clips {named}", remedy)
+        if self.progress.skipped > self.settings.max_skipped_steps:
+            problem = f"{self.progress.skipped} steps had to be skipped, the last with {said}; clips {named}"
+            raise InputError(self.run, problem, "lower --learning-rate, or raise --max-skipped-steps")
+        self.metrics_logger.event("skipped", f"skipped a step: {said}; clips {named}", step=report.step)
+
+    def _settle(self) -> None:
+        """Before anything is saved or scored: no step is left that the host has not looked at."""
+        self._look_at(self.metrics_logger.fetch())
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Evaluate and save as due. The checkpoint comes last: a run killed before it does all of this again."""
+        ends = self.is_finished
+        evaluates = self.validation and (ends or (epoch + 1) % self.settings.evaluate_every_epochs == 0)
+        if evaluates:
+            self._evaluate(epoch)
+        if self.is_finished:
+            if not ends:
+                said = f"no better score in {self.progress.since_best} evaluations: the run ends early"
+                self.metrics_logger.event("early_stopping", said, step=self.progress.step)
+            self._save_weights("last")
+        if evaluates or self.is_finished or self.progress.step % self.settings.checkpoint_every_steps == 0:
+            self._save_checkpoint()
+
+    def _evaluate(self, epoch: int) -> None:
+        self._settle()
+        with self.metrics_logger.pause(), evaluation_mode(self.engine):
+            scores = self.ranks.from_first(self.validation.evaluate(epoch))
+        self.metrics_logger.scores(epoch, scores)
+        score = scores[self.validation.metric]
+        self.progress.since_best += 1
+        if self.validation.is_better(score, self.progress.best):
+            self.progress.best, self.progress.since_best = score, 0
+            self._save_weights("best")
+
+    def _save_weights(self, name: str) -> None:
+        self._settle()
+        with self.metrics_logger.pause():
+            state = consolidated_state_dict(self.engine)
+
+            def write() -> None:
+                if state is not None:
+                    check_finite(self.run / name, state)
+                    write_files(self.run / name, lambda folder: self.save_weights(folder, state))
+
+            self.ranks.together(write)
+
+    def _save_checkpoint(self) -> None:
+        self._settle()
+        with self.metrics_logger.pause():
+            state = asdict(self.progress) | {"identity": self.run_fingerprint}
+            self.checkpoints.save(self.progress.step, state, lambda folder: save_engine(self.engine, folder))
+            self.metrics_logger.event("checkpoint", step=self.progress.step)
+        self.saved_step = self.progress.step
+
+    def _stop(self) -> None:
+        """All ranks leave after the same step; the signal is the one that any of them got."""
+        if self.saved_step != self.progress.step:
+            self._save_checkpoint()
+        signum = max(self.ranks.gather(self.signals.received))
+        self.metrics_logger.event("stopped", step=self.progress.step, signal=signum)
+        raise Interrupted(signum, self.progress.step)
+
+    def _load(self, folder: Path, state: dict) -> None:
+        if has_engine_state(folder):
+            load_engine(self.engine, folder)
+        else:
+            check_same_layout(folder, state["identity"], self.settings, self.ranks)
+            self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
+            link_moments(self.engine)
+        set_schedule(self.engine, state["step"])
 
 
 def count(model: nn.Module, micro_batches: list[PackedBatch], device: torch.device) -> Tensor:
@@ -193,19 +278,9 @@ def check_run_folder(run: Path, settings: TrainSettings, ranks: Ranks) -> None:
         raise InputError(run, "is not an empty folder", "name a new folder, or go on with --resume auto")
 
 
-def run_fingerprint(model: nn.Module, settings: TrainSettings, ranks: Ranks, total_steps: int, recipe: dict) -> dict:
-    """What must be the same for a checkpoint to be resumed, as it comes back from JSON."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in MAY_CHANGE}
-    kept |= {"ranks": ranks.world_size, "optimiser steps": total_steps}
-    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-    return json.loads(json.dumps({"setting": kept, "recipe": recipe, "shape": shapes}))
-
-
-def check_fingerprint(folder: Path, saved: dict, ours: dict) -> None:
-    """Raises InputError naming the first thing in which a checkpoint differs from this run."""
-    for kind in ours:
-        for name in (*saved[kind], *ours[kind]):
-            before, now = saved[kind].get(name), ours[kind].get(name)
-            if before != now:
-                remedy = "go on with what the run was started with, or start another in a new folder"
-                raise InputError(folder, f"{kind} {name} was {before} and is now {now}", remedy)
+def check_finite(where: Path, state: dict[str, Tensor]) -> None:
+    """Raises InputError if a weight or statistic is no finite number: it must not replace a sound one."""
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            problem = f"{name} is not finite any more and is not saved"
+            raise InputError(where, problem, "go on from the newest checkpoint, with a lower --learning-rate")

@@ -6,14 +6,21 @@ import os
 import socket
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from unisign_fast.pipelines.errors import InputError
+
+MEETING = timedelta(seconds=45)  # of ranks that no launcher watches: one that died while starting is not waited for
+LAUNCHERS = "TORCHELASTIC_RUN_ID", "CROSS_RANK"  # what torchrun and deepspeed set; they end all ranks when one dies
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,20 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
-    def leave(self) -> None:
-        """The end of all work. One process among several ends right here, as a success.
+    def together(self, work: Callable[[], T]) -> T:
+        """This rank's `work()`. Where it raises InputError on any rank, every rank raises that of the first such."""
+        result, error = None, None
+        try:
+            result = work()
+        except InputError as caught:
+            error = (caught.where, caught.problem, caught.remedy)
+        errors = [found for found in self.gather(error) if found is not None]
+        if errors:
+            raise InputError(*errors[0])
+        return result
+
+    def leave(self, status: int = 0) -> None:
+        """The end of all work, with an exit status. One process among several ends right here.
 
         DeepSpeed's objects hold the process groups to the very end of the interpreter, where gloo's threads make one
         process in some hundred abort, and its launcher call a finished training a failure.
@@ -64,7 +83,9 @@ class Ranks:
             self.barrier()
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(status)
+        if status:
+            sys.exit(status)
 
 
 def start_ranks() -> Ranks:
@@ -84,9 +105,29 @@ def start_ranks() -> Ranks:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    import_deepspeed().init_distributed("nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False)
+    watched = any(name in os.environ for name in LAUNCHERS)
+    _meet("nccl" if on_gpu else "gloo", None if watched or world_size == 1 else MEETING)
     atexit.register(_destroy_group)
     return Ranks(rank, world_size, device)
+
+
+def _meet(backend: str, timeout: timedelta | None) -> None:
+    """Join the process group. Raises InputError when not all ranks are there after `timeout`."""
+    usual = dist.distributed_c10d.default_pg_timeout
+    deepspeed = import_deepspeed()
+    try:
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout or usual)
+        if timeout is not None:
+            dist.monitored_barrier(timeout=timeout) if backend == "gloo" else dist.barrier()
+    except (dist.DistError, RuntimeError) as error:
+        if timeout is None:
+            raise
+        reason = str(error).strip().split("\n")[0][:160]
+        problem = f"not all {os.environ['WORLD_SIZE']} ranks came within {timeout.seconds} s ({reason})"
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
+        raise InputError(address, problem, "look at what the other ranks said, and start all of them again") from None
+    if timeout is not None:  # from here on a rank may work for long while others wait
+        dist.distributed_c10d._set_pg_timeout(usual)
 
 
 def _destroy_group() -> None:

@@ -1,0 +1,136 @@
+"""What a disk refuses, as a user reads it; and folders that are sealed by a manifest of their files' checksums."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from unisign_fast.pipelines.atomic_io import replace_text, sync_to_disk
+from unisign_fast.pipelines.errors import InputError
+
+MANIFEST = "manifest.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAX_MANIFEST = 2**26  # bytes; one of ours has some kilobytes
+
+
+class NotWhole(Exception):
+    """Why a folder does not count."""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What goes wrong inside while files are written below `folder` becomes an InputError that names the folder."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors gives the number in its message only
+        number = error.errno if isinstance(error, OSError) else _number(str(error))
+        if number is None:
+            raise
+        remedy = "make room" if number in NO_ROOM else "make it writable, or name another folder"
+        remedy = f"{remedy}; the same command goes on"
+        raise InputError(folder, f"cannot be written ({os.strerror(number)})", remedy) from None
+
+
+def _number(message: str) -> int | None:
+    number = re.search(r"os error (\d+)", message)
+    return int(number[1]) if number else None
+
+
+def seal(folder: Path, state: dict, files: dict[str, tuple[int, str]]) -> None:
+    """Write the manifest of a folder whose `files` (name: size and SHA-256) are on the disk, with the JSON `state`."""
+    for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
+        sync_to_disk(path)  # the names of the files
+    content = {"state": state, "files": files}
+    replace_text(folder / MANIFEST, json.dumps(content | {"sha256": _digest(content)}, indent=1))
+
+
+def secured(path: Path) -> tuple[int, str]:
+    """Bring a file to the disk; its size and SHA-256."""
+    sync_to_disk(path)
+    return path.stat().st_size, _sha256(path)
+
+
+def sealed_state(folder: Path) -> dict:
+    """The state in a folder's manifest. Raises NotWhole unless every file is as the manifest says."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise NotWhole("is no folder")
+    try:
+        path = folder / MANIFEST
+        if path.stat().st_size > MAX_MANIFEST:
+            raise ValueError("is too large")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        state, files = _checked(manifest)
+    except FileNotFoundError:
+        raise NotWhole("saving it was not finished") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise NotWhole(f"{MANIFEST} is damaged ({error})") from None
+    try:
+        for name, (size, _) in files.items():
+            path = folder / name
+            result = path.stat().st_size if path.is_file() else None
+            if result != size:
+                problem = "is missing" if result is None else f"has {result} bytes instead of {size}"
+                raise NotWhole(f"{name} {problem}")
+        for name, (_, digest) in files.items():
+            if _sha256(folder / name) != digest:
+                raise NotWhole(f"{name} was altered")
+    except OSError as error:
+        raise NotWhole(f"a file cannot be read ({error.strerror})") from None
+    return state
+
+
+def _checked(manifest: dict) -> tuple[dict, dict[str, list]]:
+    """State and files of a manifest; raises ValueError, TypeError or KeyError for anything else than ours."""
+    state, files = manifest["state"], manifest["files"]
+    if not isinstance(state, dict) or not isinstance(files, dict) or not files:
+        raise ValueError("state or files are missing")
+    for name, (size, digest) in files.items():
+        if type(size) is not int or type(digest) is not str or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"the entry of {name!r} is not one of a file")
+    if "sha256" in manifest and manifest["sha256"] != _digest({"state": state, "files": files}):
+        raise ValueError("it was altered")
+    return state, files
+
+
+def write_files(folder: Path, write: Callable[[Path], object]) -> None:
+    """Replace files in `folder` by those that `write(staging)` writes, each at once: there is never half of one.
+
+    For a folder that must always be usable, such as the best weights so far. One process calls it.
+    """
+    staging = folder.with_name(folder.name + ".unfinished")
+    with writing(folder):
+        remove(staging)
+        staging.mkdir(parents=True)
+        try:
+            write(staging)
+            folder.mkdir(exist_ok=True)
+            for path in sorted(staging.iterdir()):
+                sync_to_disk(path)
+                os.replace(path, folder / path.name)
+            sync_to_disk(folder)
+        finally:
+            remove(staging)  # what fills a disk must not stay on it
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all in it, a file or a link, if it is there."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,115 @@
+"""What a checkpoint holds of the engine: float32 weights, AdamW's moments and buffers by name, as safetensors.
+
+Whole tensors, so that a run goes on with any number of ranks, any ZeRO stage and either precision. Every rank writes a
+share of the names, into files of about a GiB. Loading executes nothing.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.training.deepspeed_engine import master_weights
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
+UPDATES = "updates"  # how often AdamW has changed the weights
+FILES = "state-*.safetensors"
+FILE_BYTES = 2**30
+
+
+def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
+    """Write this rank's share into `folder`. Raises InputError if a value is not finite: it must not be kept."""
+    rank, ranks = engine.global_rank, engine.world_size
+    share: dict[str, Tensor] = {}
+    files, size = 0, 0
+    for number, (name, value) in enumerate(_whole_state(engine)):
+        if number % ranks != rank:
+            continue  # gathering it took every rank
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            remedy = "go on from the checkpoint before, with a lower --learning-rate"
+            raise InputError(folder.parent, f"{name} is not finite any more and is not saved", remedy)
+        share[name] = value.detach().to("cpu", copy=True).contiguous()
+        size += value.nbytes
+        if size >= FILE_BYTES:
+            save_file(share, folder / f"state-{rank:05d}-{files:05d}.safetensors")
+            share, files, size = {}, files + 1, 0
+    if share:
+        save_file(share, folder / f"state-{rank:05d}-{files:05d}.safetensors")
+
+
+def has_engine_state(folder: Path) -> bool:
+    """Whether a checkpoint is written this way; before version 0.3 they held DeepSpeed's own files."""
+    return any(folder.glob(FILES))
+
+
+@torch.no_grad()
+def load_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
+    """Take up what `save_engine` wrote, on every rank, before the engine's first step."""
+    files = [safe_open(path, "pt") for path in sorted(folder.glob(FILES))]
+    where = {name: file for file in files for name in file.keys()}
+
+    def stored(name: str) -> Tensor:
+        return where[name].get_tensor(name)
+
+    for state in engine.basic_optimizer.state.values():
+        if "step" in state:
+            state["step"].copy_(stored(UPDATES))
+    for name, parameter in engine.module.named_parameters():
+        for key in (WEIGHT, *MOMENTS) if parameter.requires_grad else (WEIGHT,):
+            _set(engine, parameter, key, stored(f"{key}/{name}"))
+    _weights_from_masters(engine)
+    for name, buffer in engine.module.named_buffers():
+        buffer.copy_(stored(f"buffer/{name}"))
+
+
+def _whole_state(engine: "DeepSpeedEngine") -> Iterator[tuple[str, Tensor]]:
+    """Name and whole value of all that is saved; every rank must go through it."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    masters, states = master_weights(engine), engine.basic_optimizer.state
+    yield UPDATES, next(state["step"] for state in states.values() if "step" in state)
+    for name, parameter in engine.module.named_parameters():
+        own = masters.get(parameter, parameter)
+        whole = None if own is not parameter else safe_get_full_fp32_param(parameter)
+        yield f"{WEIGHT}/{name}", own if whole is None else whole
+        for key in MOMENTS if parameter.requires_grad else ():
+            of_own = states[own][key] if own in states else None
+            yield f"{key}/{name}", safe_get_full_optimizer_state(parameter, key) if of_own is None else of_own
+    yield from ((f"buffer/{name}", buffer) for name, buffer in engine.module.named_buffers())
+
+
+def _set(engine: "DeepSpeedEngine", parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    """This rank's part of a weight or moment."""
+    optimizer, state_key = engine.optimizer, None if key == WEIGHT else key
+    if hasattr(parameter, "ds_id"):  # stage 3; DeepSpeed's own setter fails on a share with padding
+        part, _ = optimizer._get_fp32_opt_state_partition(parameter, False, state_key)
+        mine = value.flatten()[engine.global_rank * part.numel() :][: part.numel()]
+        part[: len(mine)].copy_(mine)
+    elif getattr(parameter, "_hp_mapping", None) is not None:
+        parameter.set_full_hp_param(value, state_key)
+    elif not hasattr(parameter, "_hp_mapping"):
+        own = master_weights(engine).get(parameter, parameter)
+        (own if state_key is None else engine.basic_optimizer.state[own][state_key]).copy_(value)
+
+
+def _weights_from_masters(engine: "DeepSpeedEngine") -> None:
+    """The module's weights, rounded to its precision, on every rank."""
+    optimizer = engine.optimizer
+    for short, long in master_weights(engine).items():
+        short.copy_(long)
+    if hasattr(optimizer, "update_lp_params"):  # stages 1 and 2
+        optimizer.update_lp_params()
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3
+        optimizer._partition_all_parameters()
+        for number in range(len(optimizer.fp16_groups)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(number)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)

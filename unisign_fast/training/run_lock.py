@@ -1,0 +1,94 @@
+"""One training at a time in a run folder: a lock that the kernel releases when its holders die."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.utils.distributed import Ranks
+
+NAME = "lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems say that know none
+
+
+@contextmanager
+def locked(run: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold RUN/lock on every rank. Raises InputError, naming the holder, while a rank of another start is alive.
+
+    The file is removed at the end, with the folder where nothing else was written into it. One that a killed run left
+    locks nothing.
+    """
+    made: list[Path] = []
+    if ranks.is_first:
+        made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    file = ranks.together(lambda: _take(run) if ranks.is_first else None)
+    if ranks.world_size > 1:  # shared from here on: it must outlive rank 0 if another rank does
+        file = ranks.together(lambda: _share(run, file))
+    try:
+        yield
+    finally:
+        if ranks.is_first:
+            with suppress(OSError):
+                (run / NAME).unlink()
+            for folder in made:
+                with suppress(OSError):  # it is in use by now
+                    folder.rmdir()
+        if file is not None:
+            os.close(file)
+
+
+def _take(run: Path) -> int | None:
+    """The locked file, with who holds it written into it; None where the file system knows no locks."""
+    path = run / NAME
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), path.stat()):
+                    break
+            os.close(file)  # its holder removed it just now
+        os.ftruncate(file, 0)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "command": sys.argv}
+        os.write(file, json.dumps(who, ensure_ascii=False).encode())
+        return file
+    except BlockingIOError:
+        raise _in_use(run) from None
+    except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            print(f"warning: {run}: its file system knows no locks: start one training at a time", file=sys.stderr)
+            return None
+        raise InputError(run, f"cannot be written ({error.strerror})", "name a folder that can be") from None
+
+
+def _share(run: Path, file: int | None) -> int | None:
+    """This rank's share of the lock that rank 0 took."""
+    try:
+        if file is None:
+            file = os.open(run / NAME, os.O_RDWR)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return file
+    except FileNotFoundError:
+        raise InputError(run, "is not the same folder on every rank", "name one on a shared file system") from None
+    except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            return None
+        raise
+
+
+def _in_use(run: Path) -> InputError:
+    try:
+        who = json.loads((run / NAME).read_text(encoding="utf-8"))
+        holder = f"process {who['pid']} on {who['host']} trains in it since {who['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        holder = "another process trains in it"
+    return InputError(run, f"is in use: {holder}", "wait for its end, or name another folder with --out")
