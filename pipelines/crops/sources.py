@@ -138,7 +138,7 @@ class VideoHandCrops:
         rows_of: dict[int, list[int]] = {}
         for row, number in enumerate(_video_frames(wanted).tolist()):
             rows_of.setdefault(number, []).append(row)
-        patches = _patches(wanted.boxes, torch.device("cpu"))
+        patches = _patches(wanted.boxes)
         for number, picture in video.frames(_video_frames(wanted)):
             for row in rows_of[number]:
                 _cut(torch.from_numpy(picture), wanted.boxes[row], patches[row])
@@ -147,17 +147,12 @@ class VideoHandCrops:
     def _by_dali(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
         frames = [np.unique(_video_frames(clip), return_inverse=True) for clip in wanted]
         files = [np.fromfile(clip.video, np.uint8) for clip in wanted]
-        crops = []
         try:
             with self._decoder.decode(files, [numbers for numbers, _ in frames]) as pictures:
-                for clip, (_, index), pictures_FHW3 in zip(wanted, frames, pictures):
-                    patches = _patches(clip.boxes, self._device)
-                    for row, picture in enumerate(index.tolist()):
-                        _cut(pictures_FHW3[picture], clip.boxes[row], patches[row])
-                    crops.append(resize(patches, self.size))
+                cut = _gpu_crops if self._device.type == "cuda" else _cpu_crops
+                return cut(pictures, [index for _, index in frames], [clip.boxes for clip in wanted], self.size)
         except DecodingError:  # one clip is bad, and PyAV says which and why
             return [self._alone(clip) for clip in wanted]
-        return crops
 
     def _alone(self, wanted: WantedHands) -> Tensor | InputError:
         try:
@@ -167,21 +162,37 @@ class VideoHandCrops:
             return error
 
 
+def _gpu_crops(*arguments) -> list[Tensor]:
+    from .gpu_resize import gpu_crops  # imports triton
+
+    return gpu_crops(*arguments)
+
+
+def _cpu_crops(
+    pictures: Sequence[Tensor], frames: Sequence[np.ndarray], boxes: Sequence[np.ndarray], size: int
+) -> list[Tensor]:
+    """As `gpu_crops`, crop by crop."""
+    crops = []
+    for pictures_FHW3, numbers, boxes_N4 in zip(pictures, frames, boxes):
+        patches = _patches(boxes_N4)
+        for row, number in enumerate(numbers.tolist()):
+            _cut(pictures_FHW3[number], boxes_N4[row], patches[row])
+        crops.append(resize(patches, size))
+    return crops
+
+
 def resize(patches_NSS3: Tensor, size: int) -> Tensor:
     """[n, s, s, 3] uint8 to [n, 3, size, size] uint8 by PIL's bicubic filter, within two grey levels of PIL."""
     pixels = patches_NSS3.permute(0, 3, 1, 2)
     if pixels.shape[-1] == size or not len(pixels):
         return pixels
-    if pixels.is_cuda:  # no uint8 there
-        scaled = interpolate(pixels.float(), (size, size), mode="bicubic", antialias=True)
-        return scaled.round_().clamp_(0, 255).byte()
     return interpolate(pixels, (size, size), mode="bicubic", antialias=True)
 
 
-def _patches(boxes: np.ndarray, device: torch.device) -> Tensor:
+def _patches(boxes: np.ndarray) -> Tensor:
     """[n, s, s, 3] of black, to be cut into."""
     side = int(boxes[0, 2] - boxes[0, 0])
-    return torch.zeros(len(boxes), side, side, 3, dtype=torch.uint8, device=device)
+    return torch.zeros(len(boxes), side, side, 3, dtype=torch.uint8)
 
 
 def _cut(picture_HW3: Tensor, box: np.ndarray, patch_SS3: Tensor) -> None:
