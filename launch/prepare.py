@@ -100,17 +100,19 @@ def poses(
         pose_model: ONNX file of a whole-body pose network in the place of RTMW-l, such as RTMPose-x exported.
         workers: Videos at work at once.
     """
-    from unisign_fast.pipelines.pose_estimation.extraction import extract, find_work  # of an optional extra
+    from unisign_fast.pipelines.pose_estimation.extraction import Extraction, extract, find_work  # of an optional extra
     from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
 
     work = find_work(videos, out)
     waiting = [item for item in work if not item.pose.exists()]
     if waiting:
-        bad = extract(waiting, PersonDetector(detector, device), PoseNetwork(pose_model, device), workers)
+        result = extract(waiting, PersonDetector(detector, device), PoseNetwork(pose_model, device), workers)
     else:
-        bad = []
-    written = f"{len(waiting) - len(bad)} poses written"
-    print(f"{out}: {written}, {len(work) - len(waiting)} there already, {len(bad)} videos left out")
+        result = Extraction()
+    written = f"{len(waiting) - len(result.bad)} poses written"
+    print(f"{out}: {written}, {len(work) - len(waiting)} there already, {len(result.bad)} videos left out")
+    if result.frames:
+        print(f"{result.frames} frames in {result.seconds:.1f} s: {result.rate:.1f} frames/s")
 
 
 def stats(stores: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = None) -> None:

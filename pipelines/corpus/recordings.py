@@ -69,7 +69,7 @@ def estimated_recordings(
     from ..pose_estimation.extraction import Work, extract  # of an optional extra
 
     work = [Work(video, folder / "poses" / f"{number}.pkl") for number, video in enumerate(videos)]
-    bad = extract(work, detector, network)
+    bad = extract(work, detector, network).bad
     source = {"estimator": network.weights.name, "version": "as translated", "coordinates": "fractions of the picture"}
     with KeypointStoreWriter(folder / "store", source) as writer:
         for item in work:

@@ -256,6 +256,21 @@ class VideoFile:
         except av.FFmpegError:
             return
 
+    def sampled(self, every: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Every so many frames one, and the last that decodes: its number, and RGB [H, W, 3] uint8."""
+        last: tuple[int, av.VideoFrame] | None = None
+        try:
+            for number, frame in enumerate(self._all()):
+                last = number, frame
+                if number % every == 0:
+                    yield number, self._picture(frame, number)
+                    last = None
+        except av.FFmpegError:
+            pass
+        if last:
+            number, frame = last
+            yield number, self._picture(frame, number)
+
     def _all(self) -> Iterator[av.VideoFrame]:
         return chain([self._first], self._decoded)
 

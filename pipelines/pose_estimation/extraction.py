@@ -1,28 +1,25 @@
-"""Videos -> pose files, the pickles of the published Uni-Sign format, which pipelines/converters/unisign.py reads.
+"""Folders of videos -> pose files, the pickles of the published Uni-Sign format (pipelines/converters/unisign.py).
 
 {keypoints: T arrays (1, 133, 2), x / width and y / height, scores: T arrays (1, 133), w_h: [width, height], estimator:
-name of the weights}, all float32. A frame in which the signer is not found has zeros, confidence 0. Detection runs on
-every frame, as in rtmlib's Wholebody: the crop then follows the arms, and it is known where the signer is missing.
-A file appears whole or not at all, so that a second call has only the rest to do.
+name of the weights}, all float32. A frame in which the signer is not found has zeros, confidence 0. A file appears
+whole or not at all, so that a second call has only the rest to do.
 """
 
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..atomic_io import sync_to_disk
-from ..converters.convert import UNDECODABLE_FRAMES
-from ..crops.video import VIDEO_SUFFIXES, VideoFile
+from ..atomic_io import replaced
+from ..crops.video import VIDEO_SUFFIXES
 from ..errors import InputError
 from ..file_names import is_hidden
-from ..signer_tracking import follow_signer
-from ..skeleton import JOINTS
+from .estimation import estimate_pose
 from .networks import PersonDetector, PoseNetwork
 
 
@@ -32,6 +29,20 @@ class Work:
 
     video: Path
     pose: Path
+
+
+@dataclass
+class Extraction:
+    """Why each video that was left out is bad, and how many frames of the others were estimated in how many seconds."""
+
+    bad: list[InputError] = field(default_factory=list)
+    frames: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Frames per second."""
+        return self.frames / self.seconds if self.seconds else 0.0
 
 
 def find_work(videos: Path, out: Path) -> list[Work]:
@@ -54,31 +65,34 @@ def find_work(videos: Path, out: Path) -> list[Work]:
     return list(work.values())
 
 
-def extract(work: list[Work], detector: PersonDetector, network: PoseNetwork, workers: int = 2) -> list[InputError]:
-    """Writes the pose files; returns why each video that was left out is bad, having printed it to stderr.
+def extract(work: list[Work], detector: PersonDetector, network: PoseNetwork, workers: int = 2) -> Extraction:
+    """Writes the pose files. A video that is left out is named on stderr, too.
 
-    `workers` videos are at work at once, in threads: onnxruntime, OpenCV and FFmpeg all run beside one another.
+    `workers` videos are at work at once, in threads: onnxruntime, OpenCV and FFmpeg all run beside one another. Raises
+    InputError if a pose file cannot be written.
     """
     if workers < 1:
         raise InputError("--workers", f"is {workers}", "give at least 1")
-    bad: list[InputError] = []
+    result, began = Extraction(), time.perf_counter()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
     with progress, ThreadPoolExecutor(workers, thread_name_prefix="poses") as pool:
         task = progress.add_task("estimating poses", total=len(work))
         for job in _as_completed(pool, lambda item: _write_pose(item, detector, network), work, ahead=2 * workers):
-            try:
-                job.result()
-            except InputError as error:
-                bad.append(error)
-                console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
+            answer = job.result()
+            if isinstance(answer, InputError):
+                result.bad.append(answer)
+                console.print(f"left out: {answer}", markup=False, highlight=False, soft_wrap=True)
+            else:
+                result.frames += answer
             progress.advance(task)
-    return bad
+    result.seconds = time.perf_counter() - began
+    return result
 
 
 def _as_completed(
-    pool: ThreadPoolExecutor, do: Callable[[Work], None], work: list[Work], ahead: int
+    pool: ThreadPoolExecutor, do: Callable[[Work], int | InputError], work: list[Work], ahead: int
 ) -> Iterator[Future]:
     """The finished jobs, at most `ahead` of them waiting or at work at a time."""
     running: set[Future] = set()
@@ -90,60 +104,15 @@ def _as_completed(
     yield from wait(running).done
 
 
-def _write_pose(work: Work, detector: PersonDetector, network: PoseNetwork) -> None:
-    pose = estimate_pose(work.video, detector, network)
-    work.pose.parent.mkdir(parents=True, exist_ok=True)
-    unnamed = work.pose.with_name(work.pose.name + ".part")
-    unnamed.write_bytes(pickle.dumps(pose))
-    sync_to_disk(unnamed)
-    unnamed.rename(work.pose)
-    sync_to_disk(work.pose.parent)
-
-
-def estimate_pose(video: Path, detector: PersonDetector, network: PoseNetwork) -> dict:
-    """The content of a video's pose file. Raises InputError if the video does not decode to its end, or shows nobody.
-
-    The video is decoded twice, which costs little beside the networks and keeps no pictures in memory.
-    """
-    with VideoFile(video) as file:
-        info = file.info()
-        declared = max(info.frames, file.declared_frames)
-        persons = [detector(picture) for picture in file.pictures()]
-    boxes = [None if k is None else found[k, :4] for found, k in zip(persons, follow_signer(persons))]
-    if declared - len(boxes) > UNDECODABLE_FRAMES:
-        problem = f"decodes only to frame {len(boxes)} of {declared}"
-        raise InputError(video, problem, "copy or encode the video again, or leave the clip out")
-    if not any(box is not None for box in boxes):
-        raise InputError(video, f"no person is found in its {len(boxes)} frames", "leave the clip out")
-    frames = max(info.frames, len(boxes))  # what a converter counts; the last few may not decode
-    keypoints = np.zeros((frames, 1, JOINTS, 2), np.float32)
-    scores = np.zeros((frames, 1, JOINTS), np.float32)
-    for numbers, sizes, crops in _batches(video, boxes, network):
-        pixels, confidences = network(crops)
-        keypoints[numbers, 0] = pixels / np.array(sizes)[:, None]
-        scores[numbers, 0] = confidences
-    return {
-        "keypoints": list(keypoints),
-        "scores": list(scores),
-        "w_h": [info.width, info.height],
-        "estimator": network.weights.name,
-    }
-
-
-def _batches(
-    video: Path, boxes: list[np.ndarray | None], network: PoseNetwork
-) -> Iterator[tuple[list[int], list[tuple[int, int]], list]]:
-    """The signer's crops in batches, each with the numbers of its frames and their pictures' (width, height)."""
-    numbers, sizes, crops = [], [], []
-    with VideoFile(video) as file:
-        for number, (picture, box) in enumerate(zip(file.pictures(), boxes)):
-            if box is None:
-                continue
-            numbers.append(number)
-            sizes.append((picture.shape[1], picture.shape[0]))
-            crops.append(network.crop(picture, box))
-            if len(crops) == network.batch:
-                yield numbers, sizes, crops
-                numbers, sizes, crops = [], [], []
-    if crops:
-        yield numbers, sizes, crops
+def _write_pose(work: Work, detector: PersonDetector, network: PoseNetwork) -> int | InputError:
+    """How many frames the pose file has, or why there is none. Raises InputError if it cannot be written."""
+    try:
+        pose = estimate_pose(work.video, detector, network)
+    except InputError as error:
+        return error
+    except Exception as error:  # OpenCV, onnxruntime and FFmpeg have many of their own; other videos go on
+        said = (str(error).strip().splitlines() or [""])[0]
+        return InputError(work.video, f"its poses cannot be estimated ({type(error).__name__}: {said})", "leave it out")
+    with replaced(work.pose) as part:
+        part.write_bytes(pickle.dumps(pose))
+    return len(pose["keypoints"])

@@ -45,9 +45,8 @@ def test_other_videos_say_what_the_long_way_finds_in_them(run, models, pose_opti
     assert f"left out: {empty}: no person is found" in done.error and done.error.endswith("left out: 1\n")
     with open(tmp_path / "labels.csv", "w", newline="") as file:
         csv.writer(file).writerows([["name", "text"], [str(video), "?"]])
-    assert (
-        len(extract(find_work(tmp_path, tmp_path), PersonDetector(pose_options[1]), PoseNetwork(pose_options[3]))) == 1
-    )
+    networks = PersonDetector(pose_options[1]), PoseNetwork(pose_options[3])
+    assert len(extract(find_work(tmp_path, tmp_path), *networks).bad) == 1
     given = "unisign", tmp_path, tmp_path, tmp_path / "labels.csv", tmp_path / "store"
     assert not convert(*given, language="fr", split="test")
     (expected,) = translations(Translator(models["rgb"]), tmp_path / "store")

@@ -1,0 +1,161 @@
+"""The signer's keypoints in a video, with the person detector run in few of its frames.
+
+The detector runs in one frame of DETECT_EVERY and in the last. Between two of these the signer's box is interpolated,
+and the pose network looks at it in whole batches. Its keypoints say whether the box was right: where a joint lies at
+the edge of the crop, or the network is far less sure of a part of the body than in the last frame with a detection, the
+detector runs in that frame too, and its box is used. It also runs in every frame between two detections that do not
+agree on where the signer is. A signer who stays in place costs about one detection in 25 frames; one in each, as in
+rtmlib's Wholebody, takes 3.6 times as long as the pose network.
+"""
+
+from bisect import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..converters.convert import UNDECODABLE_FRAMES
+from ..converters.pose import SEEN
+from ..crops.video import VideoFile
+from ..errors import InputError
+from ..signer_tracking import follow_signer, nearest_person
+from ..skeleton import JOINTS, PACKED_JOINTS, PART_JOINTS, PARTS
+from .networks import PersonDetector, PoseNetwork
+
+DETECT_EVERY = 25  # frames
+SAME_PLACE = 0.5  # intersection over union of two detections between which the signer's box is interpolated
+EDGE = 0.1  # of the box's width and height: a joint further outside is too near to the edge of the crop (0.125)
+LESS_SURE = 0.6  # times a part's mean confidence in the last frame with a detection
+
+
+@dataclass
+class _Frame:
+    """A frame at work. `box` [4] is the signer's, None where the signer is not there; `detected`: not interpolated."""
+
+    number: int
+    picture: np.ndarray
+    box: np.ndarray | None
+    detected: bool
+
+
+def estimate_pose(
+    video: Path, detector: PersonDetector, network: PoseNetwork, detect_every: int = DETECT_EVERY
+) -> dict[str, object]:
+    """The content of a video's pose file. Raises InputError if the video does not decode to its end, or shows nobody.
+
+    The video is decoded twice, which costs little beside the networks and keeps few pictures in memory.
+    """
+    with VideoFile(video) as file:
+        info = file.info()
+        declared = max(info.frames, file.declared_frames)
+        found = _Detections(file, detector, detect_every)
+    if declared - found.frames > UNDECODABLE_FRAMES:
+        problem = f"decodes only to frame {found.frames} of {declared}"
+        raise InputError(video, problem, "copy or encode the video again, or leave the clip out")
+    if not found.known and detect_every > 1:  # perhaps there for a moment
+        with VideoFile(video) as file:
+            found = _Detections(file, detector, 1)
+    if not found.known:
+        raise InputError(video, f"no person is found in its {found.frames} frames", "leave the clip out")
+    frames = max(info.frames, found.frames)  # what a converter counts; the last few may not decode
+    keypoints = np.zeros((frames, 1, JOINTS, 2), np.float32)
+    scores = np.zeros((frames, 1, JOINTS), np.float32)
+    with VideoFile(video) as file:
+        for numbers, points, confidence in _follow(file, found, detector, network):
+            keypoints[numbers, 0] = points / (info.width, info.height)
+            scores[numbers, 0] = confidence
+    return {
+        "keypoints": list(keypoints),
+        "scores": list(scores),
+        "w_h": [info.width, info.height],
+        "estimator": network.weights.name,
+    }
+
+
+class _Detections:
+    """The signer's box [4] in the frames that were looked at first, None where the signer is not there."""
+
+    def __init__(self, file: VideoFile, detector: PersonDetector, every: int):
+        """Detects persons in one frame of `every` and in the last that decodes."""
+        persons = {number: detector(picture) for number, picture in file.sampled(every)}
+        signer = follow_signer(list(persons.values()))
+        self.boxes = {n: None if k is None else found[k, :4] for (n, found), k in zip(persons.items(), signer)}
+        self.numbers = list(self.boxes)
+        self.known = [number for number, box in self.boxes.items() if box is not None]
+        self.frames = self.numbers[-1] + 1 if persons else 0
+
+    def between(self, number: int) -> np.ndarray | None:
+        """The box interpolated between the detections before and after a frame; None if these do not agree."""
+        at = bisect(self.numbers, number)
+        before, after = self.numbers[at - 1], self.numbers[at]
+        a, b = self.boxes[before], self.boxes[after]
+        if a is None or b is None or _overlap(a, b) < SAME_PLACE:
+            return None
+        return a + (number - before) / (after - before) * (b - a)
+
+    def nearest(self, number: int) -> np.ndarray:
+        """The box that is known nearest in time."""
+        at = bisect(self.known, number)
+        return self.boxes[min(self.known[max(at - 1, 0) : at + 1], key=lambda n: abs(n - number))]
+
+
+def _follow(
+    file: VideoFile, found: _Detections, detector: PersonDetector, network: PoseNetwork
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Batches of frames in which the signer is: numbers, keypoints [n, 133, 2] in pixels, confidences [n, 133]."""
+    sure = np.zeros(len(PARTS))  # mean confidence of each part in the last frame with a detection
+    batch: list[_Frame] = []
+    for number, picture in enumerate(file.pictures()):
+        frame = _locate(number, picture, found, detector)
+        if frame.box is not None:
+            batch.append(frame)
+        if batch and (len(batch) == network.batch or number == found.frames - 1):
+            points, confidence = _look(batch, network)
+            again = []
+            for row, frame in enumerate(batch):
+                means = np.array([confidence[row, PART_JOINTS[part]].clip(min=0).mean() for part in PARTS])
+                if frame.detected:
+                    sure = means
+                elif _is_doubtful(points[row], confidence[row], frame.box) or (means < LESS_SURE * sure).any():
+                    again.append(row)
+            kept = [row for row in range(len(batch)) if row not in again]
+            yield [batch[row].number for row in kept], points[kept], confidence[kept]
+            again = [_detect_near(batch[row].number, batch[row].picture, batch[row].box, detector) for row in again]
+            if again := [frame for frame in again if frame.box is not None]:
+                yield [frame.number for frame in again], *_look(again, network)
+            batch = []
+
+
+def _locate(number: int, picture: np.ndarray, found: _Detections, detector: PersonDetector) -> _Frame:
+    """The frame with the box of its own detection, of those before and after it, or else of one that is made now."""
+    if number in found.boxes:
+        return _Frame(number, picture, found.boxes[number], True)
+    box = found.between(number)
+    if box is not None:
+        return _Frame(number, picture, box, False)
+    return _detect_near(number, picture, found.nearest(number), detector)
+
+
+def _detect_near(number: int, picture: np.ndarray, box: np.ndarray, detector: PersonDetector) -> _Frame:
+    """The frame with the detected person who is nearest to the signer's last known box, if one is in reach."""
+    persons = detector(picture)
+    k = nearest_person(persons, box)
+    return _Frame(number, picture, None if k is None else persons[k, :4], True)
+
+
+def _look(frames: list[_Frame], network: PoseNetwork) -> tuple[np.ndarray, np.ndarray]:
+    return network([network.crop(frame.picture, frame.box) for frame in frames])
+
+
+def _is_doubtful(points: np.ndarray, confidence: np.ndarray, box: np.ndarray) -> bool:
+    """Whether a joint [133, 2] in no doubt is so far outside the box that the crop may end there."""
+    seen = points[PACKED_JOINTS][confidence[PACKED_JOINTS] > SEEN]
+    margin = EDGE * (box[2:] - box[:2])
+    return bool(((seen < box[:2] - margin) | (seen > box[2:] + margin)).any())
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes [4]."""
+    common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    return float(common / max(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common, 1e-9))
