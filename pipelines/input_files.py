@@ -2,9 +2,11 @@
 
 import json
 import re
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
+import msgspec
 import numpy as np
 
 from .errors import InputError
@@ -12,6 +14,8 @@ from .errors import InputError
 MAX_BYTES = 512 * 2**20
 _PIECE = 2**20
 MAX_DEPTH = 64  # of JSON: lists in lists; whatever reads or prints the values may recurse
+T = TypeVar("T")
+_SETTINGS_BYTES = 16 * 2**20
 _COPY = "copy the file again"
 _LONG_NUMBER = re.compile(rb"[0-9]{300}")  # beyond any float
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -75,6 +79,44 @@ def parse_json(content: bytes | str, where: object, remedy: str = _COPY) -> obje
         raise InputError(where, f"is not whole JSON ({error.reason}: not UTF-8)", remedy) from None
     except (ValueError, RecursionError) as error:
         raise InputError(where, f"is not whole JSON ({error})", remedy) from None
+
+
+def read_settings(path: Path, kind: type[T], what: str, remedy: str, required: tuple[str, ...] = ()) -> T:
+    """The dataclass in a JSON file, every field of its annotated type; `what` says what the file should be.
+
+    Raises InputError naming the file and field, also where one of `required` is missing.
+    """
+    try:
+        values = read_json(path, remedy, _SETTINGS_BYTES)
+        missing = [name for name in required if not isinstance(values, dict) or name not in values]
+        if missing:
+            raise InputError(missing[0], "is missing", remedy)
+        _refuse_unknown(values, kind, remedy)
+        return msgspec.convert(values, kind)
+    except InputError as error:
+        said = error.problem if error.where == str(path) else f"{error.where}: {error.problem}"
+        raise InputError(path, f"{what} ({said})", error.remedy) from None
+    except msgspec.ValidationError as error:
+        raise InputError(path, f"{what} ({error})", remedy) from None
+
+
+def _refuse_unknown(values: object, kind: type, remedy: str) -> None:
+    if isinstance(values, dict) and is_dataclass(kind):
+        for name, value in values.items():
+            if name not in kind.__dataclass_fields__:
+                raise InputError(name, "is unknown", remedy)
+            _refuse_unknown(value, kind.__dataclass_fields__[name].type, remedy)
+
+
+def not_a_file_of_its_kind(content: bytes) -> str | None:
+    """What stands where another file should, told by its first bytes: a page or a pointer that was downloaded instead.
+
+    None if it is neither.
+    """
+    start = content[:1024].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page, not the file itself"
+    return "is a Git LFS pointer, not the file itself" if start.startswith(b"version https://git-lfs") else None
 
 
 def _depth(content: bytes) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..atomic_io import sync_to_disk
 from ..errors import InputError
+from ..input_files import parse_json
 from ..targets import LANGUAGES, Task
 from .checked_files import FileReader
 
@@ -283,9 +284,15 @@ def _check_values(where: object, clip: Clip) -> None:
 def _parse(where: str, line: bytes) -> Clip:
     try:
         clip = _DECODER.decode(line)
-    except msgspec.MsgspecError as error:
-        with suppress(ValueError, TypeError):
-            check_clip(where, Clip(**json.loads(line)))  # says which field has another type
-        raise InputError(where, f"is not a clip ({error})", _REMEDY) from None
-    _check_values(where, clip)
-    return clip
+        _check_values(where, clip)
+        return clip
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        reason = f"is not a clip ({error})"
+    try:
+        values = parse_json(line, where)
+    except InputError:
+        values = None
+    if isinstance(values, dict):
+        with suppress(TypeError):
+            check_clip(where, Clip(**values))  # says which field has another type
+    raise InputError(where, reason, _REMEDY)

@@ -134,9 +134,10 @@ def test_a_pickle_that_runs_something_is_refused(tokenizer, tmp_path):
     for number, content in enumerate((pickle.dumps({"model": Runs()}, protocol=2), b"", b"not a checkpoint")):
         source = tmp_path / f"{number}.pth"
         source.write_bytes(content)
-        assert f"{source}: not a file of weights" in refusal(convert, source, tokenizer.path, tmp_path / "ours")
+        problem = "not a file of weights" if number else "holds getattr, and code would have to run"
+        assert f"{source}: {problem}" in refusal(convert, source, tokenizer.path, tmp_path / "ours")
     torch.save({"model": {"part_para": Runs()}}, tmp_path / "saved.pth")
-    assert "not a file of weights" in refusal(convert, tmp_path / "saved.pth", tokenizer.path, tmp_path / "ours")
+    assert "holds getattr, and code" in refusal(convert, tmp_path / "saved.pth", tokenizer.path, tmp_path / "ours")
     assert not Path("/tmp/unpickled-and-run").exists() and not (tmp_path / "ours").exists()
 
 

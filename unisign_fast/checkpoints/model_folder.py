@@ -10,20 +10,21 @@ FOLDER/published_unused.safetensors  of a converted RGB-pose checkpoint: a layer
 Nothing in it is a pickle: loading runs no code.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from unisign_fast.checkpoints.model_card import model_card
-from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, save_weights
+from unisign_fast.checkpoints.weight_files import check_fit, load_strictly, read_weights, save_weights
 from unisign_fast.pipelines.atomic_io import replace_json, replace_text
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import read_settings, read_text
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.text.vocabulary_trimming import trimmed_weights
@@ -63,9 +64,13 @@ class ModelFolderMixin:
 
         Raises InputError when a file is missing or a weight does not fit.
         """
-        model = cls(cls.config_class.load(folder / "config.json"))
+        config = cls.config_class.load(folder / "config.json")
         path = folder / "model.safetensors"
-        load_strictly(model, with_tied(read_weights(path)), path)
+        weights = with_tied(read_weights(path))
+        with torch.device("meta"):  # room for a model is made when its weights are there
+            check_fit(weights, cls(config).state_dict(), path)
+        model = cls(config)
+        load_strictly(model, weights, path)
         model.companions = Companions(Tokenizer(folder), load_data_settings(folder), read_card(folder))
         return model, model.companions.tokenizer
 
@@ -134,21 +139,16 @@ def write_card(folder: Path, config: "ModelConfig", recipe: Mapping, scores: Map
 def read_card(folder: Path) -> str:
     """The model card, "" where there is none."""
     card = folder / "README.md"
-    return card.read_text(encoding="utf-8") if card.is_file() else ""
+    return read_text(card, max_bytes=2**24) if card.is_file() else ""
 
 
 def load_data_settings(folder: Path) -> DataSettings:
     """How clips are prepared for the model of a folder."""
     path = folder / "preprocessor_config.json"
     remedy = "use the file of a run, or train or convert the model again"
-    try:
-        return DataSettings(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise InputError(path, "not there", remedy) from None
-    except InputError as error:
-        raise InputError(path, f"{error.where}: {error.problem}", error.remedy) from None
-    except (ValueError, TypeError) as error:
-        raise InputError(path, f"not the settings of the data path ({error})", remedy) from None
+    if not path.is_file():
+        raise InputError(path, "not there", remedy)
+    return read_settings(path, DataSettings, "not the settings of the data path", remedy)
 
 
 def start_from(model: nn.Module, folder: Path, rows: Tensor | None = None) -> None:

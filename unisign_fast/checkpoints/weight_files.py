@@ -1,6 +1,9 @@
 """Weights in files: .pth of others without running what is in them, .safetensors, and loading without silent gaps."""
 
-import pickle
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,57 +12,121 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from unisign_fast.pipelines.atomic_io import replaced
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import not_a_file_of_its_kind
 
 RUNNING = ("running_mean", "running_var")  # BatchNorm's statistics
+TABLES = ("model", "model_state_dict", "state_dict", "module")  # keys of other trainers; module is DeepSpeed's
+WRAPPER = "module."
 NAMED = 20  # entries that one error message names; it counts the others
 
 
 def read_torch_file(path: Path) -> Any:
     """What torch.save wrote, tensors on the CPU and plain containers only. Raises InputError for anything else."""
+    _check_start(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make torch raise anything
+        said = str(error)
+    forbidden = re.search(r"GLOBAL ([\w.]+)", said)
+    if forbidden:
+        problem = f"holds {forbidden[1]}, and code would have to run to make one"
+        raise InputError(path, problem, "save the weights alone: torch.save({'model': model.state_dict()}, FILE)")
+    with open(path, "rb") as file:
+        kind = "a damaged zip file" if file.read(2) == b"PK" else "not a file of weights, or cut short"
+    reason = said.strip().split("\n")[0][:120]
+    raise InputError(path, f"{kind} ({reason})", "download or copy it again from its authors")
+
+
+def _check_start(path: Path) -> None:
+    """Raises InputError if the file isn't there, or a page or pointer was downloaded in its place."""
+    try:
+        with open(path, "rb") as file:
+            problem = not_a_file_of_its_kind(file.read(1024))
     except FileNotFoundError:
-        raise InputError(path, "not there", "give the path of a .pth file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise InputError(
-            path, f"not a file of weights, or cut short ({reason})", "download or copy it again from its authors"
-        ) from None
+        raise InputError(path, "not there", f"give the path of a {path.suffix or '.pth'} file") from None
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "give the path of a file of weights") from None
+    if problem:
+        raise InputError(path, problem, "download it again, with git lfs or by the page's download link")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Names and tensors of a .safetensors or .pth file (there, a dict of tensors or one under the key `model`)."""
+    """Names and tensors of a .safetensors or .pth file.
+
+    A .pth file is a table of tensors, or has one under a key of TABLES beside whatever else a trainer saves. Where all
+    names start with "module." (DistributedDataParallel), they lose that. Raises InputError saying what is in the file
+    when that is something else.
+    """
     path = Path(path)
     if path.suffix == ".safetensors":
+        _check_start(path)
         try:
             return load_file(path)
-        except FileNotFoundError:
-            raise InputError(path, "not there", "give the path of a .safetensors file") from None
-        except (SafetensorError, OSError) as error:
+        except Exception as error:  # a header with wrong values makes safetensors raise anything
             raise InputError(path, f"not a whole safetensors file ({error})", "download or copy it again") from None
-    weights = read_torch_file(path)
-    if isinstance(weights, dict) and isinstance(weights.get("model"), dict):
-        weights = weights["model"]
-    if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise InputError(path, "holds no table of named tensors", "give the file of weights itself")
+    weights = _table_of(read_torch_file(path), path)
+    size = path.stat().st_size
+    for name, weight in weights.items():
+        if weight.layout != torch.strided or weight.numel() * weight.element_size() > size:
+            raise InputError(f"{path}: {name}", "claims to have more numbers than the file", "use another file")
+    if all(name.startswith(WRAPPER) for name in weights):
+        return {name.removeprefix(WRAPPER): weight for name, weight in weights.items()}
     return weights
 
 
+def _table_of(content: object, path: Path) -> dict[str, Tensor]:
+    """The table of named tensors in what torch.load gave."""
+    if _is_table(content):
+        return content
+    tables = [key for key in TABLES if isinstance(content, dict) and _is_table(content.get(key))]
+    if len(tables) == 1:
+        return content[tables[0]]
+    if tables:
+        problem = f"holds several tables of named tensors: {', '.join(tables)}"
+        raise InputError(path, problem, "save the one that is meant under the key model, alone")
+    said = f"; there is {_outline(content)}" if isinstance(content, dict) else ""
+    problem = f"holds no table of named tensors, nor one under {', '.join(TABLES)}{said}"
+    raise InputError(path, problem, "give the file of weights itself")
+
+
+def _is_table(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in value.items())
+    )
+
+
+def _outline(content: dict) -> str:
+    """The first keys of a dict, and what is under them."""
+    named = [f"{key} ({type(value).__name__})" for key, value in list(content.items())[:NAMED]]
+    return ", ".join(named + [f"and {len(content) - NAMED} more"] * (len(content) > NAMED)) or "nothing"
+
+
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a .safetensors file in one move, in the place of an older one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".part")
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, new)
-    new.replace(path)
+    """Write a .safetensors file in one move, in the place of an older one. Raises InputError if there is no room."""
+    with replaced(path) as part, _no_room(path):
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, part)
 
 
 def write_torch_file(path: Path, content: dict) -> None:
-    """Write a .pth file in one move, in the place of an older one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".part")
-    torch.save(content, new)
-    new.replace(path)
+    """Write a .pth file in one move, in the place of an older one. Raises InputError if there is no room."""
+    with replaced(path) as part, _no_room(path):
+        torch.save(content, part)
+
+
+@contextmanager
+def _no_room(path: Path) -> Iterator[None]:
+    """The system's refusal, which safetensors and torch put into exceptions of their own, as an OSError."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        free = shutil.disk_usage(path.parent).free
+        known = re.search(r"No space left|Disk quota|Read-only|File too large|Permission denied", str(error))
+        reason = known[0] if known else f"no more room, {free / 1e6:.0f} MB are free" if free < 2**24 else str(error)
+        raise OSError(reason) from None
 
 
 def check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: object) -> None:

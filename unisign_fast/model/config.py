@@ -3,15 +3,26 @@
 Where the paper and the published code differ, both are named here; `published_settings` turns one into the other.
 """
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from unisign_fast.pipelines.atomic_io import replace_json
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import read_settings
 
 PARTS_CHOICES = ("hands", "hands,body", "hands,body,face")
+
+
+REQUIRED = ("mt5", "pose_channels", "head_classes")  # of config.json; what is newer has defaults
+WIDEST = 2**16  # of any layer
+
+
+def _check_range(settings: object, low: float, high: float, *names: str) -> None:
+    """Raises InputError unless each of these fields is in [low, high]; NaN never is."""
+    for name in names:
+        if not low <= getattr(settings, name) <= high:
+            raise InputError(name, f"is {getattr(settings, name)}", f"give a number from {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,10 @@ class MT5Shape:
     dropout_rate: float = 0.1
 
     def __post_init__(self):
+        _check_range(self, 1, WIDEST, "d_model", "d_kv", "d_ff", "num_heads")
+        _check_range(self, 1, 2**24, "vocab_size")
+        _check_range(self, 1, 1000, "num_layers", "num_decoder_layers")
+        _check_range(self, 0, 1, "dropout_rate")
         if self.num_decoder_layers > self.num_layers:
             problem = f"{self.num_decoder_layers} decoder layers over {self.num_layers} encoder layers cannot generate"
             raise InputError("mt5: num_decoder_layers", problem, "use as many encoder layers at least")
@@ -59,6 +74,10 @@ class ModelConfig:
             raise InputError("--parts", f"{self.parts!r} is not known", f"choose one of {' | '.join(PARTS_CHOICES)}")
         if self.head != "language_model" and self.rgb:
             raise InputError("--head", f"{self.head} is pose-only", "give --p-samp 0 with it (paper, Table 7)")
+        _check_range(self, 0, 1, "label_smoothing")
+        _check_range(self, 0, 100, "projection_std", "backbone_width", "backbone_depth")
+        if not all(1 <= channels <= WIDEST for channels in self.pose_channels):
+            raise InputError("pose_channels", f"is {self.pose_channels}", f"give numbers from 1 to {WIDEST}")
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -72,17 +91,14 @@ class ModelConfig:
 
     @classmethod
     def load(cls, path: Path) -> "ModelConfig":
-        """Read what `save` wrote. Raises InputError for a missing file, broken JSON or unknown fields."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            values["mt5"] = MT5Shape(**values["mt5"])
-            for name in ("pose_channels", "head_classes"):
-                values[name] = tuple(values[name])
-            return cls(**values)
-        except FileNotFoundError:
-            raise InputError(path, "not there", "name the folder that a training run wrote (best/ or last/)") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(path, f"not a model configuration ({error})", "use the config.json of a run") from None
+        """Read what `save` wrote. Raises InputError for a missing file, broken JSON or a field that cannot be."""
+        if not path.is_file():
+            raise InputError(path, "not there", "name the folder that a training run wrote (best/ or last/)")
+        what, remedy = "not a model configuration", "use the config.json of a run"
+        config = read_settings(path, cls, what, remedy, REQUIRED)
+        if config.head != "language_model" and not config.head_classes:
+            raise InputError(path, f"{what} (head_classes: is empty, and a task head needs its classes)", remedy)
+        return config
 
 
 def published_settings(config: ModelConfig) -> ModelConfig:

@@ -15,9 +15,11 @@ from sentencepiece import SentencePieceProcessor
 
 from unisign_fast.pipelines.atomic_io import replaced
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import not_a_file_of_its_kind, read_bytes
 from unisign_fast.pipelines.targets import LANGUAGES
 
 PAD, END, UNKNOWN = 0, 1, 2  # mT5's special ids; its decoder starts with PAD
+MAX_BYTES, MAX_PIECES = 64 * 2**20, 2**24  # mT5's has 4 MB and 250,100
 MAX_TARGET_TOKENS = 50  # with the end token, as published
 
 
@@ -33,11 +35,17 @@ class Tokenizer:
         self.path = path / "spiece.model" if path.is_dir() else path
         if not self.path.is_file():
             raise InputError(self.path, "no tokenizer there", "put mT5's spiece.model into that folder")
+        remedy = "copy mT5's spiece.model again"
+        model = read_bytes(self.path, MAX_BYTES, remedy)
+        if problem := not_a_file_of_its_kind(model):
+            raise InputError(self.path, problem, remedy)
         try:
-            self._pieces = SentencePieceProcessor(model_file=str(self.path))
-        except (OSError, RuntimeError):
-            raise InputError(self.path, "not a SentencePiece model", "copy mT5's spiece.model again") from None
-        self.fingerprint = hashlib.blake2b(self.path.read_bytes(), digest_size=16).hexdigest()
+            self._pieces = SentencePieceProcessor(model_proto=model)
+            if not UNKNOWN < len(self) <= MAX_PIECES:
+                raise ValueError(f"it has {len(self)} pieces")
+        except (OSError, RuntimeError, ValueError, TypeError):
+            raise InputError(self.path, "not a SentencePiece model", remedy) from None
+        self.fingerprint = hashlib.blake2b(model, digest_size=16).hexdigest()
 
     def __len__(self) -> int:
         """The number of pieces; mT5's embedding may have a few more rows."""

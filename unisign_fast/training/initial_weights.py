@@ -1,8 +1,8 @@
 """First weights: mT5 and EfficientNet-B0 from a folder or the hub, never silently random ones."""
 
-import json
 from pathlib import Path
 
+import msgspec
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -13,6 +13,7 @@ from unisign_fast.model.config import MT5Shape
 from unisign_fast.model.efficientnet import EfficientNet
 from unisign_fast.model.mt5 import LanguageModel
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import read_json
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.text.vocabulary_trimming import HEAD, SHARED, TIED, trimmed_weights
 
@@ -26,9 +27,12 @@ def pretrained_shape(source: str) -> MT5Shape:
     """The geometry of a pretrained mT5: a folder, or a name on the hub. Raises InputError where there is none."""
     path = _mt5_file(source, "config.json")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return MT5Shape(**{name: values[name] for name in MT5Shape.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError) as error:
+        values = read_json(path, _remedy())
+        return msgspec.convert({name: values[name] for name in MT5Shape.__dataclass_fields__}, MT5Shape)
+    except InputError as error:
+        problem = f"not the configuration of an mT5 ({error.where}: {error.problem})"
+        raise InputError(path, problem, _remedy()) from None
+    except (msgspec.ValidationError, KeyError, TypeError) as error:
         raise InputError(path, f"not the configuration of an mT5 ({error!r})", _remedy()) from None
 
 

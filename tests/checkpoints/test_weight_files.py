@@ -1,0 +1,133 @@
+"""Weights of other trainers are read where it is clear what is meant; whatever else a file is, is said."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from unisign_fast.checkpoints.weight_files import read_weights, save_weights, write_torch_file
+from unisign_fast.model.config import ModelConfig
+from unisign_fast.pipelines.errors import InputError
+
+TABLE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1)}
+OPTIMIZER = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
+READ = {
+    "bare": TABLE,
+    "model": {"model": TABLE, "optimizer": OPTIMIZER, "epoch": 3},
+    "key": {"model_state_dict": TABLE},
+    "Lightning": {"state_dict": TABLE, "callbacks": {}},
+    "DeepSpeed": {"module": TABLE, "optimizer": None, "ds_config": {}},
+    "DistributedDataParallel": {"model": {f"module.{name}": tensor for name, tensor in TABLE.items()}},
+}
+REFUSED = {
+    "Namespace": ({"model": TABLE, "args": argparse.Namespace(lr=1)}, "holds argparse.Namespace, and code would"),
+    "two": ({"model": TABLE, "state_dict": TABLE}, "holds several tables of named tensors: model, state_dict"),
+    "another key": ({"net": TABLE, "epoch": 3}, "there is net (dict), epoch (int)"),
+    "an optimiser": (OPTIMIZER, "there is state (dict), param_groups (list)"),
+    "a list": ([torch.ones(1)], "holds no table of named tensors"),
+    "nothing": ({}, "there is nothing"),
+    "no names": ({1: torch.ones(1)}, "there is 1 (Tensor)"),
+    "a view": ({"a": torch.ones(1).expand(10**12)}, "a: claims to have more numbers than the file"),
+}
+NO_WEIGHTS = {
+    "page": (b"<!DOCTYPE html><html>", "is a web page"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+    "empty": (b"", "not a"),
+    "text": (b"no weights", "not a"),
+}
+
+
+def refusal(path):
+    with pytest.raises(InputError) as caught:
+        read_weights(path)
+    assert str(caught.value).startswith(str(path)) and len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("content", READ.values(), ids=READ)
+def test_tables_of_other_trainers(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    weights = read_weights(tmp_path / "a.pth")
+    assert weights.keys() == TABLE.keys() and all(torch.equal(weights[name], TABLE[name]) for name in TABLE)
+
+
+@pytest.mark.parametrize("content, expected", REFUSED.values(), ids=REFUSED)
+def test_what_else_is_in_a_file_is_said(tmp_path, content, expected):
+    torch.save(content, tmp_path / "a.pth")
+    assert expected in refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content, expected", NO_WEIGHTS.values(), ids=NO_WEIGHTS)
+def test_what_is_no_file_of_weights(tmp_path, suffix, content, expected):
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    assert expected in refusal(tmp_path / f"a{suffix}")
+
+
+def test_a_damaged_zip_file(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save(TABLE, path)
+    os.truncate(path, path.stat().st_size // 2)
+    assert "a damaged zip file" in refusal(path)
+    assert "cannot be read" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header", [b"[" * 100_000, b'{"a": {"dtype": "F32", "shape": [1e400], "data_offsets": [0, 4]}}', b"null",
+               b'{"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}', b'{"a": 3}'],
+)  # fmt: skip
+def test_headers_of_safetensors(tmp_path, header):
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert "not a whole safetensors file" in refusal(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("write", [save_weights, write_torch_file])
+def test_weights_are_readable_by_whoever_the_umask_allows(tmp_path, write):
+    before = os.umask(0o022)
+    try:
+        write(tmp_path / "a.safetensors", TABLE)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644 and os.listdir(tmp_path) == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("write", [save_weights, write_torch_file])
+def test_a_limit_on_the_size_of_files_is_one_line(tmp_path, write):
+    """In a process of its own: the limit is the operating system's."""
+    script = f"""
+import resource, torch
+from unisign_fast.checkpoints.weight_files import {write.__name__} as write
+from unisign_fast.pipelines.errors import InputError
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    write(Path({str(tmp_path)!r}) / "a.safetensors", {{"a": torch.ones(100_000)}})
+except InputError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert "a.safetensors: cannot be written (" in run.stdout, run.stderr
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"mt5": {"num_layers": 10**6}}, {"mt5": {"d_model": 5.5}}, {"mt5": {"d_model": -1}}, {"projection_std": float("nan")},
+     {"label_smoothing": 2}, {"mt5": {"dropout_rate": float("inf")}}, {"pose_channels": [0, 1, 1, 1]}, {"rgb": 1},
+     {"head": "ctc"}, {"mt5": {"layers": 3}}, {"mt5": {"num_heads": True}}, {"head_classes": [1]}],
+)  # fmt: skip
+def test_impossible_values_of_a_configuration(tmp_path, change):
+    path = tmp_path / "config.json"
+    ModelConfig().save(path)
+    values = json.loads(path.read_text())
+    shape = values["mt5"] | change.get("mt5", {})
+    path.write_text(json.dumps(values | change | {"mt5": shape}))
+    with pytest.raises(InputError, match="config.json: not a model configuration"):
+        ModelConfig.load(path)
