@@ -40,7 +40,7 @@ class MT5Shape:
 
     def __post_init__(self):
         _check_range(self, 1, WIDEST, "d_model", "d_kv", "d_ff", "num_heads")
-        _check_range(self, 1, 2**24, "vocab_size")
+        _check_range(self, 0, 2**24, "vocab_size")  # 0: that of a tokenizer to come
         _check_range(self, 1, 1000, "num_layers", "num_decoder_layers")
         _check_range(self, 0, 1, "dropout_rate")
         if self.num_decoder_layers > self.num_layers:
