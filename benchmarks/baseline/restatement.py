@@ -11,23 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import MT5Config, MT5ForConditionalGeneration
 
+from benchmarks.baseline.forward import PublishedForward
 from benchmarks.baseline.step import TorchBatchNorm
 from unisign_fast.model.efficientnet import EfficientNet
 
 JOINTS = {"body": 9, "left": 21, "right": 21, "face_all": 18}
-ANCHOR = {"left": 7, "right": 8, "face_all": 0}
 SMOOTHING = 0.2
 
 
-class Restated:
+class Restated(PublishedForward):
     """`weights`: published names; left and right must be the same objects, as must the three embeddings."""
 
     def __init__(self, weights: dict[str, Tensor], mt5_shape: dict, training: bool):
+        super().__init__({}, training)
         self.w = {n: w.clone() for n, w in weights.items()}
         self.w |= {n: self.w[n.replace(".right.", ".left.")] for n in self.w if ".right." in n}
         for name, tensor in self.w.items():
             tensor.requires_grad_(tensor.is_floating_point() and "running" not in name and "gaussian" not in name)
-        self.training = training
         self.mt5 = MT5ForConditionalGeneration(MT5Config(**mt5_shape))
         self.mt5.lm_head.weight = nn.Parameter(torch.empty_like(self.mt5.shared.weight))
         self.mt5.load_state_dict(self._under("mt5_model."))
@@ -42,24 +42,6 @@ class Restated:
 
     def _under(self, prefix: str) -> dict[str, Tensor]:
         return {n.removeprefix(prefix): w.detach() for n, w in self.w.items() if n.startswith(prefix)}
-
-    def norm(self, x: Tensor, name: str) -> Tensor:
-        mean, var, weight, bias = (self.w[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
-        return F.batch_norm(x, mean, var, weight, bias, self.training)
-
-    def conv(self, x: Tensor, name: str, **options) -> Tensor:
-        return F.conv2d(x, self.w[f"{name}.weight"], self.w.get(f"{name}.bias"), **options)
-
-    def graph_block(self, x_BCTV: Tensor, name: str) -> Tensor:
-        hops = self.conv(x_BCTV, f"{name}.gcn.conv").chunk(2, 1)
-        y = sum(h @ a for h, a in zip(hops, self.w[f"{name}.gcn.A"]))
-        y = self.norm(y, f"{name}.gcn.bn").relu()
-        if f"{name}.tcn.0.weight" in self.w:
-            y = self.norm(self.conv(y, f"{name}.tcn.0", padding=(2, 0)), f"{name}.tcn.1")
-        residual = x_BCTV
-        if f"{name}.residual.0.weight" in self.w:
-            residual = self.norm(self.conv(x_BCTV, f"{name}.residual.0"), f"{name}.residual.1")
-        return (y + residual).relu()
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.0) -> Tensor:
         """Eight heads; q [n, i, C], k and v [n, j, C]."""
@@ -118,34 +100,19 @@ class Restated:
             start += count
         return x_BCTV
 
+    def fuse_hand(self, part: str, x_BCTV: Tensor) -> Tensor:
+        return self.hand(x_BCTV, self.source, part, self.maps[part]) if part in self.maps else x_BCTV
+
+    def record(self, stage: str, part: str, x: Tensor) -> None:
+        self.seen[f"{stage}/{part}"] = x.detach()
+
     def embed(self, source: dict, prefix_1P: Tensor) -> Tensor:
         """Embeddings of prompt and frames [B, P + T, D]; the stages on the way are in `seen`."""
-        maps = {}
-        if self.backbone is not None:
-            for part in ("left", "right"):
-                crops = source[f"{part}_hands"]
-                maps[part] = self.conv(self.backbone(crops, [len(crops)]), "rgb_proj")
-        pooled, body = [], None
-        for part in JOINTS:
-            x = F.linear(source[part], self.w[f"proj_linear.{part}.weight"], self.w[f"proj_linear.{part}.bias"])
-            self.seen[f"proj/{part}"] = x.detach()
-            x = x.permute(0, 3, 1, 2)
-            for level in range(3):
-                x = self.graph_block(x, f"gcn_modules.{part}.layer{level}_0")
-            self.seen[f"spatial/{part}"] = x.detach()
-            if part in maps:
-                x = self.hand(x, source, part, maps[part])
-            if body is None:
-                body = x
-            else:
-                x = x + body[..., ANCHOR[part]][..., None].detach()
-            for level in range(3):
-                x = self.graph_block(x, f"fusion_gcn_modules.{part}.layer0_{level}")
-            self.seen[f"temporal/{part}"] = x.detach()
-            pooled.append(x.mean(3).transpose(1, 2))
-        frames = F.linear(
-            torch.cat(pooled, 2) + self.w["part_para"], self.w["pose_proj.weight"], self.w["pose_proj.bias"]
-        )
+        self.source, self.maps = source, {}
+        for part in ("left", "right") if self.backbone is not None else ():
+            crops = source[f"{part}_hands"]
+            self.maps[part] = self.conv(self.backbone(crops, [len(crops)]), "rgb_proj")
+        frames = self.sign_features(source)
         return torch.cat([self.mt5.shared(prefix_1P).expand(len(frames), -1, -1), frames], 1)
 
     def run(self, case: dict) -> dict:
