@@ -43,6 +43,7 @@ MORE_LAUNCHES = {  # kernels of one call on a GPU, read off profiles of torch 2.
     "unisign_fast_meta::rms_norm_backward": 2,
     "aten::native_batch_norm_backward": 2,
 }
+PRODUCTS = {"mm": 0, "bmm": 0, "matmul": 0, "addmm": 1, "baddbmm": 1}  # and which argument is the left matrix
 OUR_NAMESPACE = "unisign_fast"
 
 
@@ -134,12 +135,18 @@ class LaunchCounter(TorchDispatchMode):
 
 
 def _flops(name: str, args: tuple, kwargs: dict, result: object) -> int:
-    """By torch's formulas, except for the backward pass of convolutions: there torch ignores the groups."""
-    if name == "aten::convolution_backward":
+    """Of products, convolutions and attention; the rest is bound by bytes.
+
+    By torch's formulas for attention and the forward pass of convolutions. Torch's of the backward pass ignores groups,
+    and those of products do not take every overload (sums in float32, results written in place).
+    """
+    operator = name.removeprefix("aten::").removesuffix("_")  # addmm_ is addmm in place
+    if operator in PRODUCTS:
+        return 2 * result.numel() * args[PRODUCTS[operator]].shape[-1]
+    if operator == "convolution_backward":
         grad_y, _, weight = args[:3]
         return 2 * sum(args[10][:2]) * grad_y.numel() * weight[0].numel()
-    packet = getattr(torch.ops.aten, name.removeprefix("aten::").removesuffix("_"), None)  # of addmm_ that of addmm
-    formula = flop_registry.get(packet)
+    formula = flop_registry.get(getattr(torch.ops.aten, operator, None))
     return formula(*args, **kwargs, out_val=result) if formula else 0
 
 
