@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ MODULES = (  # by their names, of both recipes
     (r"(language_model\.)?mt5\.decoder\.", "mT5 decoder"),
     (r"(language_model\.)?mt5\.lm_head$", "vocabulary loss"),
 )
-DECODER_END = r"(language_model\.)?mt5\.decoder\.dropout$"
+DECODER_DROPOUT = r"(language_model\.)?mt5\.decoder\.dropout$"
 ENCODER_ROWS = r"(language_model\.)?mt5\.encoder\.block\.0\.layer\.0\.SelfAttention\.o$"  # sees every position once
 
 
@@ -46,8 +47,9 @@ def hooks(model: nn.Module, enter: Callable[[str], None]) -> list[RemovableHandl
         for pattern, phase in MODULES:
             if re.match(pattern, name):
                 handles.append(module.register_forward_pre_hook(lambda *_, phase=phase: enter(phase)))
-        if re.match(DECODER_END, name):
-            handles.append(module.register_forward_hook(lambda *_: enter("vocabulary loss")))
+        if re.match(DECODER_DROPOUT, name):
+            after = cycle(("mT5 decoder", "vocabulary loss"))  # mT5 drops out before its layers and after them
+            handles.append(module.register_forward_hook(lambda *_: enter(next(after))))
     return handles
 
 
