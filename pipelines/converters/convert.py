@@ -65,7 +65,7 @@ def convert(
                 )
         clips, bad_labels = files.unlabelled(), []
     else:
-        clips, bad_labels = read_labels(labels, split, classes)
+        clips, bad_labels = read_labels(labels, split, classes, language)
     bad = _BadClips(labels or poses, len(clips) + len(bad_labels), max_bad_share)
     language = language or ("zh" if any(re.search("[\u4e00-\u9fff]", clip.text) for clip in clips) else "en")
     for error in bad_labels:

@@ -1,9 +1,11 @@
 """How commands begin and end: quick help, one line for a mistake, one command that runs them all."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 from unisign_fast import __version__
 from unisign_fast.launch.main import COMMANDS
@@ -91,3 +93,10 @@ def test_the_command_lists_the_others_and_refuses_what_is_none():
     assert listed.returncode == 0 and all(f"\n  {name} " in listed.stdout for name in COMMANDS)
     assert version.stdout == f"{__version__}\n"
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: unisign-fast: 'translat' is no command; choose ")
+
+
+def test_what_a_terminal_cannot_show_is_escaped():
+    script = "from unisign_fast.utils.console import run_command\nrun_command(lambda: print('\u4f60', '\u00e9'), [])"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment)
+    assert run.stdout == b"\\u4f60 \xe9\n", run.stderr

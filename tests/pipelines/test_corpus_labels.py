@@ -184,3 +184,48 @@ def test_youtube_asl_has_a_clip_per_caption(tmp_path):
         ("bb-000", "Srt.", "bb", 5.0, 6.0), ("cc-000", "Json.", "cc", 1.5, 3.5),
     ]  # fmt: skip
     assert len(bad) == 2 and "dd.json: is not whole JSON" in str(bad[0]) and "ee: has no captions" in str(bad[1])
+
+
+def test_cells_in_quotes_hold_line_breaks_and_are_long(tmp_path):
+    long = "word " * 40_000
+    path = write(
+        tmp_path / "labels.csv", f'name,text,split\r\na,"one\r\ntwo ""three""",train\nb,{long},dev\nc,"x\n\ny",test\n'
+    )
+    labels, bad = read_labels(path)
+    assert [label.text for label in labels] == ['one two "three"', long.strip(), "x y"] and not bad
+
+
+def test_a_quote_that_is_never_closed_costs_one_line(tmp_path):
+    path = write(tmp_path / "labels.csv", 'name,text,split\na,"one,train\nb,two,train\nc,three "x",train\n')
+    labels, bad = read_labels(path)
+    assert [(label.id, label.text) for label in labels] == [("a", '"one'), ("b", "two"), ("c", 'three "x"')]
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "x" * 300, "a\0b"])
+def test_names_stay_inside_their_folders(tmp_path, name):
+    rows = [{"video": name, "text": "a", "split": "train"}, {"video": "good/b.mp4", "text": "a", "split": "train"}]
+    labels, bad = read_labels(write(tmp_path / "labels.json", rows))
+    assert [label.video for label in labels] == ["good/b"] and len(bad) == 1 and "video: " in str(bad[0])
+
+
+@pytest.mark.parametrize("start", ["nan", 1e999, "1e400", [], "1:x"])
+def test_odd_times_are_named(tmp_path, start):
+    row = {"url": "v=abcdefghijk", "label": 0, "text": "a", "start_time": start, "end_time": 3}
+    assert "start" in refusal(write(tmp_path / "MSASL_train.json", [row]))
+
+
+def test_captions_are_chosen_by_language(tmp_path):
+    def vtt(text):
+        return f"WEBVTT\n\n00:01.000 --> 00:02.000\n{text}\n"
+
+    path = write(tmp_path / "youtube_asl_video_ids.txt", "aa\nbb\ncc\ndd\n../ee\n")
+    files = {"aa.de.vtt": "Hallo", "aa.en-US.vtt": "Hello", "bb.de.vtt": "Nein", "cc.vtt": "Any", "dd.en.vtt": "Yes"}
+    for name, text in files.items():
+        write(tmp_path / "captions" / name, vtt(text))
+    write(tmp_path / "captions" / "dd.comments.json", {"comments": []})
+    labels, bad = read_labels(path, split="train", language="en")
+    assert [label.text for label in labels] == ["Hello", "Any", "Yes"]
+    assert "bb: has captions in de and none in en" in str(bad[0]) and "is no name of a YouTube video" in str(bad[1])
+    labels, bad = read_labels(path, split="train")
+    assert "aa: has captions in several languages: de, en; say --language" in str(bad[0])
+    assert [label.text for label in labels] == ["Nein", "Any", "Yes"]

@@ -1,6 +1,7 @@
 """How every command of the project starts, and how it ends when the user's input is wrong."""
 
 import inspect
+import io
 import re
 import signal
 import sys
@@ -25,6 +26,9 @@ def run_command(
     ends the process with one line on stderr and status 2, wrong arguments with tyro's message and status 2, Ctrl-C with
     one line and status 130.
     """
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = without_local_rank(sys.argv[1:] if arguments is None else arguments)
     options = {"args": arguments, "config": (tyro.conf.DisallowNone,)}
     with one_line_errors():

@@ -25,15 +25,16 @@ REMEDY = (
 
 
 def read_labels(
-    path: Path, split: str | None = None, classes: int | None = None
+    path: Path, split: str | None = None, classes: int | None = None, language: str | None = None
 ) -> tuple[list[Label], list[InputError]]:
     """The entries of a label file in its order, and why others of it cannot be used.
 
     `split` puts every clip into that split; None follows the entry, else the file's name. `classes` takes the first so
-    many words of WLASL or MS-ASL. Raises InputError if the file cannot be read or has no good entry.
+    many words of WLASL or MS-ASL, `language` the captions of YouTube-ASL in that language. Raises InputError if the
+    file cannot be read or has no good entry.
     """
     good, bad = [], []
-    for row in _rows(path, classes):
+    for row in _rows(path, classes, language):
         try:
             good.append(make_label(row, split))
         except InputError as error:
@@ -45,7 +46,7 @@ def read_labels(
     return good, bad
 
 
-def _rows(path: Path, classes: int | None) -> Iterable[Row]:
+def _rows(path: Path, classes: int | None, language: str | None) -> Iterable[Row]:
     if path.suffix in (".csv", ".tsv", ".txt"):
         content = None
     else:
@@ -54,7 +55,7 @@ def _rows(path: Path, classes: int | None) -> Iterable[Row]:
     if classes is not None and not words:
         raise InputError("--classes", f"{path} is not a list of words", "give it with WLASL_v0.3.json or MSASL_*.json")
     if content is None:
-        return read_video_ids(path) if path.suffix == ".txt" else read_table(path)
+        return read_video_ids(path, language) if path.suffix == ".txt" else read_table(path)
     if isinstance(content, list):
         if _has(content, "instances"):
             return read_wlasl(path, content, classes)

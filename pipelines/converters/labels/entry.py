@@ -1,5 +1,6 @@
 """One label as every reader gives it, and the one place where a label is checked and its text put right."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from ...errors import InputError
 from ...store.manifest import SPLITS
 
 _SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+LONGEST_NAME = 240  # bytes, of the 255 that file systems allow
 _SUFFIXES = (".pkl", ".json", ".npz", ".npy", ".pose", *VIDEO_SUFFIXES)
 
 
@@ -67,6 +69,7 @@ def make_label(row: Row, split: str | None) -> Label:
         name = without_suffix(_name(values, "video", where))
     elif not isinstance(name, str) or not name:
         raise InputError(f"{where}: name", f"is {name!r}", "give the clip a name")
+    recording = _name(values, "recording", where) if values.get("recording") else ""
     video = without_suffix(_name(values, "video", where, default=name))
     pose = without_suffix(_name(values, "pose", where, default=video))
     text = values.get("text")
@@ -79,7 +82,6 @@ def make_label(row: Row, split: str | None) -> Label:
         gloss = " ".join(map(str, gloss))
     elif not isinstance(gloss, str):
         raise InputError(f"{where}: gloss", f"is {gloss!r}", "give a list of glosses")
-    recording = values.get("recording", "")
     start, end = (_seconds(values.get(x, 0), f"{where}: {x}") for x in ("start", "end"))
     if recording and not 0 <= start < end:
         raise InputError(f"{where}: start, end", f"{start} to {end} s is no range", "mend the times or leave it out")
@@ -108,8 +110,11 @@ def _name(values: dict, field: str, where: str, default: str | None = None) -> s
     value = values.get(field, default)
     if not isinstance(value, str):
         raise InputError(f"{where}: {field}", "is missing" if value is None else f"is {value!r}", "give a text")
-    if not PurePosixPath(value).name:
-        raise InputError(f"{where}: {field}", f"is {value!r}", "name the clip's file")
+    path = PurePosixPath(value)
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in value:
+        raise InputError(f"{where}: {field}", f"is {value!r}", "name the clip's file, below its folder")
+    if any(len(part.encode()) > LONGEST_NAME for part in path.parts):
+        raise InputError(f"{where}: {field}", f"has a name of more than {LONGEST_NAME} bytes", "shorten it")
     return value
 
 
@@ -117,7 +122,10 @@ def _seconds(value: object, where: str) -> float:
     """Seconds from a number, or from [[hours:]minutes:]seconds with a point or comma."""
     try:
         if isinstance(value, str):
-            return sum(float(x) * 60**i for i, x in enumerate(reversed(value.replace(",", ".").split(":"))))
-        return float(value)
-    except (TypeError, ValueError):
+            value = sum(float(x) * 60**i for i, x in enumerate(reversed(value.replace(",", ".").split(":"))))
+        seconds = float(value)
+        if not math.isfinite(seconds):
+            raise ValueError
+        return seconds
+    except (TypeError, ValueError, OverflowError):
         raise InputError(where, f"is {value!r}", "give seconds, or hours:minutes:seconds") from None

@@ -12,12 +12,14 @@ YouTube-ASL   youtube_asl_video_ids.txt, one a line, and captions in its folder 
 
 import csv
 import html
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError
-from ...input_files import read_json, read_text
+from ...input_files import MAX_BYTES, read_json, read_text
+from ...targets import LANGUAGES
 from .entry import Row, split_in_name
 
 _COLUMNS = {
@@ -32,6 +34,7 @@ _COLUMNS = {
     "vid": {"id": "vid", "text": "raw-text", "recording": "yid", "start": "start", "end": "end", "split": "split"},
 }
 _OPTIONAL = {"gloss", "split"}
+MOST_LINES = 100  # of one row, whose cells in quotes hold line breaks
 _CUE = re.compile(r"((?:\d+:)?\d+:\d+[.,]\d+)\s+-->\s+((?:\d+:)?\d+:\d+[.,]\d+).*")
 
 
@@ -44,14 +47,14 @@ def read_table(path: Path) -> Iterator[Row]:
     if not columns or not set(columns.values()) - _OPTIONAL <= set(header):
         problem = f"has columns {', '.join(filter(None, header)) or '(none)'}"
         raise InputError(path, problem, f"give {' or '.join(', '.join(c.values()) for c in _COLUMNS.values())}")
-    for number, line in enumerate(lines[1:], 2):
+    number = 1  # of lines that were read
+    while number < len(lines):
+        line, where = lines[number], f"{path}: line {number + 1}"
         if not line.strip():
+            number += 1
             continue
-        # Line by line, so that a quote that is never closed costs one line and not the rest of the file.
-        fields = next(csv.reader([line], delimiter=separator))
-        if len(fields) != len(header):
-            fields = line.split(separator)
-        where = f"{path}: line {number}"
+        fields, used = _fields(lines[number : number + MOST_LINES], separator, len(header))
+        number += used
         if len(fields) != len(header):
             problem = f"has {len(fields)} fields, the header {len(header)}"
             yield Row(where, InputError(where, problem, "put a text that holds the separator in double quotes"))
@@ -61,28 +64,89 @@ def read_table(path: Path) -> Iterator[Row]:
         yield Row(where, {"split": split_in_name(path)} | values)
 
 
-def read_video_ids(path: Path) -> Iterator[Row]:
-    """YouTube-ASL's list; every caption is a clip, a video without captions is one bad entry."""
+def _fields(lines: list[str], separator: str, wanted: int) -> tuple[list[str], int]:
+    """The fields of the first line, and of how many lines: a cell in double quotes may hold line breaks.
+
+    A quote that is never closed costs one line, not the rest of the file.
+    """
+    csv.field_size_limit(MAX_BYTES)  # Python's own is 131,072 characters
+    fields = next(csv.reader(lines[:1], delimiter=separator))
+    if len(fields) == wanted and not _open_quote(lines[0], separator):
+        return fields, 1
+    for used in range(2, len(lines) + 1):
+        whole = "\n".join(lines[:used])
+        if not _open_quote(whole, separator):
+            fields = next(csv.reader(io.StringIO(whole, newline=""), delimiter=separator))
+            if len(fields) == wanted:
+                return fields, used
+            break
+    fields = next(csv.reader(lines[:1], delimiter=separator))
+    return fields if len(fields) == wanted else lines[0].split(separator), 1
+
+
+def _open_quote(text: str, separator: str) -> bool:
+    """Whether the text ends inside a cell that begins with a double quote."""
+    outside = re.sub(rf'(?:^|(?<={re.escape(separator)}))"(?:[^"]|"")*"(?={re.escape(separator)}|\r?$)', "", text)
+    return re.search(rf'(?:^|{re.escape(separator)})"', outside) is not None
+
+
+def read_video_ids(path: Path, language: str | None = None) -> Iterator[Row]:
+    """YouTube-ASL's list; every caption is a clip, a video without captions is one bad entry.
+
+    Of captions in several languages those in `language` are taken. Files beside them that are no captions are passed
+    over.
+    """
     folders = [path.parent, path.parent / "captions"]
     for number, video in enumerate(read_text(path).split(), 1):
-        files = [file for folder in folders for file in sorted(folder.glob(f"{video}*")) if _is_caption(file, video)]
         where = f"{path}: line {number}: {video}"
-        if not files:
-            problem = f"has no captions {video}*.vtt, .srt or .json in {path.parent}"
-            yield Row(where, InputError(where, problem, "download them, or leave the video out"))
-            continue
         try:
-            captions = _captions(files[0])
+            file, captions = _captions_of(video, folders, language, where)
         except InputError as error:
             yield Row(where, error)
             continue
         for i, (start, end, text) in enumerate(captions):
             values = {"id": f"{video}-{i:03}", "text": text, "recording": video, "start": start, "end": end}
-            yield Row(f"{files[0]}: caption {i}", values | {"split": split_in_name(path)})
+            yield Row(f"{file}: caption {i}", values | {"split": split_in_name(path)})
+
+
+def _captions_of(video: str, folders: list[Path], language: str | None, where: str) -> tuple[Path, list]:
+    """The file of a video's captions in a language, and its captions. Raises InputError if there is none."""
+    if not re.fullmatch(r"[\w-]+", video):
+        raise InputError(where, "is no name of a YouTube video", "give one name a line")
+    files = [file for folder in folders for file in sorted(folder.glob(f"{video}*")) if _is_caption(file, video)]
+    if not files:
+        problem = f"has no captions {video}*.vtt, .srt or .json in {folders[0]}"
+        raise InputError(where, problem, "download them, or leave the video out")
+    named = {file: _language_of(file) for file in files}
+    spoken = {one for one in named.values() if one}
+    if language is None and len(spoken) > 1:
+        problem = f"has captions in several languages: {', '.join(sorted(spoken))}"
+        raise InputError(where, problem, "say --language, or keep those of one language")
+    if language and language in spoken:
+        files = [file for file in files if named[file] == language]
+    elif language and spoken:  # without a language in the name it may be any
+        files = [file for file in files if not named[file]]
+        if not files:
+            problem = f"has captions in {', '.join(sorted(spoken))} and none in {language}"
+            raise InputError(where, problem, "download them, or leave the video out")
+    errors = []
+    for file in sorted(files, key=lambda file: (not named[file], len(file.name))):
+        try:
+            return file, _captions(file)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _is_caption(file: Path, video: str) -> bool:
     return file.suffix in (".vtt", ".srt", ".json") and file.name.split(".")[0] == video
+
+
+def _language_of(file: Path) -> str:
+    """The language in a caption file's name, as yt-dlp names them (ID.en.vtt, ID.en-US.vtt); "" if there is none."""
+    words = file.name.split(".")
+    code = words[-2].split("-")[0].split("_")[0].lower() if len(words) > 2 else ""
+    return code if code in LANGUAGES else ""
 
 
 def _captions(path: Path) -> list[tuple[object, object, object]]:
