@@ -16,7 +16,7 @@ PLAIN, SCALED, ADDED, BOTH_SCALED = range(4)
 KINDS = {1: PLAIN, 3: SCALED, 4: ADDED, 6: BOTH_SCALED}
 ROWS, COLUMNS, WARPS = 32, 64, 4  # of a tile of what has no matrix product
 MOST_SPLITS = 64  # of the frames in sums over them, each with a partial sum of its own
-TILES_AT_ONCE = 32
+MERGED_COLUMNS, MERGED_TILES = 16, 128  # of a program that merges statistics: narrow, for more programs
 
 
 def arguments(x: list[Tensor]) -> list[Tensor]:
@@ -235,8 +235,8 @@ def merged(batch_stats: Tensor, rows: int, rows_a_tile: int) -> list[Tensor]:
     """Mean and biased variance [C] of all rows from the tiles' [tiles, 2, C]."""
     tiles, _, channels = batch_stats.shape
     mean, var = batch_stats.new_empty(channels), batch_stats.new_empty(channels)
-    sizes = {"C": channels, "COLUMNS": COLUMNS, "TILES": TILES_AT_ONCE}
-    grid = (triton.cdiv(channels, COLUMNS),)
+    sizes = {"C": channels, "COLUMNS": MERGED_COLUMNS, "TILES": MERGED_TILES}
+    grid = (triton.cdiv(channels, MERGED_COLUMNS),)
     launch(merge_batch_stats, grid, batch_stats, mean, var, tiles, rows, rows_a_tile, **sizes, warps=WARPS, stages=1)
     return [mean, var]
 

@@ -24,7 +24,7 @@ from ..deferred_activation.triton_kernel import (
 )
 from ..launch import launch
 
-MOST_SPLITS = 32  # of the frames in the gradients of weight and adjacency, each with a partial sum of its own
+MOST_SPLITS = 132  # of the frames in the adjacency's gradient, each with a partial sum: one for each multiprocessor
 
 
 @triton.jit
@@ -69,6 +69,7 @@ def graph_conv_forward(
     output = block * OUTPUTS + tl.arange(0, OUTPUTS)
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     shortcut_total = tl.zeros((ROWS, OUTPUTS), tl.float32)
+    first, second = _diagonal(adjacency, 0, ROWS), _diagonal(adjacency, K - 1, ROWS)  # outside the loop
     for start in range(0, C, INPUTS):
         column = start + tl.arange(0, INPUTS)
         place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
@@ -90,7 +91,8 @@ def graph_conv_forward(
             if start // INPUTS % tl.num_programs(1) == block:  # each block of outputs writes its share of x
                 tl.store(x + place, x_tile, inside)
         for k in tl.static_range(K):
-            aggregated = tl.dot(_diagonal(adjacency, k, ROWS), x_tile, input_precision="ieee").to(x_tile.dtype)
+            diagonal = first if k == 0 else (second if k == K - 1 else _diagonal(adjacency, k, ROWS))
+            aggregated = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
             matrix = tl.trans(_matrix(weight, k, output, column, O, C))
             total = tl.dot(aggregated, matrix, total, input_precision="ieee")
         if SHORTCUT:
@@ -113,32 +115,29 @@ def graph_conv_forward(
 
 @triton.jit(do_not_specialize=["rows"])
 def graph_conv_input_gradient(
-    grad, shortcut_grad, kept_grad, adjacency, weight, shortcut_weight,
+    mixed, shortcut_mixed, kept_grad, adjacency, aggregated,
     x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, rows,
     KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, SHORTCUT: tl.constexpr, KEPT: tl.constexpr,
-    K: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+    K: tl.constexpr, C: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x, from both outputs and from x itself where it was used elsewhere, carried on through its
-    activation.
+    activation; and D_k X for the gradient of the weight.
+
+    mixed [rows, K, C]: dY W_k. shortcut_mixed [rows, C]: the same of the shortcut. aggregated [rows, K, C]: D_k X.
     """
     tile, column = tl.program_id(0), tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
     row, valid = _tile_rows(tile, rows, USED, ROWS)
+    place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
+    x_tile = tl.load(x + place, inside, 0)
     total = tl.zeros((ROWS, INPUTS), tl.float32)
     for k in tl.static_range(K):
-        mixed = tl.zeros((ROWS, INPUTS), tl.float32)
-        for begin in range(0, O, OUTPUTS):
-            output = begin + tl.arange(0, OUTPUTS)
-            upstream = _load(grad, row, valid, output, O)
-            mixed = tl.dot(upstream, _matrix(weight, k, output, column, O, C), mixed, input_precision="ieee")
-        diagonal = tl.trans(_diagonal(adjacency, k, ROWS))
-        total = tl.dot(diagonal, mixed.to(diagonal.dtype), total, input_precision="ieee")
+        diagonal = _diagonal(adjacency, k, ROWS)
+        at = (row[:, None] * K + k) * C + column[None, :]
+        total = tl.dot(tl.trans(diagonal), tl.load(mixed + at, inside, 0), total, input_precision="ieee")
+        neighbours = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
+        tl.store(aggregated + at, neighbours, inside)
     if SHORTCUT:
-        for begin in range(0, O, OUTPUTS):
-            output = begin + tl.arange(0, OUTPUTS)
-            upstream = _load(shortcut_grad, row, valid, output, O)
-            total = tl.dot(upstream, _matrix(shortcut_weight, 0, output, column, O, C), total, input_precision="ieee")
-    place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
+        total += tl.load(shortcut_mixed + place, inside, 0).to(tl.float32)
     if KEPT:
         total += tl.load(kept_grad + place, inside, 0).to(tl.float32)
     store_activation_gradient(
@@ -148,34 +147,9 @@ def graph_conv_input_gradient(
 
 
 @triton.jit(do_not_specialize=["rows", "tiles", "tiles_a_split"])
-def graph_conv_weight_gradient(
-    x, grad, adjacency, partial, rows, tiles, tiles_a_split,
-    K: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
-):  # fmt: skip
-    """partial [splits, K, O, C]: (D_k X)^T dY, transposed, over each split's frames."""
-    blocks: tl.constexpr = (O + OUTPUTS - 1) // OUTPUTS
-    k, split = tl.program_id(0) // blocks, tl.program_id(2)
-    output = tl.program_id(0) % blocks * OUTPUTS + tl.arange(0, OUTPUTS)
-    column = tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
-    diagonal = _diagonal(adjacency, k, ROWS)
-    total = tl.zeros((OUTPUTS, INPUTS), tl.float32)
-    first = split * tiles_a_split
-    for tile in range(first, tl.minimum(first + tiles_a_split, tiles)):
-        row, valid = _tile_rows(tile, rows, USED, ROWS)
-        x_tile = _load(x, row, valid, column, C)
-        aggregated = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
-        upstream = tl.trans(_load(grad, row, valid, output, O))
-        total = tl.dot(upstream, aggregated, total, input_precision="ieee")
-    place = ((split * K + k) * O + output[:, None]) * C + column[None, :]
-    tl.store(partial + place, total, (output < O)[:, None] & (column < C)[None, :])
-
-
-@triton.jit(do_not_specialize=["rows", "tiles", "tiles_a_split"])
 def graph_conv_adjacency_gradient(
-    x, grad, weight, partial, rows, tiles, tiles_a_split,
-    K: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+    x, mixed, partial, rows, tiles, tiles_a_split,
+    K: tl.constexpr, C: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     """partial [splits, K, ROWS, ROWS]: (dY W_k) X^T over each split's frames; blocks between frames mean nothing."""
     k, split = tl.program_id(0), tl.program_id(1)
@@ -185,13 +159,10 @@ def graph_conv_adjacency_gradient(
         row, valid = _tile_rows(tile, rows, USED, ROWS)
         for start in range(0, C, INPUTS):
             column = start + tl.arange(0, INPUTS)
-            mixed = tl.zeros((ROWS, INPUTS), tl.float32)
-            for begin in range(0, O, OUTPUTS):
-                output = begin + tl.arange(0, OUTPUTS)
-                upstream = _load(grad, row, valid, output, O)
-                mixed = tl.dot(upstream, _matrix(weight, k, output, column, O, C), mixed, input_precision="ieee")
-            x_tile = _load(x, row, valid, column, C)
-            total = tl.dot(mixed.to(x_tile.dtype), tl.trans(x_tile), total, input_precision="ieee")
+            inside = valid[:, None] & (column < C)[None, :]
+            upstream = tl.load(mixed + (row[:, None] * K + k) * C + column[None, :], inside, 0)
+            x_tile = tl.load(x + row[:, None] * C + column[None, :], inside, 0)
+            total = tl.dot(upstream, tl.trans(x_tile), total, input_precision="ieee")
     local = tl.arange(0, ROWS)
     tl.store(partial + ((split * K + k) * ROWS + local[:, None]) * ROWS + local[None, :], total)
 
@@ -273,40 +244,34 @@ def backward(
     """
     frames, joints, channels = x_FVC.shape
     hops, outputs, _ = weight_KOC.shape
-    block, slim = _block(x_FVC.dtype), _block(x_FVC.dtype, outputs=32)
+    block = _block(x_FVC.dtype)
+    del block["OUTPUTS"]
     rows, used = frames * joints, _used(joints, block["ROWS"])
     tiles = triton.cdiv(rows, used)
     grad, grad_bias = output_gradient(grad_out, out)
-    shortcut_grad, grad_shortcut = grad, []
+    grad_RO = grad.flatten(0, 1)
+    mixed = grad_RO @ weight_KOC.transpose(0, 1).reshape(outputs, hops * channels)
+    shortcut_mixed, grad_shortcut = mixed, []
     if shortcut:
         shortcut_grad, grad_bias_VO = output_gradient(grad_shortcut_out, shortcut_out)
-        grad_weight_OC = shortcut_grad.flatten(0, 1).T @ x_FVC.flatten(0, 1)
+        shortcut_grad_RO = shortcut_grad.flatten(0, 1)
+        shortcut_mixed = shortcut_grad_RO @ shortcut[0]
+        grad_weight_OC = shortcut_grad_RO.T @ x_FVC.flatten(0, 1)
         grad_shortcut = [grad_weight_OC, grad_bias_VO.sum(0).to(shortcut[1].dtype)]
-    sizes = {"K": hops, "C": channels, "O": outputs, "USED": used}
-    result = ActivationGradient(x, relu_before_residual, tiles)
+    sizes = {"K": hops, "C": channels, "USED": used}
+    result, aggregated = ActivationGradient(x, relu_before_residual, tiles), torch.empty_like(mixed)
     launch(
         graph_conv_input_gradient, (tiles, triton.cdiv(channels, block["INPUTS"])),
-        grad, shortcut_grad, grad if grad_x_FVC is None else grad_x_FVC, diagonal, weight_KOC,
-        shortcut[0] if shortcut else weight_KOC, *result.arguments(x_FVC), rows,
-        **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None, **sizes, **slim,
+        mixed, shortcut_mixed, mixed if grad_x_FVC is None else grad_x_FVC, diagonal, aggregated,
+        *result.arguments(x_FVC), rows,
+        **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None, **sizes, **block,
     )  # fmt: skip
+    grad_weight_OKC = (grad_RO.T @ aggregated).view(outputs, hops, channels)
     splits = min(MOST_SPLITS, tiles)
+    partial = torch.empty(splits, hops, *[block["ROWS"]] * 2, dtype=torch.float32, device=x_FVC.device)
     shares = rows, tiles, triton.cdiv(tiles, max(splits, 1))
-
-    def sums(*shape: int) -> Tensor:
-        return torch.empty(splits, hops, *shape, dtype=torch.float32, device=x_FVC.device)
-
-    grad_weight, grad_diagonal = sums(outputs, channels), sums(block["ROWS"], block["ROWS"])
-    blocks = hops * triton.cdiv(outputs, block["OUTPUTS"]), triton.cdiv(channels, block["INPUTS"])
-    weight_inputs, adjacency_inputs = (x_FVC, grad, diagonal), (x_FVC, grad, weight_KOC)
-    launch(graph_conv_weight_gradient, (*blocks, splits), *weight_inputs, grad_weight, *shares, **sizes, **block)
-    wide = block | {"OUTPUTS": 64}  # narrower ones spill in float32
-    launch(graph_conv_adjacency_gradient, (hops, splits), *adjacency_inputs, grad_diagonal, *shares, **sizes, **wide)
-    framewise = grad_diagonal.sum(0)[:, :used, :used].unflatten(1, (-1, joints)).unflatten(3, (-1, joints))
+    launch(graph_conv_adjacency_gradient, (hops, splits), x_FVC, mixed, partial, *shares, **sizes, **block)
+    framewise = partial.sum(0)[:, :used, :used].unflatten(1, (-1, joints)).unflatten(3, (-1, joints))
     grad_adjacency = framewise.diagonal(dim1=1, dim2=3).sum(-1).transpose(1, 2)  # [K, w, v] to [K, v, w]
-    grad_parameters = [
-        grad_adjacency.to(weight_KOC.dtype).contiguous(),
-        grad_weight.sum(0).to(weight_KOC.dtype),
-        grad_bias,
-    ]
-    return [*grad_parameters, *grad_shortcut, *result.gradients()]
+    grad_parameters = grad_adjacency.to(weight_KOC.dtype).contiguous(), grad_weight_OKC.transpose(0, 1).contiguous()
+    return [*grad_parameters, grad_bias, *grad_shortcut, *result.gradients()]
