@@ -125,25 +125,28 @@ def graph_conv_input_gradient(
 
     mixed [rows, K, C]: dY W_k. shortcut_mixed [rows, C]: the same of the shortcut. aggregated [rows, K, C]: D_k X.
     """
-    tile, column = tl.program_id(0), tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
+    tile = tl.program_id(0)
     row, valid = _tile_rows(tile, rows, USED, ROWS)
-    place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
-    x_tile = tl.load(x + place, inside, 0)
-    total = tl.zeros((ROWS, INPUTS), tl.float32)
-    for k in tl.static_range(K):
-        diagonal = _diagonal(adjacency, k, ROWS)
-        at = (row[:, None] * K + k) * C + column[None, :]
-        total = tl.dot(tl.trans(diagonal), tl.load(mixed + at, inside, 0), total, input_precision="ieee")
-        neighbours = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
-        tl.store(aggregated + at, neighbours, inside)
-    if SHORTCUT:
-        total += tl.load(shortcut_mixed + place, inside, 0).to(tl.float32)
-    if KEPT:
-        total += tl.load(kept_grad + place, inside, 0).to(tl.float32)
-    store_activation_gradient(
-        total, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile, place, inside, column,
-        C, KIND, RELU_BEFORE_RESIDUAL,
-    )  # fmt: skip
+    first, second = _diagonal(adjacency, 0, ROWS), _diagonal(adjacency, K - 1, ROWS)  # once a tile
+    for start in range(0, C, INPUTS):
+        column = start + tl.arange(0, INPUTS)
+        place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
+        x_tile = tl.load(x + place, inside, 0)
+        total = tl.zeros((ROWS, INPUTS), tl.float32)
+        for k in tl.static_range(K):
+            diagonal = first if k == 0 else (second if k == K - 1 else _diagonal(adjacency, k, ROWS))
+            at = (row[:, None] * K + k) * C + column[None, :]
+            total = tl.dot(tl.trans(diagonal), tl.load(mixed + at, inside, 0), total, input_precision="ieee")
+            neighbours = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
+            tl.store(aggregated + at, neighbours, inside)
+        if SHORTCUT:
+            total += tl.load(shortcut_mixed + place, inside, 0).to(tl.float32)
+        if KEPT:
+            total += tl.load(kept_grad + place, inside, 0).to(tl.float32)
+        store_activation_gradient(
+            total, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile,
+            place, inside, column, C, KIND, RELU_BEFORE_RESIDUAL,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "tiles", "tiles_a_split"])
@@ -261,10 +264,10 @@ def backward(
     sizes = {"K": hops, "C": channels, "USED": used}
     result, aggregated = ActivationGradient(x, relu_before_residual, tiles), torch.empty_like(mixed)
     launch(
-        graph_conv_input_gradient, (tiles, triton.cdiv(channels, block["INPUTS"])),
+        graph_conv_input_gradient, (tiles,),
         mixed, shortcut_mixed, mixed if grad_x_FVC is None else grad_x_FVC, diagonal, aggregated,
         *result.arguments(x_FVC), rows,
-        **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None, **sizes, **block,
+        **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None, **sizes, **(block | {"INPUTS": 32}),
     )  # fmt: skip
     grad_weight_OKC = (grad_RO.T @ aggregated).view(outputs, hops, channels)
     splits = min(MOST_SPLITS, tiles)
