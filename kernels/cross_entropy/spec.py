@@ -30,9 +30,7 @@ SPEC = KernelSpec(
         Case({"N": 1, "D": 8, "W": 3, "smoothing": 0.1}, "one token, three classes"),
         Case({"N": 4, "D": 16, "W": 4096, "smoothing": 1.0}, "exactly one block, all of the target uniform"),
     ),
-    training=(
-        Case({"N": 560, "D": 768, "W": 30_000, "smoothing": 0.2}, "16 clips of 35 tokens, trimmed vocabulary"),
-    ),
+    training=(Case({"N": 560, "D": 768, "W": 30_000, "smoothing": 0.2}, "16 clips of 35 tokens, trimmed vocabulary"),),
     # The gradients are taken in the forward pass: three products of one size.
     flops=lambda shape: 3 * _product(shape),
     backward_flops=lambda shape: 0,

@@ -262,12 +262,13 @@ def backward(
         grad_weight_OC = shortcut_grad_RO.T @ x_FVC.flatten(0, 1)
         grad_shortcut = [grad_weight_OC, grad_bias_VO.sum(0).to(shortcut[1].dtype)]
     sizes = {"K": hops, "C": channels, "USED": used}
+    narrow = block | {"INPUTS": block["INPUTS"] // 2}  # D stays in registers or shared memory beside it
     result, aggregated = ActivationGradient(x, relu_before_residual, tiles), torch.empty_like(mixed)
     launch(
         graph_conv_input_gradient, (tiles,),
         mixed, shortcut_mixed, mixed if grad_x_FVC is None else grad_x_FVC, diagonal, aggregated,
         *result.arguments(x_FVC), rows,
-        **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None, **sizes, **(block | {"INPUTS": 32}),
+        **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None, **sizes, **narrow,
     )  # fmt: skip
     grad_weight_OKC = (grad_RO.T @ aggregated).view(outputs, hops, channels)
     splits = min(MOST_SPLITS, tiles)

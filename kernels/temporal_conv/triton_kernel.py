@@ -9,17 +9,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ..deferred_activation.triton_kernel import (
-    KINDS,
-    PLAIN,
     ActivationGradient,
-    activated,
-    arguments,
     by_channel,
     merged,
     output_gradient,
     store_activation_gradient,
     store_batch_stats,
 )
+from ..deferred_activation.triton_kernel import forward as activate
 from ..launch import launch
 
 MOST_SPLITS = 16  # of the rows in the weights' gradient, each with a partial sum of its own
@@ -34,14 +31,11 @@ def _shifted(row, frame, first, last, shift, column, valid, V: tl.constexpr, C: 
 
 @triton.jit(do_not_specialize=["rows"])
 def temporal_conv_forward(
-    conv_out, scale, shift, residual, residual_scale, residual_shift, weight, bias, first_frame, end_frame,
-    x, out, batch_stats, rows,
-    KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, BATCH_STATS: tl.constexpr,
-    KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+    x, weight, bias, first_frame, end_frame, out, batch_stats, rows,
+    BATCH_STATS: tl.constexpr, KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """x is written unless it is `raw` itself."""
-    tile, block = tl.program_id(0), tl.program_id(1)
+    block, tile = tl.program_id(0), tl.program_id(1)
     row = tile * ROWS + tl.arange(0, ROWS)
     valid, frame = row < rows, row // V
     first, last = tl.load(first_frame + frame, valid, 0), tl.load(end_frame + frame, valid, 0)
@@ -52,28 +46,9 @@ def temporal_conv_forward(
         tap, chunk = step // chunks, step % chunks
         column = chunk * INPUTS + tl.arange(0, INPUTS)
         place, inside = _shifted(row, frame, first, last, tap - KERNEL_SIZE // 2, column, valid, V, C)
-        x_tile = activated(
-            conv_out,
-            scale,
-            shift,
-            residual,
-            residual_scale,
-            residual_shift,
-            place,
-            inside,
-            column,
-            C,
-            KIND,
-            RELU_BEFORE_RESIDUAL,
-        )
-        if KIND > 0:
-            if (tap == KERNEL_SIZE // 2) & (
-                chunk % tl.num_programs(1) == block
-            ):  # each block of outputs writes its share
-                tl.store(x + place, x_tile, inside)
         at = (tap * O + output[None, :]) * C + column[:, None]
         matrix = tl.load(weight + at, (output < O)[None, :] & (column < C)[:, None], 0)
-        total = tl.dot(x_tile, matrix, total, input_precision="ieee")
+        total = tl.dot(tl.load(x + place, inside, 0), matrix, total, input_precision="ieee")
     rounded = (total + by_channel(bias, output, O)).to(out.dtype.element_ty)
     tl.store(out + row[:, None] * O + output[None, :], rounded, valid[:, None] & (output < O)[None, :])
     if BATCH_STATS:
@@ -152,16 +127,16 @@ def forward(
     """out_FVO, its mean and variance if moments are asked for, x_FVC unless it is plain. x: `DeferredActivation.tensors`."""
     frames, joints, channels = x[0].shape
     kernel_size, outputs, _ = weight_TOC.shape
-    tile, rows, kind = _tile(x[0].dtype), frames * joints, KINDS[len(x)]
+    tile, rows, plain = _tile(x[0].dtype), frames * joints, len(x) == 1
     tiles = triton.cdiv(rows, tile["ROWS"])
-    out, x_FVC = x[0].new_empty(frames, joints, outputs), x[0] if kind == PLAIN else torch.empty_like(x[0])
+    x_FVC, out = x[0] if plain else activate(x, relu_before_residual), x[0].new_empty(frames, joints, outputs)
     measures = torch.empty(tiles, 2, outputs, dtype=torch.float32, device=out.device)
     launch(
-        temporal_conv_forward, (tiles, triton.cdiv(outputs, tile["OUTPUTS"])),
-        *arguments(x), weight_TOC, bias_O, *bounds_2F, x_FVC, out, measures, rows,
-        KIND=kind, RELU_BEFORE_RESIDUAL=relu_before_residual, BATCH_STATS=batch_stats, KERNEL_SIZE=kernel_size, V=joints, C=channels, O=outputs, **tile,
+        temporal_conv_forward, (triton.cdiv(outputs, tile["OUTPUTS"]), tiles),
+        x_FVC, weight_TOC, bias_O, *bounds_2F, out, measures, rows,
+        BATCH_STATS=batch_stats, KERNEL_SIZE=kernel_size, V=joints, C=channels, O=outputs, **tile,
     )  # fmt: skip
-    return [out, *(merged(measures, rows, tile["ROWS"]) if batch_stats else []), *([] if kind == PLAIN else [x_FVC])]
+    return [out, *(merged(measures, rows, tile["ROWS"]) if batch_stats else []), *([] if plain else [x_FVC])]
 
 
 def backward(
