@@ -45,6 +45,7 @@ class FaultRow:
     kind: str
     outcomes: Counter = field(default_factory=Counter)
     worst_seconds: float = 0.0
+    right: tuple[str, ...] = RIGHT
 
     @property
     def tried(self) -> int:
@@ -53,8 +54,8 @@ class FaultRow:
 
     @property
     def wrong(self) -> int:
-        """Trials whose outcome is none of RIGHT."""
-        return sum(count for name, count in self.outcomes.items() if name not in RIGHT)
+        """Trials whose outcome is none of the right ones."""
+        return sum(count for name, count in self.outcomes.items() if name not in self.right)
 
 
 def write_small_store(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints are whole or do not count, whatever moment a process is killed at and whatever happens to the files."""
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from unisign_fast.pipelines.errors import InputError
 from unisign_fast.training.checkpoint import Checkpoints
 from unisign_fast.training.disk import write_files
 from unisign_fast.utils.distributed import Ranks
@@ -93,7 +95,20 @@ def test_killed_at_any_file_operation_leaves_a_whole_one(tmp_path):
     assert kills > 10 and seen == {0, 1}, "some kills come before, some after the new one is whole"
 
 
-DAMAGES = "truncated", "altered", "missing", "no manifest", "broken manifest", "empty manifest"
+MANIFESTS = {
+    "broken manifest": lambda good: json.dumps(good)[:50],
+    "empty manifest": lambda good: "[]",
+    "deep manifest": lambda good: "[" * 100_000,
+    "an entry that is none": lambda good: json.dumps(good | {"files": {"model.pt": 7}}),
+    "a file outside": lambda good: json.dumps(good | {"files": {"../latest": [13, "x"]}}),
+    "no files": lambda good: json.dumps(good | {"files": {}}),
+    "no state": lambda good: json.dumps(good | {"state": None}),
+    "another step": lambda good: json.dumps({"files": good["files"], "state": {"step": 3}}),
+    "a step that is none": lambda good: json.dumps({"files": good["files"], "state": {"step": "2"}}),
+    "a best that is none": lambda good: json.dumps({"files": good["files"], "state": {"step": 2, "best": "x"}}),
+    "an altered state": lambda good: json.dumps(good | {"state": {"step": 2, "best": 5}}),
+}
+DAMAGES = "truncated", "altered", "missing", "no manifest", *MANIFESTS
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -113,14 +128,42 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
             model.unlink()
         case "no manifest":
             manifest.unlink()
-        case "broken manifest":
-            os.truncate(manifest, 50)
-        case "empty manifest":
-            manifest.write_text("[]")
+        case _:
+            manifest.write_text(MANIFESTS[damage](json.loads(manifest.read_text())))
     check_newest(tmp_path, {1})
     _, passed_over = checkpoints(tmp_path).newest()
     assert len(passed_over) == 1 and "step_00000002" in passed_over[0]
     save(tmp_path, 2)  # the run goes on from 1 and comes to 2 again
+    check_newest(tmp_path, {2})
+
+
+def test_what_is_only_called_a_checkpoint_is_passed_over(tmp_path):
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints"
+    (folder / "step_00000002").write_text("a file")
+    (folder / "step_00000003").symlink_to(folder / "step_00000001")
+    (folder / "step_00000004").symlink_to("nowhere")
+    (folder / "step_00000005").mkdir()
+    (folder / "step_00000005" / "manifest.json").mkdir()
+    check_newest(tmp_path, {1})
+    _, passed_over = checkpoints(tmp_path).newest()
+    assert len(passed_over) == 4
+    for step in (2, 3, 4, 5):
+        save(tmp_path, step)
+        check_newest(tmp_path, {step})
+
+
+def test_a_disk_that_refuses_is_named_and_leaves_nothing_behind(tmp_path):
+    save(tmp_path, 1)
+
+    def refuse(folder: Path) -> None:
+        (folder / "half.pt").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(InputError, match="checkpoints: cannot be written .No space left on device.; make room"):
+        checkpoints(tmp_path).save(2, {"step": 2}, refuse)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step_*")] == ["step_00000001"]
+    save(tmp_path, 2)
     check_newest(tmp_path, {2})
 
 

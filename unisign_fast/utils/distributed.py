@@ -100,12 +100,12 @@ def start_ranks() -> Ranks:
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
         os.environ.setdefault(name, value)
     rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    if world_size == 1:  # nobody to meet: any free port, so that two runs on a machine do not collide
+    watched = any(name in os.environ for name in LAUNCHERS)
+    if world_size == 1 and not watched:  # nobody to meet: any free port, so that two runs on a machine do not collide
         os.environ["MASTER_PORT"] = str(free_port())
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    watched = any(name in os.environ for name in LAUNCHERS)
     _meet("nccl" if on_gpu else "gloo", None if watched or world_size == 1 else MEETING)
     atexit.register(_destroy_group)
     return Ranks(rank, world_size, device)

@@ -1,0 +1,73 @@
+"""The campaign of faults: what becomes of a run, a store and an input when something happens to it.
+
+    python benchmarks/faults.py training --minutes 60
+    python benchmarks/faults.py stores --minutes 5
+
+Prints, for every kind, how often it was tried, what came of it, and the longest time. Ends with status 1 where an
+outcome is wrong. The same seed gives the same faults.
+"""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import faults_stores, faults_training
+from benchmarks.faults_stores import FaultRow
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.utils.console import run_command
+
+STORES_A_ROUND = 500
+
+
+def faults(part: Literal["training", "stores"], /, minutes: float = 5, seed: int = 0, json: Path | None = None) -> None:
+    """Try faults and print what became of them.
+
+    Args:
+        part: What is damaged.
+        minutes: How long; every kind is tried at least once.
+        seed: The same seed gives the same faults.
+        json: File for the rows.
+    """
+    rows = faults_training.run(minutes, seed) if part == "training" else _stores(minutes, seed)
+    Console(width=160).print(table(part, rows))
+    wrong = sum(row.wrong for row in rows)
+    print(f"{sum(row.tried for row in rows)} faults, {wrong} wrong")
+    if json:
+        write_json(json, [asdict(row) for row in rows])
+    if wrong:
+        raise SystemExit(1)
+
+
+def table(part: str, rows: list[FaultRow]) -> Table:
+    """Kind, tried, each outcome, and the worst time."""
+    names = sorted({name for row in rows for name in row.outcomes})
+    shown = Table(part, "tried", *names, "worst, s")
+    for row in rows:
+        shown.add_row(
+            row.kind, str(row.tried), *(str(row.outcomes[name]) for name in names), f"{row.worst_seconds:.1f}"
+        )
+    return shown
+
+
+def _stores(minutes: float, seed: int) -> list[FaultRow]:
+    """Rounds of damaged stores for so long, added up."""
+    rows: dict[str, FaultRow] = {}
+    end = time.monotonic() + 60 * minutes
+    while not rows or time.monotonic() < end:
+        for row in faults_stores.run(STORES_A_ROUND, seed):
+            total = rows.setdefault(row.kind, FaultRow(row.kind))
+            total.outcomes += row.outcomes
+            total.worst_seconds = max(total.worst_seconds, row.worst_seconds)
+        seed += 1
+    return list(rows.values())
+
+
+if __name__ == "__main__":
+    run_command(faults)
