@@ -1,215 +1,112 @@
 """Temporal convolution on a CPU by minimal filtering (Winograd, 1980; for networks Lavin and Gray, CVPR 2016).
 
-A tile of T - 1 frames of output takes 2 (T - 1) products with a matrix of channels in the place of T (T - 1): for five
-taps 8 in the place of 20. Clip and weights are polynomials in time, whose product is taken point by point; to points
-and back are small sums, in compiled loops. Some tiles at a time, so that the points stay in the cache
-(kernels/deferred_activation/cpu_kernel.py).
+A tile of P = T - 1 frames of output takes N = 2 P products with a matrix of channels instead of T P: for five taps 8
+instead of 20. Clip and weights are polynomials in time, whose product is taken point by point; the transforms to points
+and back are small sums. A tile reads its own P frames and the next tile's.
 
-I tiles; P phases, the frames that a tile writes; Q = 2 P, those that it sees, its own and the next tile's; N points;
-R rows (tile, joint). Clips lie one after the other, with T // 2 places for zeros between them.
+Clips lie one after the other with T // 2 zeros between them, phase by phase: [P, tiles * V * C], so that a transform of
+some tiles is one product of matrices, and their points stay in the cache.
 """
 
-from collections.abc import Iterator
-from fractions import Fraction
 from functools import cache
-from typing import NamedTuple
 
-import numba
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from ..cpu.loops import array, parallel, run
-from ..deferred_activation.cpu_kernel import (
-    Activated,
-    ActivationGradient,
-    OutputGradient,
-    rows_at_once,
-    turns,
-    with_batch_stats,
-)
-from ..deferred_activation.reference import ConvOutput, DeferredActivation
+from ..cpu.chunks import ELEMENTS, MOST_ROWS, chunks
+from ..deferred_activation.cpu_kernel import deferred_activation
+from ..deferred_activation.reference import ConvOutput, DeferredActivation, with_batch_stats
 from .reference import Clips
 
-POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))  # and infinity; more of them would cost precision
+POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)  # and infinity; more of them would cost precision
 MAX_KERNEL_SIZE = 5
 
 
-class Transforms(NamedTuple):
-    """y = outputs_PN ((weights_NT w) * (inputs_NQ x)), for each output and input channel."""
+@cache
+def _transforms(kernel_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """inputs [2, N, P], weights [N, T], outputs [P, N]: y = outputs ((weights w) * (inputs x)), by Toom and Cook's
+    interpolation, transposed since a convolution slides over time.
+    """
+    phases = max(1, kernel_size - 1)
+    size = phases + kernel_size - 1
+    points = torch.tensor(POINTS[: size - 1], dtype=torch.float64)[:, None]
 
-    inputs_NQ: Tensor
-    weights_NT: Tensor
-    outputs_PN: Tensor
+    def powers(count: int) -> Tensor:
+        return torch.cat([points ** torch.arange(count), torch.eye(count, dtype=torch.float64)[-1:]])  # infinity last
 
-
-class Tiles(NamedTuple):
-    """Some tiles, by the numbers of their frames, -1 where there is none; and from which frame to which those are."""
-
-    seen_IQ: Tensor
-    written_IP: Tensor
-    seen: slice
-    own: slice  # of those seen; no later tile sees them
-    written: slice
+    inputs = torch.linalg.inv(powers(size)).T
+    scale = inputs.abs().sum(1, keepdim=True)  # about as large at every point, which the weights make up for
+    inputs = torch.nn.functional.pad(inputs / scale, (0, 2 * phases - size)).unflatten(1, (2, phases)).transpose(0, 1)
+    return inputs.float().contiguous(), (powers(kernel_size) * scale).float(), powers(phases).T.float()
 
 
 class _TemporalConv(Function):
-    """The output, and its batch_stats if they are asked for, otherwise None."""
-
     @staticmethod
-    def forward(ctx, relu_before_residual: bool, batch_stats: bool, cu_seqlens, weight_TOC, bias_O, *tensors):
-        """tensors: the six of an `DeferredActivation`."""
-        x = Activated(DeferredActivation(*tensors, relu_before_residual))
-        out_FVO = torch.empty(*x.shape[:2], weight_TOC.shape[1])
-        transforms = _transforms(len(weight_TOC))
-        weight_NCO = _weight_points(transforms, weight_TOC)
-        ctx.tiles = list(_tiles(cu_seqlens, x.shape, len(weight_TOC)))
-        for tiles in ctx.tiles:
-            points_NRO = _input_points(transforms, tiles, x.of(tiles.seen)) @ weight_NCO
-            out_FVO[tiles.written] = bias_O
-            run(_add_to_frames, points_NRO, array(transforms.outputs_PN), tiles.written_IP, out_FVO)
-        out = with_batch_stats(out_FVO, batch_stats, tensors[0].dtype)
-        ctx.set_materialize_grads(False)
-        ctx.relu_before_residual = relu_before_residual
-        ctx.save_for_backward(weight_TOC, bias_O, *out, *tensors)
-        return tuple(out)
+    def forward(ctx, x_FVC: Tensor, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor) -> Tensor:
+        kernel_size, outputs, channels = weight_TOC.shape
+        frames, joints, _ = x_FVC.shape
+        inputs_2NP, weights_NT, outputs_PN = _transforms(kernel_size)
+        phases, gap = len(outputs_PN), kernel_size // 2
+        frame_F = torch.arange(frames)
+        place_F = frame_F + gap * (torch.searchsorted(cu_seqlens, frame_F, right=True) - 1)  # as an output
+        tiles = (int(place_F[-1]) + gap) // phases + 1 if frames else 0
+        x_PL = _by_phase(x_FVC, place_F + gap, phases, tiles + 1)
+        weight_NCO = torch.einsum("nt,toc->nco", weights_NT, weight_TOC.float())
+        out_PL = torch.empty(phases, tiles * joints * outputs)
+        most = min(MOST_ROWS, ELEMENTS // channels) // (phases * joints)
+        ctx.chunks = list(chunks(tiles, most)) if tiles else []
+        for some in ctx.chunks:
+            points_NRO = _to_points(inputs_2NP, x_PL, some, joints * channels).view(len(weight_NCO), -1, channels)
+            torch.mm(outputs_PN, (points_NRO @ weight_NCO).flatten(1), out=out_PL[:, _columns(some, joints * outputs)])
+        ctx.sizes, ctx.tiles = (joints, channels, outputs), tiles
+        ctx.save_for_backward(x_PL, place_F, weight_TOC, weight_NCO, bias_O)
+        out_FVO = _by_frame(out_PL, place_F, (joints, outputs))
+        return out_FVO.add_(bias_O.float()).to(x_FVC.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor | None):
-        """One for each argument of `forward`; those of parameters are summed in float32."""
-        weight_TOC, bias_O, *saved = ctx.saved_tensors
-        grad_out = OutputGradient(ConvOutput(*saved[:3]), gradients)
-        result = ActivationGradient(
-            DeferredActivation(*saved[3:], ctx.relu_before_residual), torch.zeros(saved[3].shape)
-        )
-        transforms = _transforms(len(weight_TOC))
-        weight_NCO = _weight_points(transforms, weight_TOC)
-        grad_weight_NCO, grad_bias_O = torch.zeros_like(weight_NCO), torch.zeros_like(bias_O, dtype=torch.float32)
-        for tiles in ctx.tiles:
-            grad_FVO = grad_out.of(tiles.written)
-            grad_bias_O += grad_FVO.sum((0, 1))
-            grad_NRO = _points(grad_FVO, tiles.written, tiles.written_IP, transforms.outputs_PN.T)
-            grad_weight_NCO.baddbmm_(_input_points(transforms, tiles, result.x.of(tiles.seen)).mT, grad_NRO)
-            grad_points_NRC = grad_NRO @ weight_NCO.mT
-            run(_add_to_frames, grad_points_NRC, array(transforms.inputs_NQ.T), tiles.seen_IQ, result.grad_FVC)
-            result.apply_backward(tiles.own)
-        grad_weight_TOC = torch.einsum("nt,nco->toc", transforms.weights_NT, grad_weight_NCO).to(weight_TOC.dtype)
-        return None, None, None, grad_weight_TOC, grad_bias_O.to(bias_O.dtype), *result.result()
+    def backward(ctx, grad_FVO: Tensor):
+        """Gradients of parameters are summed in float32."""
+        x_PL, place_F, weight_TOC, weight_NCO, bias_O = ctx.saved_tensors
+        joints, channels, outputs = ctx.sizes
+        inputs_2NP, weights_NT, outputs_PN = _transforms(len(weight_TOC))
+        grad_PL = _by_phase(grad_FVO, place_F, len(outputs_PN), ctx.tiles)
+        grad_x_PL, grad_weight_NCO = torch.zeros_like(x_PL), torch.zeros_like(weight_NCO)
+        for some in ctx.chunks:
+            grad_NRO = outputs_PN.T @ grad_PL[:, _columns(some, joints * outputs)]
+            grad_NRO = grad_NRO.view(len(weight_NCO), -1, outputs)
+            points_NRC = _to_points(inputs_2NP, x_PL, some, joints * channels).view(len(weight_NCO), -1, channels)
+            grad_weight_NCO.baddbmm_(points_NRC.mT, grad_NRO)
+            grad_points = (grad_NRO @ weight_NCO.mT).flatten(1)
+            for ahead, inputs_NP in enumerate(inputs_2NP):
+                grad_x_PL[:, _columns(some, joints * channels, ahead)].addmm_(inputs_NP.T, grad_points)
+        grad_x_FVC = _by_frame(grad_x_PL, place_F + len(weight_TOC) // 2, (joints, channels)).to(grad_FVO.dtype)
+        grad_weight_TOC = torch.einsum("nt,nco->toc", weights_NT, grad_weight_NCO).to(weight_TOC.dtype)
+        return grad_x_FVC, None, grad_weight_TOC, grad_FVO.sum((0, 1), dtype=torch.float32).to(bias_O.dtype)
 
 
-def _phases(kernel_size: int) -> int:
-    return max(1, kernel_size - 1)
+def _columns(tiles: slice, width: int, ahead: int = 0) -> slice:
+    return slice((tiles.start + ahead) * width, (tiles.stop + ahead) * width)
 
 
-@cache
-def _transforms(kernel_size: int) -> Transforms:
-    """By Toom and Cook's interpolation, in exact numbers; transposed, since a convolution over time slides."""
-    phases = _phases(kernel_size)
-    size = phases + kernel_size - 1
-    points = POINTS[: size - 1]
-
-    def powers(count: int) -> list[list[Fraction]]:
-        last = [Fraction(power == count - 1) for power in range(count)]  # of infinity: the leading coefficient
-        return [[Fraction(point) ** power for power in range(count)] for point in points] + [last]
-
-    inputs = list(zip(*_inverse(powers(size))))
-    scale = [sum(map(abs, row)) for row in inputs]  # about as large at every point, which the weights make up for
-    inputs = [[value / s for value in row] + [Fraction(0)] * (2 * phases - size) for row, s in zip(inputs, scale)]
-    weights = [[value * s for value in row] for row, s in zip(powers(kernel_size), scale)]
-    outputs = zip(*powers(phases))
-    return Transforms(*(torch.tensor([list(map(float, row)) for row in m]) for m in (inputs, weights, outputs)))
+def _to_points(inputs_2NP: Tensor, x_PL: Tensor, tiles: slice, width: int) -> Tensor:
+    """[N, the tiles' columns], of the tiles' own frames and the next tiles'."""
+    own, following = (x_PL[:, _columns(tiles, width, ahead)] for ahead in (0, 1))
+    return (inputs_2NP[0] @ own).addmm_(inputs_2NP[1], following)
 
 
-def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
-    """By Gauss and Jordan."""
-    size = len(matrix)
-    rows = [[*row, *(Fraction(i == j) for j in range(size))] for i, row in enumerate(matrix)]
-    for i in range(size):
-        pivot = next(j for j in range(i, size) if rows[j][i])
-        rows[i], rows[pivot] = rows[pivot], rows[i]
-        rows[i] = [value / rows[i][i] for value in rows[i]]
-        for j in range(size):
-            if j != i:
-                rows[j] = [a - rows[j][i] * b for a, b in zip(rows[j], rows[i])]
-    return [row[size:] for row in rows]
+def _by_phase(x_FVC: Tensor, place_F: Tensor, phases: int, tiles: int) -> Tensor:
+    """[P, tiles * V * C] float32, zero where there is no frame."""
+    x = torch.zeros(phases * tiles, *x_FVC.shape[1:])
+    return x.index_copy_(0, place_F % phases * tiles + place_F // phases, x_FVC.float()).view(phases, -1)
 
 
-def _tiles(cu_seqlens: Tensor, shape: torch.Size, kernel_size: int) -> Iterator[Tiles]:
-    """All tiles of all clips, as many at a time as the cache holds, evenly; shape: of x_FVC."""
-    frames, joints, channels = shape
-    if not frames:
-        return
-    gap, phases = kernel_size // 2, _phases(kernel_size)
-    frame_F = torch.arange(frames)
-    place_F = frame_F + gap * (torch.searchsorted(cu_seqlens, frame_F, right=True) - 1)
-    tiles = (place_F[-1].item() + gap) // phases + 1
-    frame_at = torch.full(((tiles + 1) * phases + gap,), -1)
-    frame_at[place_F + gap] = frame_F  # as an input; as an output it lies `gap` before
-    seen_IQ = frame_at[: (tiles + 1) * phases].unfold(0, 2 * phases, phases).contiguous()
-    written_IP = frame_at[gap : gap + tiles * phases].view(tiles, phases)
-    passes = -(-tiles // max(1, rows_at_once(channels) // (phases * joints)))
-    for some in turns(tiles, -(-tiles // passes)):
-        seen, written = seen_IQ[some], written_IP[some]
-        yield Tiles(seen, written, *map(_span, (seen, seen[:, :phases], written)))
-
-
-def _span(frames: Tensor) -> slice:
-    """From the first to the last of these frames, which leave none out; without -1."""
-    valid = frames[frames >= 0]
-    return slice(valid.min().item(), valid.max().item() + 1) if len(valid) else slice(0, 0)
-
-
-def _weight_points(transforms: Transforms, weight_TOC: Tensor) -> Tensor:
-    """[N, C, O]"""
-    return torch.einsum("nt,toc->nco", transforms.weights_NT, weight_TOC.float())
-
-
-def _input_points(transforms: Transforms, tiles: Tiles, x_FVC: Tensor) -> Tensor:
-    """[N, R, C] of the frames that the tiles see."""
-    return _points(x_FVC, tiles.seen, tiles.seen_IQ, transforms.inputs_NQ)
-
-
-def _points(x_FVC: Tensor, frames: slice, frames_IQ: Tensor, matrix_NQ: Tensor) -> Tensor:
-    """[N, R, C]: a matrix times the frames that each tile sees, or writes; x_FVC has those of `frames` alone."""
-    _, joints, channels = x_FVC.shape
-    points_NRC = torch.empty(len(matrix_NQ), len(frames_IQ) * joints, channels)
-    run(_to_points, array(x_FVC), frames.start, frames_IQ, array(matrix_NQ), points_NRC)
-    return points_NRC
-
-
-@parallel
-def _to_points(x_FVC, first, frames_IQ, matrix_NQ, points_NRC):
-    joints = x_FVC.shape[1]
-    points, rows, channels = points_NRC.shape
-    for r in numba.prange(rows):
-        tile, joint = r // joints, r % joints
-        for n in range(points):
-            for c in range(channels):
-                points_NRC[n, r, c] = 0
-            for q in range(matrix_NQ.shape[1]):
-                frame, factor = frames_IQ[tile, q] - first, matrix_NQ[n, q]
-                if frames_IQ[tile, q] >= 0 and factor != 0:
-                    for c in range(channels):
-                        points_NRC[n, r, c] += factor * x_FVC[frame, joint, c]
-
-
-@parallel
-def _add_to_frames(points_NRC, matrix_QN, frames_IQ, y_FVC):
-    """To the frames that each tile sees, or writes, a matrix times its points. Tiles share frames, joints do not."""
-    points, _, channels = points_NRC.shape
-    joints = y_FVC.shape[1]
-    for joint in numba.prange(joints):
-        for tile in range(len(frames_IQ)):
-            for q in range(len(matrix_QN)):
-                frame = frames_IQ[tile, q]
-                if frame >= 0:
-                    for n in range(points):
-                        factor = matrix_QN[q, n]
-                        if factor != 0:
-                            for c in range(channels):
-                                y_FVC[frame, joint, c] += factor * points_NRC[n, tile * joints + joint, c]
+def _by_frame(x_PL: Tensor, place_F: Tensor, shape: tuple[int, int]) -> Tensor:
+    """[F, *shape], the reverse of `_by_phase`."""
+    phases, tiles = len(x_PL), x_PL.shape[1] // (shape[0] * shape[1])
+    return x_PL.view(phases * tiles, *shape).index_select(0, place_F % phases * tiles + place_F // phases)
 
 
 def temporal_conv(
@@ -217,6 +114,5 @@ def temporal_conv(
 ) -> ConvOutput:
     """See kernels/temporal_conv/reference.py; at most `MAX_KERNEL_SIZE` taps."""
     assert len(weight_TOC) <= MAX_KERNEL_SIZE, weight_TOC.shape
-    return ConvOutput(
-        *_TemporalConv.apply(x.relu_before_residual, batch_stats, clips.cu_seqlens, weight_TOC, bias_O, *x.slots())
-    )
+    out_FVO = _TemporalConv.apply(deferred_activation(x), clips.cu_seqlens, weight_TOC, bias_O)
+    return with_batch_stats(out_FVO, batch_stats)

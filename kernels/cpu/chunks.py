@@ -1,0 +1,72 @@
+"""Operations in chunks that fit a CPU's cache, which the backward pass recomputes."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+ELEMENTS = 2**19  # of a chunk: 2 MiB in float32, of the cache that cores share
+MOST_ROWS = 8192  # (frame, joint) of a chunk with few channels: by then calls cost little
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Slices of `size` items, at least one item each; of no items one empty slice."""
+    return (slice(first, min(first + max(1, size), count)) for first in range(0, max(1, count), max(1, size)))
+
+
+def frame_chunks(x_FVC: Tensor) -> Iterator[slice]:
+    """Slices of frames whose activations fit the cache together."""
+    frames, joints, channels = x_FVC.shape
+    return chunks(frames, min(MOST_ROWS, ELEMENTS // channels) // joints)
+
+
+def in_chunks(
+    function: Callable[..., Tensor],
+    slices: Iterator[slice],
+    split: Sequence[Tensor | None],
+    shared: Sequence[Tensor | None],
+) -> Tensor:
+    """function(*split, *shared), computed for one slice of the tensors in `split` at a time; only inputs are saved."""
+    return _InChunks.apply(function, list(slices), len(split), *split, *shared)
+
+
+class _InChunks(Function):
+    @staticmethod
+    def forward(ctx, function, slices: list[slice], count: int, *tensors: Tensor | None) -> Tensor:
+        ctx.function, ctx.slices, ctx.count = function, slices, count
+        ctx.save_for_backward(*tensors)
+        first = function(*_chunk(tensors, slices[0], count))
+        y = first.new_empty(slices[-1].stop, *first.shape[1:])
+        for rows in slices:
+            y[rows] = first if rows is slices[0] else function(*_chunk(tensors, rows, count))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y: Tensor):
+        """Gradients of shared tensors are summed in float32."""
+        tensors, needed = ctx.saved_tensors, [i for i, needs in enumerate(ctx.needs_input_grad[3:]) if needs]
+        grads = [
+            torch.empty_like(t, memory_format=torch.contiguous_format) if i < ctx.count else torch.zeros_like(t).float()
+            for i, t in ((i, tensors[i]) for i in needed)
+        ]
+        for rows in ctx.slices:
+            inputs = [None if t is None else t.detach() for t in _chunk(tensors, rows, ctx.count)]
+            leaves = [inputs[i].requires_grad_() for i in needed]
+            with torch.enable_grad():
+                y = ctx.function(*inputs)
+            for i, grad, of_chunk in zip(needed, grads, torch.autograd.grad(y, leaves, grad_y[rows])):
+                if i < ctx.count:
+                    grad[rows] = of_chunk
+                else:
+                    grad += of_chunk
+        result = [None] * len(tensors)
+        for i, grad in zip(needed, grads):
+            result[i] = grad.to(tensors[i].dtype)
+        return None, None, None, *result
+
+
+def _chunk(tensors: Sequence[Tensor | None], rows: slice, count: int) -> list[Tensor | None]:
+    return [t[rows] if t is not None and i < count else t for i, t in enumerate(tensors)]
