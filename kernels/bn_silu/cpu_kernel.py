@@ -1,7 +1,6 @@
 """BatchNorm + SiLU of channels-last maps on a CPU, float32, one rank: the passes of triton_kernel.py as compiled loops.
 
-PyTorch takes three passes forward and five back and keeps the normalized map. Sums are taken block by block and then
-over the blocks, so that they do not depend on the number of threads.
+PyTorch takes three passes forward and five back and keeps the normalized map.
 """
 
 from itertools import pairwise
@@ -11,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cpu.batch_stats import row_moments
-from ..cpu.exponential import ONE, sigmoid
-from ..cpu.loops import block_count, block_rows, parallel, run
+from ..cpu.loops import ONE, parallel, run, sigmoid
+from ..deferred_activation.reference import with_batch_stats
 from .reference import EPS, Norm
 
+BLOCK = 512  # rows of a partial sum: sums do not depend on the number of threads
 
 def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
     """[P, 5, C] as triton_kernel.py has it; the running statistics follow."""
     stats = []
     for (first, end), mean_C, var_C in zip(_parts(bounds), *norm.running()):
-        batch_mean_C, batch_var_C = row_moments(x_RC[first * cells : end * cells])
+        batch_mean_C, batch_var_C = with_batch_stats(x_RC[first * cells : end * cells, None], True)[1:]
         count = (end - first) * cells
         if count > 1:
             mean_C.lerp_(batch_mean_C, norm.momentum)
@@ -36,7 +35,6 @@ def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
 
 def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate_NC: Tensor | None, activate: bool) -> Tensor:
     """y [R, C] = gate * silu(scale * x + shift)."""
-    assert activate
     y_RC = torch.empty_like(x_RC)
     for part, (first, end) in enumerate(_parts(bounds)):
         at = slice(first * cells, end * cells)
@@ -48,12 +46,9 @@ def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate_NC: Tens
 
 def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, grad_RC: Tensor | None) -> Tensor:
     """[N, C]: the means of the activated map, or the sums of its products with `grad_RC`."""
-    result_NC = torch.zeros(len(x_RC) // cells, x_RC.shape[1])
-    for part, (first, end) in enumerate(_parts(bounds)):
-        at = slice(first * cells, end * cells)
-        grad = None if grad_RC is None else grad_RC[at]
-        run(_sums, x_RC[at], *stats[part, 2:4], grad, cells, result_NC[first:end])
-    return result_NC / cells if grad_RC is None else result_NC
+    y_RC = apply(x_RC, cells, stats, bounds, None, True)
+    y_RC = y_RC if grad_RC is None else y_RC.mul_(grad_RC)
+    return y_RC.view(-1, cells, y_RC.shape[1]).sum(1) / (cells if grad_RC is None else 1)
 
 
 def backward(
@@ -63,14 +58,13 @@ def backward(
     """Gradients of x, weight and bias."""
     grad_x_RC = torch.zeros_like(x_RC)
     grad_norm_2C = torch.zeros(2, x_RC.shape[1])
-    rows = block_rows(x_RC.shape[1])
     for part, (first, end) in enumerate(_parts(bounds)):
         at = slice(first * cells, end * cells)
         mean_C, rstd_C, scale_C, shift_C, per_value_C = stats[part]
         gates = [gate[0][first:end], gate[1][first:end] / cells] if gate else [None, None]
-        sums_BC, products_BC = np.zeros((2, block_count(*x_RC[at].shape), x_RC.shape[1]), np.float32)
+        sums_BC, products_BC = np.zeros((2, -(-len(x_RC[at]) // BLOCK), x_RC.shape[1]), np.float32)
         values = grad_RC[at], x_RC[at], scale_C, shift_C, mean_C, *gates, cells
-        run(_normal_backward, *values, grad_x_RC[at], rows, sums_BC, products_BC)
+        run(_normal_backward, *values, grad_x_RC[at], BLOCK, sums_BC, products_BC)
         sum_C, product_C = (torch.from_numpy(x.sum(0, dtype=np.float64)).float() for x in (sums_BC, products_BC))
         slope_C = rstd_C.square() * product_C * per_value_C
         run(_map_backward, grad_x_RC[at], x_RC[at], scale_C, mean_C, sum_C * per_value_C, slope_C)
@@ -92,19 +86,6 @@ def _apply(x_RC, scale_C, shift_C, gate_NC, cells, y_RC):
         if gate_NC is not None:
             for c in range(channels):
                 y_RC[r, c] *= gate_NC[r // cells, c]
-
-
-@parallel
-def _sums(x_RC, scale_C, shift_C, grad_RC, cells, sums_NC):
-    crops, channels = sums_NC.shape
-    for n in numba.prange(crops):
-        for r in range(n * cells, (n + 1) * cells):
-            for c in range(channels):
-                z = x_RC[r, c] * scale_C[c] + shift_C[c]
-                z *= sigmoid(z)
-                if grad_RC is not None:
-                    z *= grad_RC[r, c]
-                sums_NC[n, c] += z
 
 
 @parallel

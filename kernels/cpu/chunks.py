@@ -8,7 +8,6 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 ELEMENTS = 2**19  # of a chunk: 2 MiB in float32, of the cache that cores share
-MOST_ROWS = 8192  # (frame, joint) of a chunk with few channels: by then calls cost little
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
@@ -18,8 +17,7 @@ def chunks(count: int, size: int) -> Iterator[slice]:
 
 def frame_chunks(x_FVC: Tensor) -> Iterator[slice]:
     """Slices of frames whose activations fit the cache together."""
-    frames, joints, channels = x_FVC.shape
-    return chunks(frames, min(MOST_ROWS, ELEMENTS // channels) // joints)
+    return chunks(len(x_FVC), ELEMENTS // x_FVC.shape[1:].numel())
 
 
 def in_chunks(
@@ -48,10 +46,7 @@ class _InChunks(Function):
     def backward(ctx, grad_y: Tensor):
         """Gradients of shared tensors are summed in float32."""
         tensors, needed = ctx.saved_tensors, [i for i, needs in enumerate(ctx.needs_input_grad[3:]) if needs]
-        grads = [
-            torch.empty_like(t, memory_format=torch.contiguous_format) if i < ctx.count else torch.zeros_like(t).float()
-            for i, t in ((i, tensors[i]) for i in needed)
-        ]
+        grads = [torch.zeros(tensors[i].shape, dtype=tensors[i].dtype if i < ctx.count else None) for i in needed]
         for rows in ctx.slices:
             inputs = [None if t is None else t.detach() for t in _chunk(tensors, rows, ctx.count)]
             leaves = [inputs[i].requires_grad_() for i in needed]
@@ -62,10 +57,8 @@ class _InChunks(Function):
                     grad[rows] = of_chunk
                 else:
                     grad += of_chunk
-        result = [None] * len(tensors)
-        for i, grad in zip(needed, grads):
-            result[i] = grad.to(tensors[i].dtype)
-        return None, None, None, *result
+        result = {i: grad.to(tensors[i].dtype) for i, grad in zip(needed, grads)}
+        return None, None, None, *map(result.get, range(len(tensors)))
 
 
 def _chunk(tensors: Sequence[Tensor | None], rows: slice, count: int) -> list[Tensor | None]:

@@ -1,9 +1,9 @@
-"""Loops over arrays, compiled by numba.
+"""Loops over arrays, compiled by numba, and what they need of exp, eight numbers an instruction.
 
-numba keeps them on disk and compiles them again when their own file changes, or they do; not when a function that they
-call from another file does, or this one: remove the `__pycache__` folders then.
+numba compiles no cached loop again when a function that it calls from another file changes: remove `__pycache__`.
 """
 
+import math
 from collections.abc import Callable
 
 import numba
@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 2**15  # numbers of a map or an activation that a core's own cache takes; 128 KiB
+# Taylor's coefficients of 2^f: within a rounding of float32 for f in [-1/2, 1/2].
+ONE, T1, T2, T3, T4, T5, T6 = (np.float32(math.log(2) ** n / math.factorial(n)) for n in range(7))
+LOG2_E, LEAST, MOST, HALF = map(np.float32, (math.log2(math.e), -126, 126, 0.5))
 
 
 def parallel(function: Callable) -> Callable:
-    """`function` compiled, with its `prange` loops on several threads, and kept on disk; in memory only where no folder
-    for it is writable. A product and a sum in one instruction, and sums of a row in eight parts.
+    """`function` compiled, its `prange` loops on several threads, cached on disk where a folder for it is writable. A
+    product and a sum in one instruction, and sums of a row in eight parts.
     """
     options = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
     try:
@@ -26,39 +28,32 @@ def parallel(function: Callable) -> Callable:
 
 
 def run(loops: Callable, *arguments: Tensor | np.ndarray | float | None) -> None:
-    """`parallel` loops, with as many threads as torch takes, which stay as many: numba's first run lets OpenMP take
-    all cores. Loops may write to a tensor, so it must be float32 or of whole numbers and in one piece; `array` makes
-    others so.
+    """`parallel` loops with torch's number of threads, which numba's first run would set to all cores. Loops may write
+    to a tensor, so it must be contiguous and float32 or of whole numbers.
     """
+    for x in arguments:
+        if isinstance(x, Tensor):
+            assert x.is_contiguous() and (x.dtype == torch.float32 or not x.is_floating_point()), (x.dtype, x.stride())
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
-        loops(*map(_argument, arguments))
+        loops(*(x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments))
     finally:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
 
-def _argument(x: Tensor | np.ndarray | float | None) -> np.ndarray | np.float32 | None:
-    if isinstance(x, float):
-        return np.float32(x)  # a Python float would make the loop's products float64
-    if not isinstance(x, Tensor):
-        return x
-    assert x.is_contiguous() and (x.dtype == torch.float32 or not x.is_floating_point()), (x.dtype, x.stride())
-    return x.detach().numpy()
+@numba.njit(inline="always")
+def exp(x):
+    """2^t, t = x log2 e: 2^n 2^f with a whole n, written as bits. Beyond +-87 it stays at 2^-126 or 2^126."""
+    t = min(max(x * LOG2_E, LEAST), MOST)
+    n = np.int32(np.floor(t + HALF))
+    f = t - np.float32(n)
+    power_of_f = ONE + f * (T1 + f * (T2 + f * (T3 + f * (T4 + f * (T5 + f * T6)))))
+    return power_of_f * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-def array(x: Tensor) -> np.ndarray:
-    """For loops to read: in one piece, float32 of other floating types. The same memory where it is that already."""
-    x = x.detach().contiguous()
-    return (x.float() if x.is_floating_point() else x).numpy()
-
-
-def block_rows(channels: int) -> int:
-    """Rows of a block. Loops take it as an argument: numba would not notice a change of BLOCK."""
-    return max(1, BLOCK // channels)
-
-
-def block_count(rows: int, channels: int) -> int:
-    """Blocks of so many rows."""
-    return -(-rows // block_rows(channels))
+@numba.njit(inline="always")
+def sigmoid(x):
+    """1 / (1 + exp(-x))"""
+    return ONE / (ONE + exp(-x))

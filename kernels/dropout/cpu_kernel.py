@@ -1,6 +1,4 @@
-"""Dropout on a CPU. torch draws its random numbers there one by one in a single thread, 11 ns each; here a draw of 64
-bits serves four elements.
-"""
+"""Dropout on a CPU, where torch takes 11 ns a random number, in one thread: a draw of 64 bits serves four elements."""
 
 import torch
 from torch import Tensor

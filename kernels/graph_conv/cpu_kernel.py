@@ -1,8 +1,4 @@
-"""Graph convolution on a CPU, in chunks of frames: the aggregated neighbors, K times the size of x, never reach memory.
-The backward pass aggregates again, for V / O of the product with the weight.
-
-U = V K, joints and hops; M = K C, hops and input channels.
-"""
+"""Graph convolution on a CPU, in chunks of frames: aggregated neighbors, K times the size of x, never reach memory."""
 
 import torch
 from torch import Tensor
@@ -48,7 +44,7 @@ class _GraphConv(Function):
 
 
 def _matrices(adjacency_KVV: Tensor, weight_KOC: Tensor) -> tuple[Tensor, Tensor]:
-    """aggregate_UV and mix_MO, float32."""
+    """aggregate_UV and mix_MO, float32; U = V K, joints and hops, M = K C, hops and input channels."""
     return adjacency_KVV.float().permute(2, 0, 1).flatten(0, 1), weight_KOC.float().transpose(1, 2).flatten(0, 1)
 
 

@@ -1,11 +1,8 @@
 """Temporal convolution on a CPU by minimal filtering (Winograd, 1980; for networks Lavin and Gray, CVPR 2016).
 
-A tile of P = T - 1 frames of output takes N = 2 P products with a matrix of channels instead of T P: for five taps 8
-instead of 20. Clip and weights are polynomials in time, whose product is taken point by point; the transforms to points
-and back are small sums. A tile reads its own P frames and the next tile's.
-
-Clips lie one after the other with T // 2 zeros between them, phase by phase: [P, tiles * V * C], so that a transform of
-some tiles is one product of matrices, and their points stay in the cache.
+A tile of P = T - 1 frames of output, which reads its own P frames and the next tile's, takes N = 2 P products with a
+matrix of channels instead of T P: for five taps 8 instead of 20. Clips lie with T // 2 zeros between them, phase by
+phase, [P, tiles * V * C]: the transform of some tiles to points is one product, and their points stay in the cache.
 """
 
 from functools import cache
@@ -15,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from ..cpu.chunks import ELEMENTS, MOST_ROWS, chunks
+from ..cpu.chunks import ELEMENTS, chunks
 from ..deferred_activation.cpu_kernel import deferred_activation
 from ..deferred_activation.reference import ConvOutput, DeferredActivation, with_batch_stats
 from .reference import Clips
@@ -46,55 +43,50 @@ class _TemporalConv(Function):
     @staticmethod
     def forward(ctx, x_FVC: Tensor, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor) -> Tensor:
         kernel_size, outputs, channels = weight_TOC.shape
-        frames, joints, _ = x_FVC.shape
-        inputs_2NP, weights_NT, outputs_PN = _transforms(kernel_size)
+        (frames, joints, _), (inputs_2NP, weights_NT, outputs_PN) = x_FVC.shape, _transforms(kernel_size)
         phases, gap = len(outputs_PN), kernel_size // 2
-        frame_F = torch.arange(frames)
-        place_F = frame_F + gap * (torch.searchsorted(cu_seqlens, frame_F, right=True) - 1)  # as an output
+        place_F = torch.arange(frames)  # as outputs
+        place_F += gap * (torch.searchsorted(cu_seqlens, place_F, right=True) - 1)
         tiles = (int(place_F[-1]) + gap) // phases + 1 if frames else 0
         x_PL = _by_phase(x_FVC, place_F + gap, phases, tiles + 1)
         weight_NCO = torch.einsum("nt,toc->nco", weights_NT, weight_TOC.float())
         out_PL = torch.empty(phases, tiles * joints * outputs)
-        most = min(MOST_ROWS, ELEMENTS // channels) // (phases * joints)
-        ctx.chunks = list(chunks(tiles, most)) if tiles else []
+        ctx.chunks = list(chunks(tiles, ELEMENTS // (phases * joints * channels)))
         for some in ctx.chunks:
-            points_NRO = _to_points(inputs_2NP, x_PL, some, joints * channels).view(len(weight_NCO), -1, channels)
-            torch.mm(outputs_PN, (points_NRO @ weight_NCO).flatten(1), out=out_PL[:, _columns(some, joints * outputs)])
+            points_NRO = _to_points(inputs_2NP, x_PL, some, (joints, channels)) @ weight_NCO
+            torch.mm(outputs_PN, points_NRO.flatten(1), out=_of(out_PL, some, joints * outputs))
         ctx.sizes, ctx.tiles = (joints, channels, outputs), tiles
         ctx.save_for_backward(x_PL, place_F, weight_TOC, weight_NCO, bias_O)
-        out_FVO = _by_frame(out_PL, place_F, (joints, outputs))
-        return out_FVO.add_(bias_O.float()).to(x_FVC.dtype)
+        return _by_frame(out_PL, place_F, (joints, outputs)).add_(bias_O.float()).to(x_FVC.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_FVO: Tensor):
         """Gradients of parameters are summed in float32."""
         x_PL, place_F, weight_TOC, weight_NCO, bias_O = ctx.saved_tensors
-        joints, channels, outputs = ctx.sizes
-        inputs_2NP, weights_NT, outputs_PN = _transforms(len(weight_TOC))
+        (joints, channels, outputs), (inputs_2NP, weights_NT, outputs_PN) = ctx.sizes, _transforms(len(weight_TOC))
         grad_PL = _by_phase(grad_FVO, place_F, len(outputs_PN), ctx.tiles)
         grad_x_PL, grad_weight_NCO = torch.zeros_like(x_PL), torch.zeros_like(weight_NCO)
         for some in ctx.chunks:
-            grad_NRO = outputs_PN.T @ grad_PL[:, _columns(some, joints * outputs)]
-            grad_NRO = grad_NRO.view(len(weight_NCO), -1, outputs)
-            points_NRC = _to_points(inputs_2NP, x_PL, some, joints * channels).view(len(weight_NCO), -1, channels)
-            grad_weight_NCO.baddbmm_(points_NRC.mT, grad_NRO)
+            grad_NRO = (outputs_PN.T @ _of(grad_PL, some, joints * outputs)).view(len(weight_NCO), -1, outputs)
+            grad_weight_NCO.baddbmm_(_to_points(inputs_2NP, x_PL, some, (joints, channels)).mT, grad_NRO)
             grad_points = (grad_NRO @ weight_NCO.mT).flatten(1)
             for ahead, inputs_NP in enumerate(inputs_2NP):
-                grad_x_PL[:, _columns(some, joints * channels, ahead)].addmm_(inputs_NP.T, grad_points)
+                _of(grad_x_PL, some, joints * channels, ahead).addmm_(inputs_NP.T, grad_points)
         grad_x_FVC = _by_frame(grad_x_PL, place_F + len(weight_TOC) // 2, (joints, channels)).to(grad_FVO.dtype)
         grad_weight_TOC = torch.einsum("nt,nco->toc", weights_NT, grad_weight_NCO).to(weight_TOC.dtype)
         return grad_x_FVC, None, grad_weight_TOC, grad_FVO.sum((0, 1), dtype=torch.float32).to(bias_O.dtype)
 
 
-def _columns(tiles: slice, width: int, ahead: int = 0) -> slice:
-    return slice((tiles.start + ahead) * width, (tiles.stop + ahead) * width)
+def _of(x_PL: Tensor, tiles: slice, width: int, ahead: int = 0) -> Tensor:
+    """The columns of these tiles, or of the next ones, a view."""
+    return x_PL[:, (tiles.start + ahead) * width : (tiles.stop + ahead) * width]
 
 
-def _to_points(inputs_2NP: Tensor, x_PL: Tensor, tiles: slice, width: int) -> Tensor:
-    """[N, the tiles' columns], of the tiles' own frames and the next tiles'."""
-    own, following = (x_PL[:, _columns(tiles, width, ahead)] for ahead in (0, 1))
-    return (inputs_2NP[0] @ own).addmm_(inputs_2NP[1], following)
+def _to_points(inputs_2NP: Tensor, x_PL: Tensor, tiles: slice, sizes: tuple[int, int]) -> Tensor:
+    """[N, R, C]: rows (tile, joint)."""
+    own, following = (_of(x_PL, tiles, sizes[0] * sizes[1], ahead) for ahead in (0, 1))
+    return (inputs_2NP[0] @ own).addmm_(inputs_2NP[1], following).view(len(inputs_2NP[0]), -1, sizes[1])
 
 
 def _by_phase(x_FVC: Tensor, place_F: Tensor, phases: int, tiles: int) -> Tensor:
@@ -113,6 +105,5 @@ def temporal_conv(
     x: DeferredActivation, clips: Clips, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
 ) -> ConvOutput:
     """See kernels/temporal_conv/reference.py; at most `MAX_KERNEL_SIZE` taps."""
-    assert len(weight_TOC) <= MAX_KERNEL_SIZE, weight_TOC.shape
     out_FVO = _TemporalConv.apply(deferred_activation(x), clips.cu_seqlens, weight_TOC, bias_O)
     return with_batch_stats(out_FVO, batch_stats)

@@ -13,16 +13,16 @@ from torch.nn.functional import batch_norm, silu
 
 from unisign_fast.kernels.bn_silu import cpu_kernel, triton_kernel
 from unisign_fast.kernels.bn_silu.convolution import Conv, convolve, rows
+from unisign_fast.kernels.bn_silu.cpu_kernel import BLOCK
 from unisign_fast.kernels.bn_silu.op import bucketed_crops
 from unisign_fast.kernels.bn_silu.reference import EPS, Norm, Parts
 from unisign_fast.kernels.bn_silu.spec import SPEC
-from unisign_fast.kernels.cpu.batch_stats import row_moments
-from unisign_fast.kernels.cpu.loops import BLOCK
+from unisign_fast.kernels.deferred_activation.reference import with_batch_stats
 from unisign_fast.kernels.dispatch import forcing
 from unisign_fast.kernels.testing import leaves, make_inputs, repair_interpreter, results_and_gradients
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = [(3, 16, 9, 7), (9, 33, 1, 1), (40, 96, 12, 12), (1, BLOCK + 3, 2, 2)]  # one block, several; a row is more
+SHAPES = [(3, 16, 9, 7), (9, 33, 1, 1), (40, 96, 12, 12), (1, 5, BLOCK + 3, 2)]  # one block, several
 TWO_HANDS = SPEC.cases[0].shape
 
 
@@ -65,7 +65,7 @@ def test_equals_torch_in_float64(shape):
     for mine, theirs in zip(result, torch.autograd.grad(expected, exact, upstream.double()), strict=True):
         assert distance(mine, theirs) < 3e-5  # of x: what the moments take away is nearly everything
     moments = exact[0].mean((0, 2, 3)), exact[0].var((0, 2, 3), correction=0)
-    for mine, theirs in zip(row_moments(rows(tensors[0])), moments):
+    for mine, theirs in zip(with_batch_stats(rows(tensors[0])[:, None], True)[1:], moments):
         assert distance(mine, theirs) < 3e-7
 
 

@@ -1,15 +1,18 @@
-"""Loops that are compiled for CPUs: exp and what is made of it, and batch_stats."""
+"""Loops that are compiled for CPUs: exp and what is made of it; and moments in chunks."""
 
 import numba
 import numpy as np
 import pytest
 import torch
 
-from unisign_fast.kernels.cpu.batch_stats import row_moments
-from unisign_fast.kernels.cpu.exponential import exp, sigmoid
-from unisign_fast.kernels.cpu.loops import BLOCK, array, run
+from unisign_fast.kernels.cpu.loops import exp, run, sigmoid
 from unisign_fast.kernels.deferred_activation.cpu_kernel import deferred_activation as on_cpu
-from unisign_fast.kernels.deferred_activation.reference import DeferredActivation, deferred_activation
+from unisign_fast.kernels.deferred_activation.reference import (
+    ROWS_AT_ONCE,
+    DeferredActivation,
+    deferred_activation,
+    with_batch_stats,
+)
 from unisign_fast.kernels.temporal_conv.cpu_kernel import temporal_conv
 from unisign_fast.kernels.temporal_conv.reference import Clips
 
@@ -34,11 +37,11 @@ def test_exp_and_sigmoid_to_a_rounding():
     np.testing.assert_allclose(exp_N[near_N], np.exp(exact_N[near_N]), rtol=2.5e-7)
 
 
-@pytest.mark.parametrize("shape", [(0, 4), (1, 4), (3 * BLOCK // 64 + 5, 64), (2, BLOCK + 1)])
-def test_moments_of_rows_in_several_blocks(shape):
+@pytest.mark.parametrize("shape", [(0, 4), (1, 4), (3 * ROWS_AT_ONCE + 5, 64), (2, ROWS_AT_ONCE + 1)])
+def test_moments_of_rows_in_several_chunks(shape):
     torch.manual_seed(0)
     rows = torch.randn(shape) * torch.rand(shape[1]) + 100
-    mean, var = row_moments(rows)
+    mean, var = with_batch_stats(rows[:, None], True)[1:]
     exact = rows.double()
     if not len(rows):
         assert not mean.any() and not var.any()
@@ -86,4 +89,3 @@ def test_nothing_is_written_to_a_copy():
         run(both, torch.ones(4, dtype=torch.bfloat16), torch.ones(4), torch.ones(4))
     with pytest.raises(AssertionError):
         run(both, torch.ones(4), torch.ones(4, 2)[:, 0], torch.ones(4))
-    assert array(torch.ones(4, 2)[:, 0]).flags.c_contiguous

@@ -4,8 +4,11 @@ Every operation chooses its GPU backend, kernels are recorded instead of run, at
 of PyTorch's real kernel, and a step that would make the host wait for the device raises.
 """
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from unisign_fast.kernels.packing import ALIGNMENT
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.unisign import UniSign
 
+ROOT = Path(__file__).resolve().parents[2]
 LAYERS = 2
 SHAPE = MT5Shape(vocab_size=64, num_layers=LAYERS, num_decoder_layers=LAYERS)  # mT5-Base's width and heads
 POSE = ModelConfig(mt5=SHAPE, label_smoothing=0.2)
@@ -99,3 +103,17 @@ def test_the_host_waiting_for_the_device_raises():
     """What the other tests rely on."""
     with pytest.raises(RuntimeError, match="meta"):
         torch.ones(3, device="meta").sum().item()
+
+
+def test_the_gpu_path_of_the_whole_model_never_imports_numba():
+    code = """
+import sys
+sys.path.insert(0, "tests/model")
+import test_gpu_paths
+import torch
+test_gpu_paths.training_step(test_gpu_paths.CONFIGS["rgb"], torch.bfloat16)
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"numba", "llvmlite"}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[-2] == "[]"
