@@ -105,14 +105,15 @@ def test_the_host_waiting_for_the_device_raises():
         torch.ones(3, device="meta").sum().item()
 
 
-def test_the_gpu_path_of_the_whole_model_never_imports_numba():
+def test_the_gpu_path_of_the_whole_model_imports_nothing_that_is_for_cpus_alone():
+    """The data path has compiled loops of its own, so numba itself may be there."""
     code = """
 import sys
 sys.path.insert(0, "tests/model")
 import test_gpu_paths
 import torch
 test_gpu_paths.training_step(test_gpu_paths.CONFIGS["rgb"], torch.bfloat16)
-print(sorted({name.partition(".")[0] for name in sys.modules} & {"numba", "llvmlite"}))
+print([name for name in sys.modules if "kernels.cpu" in name or "cpu_kernel" in name])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
