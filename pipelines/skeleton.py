@@ -42,6 +42,12 @@ PART_EDGES: dict[str, list[tuple[int, int]]] = {
 }
 
 
+def hand_rows(crops_per_hand: tuple[int, int], hand: int) -> slice:
+    """The rows of HANDS[hand] in arrays of both hands' crops, in which the left hand's come first."""
+    left, right = crops_per_hand
+    return slice(left, left + right) if hand else slice(left)
+
+
 def adjacency(part: str) -> np.ndarray:
     """The adjacency a graph convolution starts from, float32 [K=2, V, V]: A[k, v, w] weighs what w takes from v.
 

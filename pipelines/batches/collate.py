@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..crops.sources import WantedHands
-from ..skeleton import HANDS, PACKED_JOINTS
+from ..skeleton import HANDS, PACKED_JOINTS, hand_rows
 from .packed_batch import IGNORED, PackedBatch
 
 
@@ -28,8 +28,7 @@ class Sample:
 
     def rows(self, hand: int) -> slice:
         """The rows of crops, `crop_frame` and `crop_points` that belong to HANDS[hand]."""
-        left = self.crops_per_hand[0]
-        return slice(left, None) if hand else slice(left)
+        return hand_rows(self.crops_per_hand, hand)
 
 
 def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) -> PackedBatch:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..errors import InputError
+from ..file_names import NamedFiles
 from ..store.crop_store import CropStoreWriter, crops_folder
 from ..store.keypoint_store import KeypointStore
 from ..workers import end_with_parent
@@ -149,10 +150,11 @@ def _jpeg(crop: np.ndarray, quality: int) -> bytes:
 
 def _find(folder: Path, video: Path) -> Path:
     """The video in a folder that mirrors the last parts of its path."""
+    files = NamedFiles(folder)
     for parts in range(len(video.parts) - 1, 0, -1):
-        outcome = folder.joinpath(*video.parts[-parts:])
-        if outcome.is_file():
-            return outcome
+        found = files.find("/".join(video.parts[-parts:]))
+        if found and found.is_file():
+            return found
     raise InputError(folder / video.name, "is missing", "name the folder that holds the videos")
 
 

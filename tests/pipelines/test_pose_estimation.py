@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -370,6 +371,7 @@ def test_the_command_reports_bad_videos_and_writes_the_rest_once(tmp_path, files
     done = run_poses(*options(tmp_path, files))
     assert done.returncode == 0, done.stderr
     assert "2 poses written, 0 there already, 4 videos left out" in done.stdout
+    assert re.search(r"^18 frames in [0-9.]+ s: [0-9.]+ frames/s$", done.stdout, re.MULTILINE)
     lines = [line for line in done.stderr.splitlines() if line.startswith("left out: ")]
     for name, reason in {
         "nobody.mp4": "no person is found in its 5 frames",

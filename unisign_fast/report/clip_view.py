@@ -15,7 +15,7 @@ from unisign_fast.pipelines.clips.dataset import ClipRef, ClipSet
 from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
 from unisign_fast.pipelines.crops.video import VideoFile
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES
+from unisign_fast.pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES, hand_rows
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.pipelines.store.manifest import Clip
 from unisign_fast.report.fusion_probe import Fusion, probe
@@ -137,11 +137,10 @@ class ClipViewer:
 
 
 def _rows(batch: PackedBatch | None, hand: int) -> range:
-    """The crops of HANDS[hand]; the left ones come first."""
+    """The crops of HANDS[hand]."""
     if batch is None:
         return range(0)
-    left, right = batch.crops_per_hand
-    return range(left, left + right) if hand else range(left)
+    return range(len(batch.crops))[hand_rows(batch.crops_per_hand, hand)]
 
 
 def _picture(batch: PackedBatch, row: int) -> np.ndarray:
