@@ -191,6 +191,7 @@ class Machine:
         if self._odd_keys > MAX_ODD_KEYS:
             raise PickleError(f"more than {MAX_ODD_KEYS} keys that are no texts")
         if kind is tuple and not any(type(x) is tuple for x in value):
+            self._charge(_PER_ENTRY * len(value))
             return tuple(map(self._key, value))
         if kind in (int, float) or isinstance(value, np.generic):
             return value
@@ -217,6 +218,8 @@ class Machine:
     # Globals ----------------------------------------------------------------------------------------------------------
 
     def _global(self, module: object, name: object) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise PickleError("a global whose name is no text")
         function = _GLOBALS.get((str(module), str(name)))
         if function is None:
             raise ForbiddenGlobal(f"{module}.{name}")
@@ -239,6 +242,8 @@ class Machine:
         if type(values) not in (list, tuple, set, frozenset):
             raise PickleError(f"a {kind.__name__} of a {type(values).__name__}")
         self._charge(_PER_ENTRY * len(values))
+        for value in values:  # what the copy holds is in the original, too
+            self._seen_again(value)
         if kind in (set, frozenset):
             return kind(self._fill_set(set(), list(values)))
         if kind in (dict, OrderedDict):
@@ -260,7 +265,7 @@ class Machine:
 
     def _frombuffer(self, data: object, dtype: object, shape: object, order: object, axes: object = None):
         if order not in ("C", "F", "K") or (axes is None) != (order != "K"):
-            raise PickleError(f"an array in order {order!r}")
+            raise PickleError("an array in another order than C, F or K")
         record = ArrayRecord()
         build_array(record, (1, shape, dtype, order == "F", data))
         record.axes = axes

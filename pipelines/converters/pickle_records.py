@@ -59,7 +59,7 @@ class ArrayRecord:
 def make_dtype(spec: object, align: object = 0, copy: object = 1) -> DtypeRecord:
     """What `numpy.dtype(spec, align, copy)` stands for. Raises PickleError unless it is a plain number, text or O."""
     if not isinstance(spec, str) or not _SPEC.fullmatch(spec):
-        raise PickleError(f"the dtype {spec!r}"[:80])
+        raise PickleError(f"the dtype {spec[:40]!r}" if isinstance(spec, str) else "a dtype of no text")
     return DtypeRecord(str(spec))
 
 
@@ -128,6 +128,7 @@ class Finisher:
     def __init__(self, shared: set[int], pickle_bytes: int):
         self._shared = shared
         self._limit = EXPANDED + EXPANDED_PER_BYTE * pickle_bytes
+        self._made = 0  # bytes so far
         self._finished: dict[int, tuple[object, object, int] | None] = {}  # of what is shared: it, its result, its size
 
     def finish(self, value: object) -> object:
@@ -164,9 +165,15 @@ class Finisher:
             raise PickleError("it holds the same lists or arrays so often that they would take too much memory")
         return result, size
 
+    def _make(self, size: int) -> None:
+        """Before so many bytes are made: raises PickleError if that is more than the limit, all in all."""
+        self._made += size
+        self._checked(None, self._made)
+
     def _contents(self, value: object, depth: int) -> tuple[object, int]:
         if type(value) is ArrayRecord:
             return self._array(value, depth)
+        self._make(64 + 8 * len(value))
         if isinstance(value, (set, frozenset)):
             return value, 64 + 64 * len(value)
         if isinstance(value, dict):
@@ -197,12 +204,14 @@ class Finisher:
             return self._object_array(record, depth)
         if type(record.data) is not bytes:
             raise PickleError("an array of a list")
+        self._make(64 + len(record.data))
         array = array_of(record.dtype, record.shape, record.fortran, record.data)
         return _transposed(array, record.axes)[()], 64 + max(size if 0 in record.shape else 0, array.nbytes)
 
     def _object_array(self, record: ArrayRecord, depth: int) -> tuple[object, int]:
         if type(record.data) is not list or len(record.data) != math.prod(record.shape):
             raise PickleError("an array of objects with another number of them")
+        self._make(16 * len(record.data))
         items, size = self._contents(tuple(record.data), depth)
         array = np.empty(len(items), object)
         for i, item in enumerate(items):

@@ -98,6 +98,7 @@ def raw(*parts):
 DTYPE = raw(b"cnumpy\ndtype\n", [("f8", False, True)], b"Rq\x10")
 STATE = (3, "<", None, None, None, -1, -1, 0)
 EMPTY_ARRAY = raw(b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n", [(0,)], [b"b"], b"tRq\x11")
+DOUBLED = b"".join(b"0](" + b"h" + bytes([n]) + b"h" + bytes([n]) + b"eq" + bytes([n + 1]) for n in range(60))
 HOSTILE = {
     "a dtype that grows after an array was made of it": (
         raw(EMPTY_ARRAY, b"(K\x01", [(1,)], DTYPE, [STATE], b"b\x89", [bytes(8)], b"tb0h\x10", [STATE], b"b0h\x11."),
@@ -136,6 +137,25 @@ HOSTILE = {
     "a global as a value": (b"cnumpy\nndarray\n.", "what is no value"),
     "a list as a key": (b"}]Ns.", "a key that is a list"),
     "fields": (raw(b"cnumpy\ndtype\n", [("V8", False, True)], b"R."), "the dtype 'V8'"),
+    "a global that is named by lists of the same list": (
+        raw(b"]q\x00", DOUBLED, b"h\x3ch\x3c\x93."),
+        "a global whose name is no text",
+    ),
+    "a dtype that is named by lists of the same list": (
+        raw(b"]q\x00", DOUBLED, b"0cnumpy\ndtype\nh\x3c\x85R."),
+        "a dtype of no text",
+    ),
+    "a global that is named by tuples in tuples": (b")" + b"\x85" * 100_000 + b"Va\n\x93.", "name is no text"),
+    "arrays of one list of objects": (
+        raw(b"((" + b"N" * 10**5 + b"lq\x12", b"0cnumpy\ndtype\n", [("O8", False, True)], b"Rq\x100")
+        + raw(EMPTY_ARRAY, b"(K\x01", [(10**5,)], b"h\x10\x89h\x12tb") * 1000
+        + b"l.",
+        "too much memory",
+    ),
+    "keys that are one long tuple": (
+        b"((" + b"N" * 10**6 + b"tq\x01" + b"}h\x01Ns" * 1000 + b"l.",
+        "much more memory than its size",
+    ),
     "keys of one hash": (raw([{(2**61 - 1) * n: 0 for n in range(1, 20_000)}], b"."), "keys that are no texts"),
 }
 

@@ -2,8 +2,12 @@
 
 import json
 import os
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
+
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import parse_json
 
 
 class EventLog:
@@ -43,8 +47,8 @@ def read_events(path: Path) -> list[dict]:
 def _parse(text: bytes) -> list[dict]:
     events = []
     for line in text.splitlines():
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue
+        with suppress(InputError):
+            event = parse_json(line, "log.jsonl")
+            if isinstance(event, dict):
+                events.append(event)
     return events
