@@ -130,7 +130,7 @@ def compare(
     """Both ways in turns; see `evaluation`."""
     device, task = reader.device, reader.settings.task
     theirs = PublishedEvaluation(loaded, tokenizer, reader, device, settings.max_new_tokens)
-    loaded.load_state_dict(unpublish(theirs.weights, loaded.state_dict()))
+    loaded.load_state_dict(unpublish(theirs.forward.w, loaded.state_dict()))
     times: dict[str, list[float]] = {f"published, batches of {clips}": [] for clips in clips_per_batch} | {"ours": []}
     scores, same = {}, {}
     for number in range(rounds + 1):

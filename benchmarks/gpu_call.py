@@ -69,7 +69,8 @@ def call(folder: Path, chosen: list[str], dry: bool) -> list[dict]:
         file = folder / f"{name}.json"
         rows += json.loads(file.read_text()) if file.exists() else []
         seconds = time.monotonic() - begin
-        shared = {key: rows[-1][key] for key in SHARED if rows}
+        named = next((row for row in reversed(rows) if "device" in row), {})
+        shared = {key: named.get(key, "unknown") for key in SHARED}
         rows.append({"section": name, "what": "whole section", "status": status, "seconds": seconds} | shared)
         (folder / "rows.json").write_text(json.dumps(rows, indent=1))
         print(f"== {name}: {seconds:.0f} s, status {status}", flush=True)

@@ -6,7 +6,6 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-import msgspec
 import numpy as np
 
 from .errors import InputError
@@ -86,6 +85,8 @@ def read_settings(path: Path, kind: type[T], what: str, remedy: str, required: t
 
     Raises InputError naming the file and field, also where one of `required` is missing.
     """
+    import msgspec  # late: the model imports this module, and a GPU host without the data path has no msgspec
+
     try:
         values = read_json(path, remedy, _SETTINGS_BYTES)
         missing = [name for name in required if not isinstance(values, dict) or name not in values]
