@@ -1,19 +1,26 @@
 """BatchNorm, behind the moments it is given, equals torch's, in one process and with its rows spread over two ranks."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from toy_training import TWO_RANKS, run_script
 
 from unisign_fast.kernels.deferred_activation.reference import with_batch_stats
+from unisign_fast.kernels.dispatch import forcing
 from unisign_fast.model.batch_norm import BatchNorm, BatchNorm2d
 from unisign_fast.published.layout import mixed
 from unisign_fast.utils.distributed import start_ranks
 
 CHANNELS = 3
+# On the CPU, where the kernels run in the interpreter only.
+BACKENDS = ("reference", "gpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("reference",)
 
 
 def rows(shape: tuple[int, ...], channel_dim: int, mean: float = 0.0) -> Tensor:
@@ -240,6 +247,22 @@ def maps_of_hands(ranks_taking_part: slice, hands: list[Tensor] | None = None) -
     return torch.cat(hands), [len(hand) for hand in hands]
 
 
+@contextmanager
+def counted_reductions() -> Iterator[list]:
+    """Within the block every all-reduce is appended to the list."""
+    seen, reduce = [], dist.all_reduce
+
+    def counting(*arguments, **options):
+        seen.append(arguments)
+        return reduce(*arguments, **options)
+
+    dist.all_reduce = counting
+    try:
+        yield seen
+    finally:
+        dist.all_reduce = reduce
+
+
 def run_in_ranks(out: Path) -> None:
     """Run by each of two ranks: its share of every case, then an evaluation that only rank 0 takes part in."""
     ranks = start_ranks()
@@ -253,11 +276,15 @@ def run_in_ranks(out: Path) -> None:
         (y * weight).sum().backward()
         gradients = {"weight.grad": ranks.sum(norm.weight.grad), "bias.grad": ranks.sum(norm.bias.grad)}
         results[case] = {"y": y.detach(), "x.grad": x.grad, **gradients, **norm.state_dict()}
-    shared, _, _ = two_parts((3, 5))
-    x, per_part = maps_of_hands(slice(ranks.rank, ranks.rank + 1))
-    y, x_grad = backward(shared, x, per_part, maps_of_hands(slice(ranks.rank, ranks.rank + 1), weights_of_hands())[0])
-    gradients = {"weight.grad": ranks.sum(shared.weight.grad), "bias.grad": ranks.sum(shared.bias.grad)}
-    results["hands"] = {"y": y, "x.grad": x_grad, **gradients, **shared.state_dict()}
+    mine = slice(ranks.rank, ranks.rank + 1)
+    for backend in BACKENDS:
+        shared, _, _ = two_parts((3, 5))
+        x, per_part = maps_of_hands(mine)
+        with forcing(backend), counted_reductions() as reductions:
+            y, x_grad = backward(shared, x, per_part, maps_of_hands(mine, weights_of_hands())[0])
+        gradients = {"weight.grad": ranks.sum(shared.weight.grad), "bias.grad": ranks.sum(shared.bias.grad)}
+        results[f"hands, {backend}"] = {"y": y, "x.grad": x_grad, **gradients, **shared.state_dict()}
+        results[f"reductions, {backend}"] = len(reductions)
     if ranks.is_first:
         norm, x, _ = norm_and_rows("uneven")
         results["evaluation"] = apply(norm.eval(), x).detach()
@@ -287,11 +314,14 @@ def test_two_ranks_equal_one_with_all_rows(two_ranks, case):
     assert_same(result, expected, rtol=1e-4, atol=2e-4 if case == "far from zero" else 1e-5)
 
 
-def test_two_ranks_share_the_statistics_of_each_hand(two_ranks):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_ranks_share_the_statistics_of_each_hand(two_ranks, backend):
+    """Both hands by one reduction each way."""
+    assert [results[f"reductions, {backend}"] for results in two_ranks] == [2, 2]
     shared, _, _ = two_parts((3, 5))
     x, per_part = maps_of_hands(slice(None))
     whole = dict(zip(("y", "x.grad"), backward(shared, x, per_part, torch.cat(weights_of_hands()))))
-    first, other = (results["hands"] for results in two_ranks)
+    first, other = (results[f"hands, {backend}"] for results in two_ranks)
     for name, value in whole.items():
         for rank, result in enumerate((first[name], other[name])):
             expected, _ = maps_of_hands(slice(rank, rank + 1), list(value.split(per_part)))
