@@ -30,7 +30,7 @@ def _save(ctx, inputs, output) -> None:
 
 def _gradients(ctx, grad_x_FVC: Tensor):
     x_FVC, *x = ctx.saved_tensors
-    return _backward(grad_x_FVC, x_FVC, x, ctx.relu_before_residual), None
+    return by_tensor(_backward(grad_x_FVC, x_FVC, x, ctx.relu_before_residual)), None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
@@ -47,6 +47,15 @@ def _cpu(x: DeferredActivation) -> Tensor:
 
 
 deferred_activation = Operation("deferred_activation", reference, _gpu, refusal=lambda x: None, cpu=_cpu)
+
+
+def by_tensor(gradients: list[Tensor]) -> list[Tensor]:
+    """The gradients of an activation's tensors in order, from what its kernel returns (triton_kernel.py)."""
+    if len(gradients) == 1:
+        return gradients
+    grad_conv_out, *grad_residual, sums = gradients
+    scale, shift, *others = sums.unbind()
+    return [grad_conv_out, scale, shift, *grad_residual, *others]
 
 
 def as_conv_output(tensors: list[Tensor]) -> ConvOutput:

@@ -215,13 +215,17 @@ class ActivationGradient:
         return [x_FVC, *arguments(self.x)[:5], self.grad_conv_out, self.grad_residual, self.sums]
 
     def gradients(self) -> list[Tensor]:
-        """Those of the activation's tensors, in order."""
-        scale, shift, residual_scale, residual_shift = (share.sum(0) for share in self.sums.unbind(1))
-        return [self.grad_conv_out, scale, shift, self.grad_residual, residual_scale, residual_shift][: len(self.x)]
+        """Those of the activation as an operator returns them, where no two tensors may share memory: of the output, of
+        the residual, and [2 or 4, C] of the scales and shifts, as far as it has them.
+        """
+        if len(self.x) == 1:
+            return [self.grad_conv_out]
+        residual = [self.grad_residual] if len(self.x) > 3 else []
+        return [self.grad_conv_out, *residual, self.sums[:, : 4 if len(self.x) == 6 else 2].sum(0)]
 
 
 def backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
-    """Gradients of the activation's tensors, in order."""
+    """Gradients as `ActivationGradient.gradients` gives them."""
     frames, joints, channels = x_FVC.shape
     rows = frames * joints
     grid = triton.cdiv(rows, ROWS), triton.cdiv(channels, COLUMNS)

@@ -5,7 +5,7 @@ moments behind it: the operation the model calls.
 import torch
 from torch import Tensor
 
-from ..deferred_activation.op import as_conv_output, whole_gradient
+from ..deferred_activation.op import as_conv_output, by_tensor, whole_gradient
 from ..deferred_activation.reference import DeferredActivation
 from ..dispatch import Operation
 from ..launch import contiguous, operator
@@ -80,7 +80,7 @@ def _gradients(ctx, gradients: list[Tensor | None]):
         grad_x_FVC, *whole, x_FVC, diagonal, out, shortcut_out, x, ctx.relu_before_residual, weight_KOC, shortcut
     )
     grad_adjacency, grad_weight, grad_bias, *rest = result
-    return rest[shortcuts:], None, grad_adjacency, grad_weight, grad_bias, rest[:shortcuts], None
+    return by_tensor(rest[shortcuts:]), None, grad_adjacency, grad_weight, grad_bias, rest[:shortcuts], None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

@@ -55,6 +55,16 @@ def _matrix(weight, k, output, column, O: tl.constexpr, C: tl.constexpr):
     return tl.load(weight + (k * O + output[:, None]) * C + column[None, :], inside, 0)
 
 
+@triton.jit
+def block_diagonal(adjacency, diagonal, V: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr):
+    """D_k from A_k [V, V], a program each."""
+    k, local = tl.program_id(0), tl.arange(0, ROWS)
+    to, source = local[:, None], local[None, :]
+    inside = (to // V == source // V) & (to < USED) & (source < USED)
+    value = tl.load(adjacency + (k * V + source % V) * V + to % V, inside, 0)
+    tl.store(diagonal + (k * ROWS + to) * ROWS + source, value)
+
+
 @triton.jit(do_not_specialize=["rows"])
 def graph_conv_forward(
     conv_out, scale, shift, residual, residual_scale, residual_shift,
@@ -189,11 +199,11 @@ def _used(joints: int, rows: int) -> int:
 
 def _block_diagonal(adjacency_KVV: Tensor, rows: int) -> Tensor:
     """D [K, rows, rows]: the transposed adjacency once for each frame of a tile, zero elsewhere."""
-    joints = adjacency_KVV.shape[1]
-    local = torch.arange(rows, device=adjacency_KVV.device)
-    frame, joint = local // joints, local % joints
-    within = (frame[:, None] == frame) & (local < _used(joints, rows))
-    return torch.where(within, adjacency_KVV.transpose(1, 2)[:, joint[:, None], joint], 0)
+    hops, joints, _ = adjacency_KVV.shape
+    diagonal = adjacency_KVV.new_empty(hops, rows, rows)
+    sizes = {"V": joints, "USED": _used(joints, rows), "ROWS": rows}
+    launch(block_diagonal, (hops,), adjacency_KVV, diagonal, **sizes, warps=4, stages=1)
+    return diagonal
 
 
 def forward(

@@ -4,7 +4,7 @@ calls.
 
 from torch import Tensor
 
-from ..deferred_activation.op import as_conv_output, whole_gradient
+from ..deferred_activation.op import as_conv_output, by_tensor, whole_gradient
 from ..deferred_activation.reference import ConvOutput, DeferredActivation
 from ..dispatch import Operation
 from ..launch import contiguous, operator
@@ -59,7 +59,7 @@ def _gradients(ctx, gradients: list[Tensor | None]):
     grad_weight, grad_bias, *grad_x = _backward(
         grad_out, x_FVC, out, x, ctx.relu_before_residual, bounds_2F, weight_TOC
     )
-    return grad_x, None, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
+    return by_tensor(grad_x), None, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

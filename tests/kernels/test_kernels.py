@@ -175,6 +175,7 @@ def test_operators_hold_what_they_promise(spec):
 
 @each_operation
 def test_traced_by_torch_compile_without_a_break(spec, forced):
+    torch._dynamo.reset()  # all operations share this code, and compilations of one code are limited
     forced("gpu")
     inputs = make_inputs(spec, spec.cases[0].shape, torch.float32, DEVICE)
     compiled = torch.compile(lambda *arguments: spec.operation(*arguments), backend="aot_eager", fullgraph=True)
