@@ -20,7 +20,6 @@ from rich.table import Table
 from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.about import about
-from benchmarks.step.flops import forward_flops
 from benchmarks.step.launch_counter import ACCUMULATION, LaunchCounter
 from benchmarks.step.phases import PHASES, hooks
 from benchmarks.step.synthetic import MAX_FRAMES, synthetic_step
@@ -29,6 +28,7 @@ from unisign_fast.kernels.dispatch import as_device
 from unisign_fast.kernels.launch import recording
 from unisign_fast.kernels.meta import FusedAsOnCuda
 from unisign_fast.model.config import ModelConfig
+from unisign_fast.model.flops import forward_flops
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.training.memory import SavedBytes

@@ -34,8 +34,8 @@ from benchmarks.scaling_runs import (
     measure,
     moment_reductions,
 )
-from benchmarks.step.flops import TRAINING, forward_flops
 from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.training.memory import PUBLISHED_CLIPS

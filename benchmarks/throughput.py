@@ -59,7 +59,7 @@ class Row:
     clips_per_s: float
     frames_per_s: float
     tokens_per_s: float
-    gflop_per_s: float  # useful ones (step/flops.py)
+    gflop_per_s: float  # useful ones (unisign_fast/model/flops.py)
     utilisation: float | None  # of the stated peak
     peak_tflops: float | None
     peak_mib: float  # of the GPU's memory, or of the process

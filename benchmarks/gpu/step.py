@@ -13,8 +13,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.device import DATASHEET_TFLOPS, Rows, Sizes, synchronize, time_ms
-from benchmarks.step.flops import TRAINING, forward_flops
 from benchmarks.step.synthetic import synthetic_step
+from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from benchmarks.baseline.data import read_hands, read_parts
 from benchmarks.baseline.step import PublishedBatch, PublishedUniSign, published_batch
 from benchmarks.step.data import StepTokenizer
-from benchmarks.step.flops import TRAINING, forward_flops
 from benchmarks.step.phases import PhaseClock
 from unisign_fast.model.config import ModelConfig
+from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.batch_sampler import Budget
 from unisign_fast.pipelines.batches.collate import Sample

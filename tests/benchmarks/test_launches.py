@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.launches import CEILINGS, WHOLE, Row, count, launches
-from benchmarks.step.flops import TRAINING, forward_flops
 from benchmarks.step.launch_counter import LaunchCounter
 from unisign_fast.model.config import ModelConfig, MT5Shape
+from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.utils.console import run_command
 
 H200 = CEILINGS["H200"]

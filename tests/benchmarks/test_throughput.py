@@ -34,11 +34,11 @@ from benchmarks.baseline.step import PublishedBatch, PublishedUniSign, published
 from benchmarks.compare import compare
 from benchmarks.profile_step import profile_step
 from benchmarks.step.data import StepTokenizer, made_store
-from benchmarks.step.flops import forward_flops
 from benchmarks.step.phases import PHASES, PhaseClock
 from benchmarks.step.synthetic import csl_news_lengths
 from benchmarks.throughput import Row, throughput
 from benchmarks.trim_gain import trim_gain
+from unisign_fast.model.flops import forward_flops
 
 COMMANDS = {"throughput": throughput, "profile_step": profile_step, "compare": compare}
 SMALL = ["--recipe", "demo", "--clips", "8", "--clips-per-step", "4", "--clips-per-micro-batch", "2", "--trials", "1"]

@@ -31,7 +31,7 @@ def test_a_recorded_run_is_repeated_and_options_override_it(tmp_path):
     assert again.model == first.model and again.data == first.data and again.stores == (Path("a"), Path("b"))
 
 
-def test_settings_of_version_0_2_are_read(tmp_path):
+def test_settings_of_version_0_1_are_read(tmp_path):
     """Their model was the part of ModelConfig that came in variants; sizes were the recipe's."""
     settings = default_settings("demo", "paper", 1)
     old = settings.as_json()

@@ -46,7 +46,7 @@ def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
 
 
 def has_engine_state(folder: Path) -> bool:
-    """Whether a checkpoint is written this way; before version 0.3 they held DeepSpeed's own files."""
+    """Whether a checkpoint is written this way; before version 0.2 they held DeepSpeed's own files."""
     return any(folder.glob(FILES))
 
 

@@ -20,9 +20,11 @@ from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, s
 from unisign_fast.evaluation.evaluate import MAIN_METRIC, evaluate_split, write_evaluation
 from unisign_fast.kernels.dispatch import default_backend
 from unisign_fast.model.config import ModelConfig, MT5Shape
+from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.atomic_io import replace_text
 from unisign_fast.pipelines.batches.loader import BatchLoader
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.demo_corpus import write_demo_corpus
@@ -49,6 +51,7 @@ from unisign_fast.training.initial_weights import (
 )
 from unisign_fast.training.interruption import Interrupted
 from unisign_fast.training.memory import micro_batch_budget, naming_what_to_lower
+from unisign_fast.training.metrics_logger import peak_flops
 from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS
 from unisign_fast.training.run_lock import locked
 from unisign_fast.training.settings import RunSettings
@@ -272,7 +275,7 @@ def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, make: Callable[[Path]
 
 
 def _is_sound(folder: Path) -> bool:
-    """Whether the run's tokenizer is as it was written; one of version 0.2, without a manifest, if it can be read."""
+    """Whether the run's tokenizer is as it was written; one of version 0.1, without a manifest, if it can be read."""
     try:
         if (folder / MANIFEST).exists():
             sealed_state(folder)
@@ -384,6 +387,13 @@ def _trainer(
         validation = Validation(
             lambda epoch: evaluate_split(model, tokenizer, reader, "dev", ranks).scores.values, metric, better.__name__
         )
+
+    def flops(batch: PackedBatch) -> int:
+        crops = sum(batch.crops_per_hand)
+        sizes = batch.lengths, batch.prompt_lengths, batch.label_lengths, crops, settings.data.crop_size
+        return TRAINING * sum(forward_flops(config, *sizes).values())
+
+    known = {"flops": flops} if peak_flops(ranks.device) else {}
     return Trainer(
         model,
         open_loader,
@@ -393,6 +403,7 @@ def _trainer(
         recipe=_identity(settings, tokenizer, reader.stores),
         save_weights=lambda folder, state: save_model(folder, config, state, tokenizer, settings.data),
         validation=validation,
+        **known,
     )
 
 

@@ -48,7 +48,7 @@ def run_fingerprint(
 def check_fingerprint(folder: Path, saved: dict, ours: dict) -> list[str]:
     """What has changed and may, as sentences. Raises InputError naming the first difference that makes another run."""
     is_old = LAYOUT not in saved
-    saved = _of_version_0_2(saved, ours) if is_old else saved
+    saved = _of_version_0_1(saved, ours) if is_old else saved
     for kind in ("setting", "recipe", "shape"):
         before_all, now_all = saved.get(kind, {}), ours[kind]
         for name in before_all if is_old and kind == "recipe" else (*before_all, *now_all):
@@ -74,18 +74,18 @@ def _changes(folder: Path, before: dict, ours: dict) -> Iterator[str]:
 
 
 def check_same_layout(folder: Path, saved: dict, settings: TrainSettings, ranks: Ranks) -> None:
-    """Checkpoints before version 0.3 hold DeepSpeed's shards: InputError unless ranks and ZeRO stage are theirs."""
+    """Checkpoints before version 0.2 hold DeepSpeed's shards: InputError unless ranks and ZeRO stage are theirs."""
     for option, before, now in (
         ("ranks", saved["setting"].get("ranks"), ranks.world_size),
         ("zero_stage", saved["setting"].get("zero_stage"), settings.zero_stage),
     ):
         if before != now:
             remedy = f"go on with {option} {before} once; the checkpoints written from then on fit any"
-            raise InputError(folder, f"is of version 0.2 with {option} {before}, and {option} is now {now}", remedy)
+            raise InputError(folder, f"is of version 0.1 with {option} {before}, and {option} is now {now}", remedy)
 
 
-def _of_version_0_2(saved: dict, ours: dict) -> dict:
-    """A fingerprint of version 0.2 in today's form; the data's paths, and what has come since, are left out."""
+def _of_version_0_1(saved: dict, ours: dict) -> dict:
+    """A fingerprint of version 0.1 in today's form; the data's paths, and what has come since, are left out."""
     setting, recipe = dict(saved.get("setting", {})), dict(saved.get("recipe", {}))
     layout = {name: setting.pop(name, None) for name in ("epochs", "ranks", "zero_stage")}
     steps = setting.pop("optimiser steps", 0)
