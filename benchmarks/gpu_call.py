@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="at toy size on a CPU")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections only")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
-    parser.add_argument("--check", help=argparse.SUPPRESS)
+    parser.add_argument("--check", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
     if given.commit:
@@ -105,7 +105,9 @@ def main() -> None:
         from benchmarks.gpu import operations
         from benchmarks.gpu.device import gpu_sizes, toy_sizes
 
-        return operations.check_one(given.check, toy_sizes() if given.dry_run else gpu_sizes())
+        for name in given.check:
+            operations.check_one(name, toy_sizes() if given.dry_run else gpu_sizes())
+        return None
     if given.section:
         return run_section(given.section, given.out, given.dry_run)
     if not given.dry_run:
