@@ -67,7 +67,7 @@ def poisoned_memory() -> Iterator[None]:
     before = torch.utils.deterministic.fill_uninitialized_memory
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # grid_sample has no deterministic backward on a GPU
     try:
         yield
     finally:

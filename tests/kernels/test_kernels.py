@@ -135,7 +135,7 @@ def test_check_notices_a_wrong_and_a_missing_value(spec):
 
 
 def _first(out: torch.Tensor) -> torch.Tensor:
-    return torch.arange(out.numel()).view(out.shape) == 0
+    return torch.arange(out.numel(), device=out.device).view(out.shape) == 0
 
 
 def _off(out: torch.Tensor) -> torch.Tensor:
