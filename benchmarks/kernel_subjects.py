@@ -61,7 +61,7 @@ def operation(spec: KernelSpec, case: Case, device: str) -> Subject:
     }
     if spec.name == "temporal_conv":
         providers["cudnn"] = cudnn_temporal_conv
-    items = case.shape.get("F") or case.shape.get("N") or sum(case.shape["T"])
+    items = case.shape.get("F") or case.shape.get("N") or sum(case.shape.get("T") or case.shape["parts"])
     inputs = partial(make_inputs, spec, case.shape, DTYPE, device)
     return Subject(spec.name, case.reason, items, inputs, providers, work(spec, case))
 
