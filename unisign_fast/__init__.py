@@ -1,20 +1,32 @@
 """Uni-Sign (ICLR 2025) as a training system: keypoints and hand crops of signing to text.
 
-`UniSign` and `ModelConfig` are imported when they are first asked for: `import unisign_fast` alone loads neither torch
-nor transformers.
+    from unisign_fast import Translator
+
+    Translator("FOLDER OR HUB ID")(keypoints)[0].text
+
+The names below are imported when they are first asked for: `import unisign_fast` alone loads neither torch nor
+transformers.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from unisign_fast.inference.processor import Processor
+    from unisign_fast.inference.translator import Translation, Translator
     from unisign_fast.model.config import ModelConfig
     from unisign_fast.model.unisign import UniSign
 
 __version__ = "0.2.0"
-__all__ = ["ModelConfig", "UniSign", "__version__"]
+__all__ = ["ModelConfig", "Processor", "Translation", "Translator", "UniSign", "__version__"]
 
-_MODULES = {"UniSign": "unisign_fast.model.unisign", "ModelConfig": "unisign_fast.model.config"}
+_MODULES = {
+    "ModelConfig": "unisign_fast.model.config",
+    "Processor": "unisign_fast.inference.processor",
+    "Translation": "unisign_fast.inference.translator",
+    "Translator": "unisign_fast.inference.translator",
+    "UniSign": "unisign_fast.model.unisign",
+}
 
 
 def __getattr__(name: str) -> object:

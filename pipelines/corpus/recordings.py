@@ -33,19 +33,21 @@ def recordings_of_store(path: Path) -> Iterable[Recording]:
     return (Recording(str(store.video(clip)) if clip.source else clip.id, store, clip) for clip in store.clips)
 
 
-def known_recordings(video: Path) -> list[Recording]:
-    """The clips of this video in the store beside it: in its folder, or in the one above, as the demo corpus has it.
+def known_recordings(video: Path, stores: Sequence[KeypointStore] = ()) -> list[Recording]:
+    """The clips of this video in one of `stores`, or else in a store near it.
 
-    [] if there is no such store, or it does not know the video. Raises InputError if there is no such video.
+    Near are its folder, the one above, as in the demo corpus, and the folders in these two. [] if no such store knows
+    the video. Raises InputError if there is no such video.
     """
     if not video.is_file():
         raise InputError(video, "there is no such video", "name a video that is there")
     whole = video.absolute()
-    for folder in (whole.parent, whole.parent.parent):
-        if (folder / "store.json").is_file():
-            store, clips = _clips_by_video(folder)
-            if whole.resolve() in clips:
-                return [Recording(str(video), store, store.clips[number]) for number in clips[whole.resolve()]]
+    near = (whole.parent, whole.parent.parent)
+    beside = [file.parent for folder in near for place in ("store.json", "*/store.json") for file in folder.glob(place)]
+    for folder in dict.fromkeys([*(store.path.absolute() for store in stores), *beside]):
+        store, clips = _clips_by_video(folder)
+        if whole.resolve() in clips:
+            return [Recording(str(video), store, store.clips[number]) for number in clips[whole.resolve()]]
     return []
 
 

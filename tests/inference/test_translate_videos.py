@@ -62,7 +62,7 @@ def test_nobody_in_the_only_video(run, models, pose_options, tmp_path):
     assert done.status == 2 and done.output == ""
     assert "no person is found" in done.error and "error: translate: all 1 are left out" in done.error
     done = run("--model", models["pose"], video, *pose_options)
-    assert done.status == 2 and "error: --language: the videos do not say" in done.error
+    assert done.status == 2 and "error: --language: neither model nor inputs say" in done.error
 
 
 @pytest.mark.parametrize("modality", ["pose", "rgb"])
@@ -83,7 +83,8 @@ def test_a_file_as_camera_says_in_the_end_what_the_video_says(run, models, pose_
 
 
 def test_no_camera(run, models, pose_options):
-    done = run("--model", models["pose"], "--language", "en", "--live", "97", *pose_options)
+    """Found out before anything of model or networks is looked at."""
+    done = run("--model", "nobody/nothing", "--live", "97", "--detector", "none.onnx")
     assert done.status == 2 and done.output == ""
     assert done.error.splitlines()[-1].startswith("error: --live 97: no picture comes from such a camera; plug it in")
 
@@ -93,7 +94,8 @@ def test_without_weights_it_is_said_what_to_put_where(run, models, pose_options,
     nowhere = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
     for name, value in ({"TORCH_HOME": str(tmp_path / "cache")} | nowhere).items():
         monkeypatch.setenv(name, value)
-    done = run("--model", models["pose"], video)
+    done = run("--model", "no/such", video)
     assert done.status == 2
-    error = done.error.splitlines()[-1]
+    model, error = done.error.splitlines()[-2:]
+    assert model.startswith("error: no/such: is no folder"), "everything that is missing is named at once"
     assert f"put it into {tmp_path}/cache/hub/checkpoints" in error and "--detector" in error

@@ -1,5 +1,6 @@
 """Videos, stores and a camera become texts: the right ones, with their scores, whatever else is on the command line."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -7,8 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pose_files import make_keypoints, write_mmpose
 from transformers.modeling_outputs import BaseModelOutput
-from translation_parts import MAX_FRAMES, SIDE, Run, lines, translate_command, translations, write_models, write_store
+from translation_parts import (
+    MAX_FRAMES,
+    SIDE,
+    TEXTS,
+    Run,
+    lines,
+    translate_command,
+    translations,
+    write_models,
+    write_store,
+)
 
 from unisign_fast.evaluation.evaluate import evaluate_split
 from unisign_fast.inference.translator import Translation, Translator
@@ -139,12 +151,13 @@ def test_a_clip_that_cannot_be_used_costs_no_other(models, tmp_path):
 
 def test_videos_whose_store_is_beside_them_need_no_pose_estimation(run, models, store):
     videos = [store / "videos" / f"{i}.mp4" for i in (2, 0)]
-    result = lines(run("--model", models["rgb"], *videos, "--store", store))
+    result = lines(run("--model", models["rgb"], *videos))
     expected = translations(Translator(models["rgb"]), store)
-    expected = [expected[2], expected[0], *expected]
+    expected = [expected[2], expected[0]]
     assert [(row["clip"], row["text"]) for row in result] == [(one.clip, one.text) for one in expected]
     assert [row["score"] for row in result] == pytest.approx([one.score for one in expected], abs=2e-3)
-    assert set(result[0]) == {"file", "clip", "text", "score", "start", "end", "took"}
+    assert set(result[0]) == {"file", "clip", "text", "score", "start", "end", "took", "language", "reference"}
+    assert (result[0]["language"], result[0]["reference"]) == ("en", TEXTS[2])
     assert result[0]["file"] == str(videos[0])
 
 
@@ -190,10 +203,80 @@ def test_without_a_name_the_newest_demo_model_for_sentences_is_taken(run, models
         (dict(language="xx"), "--language: 'xx' is not known; use one of zh, en, de"),
         (dict(overlap=1.0), "--overlap: 1.0 is not possible"),
         (dict(window=0), "--window: 0 is not possible"),
-        (dict(p_samp=0.1), "pose is a pose-only model; leave it out, or name an RGB-pose model"),
+        (dict(p_samp=0.1), "--p-samp: the model is pose-only; leave it out, or name an RGB-pose model"),
     ],
 )
 def test_impossible_choices(models, choices, expected):
     with pytest.raises(InputError) as caught:
         Translator(models["pose"], **choices)
     assert expected in str(caught.value)
+
+
+def test_clips_by_name_a_split_and_references(run, models, store, tmp_path):
+    other = store_of_splits(tmp_path / "other")
+    common = "--model", models["pose"], "--language", "en"
+    assert [row["clip"] for row in lines(run(*common, "--store", other, "--split", "dev"))] == ["b"]
+    result = run(*common, "--store", other, store, "--", "clip3", "a", "nobody", other)
+    assert [row["clip"] for row in lines(result)] == ["clip3", "a", "a", "b"]
+    unknown = "left out: nobody: is neither a file, nor a store, nor a clip of --store; "
+    assert result.error.startswith(unknown) and result.error.endswith("left out: 1\n")
+    assert [row["reference"] for row in lines(result)] == [TEXTS[0], "A.", "A.", "B."]
+
+
+def store_of_splits(folder: Path) -> Path:
+    with KeypointStoreWriter(folder, {"estimator": "t", "version": "1", "coordinates": "f"}) as writer:
+        rng = np.random.default_rng(1)
+        for name, split in (("a", "test"), ("b", "dev")):
+            fields = dict(split=split, language="en", text=f"{name.upper()}.", fps=10.0, width=SIDE, height=SIDE)
+            writer.add(rng.uniform(0.2, 0.8, (8, 133, 3)), id=name, **fields)
+    return folder
+
+
+def test_pose_files_alone_and_of_videos(run, models, store, tmp_path):
+    keypoints = make_keypoints(frames=12)
+    write_mmpose(tmp_path / "p.json", [[frame] for frame in keypoints])
+    common = "--model", models["pose"], "--language", "en", "--poses", tmp_path / "p.json", "--format", "mmpose"
+    video = store / "videos" / "0.mp4"
+    (alone,), (of_video,) = lines(run(*common)), lines(run(video, *common))
+    assert alone["text"] == of_video["text"] and (alone["file"], of_video["file"]) == (
+        str(tmp_path / "p.json"),
+        str(video),
+    )
+    done = run("--model", models["pose"], "a.mp4", "b.mp4", "--poses", tmp_path / "p.json")
+    assert done.status == 2 and "--poses: 1 pose files for 2 videos; give one for each video" in done.error
+
+
+def test_an_output_file_whole_and_subtitles(run, models, store, tmp_path):
+    common = "--model", models["pose"], "--language", "en", "--store", store
+    rows = lines(run(*common))
+    done = run(*common, "--out", tmp_path / "all.jsonl")
+    assert done.output == f"{tmp_path}/all.jsonl: {len(rows)} texts\n"
+    written = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [{**row, "took": 0} for row in written] == [{**row, "took": 0} for row in rows]
+    run(*common, "--window", 20, "--out", tmp_path / "clip.vtt", "clip3")
+    texts = (tmp_path / "clip.vtt").read_text()
+    assert texts.startswith("WEBVTT") and "00:00:00.000 --> 00:00:01.300\n" in texts and "--> 00:00:03.100\n" in texts
+    run(*common, "--window", 20, "--out", tmp_path / "clip.srt", "clip3")
+    assert "00:00:00,000 --> 00:00:01,300" in (tmp_path / "clip.srt").read_text()
+    for name, problem in {
+        "all.srt": "subtitles are of one video, and 4 clips",
+        "all.txt": "is of no known kind",
+    }.items():
+        done = run(*common, "--out", tmp_path / name)
+        assert done.status == 2 and problem in done.error and not (tmp_path / name).exists()
+
+
+def test_a_store_beside_the_folder_of_videos_is_found(models, store, tmp_path):
+    (tmp_path / "my").mkdir()
+    shutil.copytree(store / "videos", tmp_path / "my" / "videos")
+    with KeypointStoreWriter(
+        tmp_path / "my" / "store", {"estimator": "t", "version": "1", "coordinates": "f"}
+    ) as writer:
+        source = str(tmp_path / "my" / "videos" / "2.mp4")
+        fields = dict(split="test", language="en", text="t", fps=10.0, width=SIDE, height=SIDE, source=source)
+        writer.add(np.ones((5, 133, 3)), id="mine", **fields)
+    (known,) = known_recordings(tmp_path / "my" / "videos" / "2.mp4")
+    assert known.clip.id == "mine" and known_recordings(tmp_path / "my" / "videos" / "1.mp4") == []
+    opened = KeypointStore.open(store)
+    shutil.copy(store / "videos" / "1.mp4", tmp_path / "1.mp4")
+    assert known_recordings(store / "videos" / "1.mp4", [opened])[0].clip.id == "clip1"

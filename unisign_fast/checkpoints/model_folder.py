@@ -13,11 +13,12 @@ Nothing in it is a pickle: loading runs no code.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, ModelCard, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from unisign_fast.checkpoints.model_card import model_card
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # a model knows its folder, not the other way round
 
 FILES = ("config.json", "model.safetensors", "spiece.model", "preprocessor_config.json", "README.md")
 UNUSED_FILE = "published_unused.safetensors"
+HUB_PATIENCE = 5.0  # seconds that the hub may take to answer
 # The same tensor as language_model.mt5.shared.weight, which alone is stored.
 TIED = tuple(f"language_model.mt5.{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
 SHARED = "language_model.mt5.shared.weight"
@@ -75,13 +77,16 @@ class ModelFolderMixin:
         return model, model.companions.tokenizer
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> Self:
-        """The model of a folder or of a hub id, for evaluation; its tokenizer and more are its `companions`.
+    def from_pretrained(
+        cls, source: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Self:
+        """The model of a folder, a run or a hub id, for evaluation; its tokenizer and more are its `companions`.
 
-        Raises InputError when it cannot be had, a file is missing or a weight does not fit.
+        Weights are float32 on the CPU unless `dtype` and `device` say otherwise. Raises InputError when the model cannot
+        be had, a file is missing or a weight does not fit.
         """
         model, _ = cls.load(find_model(source))
-        return model.eval()
+        return model.to(device=device, dtype=dtype).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model that came `from_pretrained` as a model folder, with its companions."""
@@ -90,25 +95,51 @@ class ModelFolderMixin:
         companions = self.companions
         save_model(Path(folder), self.config, self.state_dict(), companions.tokenizer, companions.data, companions.card)
 
+    def push_to_hub(self, repo_id: str, *, private: bool = False, message: str = "Upload a Uni-Sign model") -> str:
+        """Upload the model folder that `save_pretrained` writes to a hub repository, made if need be; its address.
+
+        The token is that of `hf auth login` or HF_TOKEN. Raises InputError where the hub refuses or cannot be reached.
+        """
+        hub = HfApi()
+        with TemporaryDirectory(prefix="push-") as folder:
+            self.save_pretrained(folder)
+            try:
+                hub.create_repo(repo_id, private=private, exist_ok=True)
+                hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+            except HFValidationError:
+                raise InputError(repo_id, "is not a hub id", "name it OWNER/MODEL") from None
+            except (OSError, HfHubHTTPError, HTTPError) as error:
+                remedy = "check the name, the token (hf auth login) and the network"
+                raise InputError(repo_id, f"cannot be uploaded ({first_line(error)})", remedy) from None
+        return f"{hub.endpoint}/{repo_id}"
+
 
 def find_model(source: str | Path) -> Path:
-    """The folder of a model: `source` itself, or where the hub's files of that id are, downloaded if need be.
+    """The folder of a model: `source` itself, the best (else last) model of a run, or the hub's files of that id.
 
-    HF_HUB_OFFLINE is respected. Raises InputError saying what to download and where to put it.
+    These are downloaded if need be; HF_HUB_OFFLINE is respected. Raises InputError saying what to download and where
+    to put it.
     """
-    if Path(source).is_dir():
-        return Path(source)
+    folder = Path(source)
+    if folder.is_dir():
+        inside = (folder / name for name in ("best", "last") if not (folder / "config.json").is_file())
+        return next((model for model in inside if (model / "config.json").is_file()), folder)
     remedy = f"name a folder, or put {', '.join(FILES[:4])} of {source} into one and name it"
     try:
-        return Path(snapshot_download(str(source), allow_patterns=[*FILES, UNUSED_FILE]))
+        patterns = [*FILES, UNUSED_FILE]
+        return Path(snapshot_download(str(source), allow_patterns=patterns, etag_timeout=HUB_PATIENCE))
     except HFValidationError:
         raise InputError(source, "is neither a folder nor a hub id", remedy) from None
     except LocalEntryNotFoundError:
         problem = "is no folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has left no copy here"
         raise InputError(source, problem, remedy) from None
-    except (OSError, HfHubHTTPError) as error:
-        reason = (str(error).strip().split("\n") or [""])[0][:160]
-        raise InputError(source, f"is no folder, and the hub does not give it ({reason})", remedy) from None
+    except (OSError, HfHubHTTPError, HTTPError) as error:
+        raise InputError(source, f"is no folder, and the hub does not give it ({first_line(error)})", remedy) from None
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of the hub says, in short."""
+    return (str(error).strip().split("\n") or [""])[0][:160]
 
 
 def save_model(
@@ -140,6 +171,15 @@ def read_card(folder: Path) -> str:
     """The model card, "" where there is none."""
     card = folder / "README.md"
     return read_text(card, max_bytes=2**24) if card.is_file() else ""
+
+
+def trained_languages(folder: Path) -> list[str]:
+    """The languages that the model card names as trained on, [] where it names none."""
+    try:
+        language = ModelCard(read_card(folder)).data.language
+    except ValueError:  # a card of someone else's
+        return []
+    return [language] if isinstance(language, str) else list(language or [])
 
 
 def load_data_settings(folder: Path) -> DataSettings:

@@ -6,7 +6,7 @@ the model sees max_frames of a window, however long it lasted.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from unisign_fast.inference.translator import Translation, Translator
 from unisign_fast.pipelines.corpus.recordings import Recording
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.pose_estimation.camera import LivePose, pictures
+from unisign_fast.pipelines.pose_estimation.camera import LivePose
 from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 
@@ -37,16 +37,17 @@ class _Moment(NamedTuple):
 
 
 def translate_live(
-    camera: str, translator: Translator, detector: PersonDetector, network: PoseNetwork
+    camera: str,
+    pictures: Iterable[np.ndarray],
+    translator: Translator,
+    detector: PersonDetector,
+    network: PoseNetwork,
 ) -> Iterator[Translation | InputError]:
-    """What the last window says, whenever that changes; ends when the camera does, or is interrupted.
-
-    Raises InputError if there is no such camera.
-    """
+    """What the last window says, whenever that changes; ends when the `pictures` of the camera do."""
     pose = LivePose(detector, network)
-    moments: deque[_Moment] = deque(maxlen=translator.window)
-    step, said, began = max(1, translator.window // STEPS), "", None
-    for number, picture in enumerate(pictures(camera), 1):
+    moments: deque[_Moment] = deque(maxlen=translator.processor.window)
+    step, said, began = max(1, translator.processor.window // STEPS), "", None
+    for number, picture in enumerate(pictures, 1):
         now = time.perf_counter()
         began = began or now
         moments.append(_Moment(now - began, pose(picture), _jpeg(picture)))
@@ -75,7 +76,7 @@ def _translate(
                 height=height,
                 source="../video.mp4",
             )
-        if translator.settings.p_samp:
+        if translator.processor.settings.p_samp:
             _write_video(Path(folder) / "video.mp4", [moment.jpeg for moment in moments], width, height)
         store = KeypointStore.open(Path(folder) / "store")
         (answer,) = translator.translate([Recording(camera, store, store.clips[0])])

@@ -1,59 +1,43 @@
-"""From recordings to texts, as the launch/translate.py command does it.
+"""From videos, keypoints or stores to texts, in Python: what launch/translate.py does on the command line."""
 
-    recording -> windows -> a small temporary store -> ClipReader -> model -> text and score
-
-A recording of at most `window` frames is one window. A longer one is cut into as few as can be, equally long ones, of
-which each has `overlap` x `window` frames in common with the one before, so that what a border cuts through is whole in
-one of the two. Of a window the model sees `max_frames` frames, evenly spaced, as in evaluation. Training takes
-max_frames of a longer clip, too: by default a window is twice as long.
-"""
-
-import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from unisign_fast.checkpoints.model_folder import find_model
 from unisign_fast.evaluation.evaluate import GenerationSettings
-from unisign_fast.kernels.packing import Packing
-from unisign_fast.model.beam_search import beam_search
+from unisign_fast.inference.inputs import FPS, Arrays, Input, NamedPose, array_poses, find_inputs, pose_recordings
+from unisign_fast.inference.processor import Prepared, Processor, Window
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
-from unisign_fast.pipelines.batches.reader import ClipReader
-from unisign_fast.pipelines.corpus.recordings import Recording
+from unisign_fast.pipelines.corpus.recordings import Recording, estimated_recordings
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
-from unisign_fast.pipelines.targets import LANGUAGES
 from unisign_fast.training.settings import RUNS
+
+if TYPE_CHECKING:
+    from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
 
 WINDOWS_PER_BATCH = 8
 GENERATION = GenerationSettings()
-NO_TEXT = "?"  # a clip needs some text to be read
+Source = str | Path
 
 
 @dataclass(frozen=True)
-class Window:
-    """Frames `first` to `end` (without it) of a recording."""
+class Beam:
+    """One of the texts that a window may say."""
 
-    recording: Recording
-    first: int
-    end: int
-
-    @property
-    def id(self) -> str:
-        """The clip's own where the window is all of it: its hands are then sampled as in evaluation."""
-        clip = self.recording.clip
-        return clip.id if self.end - self.first == clip.frames else f"{clip.id}:{self.first}"
+    text: str
+    score: float  # mean log-probability of its tokens
 
 
 @dataclass(frozen=True)
 class Translation:
-    """What a window says; as JSON, a line of the command's output."""
+    """What a window says."""
 
     file: str
     clip: str  # id
@@ -62,138 +46,145 @@ class Translation:
     start: float  # seconds in the video
     end: float
     took: float  # seconds, its share of the batch
+    language: str  # of the text
+    reference: str  # what should be said, "" where that is not known
+    beams: list[Beam] = field(default_factory=list)  # the best texts, the first of them `text`; [] of a task head
 
 
 class Translator:
-    """A model folder at work."""
+    """A model folder at work: `Translator(FOLDER)(keypoints)`."""
 
     def __init__(
         self,
-        source: str | Path,
+        source: Source,
         *,
         language: str | None = None,
         p_samp: float | None = None,
         window: int | None = None,
         overlap: float = 0.25,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
-        """`source` is a model folder or its id on the hub. `language` to write, and the share `p_samp` of frames whose
-        hands are looked at, are by default the model's; `window` in frames. Raises InputError if the model can't be
-        read or a choice is impossible.
+        """`source` is a model folder, a run, or a hub id; by default a GPU computes where there is one, in float32.
+
+        The other choices are those of `Processor`. Raises InputError if the model can't be read or a choice is
+        impossible.
         """
-        if not 0 <= overlap < 1:
-            raise InputError("--overlap", f"{overlap} is not possible", "give a share in [0, 1)")
-        if language not in (None, *LANGUAGES):
-            raise InputError("--language", f"{language!r} is not known", f"use one of {', '.join(LANGUAGES)}")
-        model, self.tokenizer = UniSign.load(find_model(source))
-        trained = model.companions.data
-        if model.rgb is None and p_samp:
-            raise InputError("--p-samp", f"{source} is a pose-only model", "leave it out, or name an RGB-pose model")
-        p_samp = 0.0 if model.rgb is None else trained.p_samp if p_samp is None else p_samp
-        self.language = language or trained.language  # None: each clip's own
-        self.settings = replace(trained, language=None, p_samp=p_samp, crops=None)
-        self.window = 2 * self.settings.max_frames if window is None else window
-        if self.window < 1:
-            raise InputError("--window", f"{window} is not possible", "give 1 frame or more")
-        self.overlap = min(round(overlap * self.window), self.window - 1)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device).eval()
-        if model.language_model is not None:
-            model.language_model.label_smoothing = 0.0  # a score is a probability
+        folder = find_model(source)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        choices = dict(language=language, p_samp=p_samp, window=window, overlap=overlap, device=self.device)
+        self.processor = Processor.from_pretrained(folder, **choices)
+        self.model = UniSign.from_pretrained(folder, dtype=dtype, device=self.device)
+
+    @property
+    def language(self) -> str | None:
+        """The language that is written; None: each clip's own."""
+        return self.processor.language
+
+    def __call__(
+        self,
+        inputs: Arrays | Source | Sequence[Source],
+        scores: Arrays | None = None,
+        *,
+        fps: float | Sequence[float] = FPS,
+        width: int | Sequence[int] | None = None,
+        height: int | Sequence[int] | None = None,
+        format: str | None = None,
+    ) -> list[Translation]:
+        """What one input or several say: a `Translation` for each window, in their order.
+
+        Inputs are keypoints as arrays, [T, 133, 3] (x, y, confidence) or [T, 133, 2] beside `scores` [T, 133], in
+        fractions of the picture or in pixels of `width` x `height`; or paths of keypoint stores, pose files (of
+        `format`, or of the first format that can read them) and videos. Keypoints of a video come from a store near
+        it, or are estimated. Raises InputError where one of them cannot be used.
+        """
+        paths = _paths(inputs)
+        if paths is None:
+            found, bad = array_poses(inputs, scores, fps, width, height), []
+        else:
+            found, bad = find_inputs(paths, format=format)
+        with TemporaryDirectory(prefix="inputs-") as folder:
+            recordings, lost = ([], []) if bad else self.recordings(found, Path(folder))
+            result = [] if lost else list(self.translate(recordings))
+        for error in [*bad, *lost, *(one for one in result if isinstance(one, InputError))]:
+            raise error
+        return result
+
+    def recordings(
+        self, found: Sequence[Input], folder: Path, networks: "tuple[PersonDetector, PoseNetwork] | None" = None
+    ) -> tuple[list[Recording], list[InputError]]:
+        """The clips of all that was found, new ones in stores below `folder`; and why some videos have none.
+
+        `networks` estimate the keypoints of videos; None: the default ones. Raises InputError if they cannot be had, or
+        where nothing says which language to write.
+        """
+        videos = [one for one in found if isinstance(one, Path)]
+        poses = [one for one in found if isinstance(one, NamedPose)]
+        if videos and self.language is None:
+            raise InputError("--language", "the videos do not say which to write", "give it, such as --language zh")
+        estimated, bad = [], []
+        if videos:
+            networks = networks or default_networks()
+            estimated, bad = estimated_recordings(videos, folder / "estimated", self.language, *networks)
+        of_video = {recording.name: [recording] for recording in estimated}
+        given = iter(pose_recordings(poses, folder / "given", self.language) if poses else [])
+        clips: list[Recording] = []
+        for one in found:
+            if isinstance(one, Path):
+                clips += of_video.get(str(one), [])
+            else:
+                clips += [next(given)] if isinstance(one, NamedPose) else one
+        return clips, bad
 
     def windows(self, recording: Recording) -> Iterator[Window]:
         """The windows of a recording, in their order."""
-        frames = recording.clip.frames
-        if frames <= self.window:
-            yield Window(recording, 0, frames)
-            return
-        count = math.ceil((frames - self.overlap) / (self.window - self.overlap))
-        length = math.ceil((frames + (count - 1) * self.overlap) / count)
-        for number in range(count):
-            first = number * (frames - length) // (count - 1)
-            yield Window(recording, first, first + length)
+        return self.processor.windows(recording)
 
     def translate(self, recordings: Iterable[Recording]) -> Iterator[Translation | InputError]:
         """What each window says, or why it can't be used; in the order of the recordings."""
-        group: dict[str, Window] = {}
-        for window in (window for recording in recordings for window in self.windows(recording)):
-            if len(group) == WINDOWS_PER_BATCH or window.id in group:  # a store knows its clips by their ids
-                yield from self._translate(group)
-                group = {}
-            group[window.id] = window
-        yield from self._translate(group)
-
-    def _translate(self, windows: dict[str, Window]) -> list[Translation | InputError]:
         began = time.perf_counter()
-        result: dict[str, tuple[str, float | None] | InputError] = {}
-        with TemporaryDirectory(prefix="translate-") as folder:
-            store, bad = self._store(windows, Path(folder) / "store")
-            result |= bad
-            if len(store.clips):
-                reader = ClipReader([store], self.settings, self.tokenizer, device=self.device)
-                clips = reader.clips("test")
-                loaded = reader.batch(clips, range(len(clips)), epoch=0, training=False)
-                result |= {clip.id: clip.error for clip in loaded.bad}
-                result |= zip(loaded.batch.clip_ids, self._texts(loaded.batch.to(self.device)), strict=True)
-        took = (time.perf_counter() - began) / max(1, len(windows))
-        return [
-            answer if isinstance(answer := result[id], InputError) else _translation(window, *answer, took)
-            for id, window in windows.items()
-        ]
+        for prepared in self.processor.batches(recordings, WINDOWS_PER_BATCH):
+            texts = self._texts(prepared)
+            took = (time.perf_counter() - began) / len(prepared.windows)
+            for id, window in prepared.windows.items():
+                yield prepared.bad[id] if id in prepared.bad else self._translation(window, *texts[id], took)
+            began = time.perf_counter()
 
-    def _store(self, windows: dict[str, Window], path: Path) -> tuple[KeypointStore, dict[str, InputError]]:
-        """The windows as clips of a store, and those that can't be."""
-        bad = {}
-        source = {"estimator": "windows", "version": "of recordings", "coordinates": "as theirs"}
-        with KeypointStoreWriter(path, source) as writer:
-            for id, window in windows.items():
-                recording, clip = window.recording, window.recording.clip
-                try:
-                    writer.add(
-                        recording.store.keypoints(clip)[window.first : window.end],
-                        id=id,
-                        split="test",
-                        language=self.language or clip.language,
-                        text=NO_TEXT,
-                        gloss=NO_TEXT,
-                        fps=clip.fps,
-                        width=clip.width,
-                        height=clip.height,
-                        source=recording.video,
-                        video_start=clip.video_start + window.first,
-                        video_frames=clip.video_frames or clip.video_start + clip.frames,
-                    )
-                except InputError as error:
-                    bad[id] = error
-        return KeypointStore.open(path), bad
-
-    @torch.no_grad()
-    def _texts(self, batch: PackedBatch) -> list[tuple[str, float | None]]:
-        """The text of each clip, and how sure it is."""
-        if not batch.lengths:
-            return []
+    def _texts(self, prepared: Prepared) -> dict[str, tuple[str, list[Beam]]]:
+        """Of each window that can be read, its text and its beams."""
+        if prepared.batch is None:
+            return {}
+        batch: PackedBatch = prepared.batch.to(self.device)
         if self.model.head is not None:
-            return [(text, None) for text in self.model.generate(batch)]
-        hidden_PD, packing = self.model.encode(self.model.sign_features(batch), batch)
-        tokens = beam_search(
-            self.model.language_model.mt5, hidden_PD, packing, GENERATION.beams, GENERATION.max_new_tokens
-        )
-        clips = hidden_PD.split(packing.lengths)
-        return [
-            (self.tokenizer.decode(ids), self._score(clip_PD, ids)) for clip_PD, ids in zip(clips, tokens, strict=True)
-        ]
+            return {id: (text, []) for id, text in zip(batch.clip_ids, self.model.generate(batch), strict=True)}
+        beams = self.model.hypotheses(batch, GENERATION.beams, GENERATION.max_new_tokens)
+        decode = self.processor.tokenizer.decode
+        texts = [[Beam(decode(one.tokens), one.score) for one in several] for several in beams]
+        return {id: (several[0].text, several) for id, several in zip(batch.clip_ids, texts, strict=True)}
 
-    def _score(self, hidden_PD: Tensor, tokens: list[int]) -> float:
-        """The mean log-probability of the tokens of one clip, by a pass in which they are given."""
-        labels_L = torch.tensor(tokens, device=self.device)
-        packing, targets = Packing([len(hidden_PD)], self.device), Packing([len(tokens)], self.device)
-        loss = self.model.language_model.token_loss(hidden_PD, packing, labels_L, targets)
-        return -loss.item() / len(tokens)
+    def _translation(self, window: Window, text: str, beams: list[Beam], took: float) -> Translation:
+        name, _, clip = window.recording
+        start, end = ((clip.video_start + frame) / clip.fps for frame in (window.first, window.end))
+        language = self.language or clip.language
+        try:
+            reference = clip.target(self.processor.settings.task, language)
+        except InputError:
+            reference = ""
+        score = beams[0].score if beams else None
+        return Translation(name, clip.id, text, score, start, end, took, language, reference, beams)
 
 
-def _translation(window: Window, text: str, score: float | None, took: float) -> Translation:
-    name, _, clip = window.recording
-    start, end = ((clip.video_start + frame) / clip.fps for frame in (window.first, window.end))
-    return Translation(name, clip.id, text, score, start, end, took)
+def _paths(inputs: object) -> list[Source] | None:
+    """The inputs as paths, None where they are arrays."""
+    several = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    return list(several) if several and all(isinstance(one, (str, Path)) for one in several) else None
+
+
+def default_networks() -> "tuple[PersonDetector, PoseNetwork]":
+    """rtmlib's networks on the CPU, downloaded once; of the optional extra `poses`."""
+    from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
+
+    return PersonDetector(), PoseNetwork()
 
 
 def demo_model() -> Path:

@@ -6,6 +6,8 @@ which of these a beam descends from, so that nothing is copied where beams chang
 B clips at work, K beams of each, H heads, C channels of a head; S positions of the encoder, U = K t tokens so far.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -23,17 +25,31 @@ ROOM = 16  # steps that the cache grows by
 CROWDED = 0.75  # the batch shrinks when at most so many of its clips are at work
 
 
-@torch.no_grad()
+class Hypothesis(NamedTuple):
+    """One text of a clip: its tokens, and the mean of their log-probabilities."""
+
+    tokens: list[int]
+    score: float
+
+
 def beam_search(
     mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int
 ) -> list[list[int]]:
-    """At most `most` tokens of each clip, the end token the last unless there was no room for it.
+    """The tokens of each clip's best text; see `search_hypotheses`."""
+    return [texts[0].tokens for texts in search_hypotheses(mt5, hidden_PD, packing, beams, most)]
+
+
+@torch.no_grad()
+def search_hypotheses(
+    mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int
+) -> list[list[Hypothesis]]:
+    """Up to `beams` texts of each clip, best first: at most `most` tokens, the end token the last if there is room.
 
     Scores are log probabilities over length; a clip is done when none of its beams, ending now, would be better than
     the worst of `beams` finished texts (transformers' early_stopping=False). One beam takes the likeliest token.
     """
     clips, device = len(packing.lengths), hidden_PD.device
-    result: list[list[int]] = [[]] * clips
+    result: list[list[Hypothesis]] = [[]] * clips
     at_work = list(range(clips))  # of each row of the batch: the clip, or DONE
     decoder = _Decoder(mt5, hidden_PD, packing, beams, most)
     tokens_BKt = torch.zeros(clips, beams, 0, dtype=torch.long, device=device)
@@ -59,7 +75,9 @@ def beam_search(
         goes_on = ((text_scores_BK[:, -1] < limit_B) & (length < most)).tolist()
         for row, clip in enumerate(at_work):
             if clip != DONE and not goes_on[row]:
-                result[clip], at_work[row] = until_end(texts_BKt[row, 0].tolist()), DONE
+                texts = zip(texts_BKt[row].tolist(), text_scores_BK[row].tolist(), strict=True)
+                result[clip] = [Hypothesis(until_end(ids), score) for ids, score in texts if score > NEVER / 2]
+                at_work[row] = DONE
         rows = [row for row, clip in enumerate(at_work) if clip != DONE]
         if not rows:
             break

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unisign_fast.checkpoints.model_folder import ModelFolderMixin
 from unisign_fast.kernels.packing import Packing
 from unisign_fast.kernels.temporal_conv.reference import Clips
-from unisign_fast.model.beam_search import beam_search
+from unisign_fast.model.beam_search import Hypothesis, search_hypotheses
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.mt5 import LanguageModel, decoder_inputs
 from unisign_fast.model.rgb_branch import RGBBranch
@@ -77,15 +77,23 @@ class UniSign(nn.Module, ModelFolderMixin):
         """What a mean loss is over: target tokens, or a task head's clips or glosses. Known on the host."""
         return sum(batch.label_lengths) if self.head is None else self.head.count(batch.texts)
 
-    @torch.no_grad()
     def generate(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[int]] | list[str]:
         """Beam search: the tokens of each clip, to be decoded by Tokenizer; a task head gives its text at once."""
-        features_FD, filled = self._features(batch), _never_empty(batch)
         if self.head is not None:
-            result = self.head.predict(*self._head_input(features_FD, filled))
-        else:
-            encoded = self.encode(features_FD, filled)
-            result = beam_search(self.language_model.mt5, *encoded, beams, max_new_tokens)
+            return self._predict(batch)
+        return [texts[0].tokens for texts in self.hypotheses(batch, beams, max_new_tokens)]
+
+    @torch.no_grad()
+    def hypotheses(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[Hypothesis]]:
+        """Beam search: up to `beams` texts of each clip, best first, as tokens with their scores. Not of a task head."""
+        assert self.head is None, "a task head has no beams"
+        encoded = self.encode(self._features(batch), _never_empty(batch))
+        result = search_hypotheses(self.language_model.mt5, *encoded, beams, max_new_tokens)
+        return result[: len(batch.lengths)]
+
+    @torch.no_grad()
+    def _predict(self, batch: PackedBatch) -> list[str]:
+        result = self.head.predict(*self._head_input(self._features(batch), _never_empty(batch)))
         return result[: len(batch.lengths)]
 
     def sign_features(self, batch: PackedBatch) -> Tensor:

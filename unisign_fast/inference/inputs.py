@@ -1,0 +1,199 @@
+"""What a user gives to be translated, as clips of keypoint stores: arrays, pose files, videos, stores, names of clips.
+
+Nothing here needs a model, nor downloads anything, so that all inputs can be checked first.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from unisign_fast.pipelines.converters.convert import FORMATS
+from unisign_fast.pipelines.converters.pose import Pose, make_pose
+from unisign_fast.pipelines.corpus.recordings import Recording, known_recordings
+from unisign_fast.pipelines.crops.video import VIDEO_SUFFIXES, read_video_info
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.skeleton import JOINTS
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+
+Arrays = np.ndarray | Sequence[np.ndarray]
+FPS = 25.0  # where nothing says the frame rate; only the times of a text depend on it
+SOURCE = {"estimator": "the caller's", "version": "as given", "coordinates": "fractions of the picture"}
+
+
+class NamedPose(NamedTuple):
+    """Keypoints that are in no store yet."""
+
+    name: str  # what its user calls it
+    pose: Pose
+    video: Path | None = None
+
+
+Input = list[Recording] | NamedPose | Path  # clips of a store, keypoints, or a video to estimate keypoints of
+
+
+def find_inputs(
+    items: Sequence[str | Path],
+    *,
+    stores: Sequence[Path] = (),
+    split: str | None = None,
+    poses: Sequence[Path] = (),
+    format: str | None = None,
+) -> tuple[list[Input], list[InputError]]:
+    """Looks for every item: a keypoint store, a video, a pose file of any format, or the id of a clip of `stores`.
+
+    `poses` are the pose files of the items, which are then videos, or stand alone. Stores without items are taken
+    whole, or one `split` of them. Returns what was found, in the order given, and why other items cannot be used.
+    Raises InputError where the choices contradict each other, or one of `stores` is none.
+    """
+    if poses and items and len(items) != len(poses):
+        problem = f"{len(poses)} pose files for {len(items)} videos"
+        raise InputError("--poses", problem, "give one for each video, in their order, or no video")
+    opened = [KeypointStore.open(path) for path in stores]
+    if poses:
+        videos = [Path(item) for item in items] or [None] * len(poses)
+        tasks = [partial(_read_pose, path, format, video) for path, video in zip(poses, videos, strict=True)]
+    elif items:
+        tasks = [partial(_find, str(item), opened, split, format) for item in items]
+    else:
+        tasks = [partial(_clips, store, split) for store in opened]
+    found, bad = [], []
+    for task in tasks:
+        try:
+            found.append(task())
+        except InputError as error:
+            bad.append(error)
+    return found, bad
+
+
+def array_poses(
+    keypoints: Arrays,
+    scores: Arrays | None,
+    fps: float | Sequence[float] = FPS,
+    width: int | Sequence[int] | None = None,
+    height: int | Sequence[int] | None = None,
+) -> list[NamedPose]:
+    """The clips of arrays, one or several; shapes and units as of `Processor`.
+
+    fps, width and height are those of all clips, or a list with one for each. Raises InputError naming the clip.
+    """
+    clips = list(keypoints) if isinstance(keypoints, (list, tuple)) else [keypoints]
+    surety = list(scores) if isinstance(scores, (list, tuple)) else [scores] * len(clips)
+    if len(surety) != len(clips):
+        raise InputError("scores", f"{len(surety)} of them for {len(clips)} clips", "give one array for each clip")
+    poses = []
+    sizes = {"fps": fps, "width": width, "height": height}
+    columns = zip(clips, surety, *(_each(name, value, len(clips)) for name, value in sizes.items()), strict=True)
+    for number, (points, confidence, rate, wide, high) in enumerate(columns):
+        name = f"clip {number}" if len(clips) > 1 else "keypoints"
+        if (wide is None) != (high is None):
+            raise InputError(name, "has a width or a height alone", "give both, in pixels, or neither")
+        joined = _joined(points, confidence, name)
+        try:
+            pose = make_pose(joined, name, None, None if wide is None else (wide, high), fps=float(rate))
+        except InputError as error:
+            remedy = "give width and height" if "--videos" in error.remedy else error.remedy
+            raise InputError(error.where, error.problem, remedy) from None
+        poses.append(NamedPose(name, pose))
+    return poses
+
+
+def _each(name: str, value: object, clips: int) -> list:
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * clips
+    if len(values) != clips:
+        raise InputError(name, f"has {len(values)} values for {clips} clips", "give one for each, or one for all")
+    return values
+
+
+def _joined(points: object, confidence: object, name: str) -> np.ndarray:
+    """[T, 133, 3] float32 of a clip's keypoints and, where they have none, its scores."""
+    points = np.asarray(points, np.float32)
+    if confidence is not None:
+        confidence = np.asarray(confidence, np.float32)
+        if confidence.shape != points.shape[:2]:
+            problem = f"scores {confidence.shape} do not fit keypoints {points.shape}"
+            raise InputError(name, problem, f"give scores [T, {JOINTS}]")
+        points = np.concatenate([points[..., :2], confidence[..., None]], axis=-1)
+    if points.ndim != 3 or points.shape[1:] != (JOINTS, 3):
+        problem = f"keypoints {points.shape} are not [T, {JOINTS}, 3]"
+        raise InputError(name, problem, f"give x, y, confidence, or [T, {JOINTS}, 2] beside scores [T, {JOINTS}]")
+    return points
+
+
+def _find(item: str, stores: Sequence[KeypointStore], split: str | None, format: str | None) -> Input:
+    """The clips of an item, the pose file that it is, or its path where it is a video that no store knows."""
+    path = Path(item)
+    if (path / "store.json").is_file():
+        return _clips(KeypointStore.open(path), split)
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+        return known_recordings(path, stores) or path
+    if path.exists():
+        return _read_pose(path, format)
+    named = [Recording(item, store, clip) for store in stores for clip in store.clips if clip.id == item]
+    if named:
+        return named
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise InputError(item, "there is no such video", "name a video that is there")
+    problem = "is neither a file, nor a store, nor a clip of --store" if stores else "is neither a file nor a store"
+    raise InputError(item, problem, "name a video, a pose file or a store, or a clip's id beside --store")
+
+
+def _clips(store: KeypointStore, split: str | None) -> list[Recording]:
+    """All clips of a store, or those of a split, named after their videos."""
+    clips = [clip for clip in store.clips if split in (None, clip.split)]
+    if not clips:
+        raise InputError(store.path, f"no clip is {split!r}", "name another --split")
+    return [Recording(str(store.video(clip)) if clip.source else clip.id, store, clip) for clip in clips]
+
+
+def _read_pose(path: Path, format: str | None, video: Path | None = None) -> NamedPose:
+    """A pose file of this format, else of the first that can read it."""
+    if video is not None and not video.is_file():
+        raise InputError(video, "there is no such video", "name a video that is there")
+    suffix = "" if path.is_dir() else path.suffix.lower()  # OpenPose writes folders
+    fitting = [name for name, module in FORMATS.items() if suffix in module.SUFFIXES]
+    if not path.exists():
+        raise InputError(path, "there is no such pose file", "name one that is there")
+    if format is not None and path.is_dir() != (FORMATS[format].SUFFIXES == ("",)):
+        problem = f"is a {'folder' if path.is_dir() else 'file'}, and {format} writes the other"
+        raise InputError(path, problem, "choose the --format that it has")
+    formats = [format] if format else fitting
+    if not formats:
+        suffixes = ", ".join(sorted({suffix for module in FORMATS.values() for suffix in module.SUFFIXES if suffix}))
+        problem = f"is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a pose file ({suffixes})"
+        raise InputError(path, problem, "name one, or say what it is with --poses FILE --format FORMAT")
+    info, errors = read_video_info(video) if video else None, []
+    for name in formats:
+        try:
+            return NamedPose(str(video or path), FORMATS[name].read_pose(path, info), video)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def pose_recordings(poses: Sequence[NamedPose], folder: Path, language: str | None) -> list[Recording]:
+    """The poses as clips of a store in `folder`, which is new; `language` is that of the texts to come."""
+    if language is None:
+        raise InputError("--language", "keypoints alone do not say which to write", "give it, such as --language zh")
+    recordings = []
+    with KeypointStoreWriter(folder, SOURCE) as writer:
+        for number, (_, pose, video) in enumerate(poses):
+            info = read_video_info(video) if video else None
+            writer.add(
+                pose.keypoints[: info.frames] if info else pose.keypoints,
+                id=f"{number}",
+                split="test",
+                language=language,
+                text="",
+                fps=info.fps if info else pose.fps or FPS,
+                width=info.width if info else pose.width or 1,
+                height=info.height if info else pose.height or 1,
+                source=str(video.resolve()) if video else "",
+                video_frames=info.frames if info else 0,
+            )
+    store = KeypointStore.open(folder)
+    for one, clip in zip(poses, store.clips, strict=True):
+        recordings.append(Recording(one.name, store, clip))
+    return recordings

@@ -1,0 +1,81 @@
+"""What translate.py writes: a JSON line for each window, or subtitles of one video."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from unisign_fast.inference.translator import Translation
+from unisign_fast.pipelines.atomic_io import replace_text
+from unisign_fast.pipelines.errors import InputError
+
+SUBTITLES = {".srt": "srt", ".vtt": "vtt"}
+
+
+class Writer(Protocol):
+    """Takes translations one by one."""
+
+    def __call__(self, one: Translation) -> None: ...
+
+
+def check_output(out: Path | None, recordings: int) -> None:
+    """Raises InputError unless so many clips can be written to this file."""
+    if out is None:
+        return
+    if out.suffix not in (".jsonl", *SUBTITLES):
+        raise InputError(f"--out {out}", "is of no known kind", f"name a .jsonl, {' or '.join(SUBTITLES)} file")
+    if out.suffix in SUBTITLES and recordings > 1:
+        remedy = "translate one, or write .jsonl"
+        raise InputError(f"--out {out}", f"subtitles are of one video, and {recordings} clips are given", remedy)
+
+
+@contextmanager
+def open_output(out: Path | None) -> Iterator[Writer]:
+    """A writer to a file, whole when the block ends; None: to standard output, each line at once."""
+    if out is None:
+        yield lambda one: print(json_line(one), flush=True)
+        return
+    kept: list[Translation] = []
+    yield kept.append
+    text = (
+        subtitles(kept, SUBTITLES[out.suffix])
+        if out.suffix in SUBTITLES
+        else "".join(f"{json_line(one)}\n" for one in kept)
+    )
+    replace_text(out, text)
+
+
+def json_line(one: Translation) -> str:
+    """Its fields but the beams, floats to a thousandth."""
+    row = {name: value for name, value in asdict(one).items() if name != "beams"}
+    rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}
+    return json.dumps(rounded, ensure_ascii=False)
+
+
+def subtitles(translations: Iterable[Translation], format: str) -> str:
+    """The texts as SRT or WebVTT; a window that overlaps the next one ends where that begins."""
+    from pysubs2 import SSAEvent, SSAFile
+
+    shown = [one for one in translations if one.text.strip()]
+    ends = [min(one.end, after.start) for one, after in zip(shown, shown[1:])] + [one.end for one in shown[-1:]]
+    file = SSAFile()
+    file.events = [
+        SSAEvent(round(1000 * one.start), round(1000 * end), one.text) for one, end in zip(shown, ends, strict=True)
+    ]
+    return file.to_string(format)
+
+
+def write_all(result: Iterable[Translation | InputError], write: Writer) -> tuple[int, int]:
+    """Writes each translation and names what cannot be used on stderr; how many there were of each."""
+    written = unusable = 0
+    for one in result:
+        if isinstance(one, InputError):
+            unusable += 1
+            print(f"left out: {one}", file=sys.stderr, flush=True)
+        else:
+            written += 1
+            write(one)
+    return written, unusable

@@ -1,0 +1,195 @@
+"""From recordings to what the model reads, for translation.
+
+    recording -> windows -> a small temporary store -> ClipReader -> PackedBatch
+
+A recording of at most `window` frames is one window. A longer one is cut into as few windows of equal length as
+possible, of which each shares `overlap` x `window` frames with the one before, so that what one border cuts through is
+whole in the other. Of a window the model sees `max_frames` frames, evenly spaced, as in evaluation. Training takes
+max_frames of a longer clip, too: by default a window is twice as long.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import torch
+
+from unisign_fast.checkpoints.model_folder import find_model, load_data_settings, trained_languages
+from unisign_fast.inference.inputs import Arrays, array_poses, pose_recordings
+from unisign_fast.model.config import ModelConfig
+from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.corpus.recordings import Recording
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+from unisign_fast.pipelines.targets import LANGUAGES
+from unisign_fast.text.tokenizer import Tokenizer
+
+NO_TEXT = "?"  # a clip needs some text to be read
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames `first` to `end` (without it) of a recording."""
+
+    recording: Recording
+    first: int
+    end: int
+
+    @property
+    def id(self) -> str:
+        """The clip's own where the window is all of it: its hands are then sampled as in evaluation."""
+        clip = self.recording.clip
+        return clip.id if self.end - self.first == clip.frames else f"{clip.id}:{self.first}"
+
+
+class Processor:
+    """Prepares keypoints and videos for the model of a folder, as its training did."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        data: DataSettings,
+        *,
+        rgb: bool = False,
+        language: str | None = None,
+        p_samp: float | None = None,
+        window: int | None = None,
+        overlap: float = 0.25,
+        device: torch.device | str = "cpu",
+    ):
+        """`data` is how clips were prepared in training, `rgb` whether the model has an RGB branch.
+
+        `language` to write, and the share `p_samp` of frames whose hands are looked at, are by default those of
+        training; `window` is in frames. Raises InputError where a choice is impossible.
+        """
+        if not 0 <= overlap < 1:
+            raise InputError("--overlap", f"{overlap} is not possible", "give a share in [0, 1)")
+        if language not in (None, *LANGUAGES):
+            raise InputError("--language", f"{language!r} is not known", f"use one of {', '.join(LANGUAGES)}")
+        if p_samp and not rgb:
+            raise InputError("--p-samp", "the model is pose-only", "leave it out, or name an RGB-pose model")
+        p_samp = 0.0 if not rgb else data.p_samp if p_samp is None else p_samp
+        self.tokenizer = tokenizer
+        self.language = language or data.language  # None: each clip's own
+        self.settings = replace(data, language=None, p_samp=p_samp, crops=None)
+        self.window = 2 * data.max_frames if window is None else window
+        if self.window < 1:
+            raise InputError("--window", f"{window} is not possible", "give 1 frame or more")
+        self.overlap = min(round(overlap * self.window), self.window - 1)
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **choices) -> Self:
+        """The processor of a model folder, a run or a hub id; `choices` as of the constructor.
+
+        A model trained in one language writes that by default. Raises InputError if the folder can't be read.
+        """
+        folder = find_model(source)
+        data = load_data_settings(folder)
+        if data.language is None and len(trained := trained_languages(folder)) == 1:
+            data = replace(data, language=trained[0])
+        return cls(Tokenizer(folder), data, rgb=ModelConfig.load(folder / "config.json").rgb, **choices)
+
+    def __call__(
+        self,
+        keypoints: Arrays,
+        scores: Arrays | None = None,
+        *,
+        fps: float = 25.0,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> PackedBatch:
+        """The batch of one clip's keypoints, or of several clips', each window of them a clip of the batch.
+
+        Keypoints [T, 133, 3] (x, y, confidence), or [T, 133, 2] beside scores [T, 133]; x and y in fractions of the
+        picture, or in pixels where `width` and `height` are given. Raises InputError where they cannot be used.
+        """
+        with TemporaryDirectory(prefix="keypoints-") as folder:
+            poses = array_poses(keypoints, scores, fps, width, height)
+            clips = pose_recordings(poses, Path(folder) / "store", self.language)
+            (prepared,) = self.batches(clips, most=None)
+            for error in prepared.bad.values():
+                raise error
+            return prepared.batch.to(self.device)
+
+    def decode(self, tokens: list[int] | str) -> str:
+        """The text of what `UniSign.generate` returns for a clip."""
+        return tokens if isinstance(tokens, str) else self.tokenizer.decode(tokens)
+
+    def windows(self, recording: Recording) -> Iterator[Window]:
+        """The windows of a recording, in their order."""
+        frames = recording.clip.frames
+        if frames <= self.window:
+            yield Window(recording, 0, frames)
+            return
+        count = math.ceil((frames - self.overlap) / (self.window - self.overlap))
+        length = math.ceil((frames + (count - 1) * self.overlap) / count)
+        for number in range(count):
+            first = number * (frames - length) // (count - 1)
+            yield Window(recording, first, first + length)
+
+    def batches(self, recordings: Iterable[Recording], most: int | None) -> Iterator["Prepared"]:
+        """The windows of all recordings in their order, at most so many in a batch."""
+        group: dict[str, Window] = {}
+        for window in (window for recording in recordings for window in self.windows(recording)):
+            if len(group) == most or window.id in group:  # a store knows its clips by their ids
+                yield self._prepare(group)
+                group = {}
+            group[window.id] = window
+        if group:
+            yield self._prepare(group)
+
+    def _prepare(self, windows: dict[str, Window]) -> "Prepared":
+        with TemporaryDirectory(prefix="translate-") as folder:
+            store, bad = self._store(windows, Path(folder) / "store")
+            batch = None
+            if len(store.clips):
+                reader = ClipReader([store], self.settings, self.tokenizer, device=self.device)
+                clips = reader.clips("test")
+                loaded = reader.batch(clips, range(len(clips)), epoch=0, training=False)
+                bad |= {clip.id: clip.error for clip in loaded.bad}
+                batch = loaded.batch
+        return Prepared(windows, batch if batch and batch.lengths else None, bad)
+
+    def _store(self, windows: dict[str, Window], path: Path) -> tuple[KeypointStore, dict[str, InputError]]:
+        """The windows as clips of a store, and those that can't be."""
+        bad = {}
+        source = {"estimator": "windows", "version": "of recordings", "coordinates": "as theirs"}
+        with KeypointStoreWriter(path, source) as writer:
+            for id, window in windows.items():
+                recording, clip = window.recording, window.recording.clip
+                try:
+                    if self.settings.p_samp and not recording.video:
+                        problem, remedy = "has no video, and the model looks at hands", "give it, or p_samp 0"
+                        raise InputError(recording.name, problem, remedy)
+                    writer.add(
+                        recording.store.keypoints(clip)[window.first : window.end],
+                        id=id,
+                        split="test",
+                        language=self.language or clip.language,
+                        text=NO_TEXT,
+                        gloss=NO_TEXT,
+                        fps=clip.fps,
+                        width=clip.width,
+                        height=clip.height,
+                        source=recording.video,
+                        video_start=clip.video_start + window.first,
+                        video_frames=clip.video_frames or clip.video_start + clip.frames,
+                    )
+                except InputError as error:
+                    bad[id] = error
+        return KeypointStore.open(path), bad
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Windows by their ids, the batch of those that can be read (None: none of them), and why others can't."""
+
+    windows: dict[str, Window]
+    batch: PackedBatch | None
+    bad: dict[str, InputError]
