@@ -21,7 +21,8 @@ BACKENDS = ("reference", "gpu", "cpu", "compiled")
 DEVICE_OF = {"gpu": "cuda", "cpu": "cpu"}  # the device that a backend is written for
 DTYPES, INTEGERS = (torch.float32, torch.bfloat16), (torch.int32, torch.int64)
 logger = logging.getLogger(__name__)
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _meta_device = "meta"
 
@@ -38,7 +39,7 @@ class Operation(Generic[P, R]):
     name: str
     reference: Callable[P, R]
     gpu: Callable[P, R]
-    refusal: Callable[P, str | None]
+    refusal: Callable[..., str | None]
     cpu: Callable[P, R] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,14 +65,15 @@ def check(spec: KernelSpec, backend: str, shape: dict, dtype: torch.dtype, devic
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """Within the block, memory from torch.empty is full of NaN: an element that a kernel forgets to write shows."""
-    before = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic  # defines its property at run time
+    before = memory.fill_uninitialized_memory
     deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    memory.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)  # grid_sample has no deterministic backward on a GPU
     try:
         yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = before
+        memory.fill_uninitialized_memory = before
         torch.use_deterministic_algorithms(deterministic)
 
 

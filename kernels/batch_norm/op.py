@@ -22,8 +22,9 @@ def _forward(
 ) -> Tensor:
     from .triton_kernel import forward
 
-    vectors = contiguous([mean_C, var_C, weight_C, bias_C, running_mean_C, running_var_C])
-    return forward(*vectors, count, rows, momentum)
+    mean_C, var_C, weight_C, bias_C = contiguous([mean_C, var_C, weight_C, bias_C])
+    running_mean_C, running_var_C = contiguous([running_mean_C, running_var_C])
+    return forward(mean_C, var_C, weight_C, bias_C, running_mean_C, running_var_C, count, rows, momentum)
 
 
 @operator("batch_norm_backward")

@@ -44,8 +44,8 @@ def batch_norm(
     shift_C = bias_C.to(exact) - mean_C * scale_C
     with torch.no_grad():
         count = mean_C.new_tensor(rows) if count is None else count
-        momentum = momentum * (count > 1)
+        share = momentum * (count > 1)
         unbiased_C = var_C * count / (count - 1).clamp(min=1)
-        running_mean_C = running_mean_C + momentum * (mean_C - running_mean_C)
-        running_var_C = running_var_C + momentum * (unbiased_C - running_var_C)
+        running_mean_C = running_mean_C + share * (mean_C - running_mean_C)
+        running_var_C = running_var_C + share * (unbiased_C - running_var_C)
     return BatchNormOutput(scale_C, shift_C, running_mean_C, running_var_C)

@@ -62,7 +62,7 @@ def forward(
     count: Tensor | None,
     rows: int,
     momentum: float,
-) -> list[Tensor]:
+) -> Tensor:
     """Scale, shift, running mean and variance: [4, C] in float32."""
     out = mean_C.new_empty(4, len(mean_C))
     sizes = {"COUNTED": count is not None, "C": len(mean_C), "CHANNELS": CHANNELS, "EPS": EPS}

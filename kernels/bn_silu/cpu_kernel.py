@@ -16,11 +16,13 @@ from .reference import EPS, Norm
 
 BLOCK = 512  # rows of a partial sum: sums do not depend on the number of threads
 
+
 def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
     """[P, 5, C] as triton_kernel.py has it; the running statistics follow."""
     stats = []
     for (first, end), mean_C, var_C in zip(_parts(bounds), *norm.running()):
-        batch_mean_C, batch_var_C = with_batch_stats(x_RC[first * cells : end * cells, None], True)[1:]
+        _, batch_mean_C, batch_var_C = with_batch_stats(x_RC[first * cells : end * cells, None], True)
+        assert batch_mean_C is not None and batch_var_C is not None
         count = (end - first) * cells
         if count > 1:
             mean_C.lerp_(batch_mean_C, norm.momentum)

@@ -1,5 +1,7 @@
 """BatchNorm + SiLU + squeeze-and-excitation + convolution: the operation the model calls."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -152,7 +154,8 @@ class _BNSiLU(Function):
             grad_NCHW, grad_conv = convolve_backward(grad_NCHW, as_map(y_RC, x_NCHW), conv)
             del y_RC
         grad_RC = rows(grad_NCHW).contiguous()
-        gate, grad_excitation = [], [None] * 4
+        gate: list[Tensor] = []
+        grad_excitation: Sequence[Tensor | None] = [None] * 4
         if gate_NC is not None:
             grad_gate_NC = passes.mean(x_RC, cells, stats, bounds, grad_RC).to(x_NCHW.dtype)
             grad_mean_NC, grad_excitation = _gate_backward(grad_gate_NC, mean_NC, hidden_NE, gate_NC, excitation)

@@ -112,7 +112,7 @@ def normalize(x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool) -> Tenso
     exact_NCHW = x_NCHW[: sum(counts)] if padding else x_NCHW
     exact_NCHW = exact_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
     # Torch's own wherever it can: the last bits of the published features depend on its order of operations.
-    if not training or (is_alone() and sum(counts) and all(n * cells != 1 for n in counts)):
+    if not training or (is_alone() and any(counts) and all(n * cells != 1 for n in counts)):
         y_NCHW = _by_torch(exact_NCHW, counts, norm, training)
         if training:
             norm.num_batches_tracked.add_(sum(n > 0 for n in counts))
@@ -129,10 +129,10 @@ def _by_torch(x_NCHW: Tensor, counts: Sequence[int], norm: Norm, training: bool)
         maps = x_NCHW.split([counts[part] for part in filled])
     else:  # not split: that would copy the gradient, and lose its memory format beside that of an empty part
         filled, maps = filled or [0], [x_NCHW]
+    mean_PC, var_PC = norm.running()
     result = []
     for part, x in zip(filled, maps):
-        running = (running_PC[part] for running_PC in norm.running())
-        result.append(batch_norm(x, *running, weight_C, bias_C, training, norm.momentum, EPS))
+        result.append(batch_norm(x, mean_PC[part], var_PC[part], weight_C, bias_C, training, norm.momentum, EPS))
     return result[0] if len(result) == 1 else torch.cat(result)
 
 

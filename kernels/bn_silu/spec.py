@@ -19,7 +19,16 @@ def case(
     parts: tuple[int, ...], C: int, S: int, reason: str, padding=0, E=0, outputs=0, activate=True, training=True
 ) -> Case:
     """One call's sizes, and why these."""
-    sizes = dict(parts=parts, padding=padding, C=C, S=S, E=E, O=outputs, activate=activate, training=training)
+    sizes = {
+        "parts": parts,
+        "padding": padding,
+        "C": C,
+        "S": S,
+        "E": E,
+        "O": outputs,
+        "activate": activate,
+        "training": training,
+    }
     return Case(sizes, reason)
 
 

@@ -322,7 +322,7 @@ def _sizes(x_RC: Tensor, cells: int) -> dict[str, int]:
     """The compile-time sizes of a pass over a map."""
     channels = x_RC.shape[1]
     wide = columns(channels)
-    return dict(HW=cells, C=channels, ROWS=min(TILE // wide, padded(cells)), COLUMNS=wide)
+    return {"HW": cells, "C": channels, "ROWS": min(TILE // wide, padded(cells)), "COLUMNS": wide}
 
 
 def _grid(x_RC: Tensor, cells: int, parts: int) -> tuple[int, int, int]:
@@ -352,7 +352,7 @@ def stats_of_sums(sums: Tensor, norm: list[Tensor], momentum: float, eps: float)
     """`stats` from the sums of all ranks."""
     parts, channels = len(sums), norm[0].shape[0]
     stats = _new(sums, parts, 5, channels)
-    sizes = dict(C=channels, P=parts, COLUMNS=MERGED_COLUMNS)
+    sizes = {"C": channels, "P": parts, "COLUMNS": MERGED_COLUMNS}
     grid = (triton.cdiv(channels, MERGED_COLUMNS),)
     launch(finish_stats, grid, sums, *norm, stats, momentum, eps, warps=1, stages=1, **sizes)
     return stats
@@ -372,7 +372,7 @@ def _merge(
     momentum: float, eps: float, alone: bool,
 ) -> None:  # fmt: skip
     parts, _, count, channels = partial.shape
-    sizes = dict(HW=cells, C=channels, P=parts, PROGRAMS=count, COLUMNS=MERGED_COLUMNS, ALONE=alone)
+    sizes = {"HW": cells, "C": channels, "P": parts, "PROGRAMS": count, "COLUMNS": MERGED_COLUMNS, "ALONE": alone}
     grid = (triton.cdiv(channels, MERGED_COLUMNS),)
     launch(merge_stats, grid, partial, bounds, *norm, stats, sums, momentum, eps, warps=WARPS, stages=1, **sizes)
 
@@ -392,7 +392,7 @@ def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, grad_RC: Tenso
     result = _new(x_RC, len(x_RC) // cells, x_RC.shape[1])
     weighted = grad_RC is not None
     grid, sizes = _grid(x_RC, cells, len(stats) + 1), _sizes(x_RC, cells)
-    grad = grad_RC if weighted else x_RC
+    grad = x_RC if grad_RC is None else grad_RC
     launch(
         bn_silu_mean, grid, x_RC, stats, bounds, grad, result,
         warps=WARPS, stages=1, P=len(stats), WEIGHTED=weighted, **sizes,
@@ -413,7 +413,7 @@ def backward_sums(
     flags = dict(ACTIVATE=activate, GATED=bool(gate), P=parts, **_sizes(x_RC, cells))
     grid = _grid(x_RC, cells, parts)
     launch(bn_silu_sums, grid, grad_RC, x_RC, stats, bounds, *gated, partial, warps=WARPS, stages=1, **flags)
-    sizes = dict(C=channels, P=parts, PROGRAMS=count, COLUMNS=MERGED_COLUMNS)
+    sizes = {"C": channels, "P": parts, "PROGRAMS": count, "COLUMNS": MERGED_COLUMNS}
     launch(merge_sums, (triton.cdiv(channels, MERGED_COLUMNS),), partial, sums, *grads, warps=WARPS, stages=1, **sizes)
     return [sums, *grads]
 

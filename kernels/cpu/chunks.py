@@ -49,7 +49,7 @@ class _InChunks(Function):
         grads = [torch.zeros(tensors[i].shape, dtype=tensors[i].dtype if i < ctx.count else None) for i in needed]
         for rows in ctx.slices:
             inputs = [None if t is None else t.detach() for t in _chunk(tensors, rows, ctx.count)]
-            leaves = [inputs[i].requires_grad_() for i in needed]
+            leaves = [leaf.requires_grad_() for i in needed if (leaf := inputs[i]) is not None]
             with torch.enable_grad():
                 y = ctx.function(*inputs)
             for i, grad, of_chunk in zip(needed, grads, torch.autograd.grad(y, leaves, grad_y[rows])):

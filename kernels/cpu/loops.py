@@ -5,6 +5,7 @@ numba compiles no cached loop again when a function that it calls from another f
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -20,7 +21,12 @@ def parallel(function: Callable) -> Callable:
     """`function` compiled, its `prange` loops on several threads, cached on disk where a folder for it is writable. A
     product and a sum in one instruction, and sums of a row in eight parts.
     """
-    options = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
+    options: dict[str, Any] = {
+        "parallel": True,
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"contract", "reassoc"},
+    }
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:  # numba's "cannot cache function: no locator available"
@@ -35,7 +41,7 @@ def run(loops: Callable, *arguments: Tensor | np.ndarray | float | None) -> None
         if isinstance(x, Tensor):
             assert x.is_contiguous() and (x.dtype == torch.float32 or not x.is_floating_point()), (x.dtype, x.stride())
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     try:
         loops(*(x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments))
     finally:

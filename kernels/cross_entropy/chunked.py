@@ -44,7 +44,7 @@ class _CrossEntropy(Function):
             hidden_CD = hidden_LD[rows]
             grad_CW = hidden_CD @ weight_WD.T  # logits first
             loss += softmax_gradient(grad_CW, labels_L[rows], smoothing).sum()
-            if needs_hidden:
+            if grad_hidden_LD is not None:
                 torch.mm(grad_CW, weight_WD, out=grad_hidden_LD[rows])
             if needs_weight and len(chunks) == 1:
                 grad_weight_WD = grad_CW.T @ hidden_CD

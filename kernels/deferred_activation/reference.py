@@ -58,11 +58,13 @@ def deferred_activation(x: DeferredActivation) -> Tensor:
 
 def before_relu(x: DeferredActivation) -> Tensor:
     """[F, V, C] before its last ReLU, in float32 at least, of one that is not plain."""
+    assert x.scale_C is not None and x.shift_C is not None
     exact = torch.promote_types(x.conv_out_FVC.dtype, torch.float32)
     y_FVC = torch.addcmul(x.shift_C, x.conv_out_FVC.to(exact), x.scale_C)
     if x.relu_before_residual:
         y_FVC = y_FVC.relu()
     if x.residual_scale_C is not None:
+        assert x.residual_FVC is not None and x.residual_shift_C is not None
         y_FVC = y_FVC + torch.addcmul(x.residual_shift_C, x.residual_FVC.to(exact), x.residual_scale_C)
     elif x.residual_FVC is not None:
         y_FVC = y_FVC + x.residual_FVC

@@ -20,7 +20,7 @@ def activation_inputs(shape: dict, random) -> DeferredActivation:
     tensors, vectors, relu_before_residual = MADE_OF[shape["X"]]
     sizes = [(shape["F"], shape["V"], shape["C"]), (shape["C"],), (shape["C"],)] * 2
     x = [random(*size, exact=len(size) == 1) for size in sizes[: tensors + vectors]]
-    return DeferredActivation(*x, relu_before_residual=relu_before_residual)
+    return DeferredActivation._make([*x, *[None] * (6 - len(x)), relu_before_residual])
 
 
 def activation_bytes(shape: dict, itemsize: int) -> int:

@@ -174,7 +174,7 @@ def forward(
     inputs = query_NVC, map_NCHW, position_NGV2, key_weight_GEE, value_weight_GEE, bias_NGVV
     out = torch.empty_like(query_NVC)
     constants = _constants(query_NVC, map_NCHW, key_weight_GEE)
-    items = query_NVC.shape[0] * constants["G"]
+    items = len(query_NVC) * len(key_weight_GEE)
     launch(keypoint_sampling_forward, (items,), *inputs, out, **constants, warps=WARPS, stages=1)
     return out
 
@@ -192,12 +192,12 @@ def backward(
     inputs = query_NVC, map_NCHW, position_NGV2, key_weight_GEE, value_weight_GEE, bias_NGVV
     grads = [torch.empty_like(x) for x in inputs]
     constants = _constants(query_NVC, map_NCHW, key_weight_GEE)
-    crops, groups = query_NVC.shape[0], constants["G"]
+    crops, groups = len(query_NVC), len(key_weight_GEE)
     programs = min(crops, MOST_PROGRAMS)
     partial = [
         torch.empty(programs, *key_weight_GEE.shape, dtype=torch.float32, device=grad_NVC.device) for _ in range(2)
     ]
-    outputs = (*grads[:3], *partial, grads[5], crops)
+    outputs: tuple[Tensor | int, ...] = (*grads[:3], *partial, grads[5], crops)
     launch(
         keypoint_sampling_backward,
         (groups, programs),

@@ -21,8 +21,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     from .triton_kernel import forward
 
-    inputs = contiguous([joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, reference_NV2])
-    return forward(*inputs, reach)
+    joints_NVC, query_weight_GEE, reference_NV2 = contiguous([joints_NVC, query_weight_GEE, reference_NV2])
+    scale_E, shift_E, out_2E = contiguous([scale_E, shift_E, out_2E])
+    return forward(joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, reference_NV2, reach)
 
 
 @operator("deformable_offsets_backward")
@@ -39,9 +40,11 @@ def _backward(
 ) -> list[Tensor]:
     from .triton_kernel import backward
 
-    gradients = contiguous([grad_query_NVC, grad_position_NGV2])
-    inputs = contiguous([query_NVC, joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E])
-    return backward(*gradients, *inputs, reach)
+    grad_query_NVC, grad_position_NGV2 = contiguous([grad_query_NVC, grad_position_NGV2])
+    query_NVC, joints_NVC, query_weight_GEE = contiguous([query_NVC, joints_NVC, query_weight_GEE])
+    scale_E, shift_E, out_2E = contiguous([scale_E, shift_E, out_2E])
+    inputs = query_NVC, joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E
+    return backward(grad_query_NVC, grad_position_NGV2, *inputs, reach)
 
 
 def _save(ctx, inputs, output) -> None:

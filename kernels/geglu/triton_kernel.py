@@ -58,7 +58,7 @@ def geglu_backward(
 
 
 def _constants(width: int, p: float) -> dict:
-    return dict(F=width, DROPOUT=p > 0, BLOCK=BLOCK, warps=WARPS, stages=1)
+    return {"F": width, "DROPOUT": p > 0, "BLOCK": BLOCK, "warps": WARPS, "stages": 1}
 
 
 def forward(gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:

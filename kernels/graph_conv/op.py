@@ -27,8 +27,9 @@ def _forward(
 ) -> list[Tensor]:
     from .triton_kernel import forward
 
-    parameters = contiguous([adjacency_KVV, weight_KOC, bias_VO])
-    return forward(contiguous(x), relu_before_residual, *parameters, contiguous(shortcut), batch_stats)
+    x, shortcut = contiguous(x), contiguous(shortcut)
+    adjacency_KVV, weight_KOC, bias_VO = contiguous([adjacency_KVV, weight_KOC, bias_VO])
+    return forward(x, relu_before_residual, adjacency_KVV, weight_KOC, bias_VO, shortcut, batch_stats)
 
 
 def _results(result: list, plain: bool, shortcut: bool, batch_stats: bool) -> tuple:
@@ -55,9 +56,10 @@ def _backward(
     from .triton_kernel import backward
 
     grad_x_FVC = None if grad_x_FVC is None else grad_x_FVC.contiguous()
-    gradients, x_FVC = (contiguous(grad_out), contiguous(grad_shortcut_out)), x_FVC.contiguous()
-    inputs = contiguous(x), relu_before_residual, weight_KOC.contiguous(), contiguous(shortcut)
-    return backward(grad_x_FVC, *gradients, x_FVC, diagonal, out, shortcut_out, *inputs)
+    grad_out, grad_shortcut_out = contiguous(grad_out), contiguous(grad_shortcut_out)
+    x_FVC, weight_KOC, x, shortcut = x_FVC.contiguous(), weight_KOC.contiguous(), contiguous(x), contiguous(shortcut)
+    gradients = grad_x_FVC, grad_out, grad_shortcut_out
+    return backward(*gradients, x_FVC, diagonal, out, shortcut_out, x, relu_before_residual, weight_KOC, shortcut)
 
 
 def _save(ctx, inputs, output) -> None:
@@ -109,10 +111,17 @@ def _refusal(x: DeferredActivation, adjacency_KVV: Tensor, *_) -> str | None:
     return f"{joints} joints are more than {MOST_JOINTS}" if joints > MOST_JOINTS else None
 
 
-def _cpu(x: DeferredActivation, *others) -> GraphConvOutput:
+def _cpu(
+    x: DeferredActivation,
+    adjacency_KVV: Tensor,
+    weight_KOC: Tensor,
+    bias_KO: Tensor,
+    shortcut: tuple[Tensor, Tensor] | None,
+    batch_stats: bool,
+) -> GraphConvOutput:
     from .cpu_kernel import graph_conv
 
-    return graph_conv(x, *others)
+    return graph_conv(x, adjacency_KVV, weight_KOC, bias_KO, shortcut, batch_stats)
 
 
 graph_conv = Operation("graph_conv", reference, _gpu, _refusal, _cpu)

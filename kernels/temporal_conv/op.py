@@ -23,7 +23,8 @@ def _forward(
 ) -> list[Tensor]:
     from .triton_kernel import forward
 
-    return forward(contiguous(x), relu_before_residual, bounds_2F, *contiguous([weight_TOC, bias_O]), batch_stats)
+    weight_TOC, bias_O = contiguous([weight_TOC, bias_O])
+    return forward(contiguous(x), relu_before_residual, bounds_2F, weight_TOC, bias_O, batch_stats)
 
 
 @operator("temporal_conv_backward")

@@ -1,5 +1,6 @@
 """Temporal convolution on packed frames in plain PyTorch: the truth that every faster version is held against."""
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -45,5 +46,5 @@ def temporal_conv(
     slots = frames + gap * clips.cu_seqlens.numel()
     spaced = x_FVC.new_zeros(slots, joints, channels).index_copy(0, slot, x_FVC)
     rows = spaced.shape[0] - 2 * gap
-    y = sum(spaced[tap : tap + rows] @ weight_TOC[tap].T for tap in range(kernel_size))
+    y = reduce(torch.add, (spaced[tap : tap + rows] @ weight_TOC[tap].T for tap in range(kernel_size)))
     return with_batch_stats(y[slot - gap] + bias_O, batch_stats)

@@ -67,7 +67,9 @@ def run(norm: nn.Module, x: Tensor, steps: int = 2) -> dict[str, Tensor]:
 def assert_same(result: dict[str, Tensor], expected: dict[str, Tensor], **tolerance) -> None:
     assert result.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(result[name], expected[name], msg=lambda text: f"{name}: {text}", **tolerance)
+        torch.testing.assert_close(
+            result[name], expected[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance
+        )
 
 
 # --- one process

@@ -53,12 +53,16 @@ class Companions:
     card: str  # text of the model card
 
 
-class ModelFolderMixin:
+class ModelFolderMixin(nn.Module):
     """What a model inherits to be read from, and written as, a model folder. Its `config_class` reads config.json."""
 
-    config_class: ClassVar[type]
+    config_class: ClassVar[type["ModelConfig"]]
     config: "ModelConfig"
     companions: Companions | None = None
+
+    def __init__(self, config: "ModelConfig"):
+        super().__init__()
+        self.config = config
 
     @classmethod
     def load(cls, folder: Path) -> tuple[Self, Tokenizer]:
@@ -176,7 +180,7 @@ def read_card(folder: Path) -> str:
 def trained_languages(folder: Path) -> list[str]:
     """The languages that the model card names as trained on, [] where it names none."""
     try:
-        language = ModelCard(read_card(folder)).data.language
+        language = ModelCard(read_card(folder)).data.get("language")
     except ValueError:  # a card of someone else's
         return []
     return [language] if isinstance(language, str) else list(language or [])
@@ -215,4 +219,4 @@ def require_model_folder(folder: Path, option: str, remedy: str) -> None:
 
 def with_tied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights as a model's state has them: the one stored embedding under all its names."""
-    return weights | {name: weights[SHARED] for name in TIED} if SHARED in weights else weights
+    return weights | dict.fromkeys(TIED, weights[SHARED]) if SHARED in weights else weights

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -80,9 +80,10 @@ def _table_of(content: object, path: Path) -> dict[str, Tensor]:
     """The table of named tensors in what torch.load gave."""
     if _is_table(content):
         return content
-    tables = [key for key in TABLES if isinstance(content, dict) and _is_table(content.get(key))]
+    entries = content if isinstance(content, dict) else {}
+    tables = [key for key in TABLES if _is_table(entries.get(key))]
     if len(tables) == 1:
-        return content[tables[0]]
+        return entries[tables[0]]
     if tables:
         problem = f"holds several tables of named tensors: {', '.join(tables)}"
         raise InputError(path, problem, "save the one that is meant under the key model, alone")
@@ -91,7 +92,7 @@ def _table_of(content: object, path: Path) -> dict[str, Tensor]:
     raise InputError(path, problem, "give the file of weights itself")
 
 
-def _is_table(value: object) -> bool:
+def _is_table(value: object) -> TypeGuard[dict[str, Tensor]]:
     return (
         isinstance(value, dict)
         and len(value) > 0

@@ -37,8 +37,9 @@ class Float32Buffers(nn.Module):
         kept = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, moved in self._buffers.items():
-            if kept[name].dtype != moved.dtype:
-                self._buffers[name] = kept[name].to(moved.device)
+            before = kept[name]
+            if before is not None and moved is not None and before.dtype != moved.dtype:
+                self._buffers[name] = before.to(moved.device)
         return self
 
 
@@ -49,6 +50,10 @@ class BatchNorm(Float32Buffers):
     the running statistics of several `parts` that share the layer are [parts, C]. They stay in float32: in bfloat16 an
     update of 0.1 % of a mean rounds to nothing.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, channels: int, parts: int = 1):
         super().__init__()
@@ -65,15 +70,17 @@ class BatchNorm(Float32Buffers):
         if not self.training:
             mean_PC, var_PC = self.running()
             return self._scale_and_shift(mean_PC[part], var_PC[part])
-        rows, count = out.conv_out_FVO.shape[:2].numel(), None
-        mean_C, var_C = out.mean_O, out.var_O
+        rows, mean_C, var_C = out.conv_out_FVO.shape[:2].numel(), out.mean_O, out.var_O
+        assert mean_C is not None and var_C is not None, "in training a convolution returns its batch statistics"
+        count: Tensor | None = None
         running = [buffer_PC[part] for buffer_PC in self.running()]
         if alone():
             self.num_batches_tracked += rows > 0
         else:
             every = self._over_ranks(mean_C[None], var_C[None], [rows], slice(part, part + 1))
-            mean_C, var_C, count = (of_one_part[0] for of_one_part in every)
-            self.num_batches_tracked += (count[0] > 0).long()
+            mean_C, var_C, count_1 = (of_one_part[0] for of_one_part in every)
+            self.num_batches_tracked += (count_1[0] > 0).long()
+            count = count_1
         y = scale_and_shift(mean_C, var_C, self.weight, self.bias, *running, count, rows, self.momentum)
         with torch.no_grad():
             torch._foreach_copy_(running, [y.running_mean_C, y.running_var_C])
@@ -107,7 +114,7 @@ class BatchNorm(Float32Buffers):
 class BatchNorm2d(BatchNorm):
     """The same for maps [N, C, H, W] of all parts, part after part, with what follows in the same operation."""
 
-    def forward(
+    def forward(  # type: ignore[override]  # maps instead of a convolution's output
         self,
         x_NCHW: Tensor,
         parts: Parts | Sequence[int],

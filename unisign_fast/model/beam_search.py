@@ -16,7 +16,7 @@ from transformers.models.mt5.modeling_mt5 import MT5Attention
 
 from unisign_fast.kernels.packing import Packing
 from unisign_fast.kernels.varlen_attention.reference import split_heads
-from unisign_fast.model.mt5 import norm
+from unisign_fast.model.mt5 import norm, sublayers
 from unisign_fast.text.tokenizer import END, PAD, until_end
 
 NEVER = -1e9  # score of what is not there
@@ -112,16 +112,17 @@ class _Decoder:
     def __init__(self, mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int):
         self.mt5, self.beams = mt5, beams
         self._frames = []  # of each layer, keys and values [B, H, S, C]
-        for block in mt5.decoder.block:
-            module = block.layer[1].EncDecAttention
+        layers = sublayers(mt5.decoder)
+        for _, across, _ in layers:
+            module = across.EncDecAttention
             padded = (packing.pad(linear(hidden_PD)) for linear in (module.k, module.v))
             self._frames.append([split_heads(x_BSD, module.n_heads) for x_BSD in padded])
         self._real_B11S = packing.mask_BS[:, None, None]
-        first = mt5.decoder.block[0].layer[0].SelfAttention
+        first = layers[0][0].SelfAttention
         self._position_Htt = first.compute_bias(most, most, device=hidden_PD.device)[0]
         clips = len(packing.lengths)
         nothing = hidden_PD.new_zeros(clips, first.n_heads, 0, first.key_value_proj_dim)
-        self._tokens = [[nothing, nothing] for _ in mt5.decoder.block]  # keys and values [B, H, U or more, C]
+        self._tokens = [[nothing, nothing] for _ in layers]  # keys and values [B, H, U or more, C]
         self._descent_BKU = torch.zeros(clips, beams, 0, dtype=torch.bool, device=hidden_PD.device)
 
     def step(self, last_BK: Tensor) -> Tensor:
@@ -132,15 +133,16 @@ class _Decoder:
         bias_HU = self._position_Htt[:, step, : step + 1].repeat_interleave(self.beams, 1)
         bias_BHKU = bias_HU[:, None].where(self._descent_BKU[:, None], -torch.inf)
         x_BKD = self.mt5.shared(last_BK)
-        for layer, frames, tokens in zip(self.mt5.decoder.block, self._frames, self._tokens, strict=True):
-            within, across, feed_forward = layer.layer
+        for layers, frames, tokens in zip(sublayers(self.mt5.decoder), self._frames, self._tokens, strict=True):
+            within, across, feed_forward = layers
             module, normed = within.SelfAttention, norm(within.layer_norm, x_BKD)
             for which, linear in enumerate((module.k, module.v)):
                 tokens[which] = _with(tokens[which], split_heads(linear(normed), module.n_heads), first)
-            seen = (tokens[which][:, :, : first + self.beams] for which in (0, 1))
-            x_BKD = x_BKD + _attended(module, normed, *seen, bias_BHKU)
+            key, value = (cache[:, :, : first + self.beams] for cache in tokens)
+            x_BKD = x_BKD + _attended(module, normed, key, value, bias_BHKU)
             normed = norm(across.layer_norm, x_BKD)
-            x_BKD = x_BKD + _attended(across.EncDecAttention, normed, *frames, self._real_B11S)
+            key, value = frames
+            x_BKD = x_BKD + _attended(across.EncDecAttention, normed, key, value, self._real_B11S)
             x_BKD = x_BKD + feed_forward.DenseReluDense(norm(feed_forward.layer_norm, x_BKD))
         return self.mt5.lm_head(norm(self.mt5.decoder.final_layer_norm, x_BKD))
 

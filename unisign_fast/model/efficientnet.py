@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ def scaled_channels(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-class ConvNorm(nn.Sequential):
+class ConvNorm(nn.ModuleList):
     """Convolution without bias that keeps ceil(side / stride), and its normalization, with SiLU if `activate`."""
 
     def __init__(
@@ -45,7 +46,7 @@ class ConvNorm(nn.Sequential):
         activate: bool = True,
     ):  # fmt: skip
         conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
-        super().__init__(conv, batch_norm(outputs))
+        super().__init__([conv, batch_norm(outputs)])
         self.activate = activate
 
     def forward(self, x_NCHW: Tensor, parts: Parts | Sequence[int]) -> Tensor:
@@ -54,7 +55,9 @@ class ConvNorm(nn.Sequential):
     @property
     def conv(self) -> Conv:
         """The convolution as operations take it."""
-        return Conv(self[0].weight, self[0].stride[0], self[0].groups)
+        conv = self[0]
+        assert isinstance(conv, nn.Conv2d)
+        return Conv(conv.weight, conv.stride[0], conv.groups)
 
 
 class SqueezeExcitation(nn.Module):
@@ -67,6 +70,7 @@ class SqueezeExcitation(nn.Module):
 
     @property
     def layers(self) -> Excitation:
+        assert self.fc1.bias is not None and self.fc2.bias is not None
         return Excitation(self.fc1.weight.flatten(1), self.fc1.bias, self.fc2.weight.flatten(1), self.fc2.bias)
 
 
@@ -93,7 +97,7 @@ class MBConv(nn.Module):
     ):  # fmt: skip
         super().__init__()
         wide = scaled_channels(inputs * expansion)
-        layers = []
+        layers: list[nn.Module] = []
         if wide != inputs:
             layers.append(ConvNorm(inputs, wide, 1, 1, 1, batch_norm))
         layers.append(ConvNorm(wide, wide, kernel, stride, wide, batch_norm))
@@ -111,7 +115,9 @@ class MBConv(nn.Module):
         """All but the residual. Normalization and SiLU run with the convolution that reads them, which recomputes
         them in backward, so only what convolutions write is kept.
         """
-        *convolutions, excitation, projection = self.block
+        *first, excitation, projection = self.block
+        assert isinstance(excitation, SqueezeExcitation) and isinstance(projection, ConvNorm)
+        convolutions = cast(list[ConvNorm], first)
         out_NCHW = convolve(x_NCHW, convolutions[0].conv)
         for layer, following in pairwise(convolutions):
             out_NCHW = layer[1](out_NCHW, parts, True, None, following.conv)
@@ -119,7 +125,7 @@ class MBConv(nn.Module):
         return projection[1](out_NCHW, parts)
 
 
-class EfficientNet(nn.Sequential):
+class EfficientNet(nn.ModuleList):
     """x [N, 3, S, S] (normalised as for ImageNet) -> [N, `channels`, ceil(S/32), ceil(S/32)]; N may be 0.
 
     `parts` may share it, each with its own BatchNorm statistics; x then holds part after part, `per_part` maps of each,
@@ -144,7 +150,7 @@ class EfficientNet(nn.Sequential):
                 inputs, built = outputs, built + 1
             stages.append(nn.Sequential(*blocks))
         head = ConvNorm(inputs, 4 * inputs, 1, 1, 1, batch_norm)
-        super().__init__(ConvNorm(3, stem, 3, 2, 1, batch_norm), *stages, head)
+        super().__init__([ConvNorm(3, stem, 3, 2, 1, batch_norm), *stages, head])
         self.channels = 4 * inputs
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -157,6 +163,6 @@ class EfficientNet(nn.Sequential):
         parts = Parts.of(per_part, x_NCHW)
         y_NCHW = stem(x_NCHW, parts)
         for stage in stages:
-            for block in stage:
+            for block in cast(nn.Sequential, stage):
                 y_NCHW = block(y_NCHW, parts)
         return head(y_NCHW, parts)

@@ -14,6 +14,10 @@ from unisign_fast.kernels.deformable_offsets.op import deformable_offsets
 from unisign_fast.kernels.position_bias.op import position_bias
 from unisign_fast.model.batch_norm import Float32Buffers
 
+Fusion = Literal["deformable", "cross"]
+GateKind = Literal["live", "published"]
+GateInput = Literal["pose,fused", "fused,pose"]
+
 GROUPS = 8  # heads of the attentions, and groups of the deformable sampling
 MOST_CELLS = 16  # of a map: EfficientNet-B0 on 112 x 112 pixels gives 4 x 4
 OFFSET_RANGE = 4 / 6  # how far an offset reaches, in units of half a crop
@@ -53,6 +57,13 @@ class MapAttention(nn.Module):
 class PositionBias(nn.Module):
     """The bias network 2 -> H -> H -> 1 of kernels/position_bias, one for all groups."""
 
+    weight0: nn.Parameter
+    bias0: nn.Parameter
+    weight1: nn.Parameter
+    bias1: nn.Parameter
+    weight2: nn.Parameter
+    bias2: nn.Parameter
+
     def __init__(self, hidden: int):
         super().__init__()
         # Own parameters instead of nn.Linear: ZeRO-3 gathers what a module owns when its forward is called.
@@ -64,7 +75,11 @@ class PositionBias(nn.Module):
             self.register_parameter(f"bias{layer}", nn.Parameter(torch.empty(outputs).uniform_(-bound, bound)))
 
     def forward(self, reference_NV2: Tensor, position_NGV2: Tensor) -> Tensor:
-        layers = [(self.weight0, self.bias0), (self.weight1, self.bias1), (self.weight2, self.bias2)]
+        layers: list[tuple[Tensor, Tensor]] = [
+            (self.weight0, self.bias0),
+            (self.weight1, self.bias1),
+            (self.weight2, self.bias2),
+        ]
         return position_bias(reference_NV2, position_NGV2, layers)
 
 
@@ -103,7 +118,7 @@ class Gate(nn.Module):
     but published weights need it.
     """
 
-    def __init__(self, channels: int, kind: Literal["live", "published"], order: Literal["pose,fused", "fused,pose"]):
+    def __init__(self, channels: int, kind: GateKind, order: GateInput):
         super().__init__()
         self.kind, self.order = kind, order
         self.hidden = nn.Linear(2 * channels, channels)
@@ -126,7 +141,10 @@ class PriorGuidedFusion(Float32Buffers):
     `fusion="cross"` puts a second attention over the whole map in the place of the deformable one (Table 10).
     """
 
-    def __init__(self, channels: int, fusion: str, gate: str, gate_input: str):
+    fourier: Tensor
+    cell_encoding: Tensor
+
+    def __init__(self, channels: int, fusion: Fusion, gate: GateKind, gate_input: GateInput):
         super().__init__()
         self.map_attention = MapAttention(channels)
         self.local = KeypointAttention(channels) if fusion == "deformable" else MapAttention(channels)

@@ -9,12 +9,13 @@ lengths; H heads.
 """
 
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm
 from transformers import MT5Config, MT5ForConditionalGeneration
-from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5LayerFF, MT5LayerNorm, MT5Stack
+from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5LayerFF, MT5LayerNorm, MT5LayerSelfAttention, MT5Stack
 
 from unisign_fast.kernels.cross_entropy.op import cross_entropy
 from unisign_fast.kernels.geglu.op import geglu
@@ -84,13 +85,18 @@ def decoder_inputs(labels_L: Tensor, targets: Packing) -> Tensor:
     return labels_L.roll(1).masked_fill(targets.position_P == 0, PAD)
 
 
+def sublayers(stack: MT5Stack) -> list[tuple[Any, ...]]:
+    """Each block's self-attention, cross-attention (decoder only) and feed-forward."""
+    blocks: Any = stack.block
+    return [tuple(block.layer) for block in blocks]
+
+
 def encode(stack: MT5Stack, x_PD: Tensor, packing: Packing) -> Tensor:
     """Hidden states [P, D] of the encoder, from embeddings [P, D]."""
     packing = packing.aligned()
     bias_BHSS = _position_bias(stack, packing) + _additive(packing.mask_BS[:, None, None], x_PD.dtype)
     x_PD = stack.dropout(x_PD)
-    for block in stack.block:
-        attention, feed_forward = block.layer
+    for attention, feed_forward in sublayers(stack):
         x_PD = _self_attention(attention, x_PD, packing, bias_BHSS)
         x_PD = _feed_forward(feed_forward, x_PD)
     return stack.dropout(norm(stack.final_layer_norm, x_PD))
@@ -103,8 +109,8 @@ def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, e
     bias_BHSS = _position_bias(stack, packing) + _additive(allowed_SS & packing.mask_BS[:, None, None], x_LD.dtype)
     bias_B11T = _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
     x_LD = stack.dropout(x_LD)
-    for block, key_value_P2D in zip(stack.block, _keys_and_values(stack, hidden_PD), strict=True):
-        attention, cross_attention, feed_forward = block.layer
+    for layers, key_value_P2D in zip(sublayers(stack), _keys_and_values(stack, hidden_PD), strict=True):
+        attention, cross_attention, feed_forward = layers
         x_LD = _self_attention(attention, x_LD, packing, bias_BHSS)
         module = cross_attention.EncDecAttention
         query_LD = _normed_projections(cross_attention.layer_norm, x_LD, module.q)
@@ -116,12 +122,12 @@ def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, e
 
 def _keys_and_values(stack: MT5Stack, hidden_PD: Tensor) -> tuple[Tensor, ...]:
     """Keys and values [P, 2 D] of each layer's cross-attention, side by side; one product for all layers."""
-    modules = [block.layer[1].EncDecAttention for block in stack.block]
+    modules = [cross_attention.EncDecAttention for _, cross_attention, _ in sublayers(stack)]
     weights = [projection.weight for module in modules for projection in (module.k, module.v)]
     return linear(hidden_PD, torch.cat(weights)).chunk(len(modules), 1)
 
 
-def _self_attention(layer: nn.Module, x_PD: Tensor, packing: Packing, bias_BHSS: Tensor) -> Tensor:
+def _self_attention(layer: MT5LayerSelfAttention, x_PD: Tensor, packing: Packing, bias_BHSS: Tensor) -> Tensor:
     module = layer.SelfAttention
     qkv_P3D = _normed_projections(layer.layer_norm, x_PD, module.q, module.k, module.v)
     return x_PD + layer.dropout(_attend(module, (qkv_P3D,), bias_BHSS, packing, packing))
@@ -154,7 +160,7 @@ def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
 
 def _position_bias(stack: MT5Stack, packing: Packing) -> Tensor:
     """[1, H, S, S], contiguous: the bias of every layer's logits by the distance of query and key."""
-    first = stack.block[0].layer[0].SelfAttention
+    first = sublayers(stack)[0][0].SelfAttention
     return first.compute_bias(packing.longest, packing.longest, device=packing.device).contiguous()
 
 

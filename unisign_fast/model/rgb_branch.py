@@ -18,6 +18,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 class RGBBranch(Float32Buffers):
     """EfficientNet-B0, the projection of its map to the pose width, and prior-guided fusion (paper, section 3.3)."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         channels = config.pose_channels[-1]

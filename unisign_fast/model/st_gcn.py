@@ -82,11 +82,13 @@ class GraphBlock(nn.Module):
 
     def forward(self, x: DeferredActivation, clips: Clips | None, part: int = 0) -> DeferredActivation:
         x_FVC, out, shortcut = self.graph(x)
-        y = DeferredActivation(out.conv_out_FVO, *self.graph_norm(out, part), relu_before_residual=self.time is None)
-        if self.time is not None:
+        scale_C, shift_C = self.graph_norm(out, part)
+        y = DeferredActivation(out.conv_out_FVO, scale_C, shift_C, relu_before_residual=self.time is None)
+        if self.time is not None and self.time_norm is not None:
             out = self.time(y, clips)
-            y = DeferredActivation(out.conv_out_FVO, *self.time_norm(out, part))
-        if shortcut is None:
+            scale_C, shift_C = self.time_norm(out, part)
+            y = DeferredActivation(out.conv_out_FVO, scale_C, shift_C)
+        if self.shortcut_norm is None:
             return y._replace(residual_FVC=x_FVC)
         scale_C, shift_C = self.shortcut_norm(shortcut, part)
         return y._replace(residual_FVC=shortcut.conv_out_FVO, residual_scale_C=scale_C, residual_shift_C=shift_C)

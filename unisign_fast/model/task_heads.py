@@ -62,8 +62,8 @@ class CTCHead(nn.Module):
         return nn.functional.ctc_loss(
             self._log_probabilities(features_BTD, lengths).transpose(0, 1),
             torch.tensor([g for target in targets for g in target], device=features_BTD.device, dtype=torch.long),
-            lengths,
-            [len(target) for target in targets],
+            lengths,  # type: ignore[arg-type]  # torch takes lists too
+            [len(target) for target in targets],  # type: ignore[arg-type]
             reduction="sum",
             zero_infinity=True,
         )

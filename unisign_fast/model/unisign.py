@@ -27,14 +27,13 @@ ENCODER_PARTS = {"body": ("body",), "hand": HANDS, "face": ("face",)}
 ENCODER_OF = {part: (name, place) for name, parts in ENCODER_PARTS.items() for place, part in enumerate(parts)}
 
 
-class UniSign(nn.Module, ModelFolderMixin):
+class UniSign(ModelFolderMixin):
     """The model of the paper's Figure 5, from `ModelConfig`. Every weight starts random; see `from_pretrained`."""
 
     config_class = ModelConfig
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width = config.pose_channels[-1]
         parts = config.part_names
         shared = {name: among for name, among in ENCODER_PARTS.items() if among[0] in parts}
@@ -68,9 +67,9 @@ class UniSign(nn.Module, ModelFolderMixin):
             labels_L = targets.pack(filled.label_ids)
             # Before the sign encoder, so that the embedding's gradient, the largest, is made when its maps are gone.
             inputs_L = decoder_inputs(labels_L, targets)
-            prompt_PD, inputs_LD = self.language_model.embed(_prompt_ids(filled), inputs_L)
+            prompt_PD, inputs_LD = self._mt5.embed(_prompt_ids(filled), inputs_L)
             hidden_PD, packing = self.encode(self._features(batch), filled, prompt_PD)
-            loss = self.language_model.token_loss(hidden_PD, packing, labels_L, targets, inputs_LD)
+            loss = self._mt5.token_loss(hidden_PD, packing, labels_L, targets, inputs_LD)
         return bool(batch.lengths) * torch.stack([loss, torch.full_like(loss, self.target_count(filled))])
 
     def target_count(self, batch: PackedBatch) -> int:
@@ -88,11 +87,12 @@ class UniSign(nn.Module, ModelFolderMixin):
         """Beam search: up to `beams` texts of each clip, best first, as tokens with their scores. Not of a task head."""
         assert self.head is None, "a task head has no beams"
         encoded = self.encode(self._features(batch), _never_empty(batch))
-        result = search_hypotheses(self.language_model.mt5, *encoded, beams, max_new_tokens)
+        result = search_hypotheses(self._mt5.mt5, *encoded, beams, max_new_tokens)
         return result[: len(batch.lengths)]
 
     @torch.no_grad()
     def _predict(self, batch: PackedBatch) -> list[str]:
+        assert self.head is not None
         result = self.head.predict(*self._head_input(self._features(batch), _never_empty(batch)))
         return result[: len(batch.lengths)]
 
@@ -125,7 +125,7 @@ class UniSign(nn.Module, ModelFolderMixin):
         prompts, frames = Packing(batch.prompt_lengths, device), Packing(batch.lengths, device)
         whole = Packing([p + t for p, t in zip(batch.prompt_lengths, batch.lengths)], device)
         if prompt_PD is None:
-            (prompt_PD,) = self.language_model.embed(_prompt_ids(batch))
+            (prompt_PD,) = self._mt5.embed(_prompt_ids(batch))
         prompt_place = whole.cu_seqlens[prompts.seq_ids_P] + prompts.position_P
         frame_place = (
             whole.cu_seqlens[frames.seq_ids_P] + prompts.cu_seqlens.diff()[frames.seq_ids_P] + frames.position_P
@@ -138,7 +138,12 @@ class UniSign(nn.Module, ModelFolderMixin):
     ) -> tuple[Tensor, Packing]:
         """mT5's encoding of what `embed` gives, packed [P, D]."""
         embeddings_PD, packing = self.embed(features_FD, batch, prompt_PD)
-        return self.language_model.encode(embeddings_PD, packing), packing
+        return self._mt5.encode(embeddings_PD, packing), packing
+
+    @property
+    def _mt5(self) -> LanguageModel:
+        assert self.language_model is not None, "the configuration has no language model"
+        return self.language_model
 
     def _features(self, batch: PackedBatch) -> Tensor:
         """The sign features; of a batch without clips one frame of zeros, with a gradient for every parameter."""
@@ -163,8 +168,10 @@ def _never_empty(batch: PackedBatch) -> PackedBatch:
     if batch.lengths:
         return batch
     one = batch.prompt_ids.new_full((1, 1), END)
-    lengths = dict(lengths=[1], prompt_lengths=[1], label_lengths=[1])
-    return replace(batch, clip_ids=[""], texts=[""], prompt_ids=one, label_ids=one, **lengths)
+    return replace(
+        batch, clip_ids=[""], texts=[""], lengths=[1],
+        prompt_ids=one, prompt_lengths=[1], label_ids=one, label_lengths=[1],
+    )  # fmt: skip
 
 
 def _prompt_ids(batch: PackedBatch) -> Tensor:

@@ -120,6 +120,6 @@ def published_config(weights: dict[str, Tensor], where: object, dropout_rate: fl
         num_heads=heads,
         dropout_rate=dropout_rate,
     )
-    blocks = [size(f"gcn_modules.body.layer{level}_0.gcn.bn.weight") for level in range(3)]
-    channels = (size("proj_linear.body.weight"), *blocks)
+    first, second, third = (size(f"gcn_modules.body.layer{level}_0.gcn.bn.weight") for level in range(3))
+    channels = size("proj_linear.body.weight"), first, second, third
     return published_settings(ModelConfig(mt5=mt5, rgb="rgb_proj.weight" in weights, pose_channels=channels))

@@ -8,6 +8,7 @@ spiece.model has fewer pieces; which rows of the full model it has follows from 
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentencepiece import sentencepiece_model_pb2
@@ -16,6 +17,8 @@ from torch import Tensor
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.targets import LANGUAGES
 from unisign_fast.text.tokenizer import Tokenizer, write_tokenizer
+
+ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # protobuf defines it at run time
 
 HEAD, SHARED = "lm_head.weight", "shared.weight"  # mT5's names
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # the same tensor as SHARED; not in every file
@@ -29,17 +32,17 @@ def trim_tokenizer(full: Tokenizer, texts: Iterable[str], folder: Path) -> Token
     Kept are those pieces, every single character they are made of, and what is no piece of text (end token, bytes).
     A text then has no segmentation that it had not before, and still has the one that was best.
     """
-    model = sentencepiece_model_pb2.ModelProto.FromString(full.path.read_bytes())
+    model = ModelProto.FromString(full.path.read_bytes())
     used = {token for language in LANGUAGES for token in full.prompt_ids(language)}
     for text in texts:
         used.update(full.ids(text))
     characters = {character for token in used for character in model.pieces[token].piece}
-    normal = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
+    normal = ModelProto.SentencePiece.NORMAL
     kept = {n for n, piece in enumerate(model.pieces) if piece.type != normal or piece.piece in characters} | used
     others = (number for number in range(len(model.pieces)) if number not in kept)
     kept |= set(islice(others, -len(kept) % MULTIPLE))
     pieces = [model.pieces[number] for number in sorted(kept)]
-    trimmed = sentencepiece_model_pb2.ModelProto()
+    trimmed = ModelProto()
     trimmed.CopyFrom(model)
     del trimmed.pieces[:]
     trimmed.pieces.extend(pieces)
