@@ -43,16 +43,18 @@ def import_published(
 
     if out.exists():
         raise InputError("--out", f"{out} is there already", "name a new folder")
-    tokenizer = Tokenizer(tokenizer)
+    vocabulary = Tokenizer(tokenizer)
     config, weights = import_weights(read_weights(checkpoint), checkpoint)
-    if len(tokenizer) > config.mt5.vocab_size:
-        problem = f"{tokenizer.path} has {len(tokenizer)} pieces, {checkpoint} only {config.mt5.vocab_size} embeddings"
+    if len(vocabulary) > config.mt5.vocab_size:
+        problem = (
+            f"{vocabulary.path} has {len(vocabulary)} pieces, {checkpoint} only {config.mt5.vocab_size} embeddings"
+        )
         raise InputError("--tokenizer", problem, "give the spiece.model that the checkpoint was trained with")
     weights = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors wants no shared memory
     unused = {name: weights.pop(name) for name in list(weights) if is_unused(name)}
     p_samp = 0.1 if config.rgb else 0.0
     data = DataSettings(task=task, max_frames=max_frames, p_samp=p_samp, sampling="published", boxes="sampled")
-    save_model(out, config, weights, tokenizer, data)
+    save_model(out, config, weights, vocabulary, data)
     if unused:
         save_weights(out / UNUSED_FILE, unused)
     print(f"{out}: {'RGB-pose' if config.rgb else 'pose-only'}, {_described(weights | unused)}")

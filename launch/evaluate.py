@@ -73,10 +73,12 @@ def evaluate(settings: tyro.conf.OmitArgPrefixes[Settings]) -> None:
     """Score a model (--model) or a file of predictions (--predictions)."""
     classes = read_class_list(settings.classes) if settings.classes else None
     if settings.model is None:
+        assert settings.predictions is not None, "Settings demands one of the two"
         _score(settings, classes, read_predictions(settings.predictions, settings.references), {})
         return
     ranks, evaluation = _generate(settings)
     if ranks.is_first:
+        assert settings.out is not None, "Settings demands --out with --model"
         predictions, json = (settings.out / f"{name}-{settings.split}" for name in ("predictions", "scores"))
         predictions, json = predictions.with_suffix(".jsonl"), settings.json or json.with_suffix(".json")
         write_predictions(predictions, evaluation.rows)
@@ -101,6 +103,7 @@ def _generate(settings: Settings) -> tuple["Ranks", "Evaluation"]:
     from unisign_fast.pipelines.store.keypoint_store import KeypointStore
     from unisign_fast.utils.distributed import start_ranks
 
+    assert settings.model is not None
     generation = GenerationSettings(settings.beams, settings.max_new_tokens, settings.frames_per_batch)
     stores = [KeypointStore.open(store) for store in settings.stores]
     folder = find_model(settings.model)
@@ -119,9 +122,12 @@ def _score(
 ) -> None:
     """Print the scores of these predictions, and write them where the settings say, with what is known `about` them."""
 
+    language = settings.language
+    assert language is not None, "predictions come with a language, a model's clips know theirs"
+
     def scored(some: Sequence[Prediction]) -> Scores:
         texts = [r.prediction for r in some], [r.reference for r in some]
-        return score(settings.task, *texts, settings.language, settings.normalization, settings.bleurt, classes)
+        return score(settings.task, *texts, language, settings.normalization, settings.bleurt, classes)
 
     scores, compared = scored(rows), {}
     if settings.baseline is not None:

@@ -85,7 +85,7 @@ class Checkpoints:
         self._prune(folder)
 
     def _find(self) -> tuple[Checkpoint | None, list[str]]:
-        passed_over = []
+        passed_over: list[str] = []
         for folder in reversed(sorted(self.folder.glob("step_" + "[0-9]" * 8))):
             try:
                 return Checkpoint(folder, _trainer_state(folder)), passed_over

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import tyro
 
@@ -102,7 +102,7 @@ def _read_config(path: Path) -> dict:
         raise InputError(f"--config {path}", problem, "give the settings.json of a run") from None
 
 
-def _annotate(group: type, names: Iterable[str], marker: type) -> None:
+def _annotate(group: type, names: Iterable[str], marker: Any) -> None:
     """Mark fields of a group of settings for tyro: Fixed is no option, Suppress is left out of the help."""
     group.__annotations__ |= {f.name: marker[f.type] for f in fields(group) if f.name in names}
 

@@ -140,19 +140,21 @@ def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | No
     from deepspeed.utils import safe_get_full_fp32_param
 
     masters = master_weights(engine)
-    state, gathered = {}, {}
+    is_first = engine.global_rank == 0
+    state: dict[str, Tensor] = {}
+    gathered: dict[int, Tensor] = {}
     for name, value in engine.module.state_dict(keep_vars=True).items():
         if id(value) not in gathered:
-            whole = value
+            whole: Tensor | None = value
             if isinstance(value, nn.Parameter):
                 whole = masters.get(value)
                 if whole is None:
                     whole = safe_get_full_fp32_param(value)
-                if whole is None:  # full precision without ZeRO
-                    whole = value
-            gathered[id(value)] = whole.detach().to("cpu", copy=True) if engine.global_rank == 0 else None
+            if whole is None:  # full precision without ZeRO
+                whole = value
+            gathered[id(value)] = whole.detach().to("cpu", copy=True) if is_first else value
         state[name] = gathered[id(value)]
-    return state if engine.global_rank == 0 else None
+    return state if is_first else None
 
 
 def master_weights(engine: "DeepSpeedEngine") -> dict[nn.Parameter, Tensor]:

@@ -94,6 +94,7 @@ def _set(engine: "DeepSpeedEngine", parameter: nn.Parameter, key: str, value: Te
         mine = value.flatten()[engine.global_rank * part.numel() :][: part.numel()]
         part[: len(mine)].copy_(mine)
     elif getattr(parameter, "_hp_mapping", None) is not None:
+        assert hasattr(parameter, "set_full_hp_param")  # DeepSpeed sets both attributes
         parameter.set_full_hp_param(value, state_key)
     elif not hasattr(parameter, "_hp_mapping"):
         own = master_weights(engine).get(parameter, parameter)

@@ -1,6 +1,7 @@
 """First weights: mT5 and EfficientNet-B0 from a folder or the hub, never silently random ones."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -27,7 +28,7 @@ def pretrained_shape(source: str) -> MT5Shape:
     """The geometry of a pretrained mT5: a folder, or a name on the hub. Raises InputError where there is none."""
     path = _mt5_file(source, "config.json")
     try:
-        values = read_json(path, _remedy())
+        values: Any = read_json(path, _remedy())  # a TypeError below names what is not a table
         return msgspec.convert({name: values[name] for name in MT5Shape.__dataclass_fields__}, MT5Shape)
     except InputError as error:
         problem = f"not the configuration of an mT5 ({error.where}: {error.problem})"

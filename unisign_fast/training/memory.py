@@ -66,9 +66,11 @@ def micro_batch_budget(
     if AUTO in (settings.frames_per_device, settings.tokens_per_device) and ranks.device.type == "cuda":
         free = min(ranks.gather(torch.cuda.mem_get_info(ranks.device)[0]))
         clips = clips_that_fit(free, settings, data, config, ranks.world_size)
-    frames = clips * data.max_frames if settings.frames_per_device == AUTO else settings.frames_per_device
-    tokens = clips * MAX_TARGET_TOKENS if settings.tokens_per_device == AUTO else settings.tokens_per_device
-    return Budget(frames, tokens)
+    frames, tokens = settings.frames_per_device, settings.tokens_per_device
+    return Budget(
+        frames if isinstance(frames, int) else clips * data.max_frames,
+        tokens if isinstance(tokens, int) else clips * MAX_TARGET_TOKENS,
+    )
 
 
 def clips_that_fit(

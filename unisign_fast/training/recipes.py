@@ -5,7 +5,8 @@ from pathlib import Path
 
 from unisign_fast.model.config import ModelConfig, MT5Shape, published_settings
 from unisign_fast.pipelines.settings import DataSettings
-from unisign_fast.training.settings import RecipeName, RunSettings, Source, TrainSettings
+from unisign_fast.pipelines.targets import Task
+from unisign_fast.training.settings import RecipeName, RunSettings, Source, Stage, TrainSettings
 
 DEMO_CORPUS = Path("data/demo")
 
@@ -77,16 +78,16 @@ RECIPES: dict[str, Recipe] = {"demo": DEMO, "base": BASE}
 DEMO_CLIPS = 1600
 
 
-def default_settings(recipe: RecipeName, source: Source, stage: int, task: str = "slt") -> RunSettings:
+def default_settings(recipe: RecipeName, source: Source, stage: Stage, task: Task = "slt") -> RunSettings:
     """The settings of a run before the user changes any."""
     chosen = RECIPES[recipe]
-    sizes = {"max_frames": chosen.max_frames, "crop_size": chosen.crop_size}
-    data = DataSettings(task=task, p_samp=0.0 if stage == 1 else 0.1, **sizes)
+    p_samp = 0.0 if stage == 1 else 0.1
+    data = DataSettings(task=task, p_samp=p_samp, max_frames=chosen.max_frames, crop_size=chosen.crop_size)
     model = chosen.model
     if source == "published":
         data = replace(data, sampling="published", boxes="sampled")
         model = published_settings(model)
-    stores = ()
+    stores: tuple[Path, ...] = ()
     if recipe == "demo":
         stores_of_stage = {1: ("sentences", "words"), 2: ("words",)}  # RGB begins where one sign is the whole target
         names = stores_of_stage.get(stage, ("words",) if task == "islr" else ("sentences",))

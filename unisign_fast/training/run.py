@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from unisign_fast.evaluation.evaluate import MAIN_METRIC, evaluate_split, write_
 from unisign_fast.kernels.dispatch import default_backend
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.flops import TRAINING, forward_flops
+from unisign_fast.model.rgb_branch import RGBBranch
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.atomic_io import replace_text
 from unisign_fast.pipelines.batches.loader import BatchLoader
@@ -250,8 +251,8 @@ def _language(
         tokenizer = Tokenizer(settings.tokenizer)
     else:
         tokenizer = _corpus_tokenizer(settings, ranks, lambda folder: train_tokenizer(_texts(stores), folder))
-    shape = asdict(settings.model.mt5) | {"vocab_size": -(-len(tokenizer) // MULTIPLE) * MULTIPLE}
-    return tokenizer, MT5Shape(**shape), None
+    shape = replace(settings.model.mt5, vocab_size=-(-len(tokenizer) // MULTIPLE) * MULTIPLE)
+    return tokenizer, shape, None
 
 
 def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, make: Callable[[Path], Tokenizer]) -> Tokenizer:
@@ -307,7 +308,7 @@ def _fraction(clips: ClipSet, settings: RunSettings) -> ClipSet:
     if settings.data_fraction > 0 and not len(kept):
         problem = f"{settings.data_fraction} of {len(clips)} clips is none"
         raise InputError("--data-fraction", problem, "give a larger share, or 0 to train nothing")
-    return clips.subset(kept)
+    return clips.subset(kept.tolist())
 
 
 def _head_classes(settings: RunSettings, clips: ClipSet) -> tuple[str, ...]:
@@ -325,23 +326,25 @@ def _first_weights(
         start_from(model, source, rows)
     elif settings.mt5 != "random" and model.language_model is not None:
         load_pretrained_mt5(model.language_model, settings.mt5, rows)
-    rgb_is_new = model.rgb is not None and not (source and ModelConfig.load(source / "config.json").rgb)
-    if rgb_is_new and settings.efficientnet == "handshapes":
-        _learn_handshapes(model, settings, ranks)
-    elif rgb_is_new and settings.efficientnet != "random":
+    rgb_is_loaded = source is not None and ModelConfig.load(source / "config.json").rgb
+    if model.rgb is None or rgb_is_loaded:
+        return model
+    if settings.efficientnet == "handshapes":
+        _learn_handshapes(model.rgb, settings, ranks)
+    elif settings.efficientnet != "random":
         load_pretrained_efficientnet(model.rgb.backbone, settings.efficientnet)
     return model
 
 
-def _learn_handshapes(model: UniSign, settings: RunSettings, ranks: Ranks) -> None:
+def _learn_handshapes(rgb: RGBBranch, settings: RunSettings, ranks: Ranks) -> None:
     """Once a run: its folder keeps what was learned, for later starts."""
-    file, backbone = settings.folder / "handshapes.safetensors", model.rgb.backbone
+    file, backbone = settings.folder / "handshapes.safetensors", rgb.backbone
     if ranks.from_first(file.is_file()):
         load_strictly(backbone, read_weights(file), file)
         return
     if ranks.is_first:
         print("the RGB encoder first learns handshapes from drawn pictures, about a minute on a CPU", flush=True)
-    accuracy = learn_handshapes(model.rgb, settings.data.crop_size, settings.train.seed)
+    accuracy = learn_handshapes(rgb, settings.data.crop_size, settings.train.seed)
     if ranks.is_first:
         print(f"it names {accuracy:.0%} of them", flush=True)
         save_weights(file, backbone.state_dict())
@@ -385,7 +388,9 @@ def _trainer(
     if _has_split(reader, "dev"):
         metric, better = MAIN_METRIC[settings.data.task]
         validation = Validation(
-            lambda epoch: evaluate_split(model, tokenizer, reader, "dev", ranks).scores.values, metric, better.__name__
+            lambda epoch: evaluate_split(model, tokenizer, reader, "dev", ranks).scores.values,
+            metric,
+            mode="max" if better is max else "min",
         )
 
     def flops(batch: PackedBatch) -> int:

@@ -15,6 +15,7 @@ RUNS = Path("runs")
 
 RecipeName = Literal["demo", "base"]
 Source = Literal["paper", "published"]
+Stage = Literal[1, 2, 3]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class RunSettings:
 
     recipe: RecipeName = "demo"  # base: the paper's Table 2
     settings: Source = "paper"  # published: the published code's gate, smoothing and sampling, where it differs
-    stage: Literal[1, 2, 3] = 1  # pose-only pre-training, RGB-pose pre-training, fine-tuning
+    stage: Stage = 1  # pose-only pre-training, RGB-pose pre-training, fine-tuning
     stores: tuple[Path, ...] = ()  # keypoint stores to train on
     out: Path | None = None  # folder of the run; by default runs/RECIPE/stage1, stage2 or TASK-rgb, TASK-pose
     start_from: Path | None = None  # model folder to start from; by default the run before this one

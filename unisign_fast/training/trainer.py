@@ -7,7 +7,7 @@ dropout from (seed, step, rank). A run folder holds settings.json, log.jsonl, te
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,14 @@ from unisign_fast.utils.distributed import Ranks
 
 OpenLoader = Callable[[Callable[[str, InputError], None]], BatchLoader]
 SaveWeights = Callable[[Path, dict[str, Tensor]], None]
+
+
+class CountsTargets(Protocol):
+    """A model that knows the number of a batch's targets before its forward pass."""
+
+    def target_count(self, batch: PackedBatch) -> int:
+        """Number of targets that the batch's loss is summed over."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,7 @@ class Trainer:
 
     def _pass_over(self, report: StepReport) -> None:
         """A bad step: the weights did not take it. Raises InputError unless it may be skipped."""
+        assert self.last_step is not None, "a report belongs to a step"
         batches, result = self.last_step
         finite = torch.isfinite(result.micro_losses).tolist()
         blamed = [clip for batch, good in zip(batches, finite) if not good for clip in batch.clip_ids]
@@ -196,9 +205,10 @@ class Trainer:
     def _end_epoch(self, epoch: int) -> None:
         """Evaluate and save as due. The checkpoint comes last: a run killed before it does all of this again."""
         ends = self.is_finished
-        evaluates = self.validation and (ends or (epoch + 1) % self.settings.evaluate_every_epochs == 0)
-        if evaluates:
-            self._evaluate(epoch)
+        is_due = ends or (epoch + 1) % self.settings.evaluate_every_epochs == 0
+        evaluates = self.validation is not None and is_due
+        if self.validation is not None and is_due:
+            self._evaluate(self.validation, epoch)
         if self.is_finished:
             if not ends:
                 said = f"no better score in {self.progress.since_best} evaluations: the run ends early"
@@ -207,14 +217,14 @@ class Trainer:
         if evaluates or self.is_finished or self.progress.step % self.settings.checkpoint_every_steps == 0:
             self._save_checkpoint()
 
-    def _evaluate(self, epoch: int) -> None:
+    def _evaluate(self, validation: Validation, epoch: int) -> None:
         self._settle()
         with self.metrics_logger.pause(), evaluation_mode(self.engine):
-            scores = self.ranks.from_first(self.validation.evaluate(epoch))
+            scores = self.ranks.from_first(validation.evaluate(epoch))
         self.metrics_logger.scores(epoch, scores)
-        score = scores[self.validation.metric]
+        score = scores[validation.metric]
         self.progress.since_best += 1
-        if self.validation.is_better(score, self.progress.best):
+        if validation.is_better(score, self.progress.best):
             self.progress.best, self.progress.since_best = score, 0
             self._save_weights("best")
 
@@ -256,7 +266,7 @@ class Trainer:
         set_schedule(self.engine, state["step"])
 
 
-def count(model: nn.Module, micro_batches: list[PackedBatch], device: torch.device) -> Tensor:
+def count(model: CountsTargets, micro_batches: list[PackedBatch], device: torch.device) -> Tensor:
     """[2] float32 on the device: targets (`UniSign.target_count`) and clips of this rank's micro-batches."""
     targets = sum(model.target_count(batch) for batch in micro_batches)
     clips = sum(len(batch.clip_ids) for batch in micro_batches)

@@ -30,12 +30,12 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = without_local_rank(sys.argv[1:] if arguments is None else arguments)
-    options = {"args": arguments, "config": (tyro.conf.DisallowNone,)}
+    config = (tyro.conf.DisallowNone,)
     with one_line_errors():
         if isinstance(command, dict):
-            subcommand_cli_from_dict(command, description=examples, **options)
+            subcommand_cli_from_dict(command, description=examples, args=arguments, config=config)
         else:
-            tyro.cli(command, description=_described(command, examples or ""), **options)
+            tyro.cli(command, description=_described(command, examples or ""), args=arguments, config=config)
 
 
 def _described(command: Callable[..., None], examples: str) -> str:

@@ -63,7 +63,7 @@ class Ranks:
 
     def together(self, work: Callable[[], T]) -> T:
         """This rank's `work()`. Where it raises InputError on any rank, every rank raises that of the first such."""
-        result, error = None, None
+        error: tuple[object, str, str] | None = None
         try:
             result = work()
         except InputError as caught:
