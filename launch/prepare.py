@@ -10,6 +10,7 @@ python launch/prepare.py stats STORE ...
 """
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -210,5 +211,5 @@ def _report(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    commands = [convert, poses, crops, verify, merge, stats, demo]
+    commands: list[Callable[..., None]] = [convert, poses, crops, verify, merge, stats, demo]
     run_command({command.__name__: command for command in commands}, examples=__doc__)

@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,12 @@ _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
+class Readable(Protocol):
+    """A file opened for reading bytes."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 def read_bytes(path: Path, max_bytes: int = MAX_BYTES, remedy: str = "name a file that is there") -> bytes:
     """The bytes of a file. Raises InputError if it cannot be read or has more than `max_bytes`."""
     try:
@@ -34,7 +40,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES, remedy: str = "name a fil
     return content
 
 
-def read_at_most(file: BinaryIO, max_bytes: int) -> bytes | None:
+def read_at_most(file: Readable, max_bytes: int) -> bytes | None:
     """The rest of a file; None if that is more than `max_bytes`. Takes no more memory than the file has bytes."""
     pieces, size = [], 0
     while piece := file.read(_PIECE):
@@ -74,7 +80,7 @@ def parse_json(content: bytes | str, where: object, remedy: str = _COPY) -> obje
         if _SURROGATE.search(encoded):
             json.dumps(value, ensure_ascii=False).encode()
         return value
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise InputError(where, f"is not whole JSON ({error.reason}: not UTF-8)", remedy) from None
     except (ValueError, RecursionError) as error:
         raise InputError(where, f"is not whole JSON ({error})", remedy) from None
@@ -101,7 +107,7 @@ def read_settings(path: Path, kind: type[T], what: str, remedy: str, required: t
         raise InputError(path, f"{what} ({error})", remedy) from None
 
 
-def _refuse_unknown(values: object, kind: type, remedy: str) -> None:
+def _refuse_unknown(values: object, kind: object, remedy: str) -> None:
     if isinstance(values, dict) and is_dataclass(kind):
         for name, value in values.items():
             if name not in kind.__dataclass_fields__:

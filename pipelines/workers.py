@@ -12,7 +12,9 @@ def end_with_parent() -> None:
     """Ends this process when its parent ends: left alone by a killed one, it would wait for work for ever."""
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -50,4 +50,5 @@ class PackedBatch:
     def map(self, function: Callable[[Tensor], Tensor]) -> "PackedBatch":
         """The same batch with every tensor replaced by `function` of it."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
+        mapped: dict[str, Any] = {name: function(x) for name, x in values.items() if isinstance(x, Tensor)}
+        return replace(self, **mapped)

@@ -174,7 +174,7 @@ class ClipReader:
         if not any(len(hands.frames) for hands in wanted):
             size = self.settings.crop_size
             return [torch.zeros(0, 3, size, size, dtype=torch.uint8, device=self.device)] * len(wanted)
-        sources = self._sources.__dict__
+        sources: dict[Path, StoredHandCrops | VideoHandCrops] = self._sources.__dict__.setdefault("by_store", {})
         if store not in sources:
             crop_store = self._crop_stores[store]
             if crop_store is None:

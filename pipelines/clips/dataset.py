@@ -6,7 +6,7 @@ What is held are arrays of numbers, about 40 bytes a clip and 4 a token; tokens 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ class ClipRef(NamedTuple):
     label_ids: list[int]  # the target's tokens with the end token; none for a clip without a target
 
 
-class ClipSet(Sequence[ClipRef]):
+class ClipSet(Iterable[ClipRef]):
     """Clips by number; threads may share it. `frames` [clips] of each clip and `tokens` [clips] of its target."""
 
     def __init__(
@@ -78,6 +78,9 @@ class ClipSet(Sequence[ClipRef]):
     def __len__(self) -> int:
         return len(self._clip_N)
 
+    def __iter__(self) -> Iterator[ClipRef]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, number: int) -> ClipRef:
         """Raises InputError if the clip's line in the manifest is damaged."""
         store = self._store_N[number]
@@ -95,7 +98,7 @@ class ClipSet(Sequence[ClipRef]):
         """How many of the tokens of all targets are this one, of a subset those of the whole split."""
         return sum(int((ids == token).sum()) for ids in self._ids) / max(1, sum(map(len, self._ids)))
 
-    def subset(self, numbers: Sequence[int]) -> "ClipSet":
+    def subset(self, numbers: Sequence[int] | np.ndarray) -> "ClipSet":
         """These clips alone, in this order."""
         n = np.asarray(numbers, np.int64)
         columns = (column[n] for column in (self._store_N, self._clip_N, self._start_N, self._end_N))

@@ -63,7 +63,7 @@ def convert(
                 raise InputError(
                     option, "is given without labels", "give the label file with --labels, or leave it out"
                 )
-        clips, bad_labels = files.unlabelled(), []
+        clips, bad_labels = files.unlabelled(), list[InputError]()
     else:
         clips, bad_labels = read_labels(labels, split, classes, language)
     bad = _BadClips(labels or poses, len(clips) + len(bad_labels), max_bad_share)

@@ -27,10 +27,7 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     """The signer of a video's predictions. Raises InputError naming the file and frame, also for a missing frame."""
     content = read_json(path)
     rows = content.get("instance_info") if isinstance(content, dict) else content
-    whole = isinstance(rows, list) and all(
-        isinstance(row, dict) and {"frame_id", "instances"} <= row.keys() for row in rows
-    )
-    if not rows or not whole:
+    if not isinstance(rows, list) or not rows or not all(_is_frame(row) for row in rows):
         raise InputError(path, "holds no frames with frame_id and instances", "name MMPose's predictions of a video")
     first = rows[0]["frame_id"]
     for t, row in enumerate(rows):
@@ -39,6 +36,10 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
             raise InputError(f"{path}: frame_id", problem, AGAIN)
     frames = [_persons(row["instances"], f"{path}: frame {row['frame_id']}") for row in rows]
     return make_pose(signer_of(frames), path, video)
+
+
+def _is_frame(row: object) -> bool:
+    return isinstance(row, dict) and {"frame_id", "instances"} <= row.keys()
 
 
 def _persons(instances: object, where: str) -> np.ndarray:

@@ -12,6 +12,7 @@ do not convert it.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,8 +62,8 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
 def _persons(path: Path) -> np.ndarray:
     """[persons, 133, 3] of one frame's file."""
     try:
-        people = read_json(path)["people"]
-        persons = [_person(person, path) for person in people]
+        content: Any = read_json(path)
+        persons = [_person(person, path) for person in content["people"]]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise InputError(path, "holds no people as OpenPose writes them", AGAIN) from None
     return np.stack(persons) if persons else np.zeros((0, JOINTS, 3), np.float32)

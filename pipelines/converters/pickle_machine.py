@@ -9,6 +9,7 @@ import pickle
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -181,7 +182,7 @@ class Machine:
         target.update(map(self._key, values))
         return target
 
-    def _key(self, value: object) -> object:
+    def _key(self, value: Any) -> object:
         if isinstance(value, OldString):
             return str(value)
         kind = type(value)
@@ -197,7 +198,7 @@ class Machine:
             return value
         raise PickleError(f"a key that is a {kind.__name__}")
 
-    def _top(self, *kinds: type) -> object:
+    def _top(self, *kinds: type) -> Any:
         if type(self._stack[-1]) not in kinds:
             raise PickleError(f"a {type(self._stack[-1]).__name__} where a {kinds[0].__name__} belongs")
         return self._stack[-1]
@@ -238,7 +239,7 @@ class Machine:
 
     # What the globals do ----------------------------------------------------------------------------------------------
 
-    def _copy(self, values: object = (), *, kind: type) -> object:
+    def _copy(self, values: Any = (), *, kind: type) -> object:
         if type(values) not in (list, tuple, set, frozenset):
             raise PickleError(f"a {kind.__name__} of a {type(values).__name__}")
         self._charge(_PER_ENTRY * len(values))

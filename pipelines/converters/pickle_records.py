@@ -4,6 +4,7 @@ import math
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def make_scalar(dtype: object, data: bytes) -> np.generic:
     """A numpy number or text, which nothing can change. Raises PickleError if it isn't one."""
     if type(dtype) is not DtypeRecord or dtype.spec.startswith("O"):
         raise PickleError("a scalar of another kind")
-    return array_of(dtype, (), False, data)[()]
+    return cast(np.generic, array_of(dtype, (), False, data)[()])
 
 
 def array_of(record: DtypeRecord, shape: tuple, fortran: bool, data: bytes) -> np.ndarray:
@@ -136,7 +137,7 @@ class Finisher:
         result, _ = self._finish(value, 0)
         return result
 
-    def _finish(self, value: object, depth: int) -> tuple[object, int]:
+    def _finish(self, value: Any, depth: int) -> tuple[object, int]:
         """The result, and its bytes if nothing in it were shared."""
         kind = type(value)
         if kind is OldString:
@@ -155,9 +156,10 @@ class Finisher:
         if key not in self._finished:
             self._finished[key] = None
             self._finished[key] = value, *self._checked(*self._contents(value, depth))
-        if self._finished[key] is None:
+        finished = self._finished[key]
+        if finished is None:
             raise PickleError("a list or dict that contains itself")
-        _, result, size = self._finished[key]
+        _, result, size = finished
         return result, size
 
     def _checked(self, result: object, size: int) -> tuple[object, int]:
@@ -170,7 +172,7 @@ class Finisher:
         self._made += size
         self._checked(None, self._made)
 
-    def _contents(self, value: object, depth: int) -> tuple[object, int]:
+    def _contents(self, value: Any, depth: int) -> tuple[Any, int]:
         if type(value) is ArrayRecord:
             return self._array(value, depth)
         self._make(64 + 8 * len(value))
@@ -198,6 +200,7 @@ class Finisher:
     def _array(self, record: ArrayRecord, depth: int) -> tuple[object, int]:
         if record.data is None:
             raise PickleError("an array without data")
+        assert record.dtype is not None, record  # build_array sets both
         size = math.prod(n or 1 for n in record.shape) * 8  # an empty array may still be long
         self._checked(None, size if 0 in record.shape or record.dtype.spec in ("U0", "S0") else 0)
         if record.dtype.spec.startswith("O"):

@@ -7,6 +7,7 @@ A clip has one signer (pipelines/signer_tracking.py); a person's box is that of 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def make_pose(
     return Pose(keypoints, start, len(keypoints) if file_frames is None else file_frames, width, height, fps)
 
 
-def picture_size(video: VideoInfo | None, w_h: object = None) -> tuple[int, int] | None:
+def picture_size(video: VideoInfo | None, w_h: Any = None) -> tuple[int, int] | None:
     """The size of the picture that the pose was taken from: the video's, or w_h where the file says it was another.
 
     Some files have w_h swapped, which the video puts right.

@@ -31,9 +31,10 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     if isinstance(content, np.ndarray):
         content = _unpacked(content, path)
     elif isinstance(content, (list, tuple)):
-        frames = [frames_of(frame, f"{path}: frame {t}") for t, frame in enumerate(content)]
-        content = {"keypoints": [points for points, _ in frames], "scores": [scores for _, scores in frames]}
+        pairs = [frames_of(frame, f"{path}: frame {t}") for t, frame in enumerate(content)]
+        content = {"keypoints": [points for points, _ in pairs], "scores": [scores for _, scores in pairs]}
     points, scores = frames_of(content, path)
+    assert isinstance(content, dict)
     if isinstance(points, np.ndarray) and points.ndim == 3:  # one person, without that axis
         points, scores = points[:, None], [[row] for row in scores]
     frames = [persons_of(points[t], scores[t], f"{path}: frame {t}") for t in range(len(points))]

@@ -31,6 +31,7 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     """
     content = load_pickle(path)
     points, scores = frames_of(content, path)
+    assert isinstance(content, dict)
     start, end = content.get("start", 0), content.get("end", len(points))
     if not all(isinstance(x, (int, np.integer)) for x in (start, end)) or not 0 <= start < end <= len(points):
         problem = f"the range {start} to {end} does not lie in the {len(points)} frames"

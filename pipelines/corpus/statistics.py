@@ -99,7 +99,9 @@ def describe(corpus: Corpus) -> str:
     Singletons are units that occur once. Unknown are those that the train split of the language does not have, in
     percent of all that occur, not of the vocabulary.
     """
-    rows = [("", "clips", "hours", "s a clip", "text length", "vocabulary", "singletons", "unknown %")]
+    rows: list[tuple[str, ...]] = [
+        ("", "clips", "hours", "s a clip", "text length", "vocabulary", "singletons", "unknown %")
+    ]
     for language in corpus.languages():
         parts = corpus.of_language(language)
         known = parts["train"].vocabulary if "train" in parts else None

@@ -86,8 +86,8 @@ class JpegDecoder(_Decoder):
     def _graph(self):
         from nvidia.dali import fn, types
 
-        files = fn.external_source(name="files", device="cpu", dtype=types.UINT8, ndim=1)
-        return fn.decoders.image(files, device=self._backend, output_type=types.RGB)
+        files = fn.external_source(name="files", device="cpu", dtype=types.DALIDataType.UINT8, ndim=1)
+        return fn.decoders.image(files, device=self._backend, output_type=types.DALIImageType.RGB)
 
     def decode(self, files: Sequence[np.ndarray]) -> Tensor:
         """[n, S, S, 3] uint8 RGB on the device, from n >= 1 files. Raises DecodingError."""
@@ -107,8 +107,8 @@ class VideoDecoder(_Decoder):
     def _graph(self):
         from nvidia.dali import fn, types
 
-        files = fn.external_source(name="files", device="cpu", dtype=types.UINT8, ndim=1)
-        frames = fn.external_source(name="frames", device="cpu", dtype=types.INT32, ndim=1)
+        files = fn.external_source(name="files", device="cpu", dtype=types.DALIDataType.UINT8, ndim=1)
+        frames = fn.external_source(name="frames", device="cpu", dtype=types.DALIDataType.INT32, ndim=1)
         return fn.decoders.video(files, frames=frames, device=self._backend, pad_mode="none")
 
     @contextmanager
@@ -119,7 +119,7 @@ class VideoDecoder(_Decoder):
         """
         numbers = [of_video.astype(np.int32) for of_video in frames]
         with self._run(files=list(files), frames=numbers) as decoded:
-            yield [torch.from_dlpack(video) for video in decoded]
+            yield [torch.from_dlpack(decoded[i]) for i in range(len(decoded))]
 
     def supports(self, codec: str) -> bool:
         """Whether videos of this codec are for DALI here; the others are for PyAV."""

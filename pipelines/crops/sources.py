@@ -111,12 +111,15 @@ class VideoHandCrops:
 
     def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
         """The crops of each clip, or why they cannot be had."""
-        result = [self._begin(clip) for clip in wanted]
-        waiting = [i for i, crops in enumerate(result) if crops is None]
+        answers = [self._begin(clip) for clip in wanted]
+        waiting = [i for i, crops in enumerate(answers) if crops is None]
         while waiting:
+            assert self._decoder is not None
             numbers, waiting = waiting[: self._decoder.most], waiting[self._decoder.most :]
             for i, crops in zip(numbers, self._by_dali([wanted[i] for i in numbers])):
-                result[i] = crops
+                answers[i] = crops
+        result = [crops for crops in answers if crops is not None]
+        assert len(result) == len(wanted), (len(result), len(wanted))
         return result
 
     def _begin(self, wanted: WantedHands) -> Tensor | InputError | None:
@@ -124,13 +127,14 @@ class VideoHandCrops:
         if not len(wanted.frames):
             return torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8, device=self._device)
         try:
-            with VideoFile(wanted.video) as video:
+            with VideoFile(_video_of(wanted)) as video:
                 _check(video, wanted)
                 if not (self._decoder and self._decoder.supports(video.codec) and video.plain):
                     return self._by_pyav(video, wanted)
                 last, count = _video_frames(wanted).max(), video.count_frames()
                 if last >= count:
                     raise InputError(video.path, f"holds {count} frames, and frame {last} is needed", "copy it again")
+                return None
         except InputError as error:
             return error
 
@@ -144,9 +148,10 @@ class VideoHandCrops:
                 _cut(torch.from_numpy(picture), wanted.boxes[row], patches[row])
         return resize(patches, self.size).to(self._device)
 
-    def _by_dali(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
+    def _by_dali(self, wanted: Sequence[WantedHands]) -> Sequence[Tensor | InputError]:
+        assert self._decoder is not None
         frames = [np.unique(_video_frames(clip), return_inverse=True) for clip in wanted]
-        files = [np.fromfile(clip.video, np.uint8) for clip in wanted]
+        files = [np.fromfile(_video_of(clip), np.uint8) for clip in wanted]
         try:
             with self._decoder.decode(files, [numbers for numbers, _ in frames]) as pictures:
                 cut = _gpu_crops if self._device.type == "cuda" else _cpu_crops
@@ -156,7 +161,7 @@ class VideoHandCrops:
 
     def _alone(self, wanted: WantedHands) -> Tensor | InputError:
         try:
-            with VideoFile(wanted.video) as video:
+            with VideoFile(_video_of(wanted)) as video:
                 return self._by_pyav(video, wanted)
         except InputError as error:
             return error
@@ -202,6 +207,11 @@ def _cut(picture_HW3: Tensor, box: np.ndarray, patch_SS3: Tensor) -> None:
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     if left < right and top < bottom:
         patch_SS3[top - y0 : bottom - y0, left - x0 : right - x0] = picture_HW3[top:bottom, left:right]
+
+
+def _video_of(wanted: WantedHands) -> Path:
+    assert wanted.video is not None, wanted.clip.id
+    return wanted.video
 
 
 def _video_frames(wanted: WantedHands) -> np.ndarray:

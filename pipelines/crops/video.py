@@ -16,6 +16,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 
 from ..errors import InputError
@@ -100,11 +101,12 @@ class VideoFile:
         self._mov = self._container.format.name.startswith("mov")
         self._decoded = _decode(self._container, self._stream)
         try:
-            self._first = next(self._decoded, None)
+            first = next(self._decoded, None)
         except av.FFmpegError as error:
             raise InputError(self.path, f"the video does not decode ({error.strerror})", REMEDY) from None
-        if self._first is None:
+        if first is None:
             raise InputError(self.path, "the video does not decode (it has no frame)", REMEDY)
+        self._first = first
         self.width, self.height = self._shown_size(self._first, 0)
 
     def __enter__(self) -> "VideoFile":
@@ -216,14 +218,15 @@ class VideoFile:
                         frames = number + 1
             except av.FFmpegError:
                 pass  # a reader that needs more frames says why it cannot have them
-            known = times[:frames]
-            if None in known or any(b <= a for a, b in zip(known, known[1:])):
+            known = [time for time in times[:frames] if time is not None]
+            if len(known) < frames or any(b <= a for a, b in zip(known, known[1:])):
                 return Scan(frames, None, resized, False)
             return Scan(frames, self._seconds(np.array(known, np.int64), container, stream), resized, False)
 
     @staticmethod
     def _seconds(times: np.ndarray, container: av.container.InputContainer, stream: av.VideoStream) -> np.ndarray:
         """Timestamps as a player counts time: from the start of the file's earliest stream."""
+        assert stream.time_base is not None, stream
         return times * float(stream.time_base) - (container.start_time or 0) / av.time_base
 
     def frames(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -327,9 +330,14 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return None
+    assert isinstance(side_data, SideData), side_data
     a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
     largest = max(map(abs, (a, b, c, d)))
-    signs = tuple((x > 0) - (x < 0) if abs(x) > RIGHT_ANGLE * largest else 0 for x in (a, b, c, d))
+
+    def sign(x: int) -> int:
+        return (x > 0) - (x < 0) if abs(x) > RIGHT_ANGLE * largest else 0
+
+    signs = sign(a), sign(b), sign(c), sign(d)
     return None if signs in ((1, 0, 0, 1), (0, 0, 0, 0)) else signs
 
 

@@ -11,10 +11,12 @@ said, `signer` performs it, `keypoint_errors` and `renderer` observe it, `plan` 
 import multiprocessing
 import os
 import shutil
+from collections.abc import Generator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -50,8 +52,8 @@ def _write_store(path: Path, plans: list[ClipPlan], pool: Executor, progress: Pr
     videos = path / "videos"
     videos.mkdir(parents=True)
     task = progress.add_task(path.name, total=len(plans))
-    clips = pool.map(partial(make_clip, folder=videos), plans, chunksize=4)
-    with closing(clips) as made, KeypointStoreWriter(path, _SOURCE) as writer:  # closed, it drops the clips to come
+    clips = cast(Generator[np.ndarray], pool.map(partial(make_clip, folder=videos), plans, chunksize=4))
+    with closing(clips) as made, KeypointStoreWriter(path, _SOURCE) as writer:  # closing it cancels the clips to come
         for plan, keypoints in zip(plans, made, strict=True):
             writer.add(
                 keypoints,

@@ -15,13 +15,14 @@ PAIR_WEIGHT = 6  # clips of a paired word to one of any other: RGB is learned fr
 # width, height, frames per second, share of the clips
 _FORMATS = ((512, 512, 12, 0.70), (512, 512, 15, 0.12), (640, 480, 15, 0.10), (360, 640, 25, 0.08))
 _PLAN, _CLIP = 0, 1  # random streams
+Store = Literal["sentences", "words"]
 
 
 @dataclass(frozen=True)
 class ClipPlan:
     """One clip to make. `seed` starts its own random stream, so that clips can be made in any order and process."""
 
-    store: Literal["sentences", "words"]
+    store: Store
     id: str
     split: str
     sentence: Sentence
@@ -81,7 +82,8 @@ def _camera(signer: Signer, rng: np.random.Generator) -> Camera:
 def plan_corpus(clips: int, seed: int) -> list[ClipPlan]:
     """`clips` plans, the sentences first; the same for the same arguments."""
     sentences = round(SENTENCE_SHARE * clips)
-    rows = [("sentences", *row) for row in _split_sentences(sentences, np.random.default_rng((seed, _PLAN)))]
+    rng = np.random.default_rng((seed, _PLAN))
+    rows: list[tuple[Store, str, Sentence]] = [("sentences", *row) for row in _split_sentences(sentences, rng)]
     rows += [("words", *row) for row in _split_words(clips - sentences)]
     plans = []
     for number, (store, split, sentence) in enumerate(rows):

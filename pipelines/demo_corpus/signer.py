@@ -74,7 +74,7 @@ class Performance:
         return len(self.wrists)
 
 
-def _row(place: np.ndarray, angle: float, shape: str, fast: bool = False) -> np.ndarray:
+def _row(place: np.ndarray | tuple[float, float], angle: float, shape: str, fast: bool = False) -> np.ndarray:
     true = HANDSHAPES[shape]
     return np.array([*place, angle, *true, *(MEAN_HAND if fast else true), fast], dtype=np.float64)
 
@@ -115,7 +115,7 @@ def _transition(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
 def perform(glosses: tuple[str, ...], signer: Signer, rng: np.random.Generator) -> Performance:
     """Signs the glosses one after another, from rest to rest: 20 to 23 frames for one sign, 34 to 68 for 3 to 5."""
     rest = _rest()
-    parts = []
+    parts: list[np.ndarray] = []
     for gloss in glosses:
         stroke = _stroke(SIGNS[gloss], signer, rng)
         parts += [_transition(parts[-1][-1] if parts else rest, stroke[0], TRANSITION_FRAMES), stroke]

@@ -12,6 +12,7 @@ from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,17 +32,17 @@ LESS_SURE = 0.6  # times a part's mean confidence in the last frame with a detec
 
 @dataclass
 class _Frame:
-    """A frame at work. `box` [4] is the signer's, None where the signer is not there; `detected`: not interpolated."""
+    """A frame that shows the signer, in `box` [4]. `detected`: the box is a detection, not interpolated."""
 
     number: int
     picture: np.ndarray
-    box: np.ndarray | None
+    box: np.ndarray
     detected: bool
 
 
 def estimate_pose(
     video: Path, detector: PersonDetector, network: PoseNetwork, detect_every: int = DETECT_EVERY
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The content of a video's pose file. Raises InputError if the video does not decode to its end, or shows nobody.
 
     The video is decoded twice, which costs little beside the networks and keeps few pictures in memory.
@@ -82,7 +83,7 @@ class _Detections:
         signer = follow_signer(list(persons.values()))
         self.boxes = {n: None if k is None else found[k, :4] for (n, found), k in zip(persons.items(), signer)}
         self.numbers = list(self.boxes)
-        self.known = [number for number, box in self.boxes.items() if box is not None]
+        self.known = {number: box for number, box in self.boxes.items() if box is not None}
         self.frames = self.numbers[-1] + 1 if persons else 0
 
     def between(self, number: int) -> np.ndarray | None:
@@ -96,8 +97,7 @@ class _Detections:
 
     def nearest(self, number: int) -> np.ndarray:
         """The box that is known nearest in time."""
-        at = bisect(self.known, number)
-        return self.boxes[min(self.known[max(at - 1, 0) : at + 1], key=lambda n: abs(n - number))]
+        return self.known[min(self.known, key=lambda n: abs(n - number))]
 
 
 def _follow(
@@ -107,41 +107,45 @@ def _follow(
     sure = np.zeros(len(PARTS))  # mean confidence of each part in the last frame with a detection
     batch: list[_Frame] = []
     for number, picture in enumerate(file.pictures()):
-        frame = _locate(number, picture, found, detector)
-        if frame.box is not None:
-            batch.append(frame)
+        located = _locate(number, picture, found, detector)
+        if located is not None:
+            batch.append(located)
         if batch and (len(batch) == network.batch or number == found.frames - 1):
             points, confidence = _look(batch, network)
-            again = []
+            doubtful = []
             for row, frame in enumerate(batch):
                 means = np.array([confidence[row, PART_JOINTS[part]].clip(min=0).mean() for part in PARTS])
                 if frame.detected:
                     sure = means
                 elif _is_doubtful(points[row], confidence[row], frame.box) or (means < LESS_SURE * sure).any():
-                    again.append(row)
-            kept = [row for row in range(len(batch)) if row not in again]
+                    doubtful.append(row)
+            kept = [row for row in range(len(batch)) if row not in doubtful]
             yield [batch[row].number for row in kept], points[kept], confidence[kept]
-            again = [_detect_near(batch[row].number, batch[row].picture, batch[row].box, detector) for row in again]
-            if again := [frame for frame in again if frame.box is not None]:
+            retried = (_detect_near(batch[n].number, batch[n].picture, batch[n].box, detector) for n in doubtful)
+            if again := [frame for frame in retried if frame is not None]:
                 yield [frame.number for frame in again], *_look(again, network)
             batch = []
 
 
-def _locate(number: int, picture: np.ndarray, found: _Detections, detector: PersonDetector) -> _Frame:
-    """The frame with the box of its own detection, of those before and after it, or else of one that is made now."""
+def _locate(number: int, picture: np.ndarray, found: _Detections, detector: PersonDetector) -> _Frame | None:
+    """The frame with its detected box, the box interpolated from its neighbours, or else that of a new detection.
+
+    None if the signer is not in it.
+    """
     if number in found.boxes:
-        return _Frame(number, picture, found.boxes[number], True)
+        box = found.boxes[number]
+        return None if box is None else _Frame(number, picture, box, True)
     box = found.between(number)
     if box is not None:
         return _Frame(number, picture, box, False)
     return _detect_near(number, picture, found.nearest(number), detector)
 
 
-def _detect_near(number: int, picture: np.ndarray, box: np.ndarray, detector: PersonDetector) -> _Frame:
-    """The frame with the detected person who is nearest to the signer's last known box, if one is in reach."""
+def _detect_near(number: int, picture: np.ndarray, box: np.ndarray, detector: PersonDetector) -> _Frame | None:
+    """The frame with the detected person nearest to the signer's last known box; None if nobody is within reach."""
     persons = detector(picture)
     k = nearest_person(persons, box)
-    return _Frame(number, picture, None if k is None else persons[k, :4], True)
+    return None if k is None else _Frame(number, picture, persons[k, :4], True)
 
 
 def _look(frames: list[_Frame], network: PoseNetwork) -> tuple[np.ndarray, np.ndarray]:

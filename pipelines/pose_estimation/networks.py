@@ -8,9 +8,11 @@ file.
 """
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -31,6 +33,16 @@ DEFAULT = rtmlib.Wholebody.MODE["performance"]
 MIN_CONFIDENCE = 0.3  # of a detection, rtmlib's threshold for the default detector
 MAX_OVERLAP = 0.45  # of two detections, rtmlib's: above it they are one person
 STRIDES = (8, 16, 32)  # of YOLOX's three grids
+
+
+class _Tool(Protocol):
+    """What this module uses of rtmlib's YOLOX and RTMPose."""
+
+    session: Any  # onnxruntime.InferenceSession
+    model_input_size: tuple[int, int]
+    preprocess: Callable[..., Any]
+    inference: Callable[[np.ndarray], list[np.ndarray]]
+    postprocess: Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 class PersonDetector:
@@ -72,8 +84,8 @@ class PersonDetector:
             grid = np.meshgrid(np.arange(width // stride), np.arange(height // stride))
             cells.append(np.stack(grid, -1).reshape(-1, 2))
             strides.append(np.full((len(cells[-1]), 1), stride))
-        cells, strides = np.concatenate(cells), np.concatenate(strides)
-        centre, size = (raw[:, :2] + cells) * strides, np.exp(raw[:, 2:4]) * strides
+        cell_A2, stride_A1 = np.concatenate(cells), np.concatenate(strides)
+        centre, size = (raw[:, :2] + cell_A2) * stride_A1, np.exp(raw[:, 2:4]) * stride_A1
         boxes = np.concatenate([centre - size / 2, centre + size / 2], -1)
         result, _ = multiclass_nms(boxes, raw[:, 4:5] * raw[:, 5:6], MAX_OVERLAP, MIN_CONFIDENCE)
         return np.zeros((0, 5), np.float32) if result is None else result[:, :5].astype(np.float32)
@@ -126,7 +138,7 @@ def _default_weights(kind: str, option: str) -> Path:
         raise InputError(url, f"the weights cannot be downloaded ({error})", remedy) from None
 
 
-def _load(kind: type, weights: Path, size: tuple[int, int], device: str) -> object:
+def _load(kind: Callable[..., _Tool], weights: Path, size: tuple[int, int], device: str) -> _Tool:
     """An rtmlib tool of class `kind` with its session."""
     if not weights.is_file():
         raise InputError(weights, "is missing", "name the ONNX file of the network")
@@ -144,7 +156,7 @@ def _load(kind: type, weights: Path, size: tuple[int, int], device: str) -> obje
     return network
 
 
-def _probe(network: object, weights: Path, size: tuple[int, int]) -> list[np.ndarray]:
+def _probe(network: _Tool, weights: Path, size: tuple[int, int]) -> list[np.ndarray]:
     """The network's answer to a black picture of `size` (height, width)."""
     try:
         return network.inference(np.zeros((*size, 3), np.float32))

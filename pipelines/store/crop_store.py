@@ -28,6 +28,7 @@ _ARRAYS = {  # dtype, rows of a chunk and of a shard
     "crc32c": ("uint32", 2**13, 2**20),
 }
 _LARGEST_FILE = 2**26  # bytes: what is larger is a damaged number
+_Files = list[bytes]  # JPEG; a class with a property `bytes` cannot name the type itself
 _COUNTS = ("size", "quality", "clips", "frames", "bytes", "keypoints_crc32c")
 
 
@@ -135,7 +136,7 @@ class CropStoreWriter:
         """Bytes of all files so far."""
         return self._arrays["jpeg"].rows
 
-    def add(self, files: list[bytes]) -> None:
+    def add(self, files: _Files) -> None:
         """The next clip's files, two a frame."""
         clip = self._next()
         sizes = np.array([len(file) for file in files], np.int64)
@@ -177,7 +178,7 @@ class CropStoreWriter:
         self._frames += clip.frames
         return clip
 
-    def _append(self, files: list[bytes], sizes: np.ndarray) -> None:
+    def _append(self, files: _Files, sizes: np.ndarray) -> None:
         with writing_to(self.path):
             self._arrays["ends"].append(self.bytes + np.cumsum(sizes))
             self._arrays["crc32c"].append(np.array([google_crc32c.value(file) for file in files], np.uint32))

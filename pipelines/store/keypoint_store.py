@@ -124,8 +124,15 @@ class KeypointStoreWriter:
             self._rows = RowWriter.reopen(array, header["frames"])
             self._manifest = ManifestWriter(manifest, header)
         else:
-            shape = dict(chunk_rows=CHUNK_FRAMES, shard_rows=SHARD_FRAMES, fill_value=float("nan"))
-            self._rows = RowWriter.create(array, (JOINTS, 3), "float16", compress=self._compress, **shape)
+            self._rows = RowWriter.create(
+                array,
+                (JOINTS, 3),
+                "float16",
+                chunk_rows=CHUNK_FRAMES,
+                shard_rows=SHARD_FRAMES,
+                fill_value=float("nan"),
+                compress=self._compress,
+            )
             self._manifest = ManifestWriter(manifest)
 
     def __exit__(self, kind, error, traceback) -> None:

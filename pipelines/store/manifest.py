@@ -6,10 +6,10 @@ checksum of the rest and of the clip's line. Lines are read and parsed when they
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import get_origin
+from typing import Any, get_origin
 
 import google_crc32c
 import msgspec
@@ -71,7 +71,7 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _DECODER = msgspec.json.Decoder(Clip)
-_TYPES = {name: get_origin(kind) or kind for name, kind in Clip.__annotations__.items()}
+_TYPES: dict[str, Any] = {name: get_origin(kind) or kind for name, kind in Clip.__annotations__.items()}
 _REMEDIES = {
     "id": "give the clip a name",
     "split": f"use one of {', '.join(ALL_SPLITS)}",
@@ -85,7 +85,7 @@ _REMEDIES = {
 }
 
 
-class Manifest(Sequence[Clip]):
+class Manifest(Iterable[Clip]):
     """The clips of a manifest; threads may share it."""
 
     def __init__(self, path: Path, clips: int, size: int, index_crc32c: int | None = None):
@@ -126,9 +126,12 @@ class Manifest(Sequence[Clip]):
     def __len__(self) -> int:
         return len(self._index)
 
+    def __iter__(self) -> Iterator[Clip]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, number: int) -> Clip:
         """Raises InputError, naming line and field, if that line is not the clip that was written."""
-        _, first_frame, frames, crc32c, split, *check = self._index[number].item()  # an IndexError ends iteration
+        _, first_frame, frames, crc32c, split, *check = self._index[number].item()
         number %= len(self)
         where = f"{self.path}: line {number + 1}"
         if self._damaged[number]:
@@ -258,7 +261,7 @@ def check_clip(where: object, clip: Clip) -> None:
         value = getattr(clip, name)
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise InputError(f"{where}: {name}", f"is {value!r}", f"give {_KINDS[kind]}")
-        if kind is dict and value and not all(type(x) is str for pair in value.items() for x in pair):
+        if isinstance(value, dict) and not all(type(x) is str for pair in value.items() for x in pair):
             raise InputError(f"{where}: {name}", f"is {value!r}", f"give {_KINDS[kind]}")
     _check_values(where, clip)
 

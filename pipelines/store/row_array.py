@@ -35,7 +35,8 @@ class RowWriter:
     def __init__(self, path: Path, array: zarr.Array, rows: int):
         """Use `create` or `reopen`."""
         self.path, self.rows = path, rows  # rows: appended so far
-        self._array = array
+        assert array.shards is not None, path
+        self._array, self._shard_rows = array, array.shards[0]
         self._waiting: list[np.ndarray] = []  # rows of the shard that is not yet full
         self._written = rows
         self._unsynced: set[Path] = set()  # shards, and the folders they are in
@@ -78,9 +79,8 @@ class RowWriter:
         """Takes `rows` [n, ...]; whole shards are written at once, so that no shard is read and written again."""
         self._waiting.append(rows)
         self.rows += len(rows)
-        shard = self._array.shards[0]
-        if self.rows // shard > self._written // shard:
-            self._write(self.rows // shard * shard)
+        if self.rows // self._shard_rows > self._written // self._shard_rows:
+            self._write(self.rows // self._shard_rows * self._shard_rows)
 
     def commit(self) -> None:
         """Returns when all rows are on disk."""
@@ -101,7 +101,7 @@ class RowWriter:
         take = up_to - self._written
         self._array.resize((up_to, *self._array.shape[1:]))
         self._array[self._written :] = waiting[:take]
-        for shard in range(self._written // self._array.shards[0], -(-up_to // self._array.shards[0])):
+        for shard in range(self._written // self._shard_rows, -(-up_to // self._shard_rows)):
             file = shard_file(self.path, shard, self._array.ndim)
             self._unsynced |= {file, *file.parents[: self._array.ndim - 1]}
         self._written, self._waiting = up_to, [waiting[take:]]
@@ -147,7 +147,7 @@ class RowReader:
         start, stop, _ = rows.indices(self.rows)
         if self._compressed:
             try:
-                return self._array[start:stop]
+                return np.asarray(self._array[start:stop])
             except Exception as error:  # damaged bytes make zarr and its codecs raise anything
                 problem = f"rows {start} to {stop - 1} cannot be read ({type(error).__name__}: {error})"
                 raise InputError(self.path, problem, self._remedy) from None

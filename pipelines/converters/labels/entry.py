@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import ftfy
 
@@ -118,7 +119,7 @@ def _name(values: dict, field: str, where: str, default: str | None = None) -> s
     return value
 
 
-def _seconds(value: object, where: str) -> float:
+def _seconds(value: Any, where: str) -> float:
     """Seconds from a number, or from [[hours:]minutes:]seconds with a point or comma."""
     try:
         if isinstance(value, str):

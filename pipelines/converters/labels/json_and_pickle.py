@@ -13,6 +13,7 @@ MS-ASL        MSASL_train.json, _val, _test, list of {url, label, text, start_ti
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 from ...input_files import read_json, read_text
@@ -75,8 +76,8 @@ def read_nslt(path: Path, content: dict) -> Iterator[Row]:
         if isinstance(values, dict):
             action = values.get("action")
             number = action[0] if isinstance(action, list) and action else None
-            known = isinstance(number, int) and 0 <= number < len(words)
-            values |= {"id": name, "text": words[number] if known else None}
+            text = words[number] if isinstance(number, int) and 0 <= number < len(words) else None
+            values |= {"id": name, "text": text}
         yield Row(f"{path}: clip {name}", values)
 
 
@@ -88,7 +89,7 @@ def _wlasl_words(path: Path) -> list[str]:
     if not whole.exists():
         problem = "has no words, and neither WLASL_v0.3.json nor wlasl_class_list.txt is beside it"
         raise InputError(path, problem, "put one of them into its folder")
-    words = read_json(whole)
+    words: Any = read_json(whole)
     try:
         return [word["gloss"] for word in words]
     except (TypeError, KeyError):
@@ -111,6 +112,7 @@ def _msasl_values(where: str, row: dict, words: list[str]) -> dict:
     video = re.search(r"(?:v=|youtu\.be/|embed/)([\w-]{11})", str(row.get("url")))
     name = video[1] if video else None
     values = picked(row, start="start_time", end="end_time", text="text")
+    assert isinstance(values, dict)
     values |= {"id": f"{name}_{row.get('start')}_{row.get('end')}" if name else "", "recording": name or ""}
     return values | ({"text": words[row["label"]]} if 0 <= row["label"] < len(words) else {})
 

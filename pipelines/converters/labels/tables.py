@@ -16,6 +16,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError
 from ...input_files import MAX_BYTES, read_json, read_text
@@ -158,7 +159,7 @@ def _captions(path: Path) -> list[tuple[object, object, object]]:
         return [
             (match[1], match[2], html.unescape(re.sub(r"<[^>]*>", "", cue[match.end() :]))) for match, cue in result
         ]
-    rows = read_json(path, "download the captions again")
+    rows: Any = read_json(path, "download the captions again")
     try:
         return [(row["start"], row["start"] + row["duration"], row["text"]) for row in rows]
     except (TypeError, KeyError):
