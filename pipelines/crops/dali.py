@@ -35,7 +35,7 @@ class _Decoder(ABC):
 
     def __init__(self, device: torch.device, most: int):
         self.device, self.most = device, most
-        self._pipeline: "Pipeline | None" = None
+        self._pipeline: Pipeline | None = None
 
     @abstractmethod
     def _graph(self):

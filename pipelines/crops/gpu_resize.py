@@ -104,7 +104,7 @@ def gpu_crops(
         entries = entries.pin_memory().to(device, non_blocking=True)
     tiles = triton.cdiv(size, TILE)
     if len(table):
-        sizes = dict(S=size, TILE=TILE, COLUMNS=COLUMNS, FIELDS=FIELDS)
+        sizes = {"S": size, "TILE": TILE, "COLUMNS": COLUMNS, "FIELDS": FIELDS}
         cut_and_resize[len(table), tiles * tiles](entries, out, **sizes, num_warps=2)
     return list(out.split([len(of_video) for of_video in frames]))
 

@@ -45,7 +45,15 @@ def write_store(folder: Path, clips: list[dict]) -> KeypointStore:
     """A store of clips that are what `clips` says and else have a text, 10 frames and no video."""
     with KeypointStoreWriter(folder, SOURCE) as writer:
         for i, clip in enumerate(clips):
-            usual = dict(id=f"clip{i}", split="train", language="en", text=f"t{i}", fps=25.0, width=SIDE, height=SIDE)
+            usual = {
+                "id": f"clip{i}",
+                "split": "train",
+                "language": "en",
+                "text": f"t{i}",
+                "fps": 25.0,
+                "width": SIDE,
+                "height": SIDE,
+            }
             writer.add(**{"keypoints": pose(10, i)} | usual | clip)
     return KeypointStore.open(folder)
 
@@ -53,7 +61,7 @@ def write_store(folder: Path, clips: list[dict]) -> KeypointStore:
 def write_clips_of_many_lengths(folder: Path) -> KeypointStore:
     """A clip of each of LENGTHS, with its video."""
     clips = [
-        dict(keypoints=pose(frames, i), source=video_of(folder / f"{i}.mp4", frames))
+        {"keypoints": pose(frames, i), "source": video_of(folder / f"{i}.mp4", frames)}
         for i, frames in enumerate(LENGTHS)
     ]
     return write_store(folder / "store", clips)

@@ -37,7 +37,7 @@ def write_store(folder: Path) -> Path:
                 video.write_bytes(video.read_bytes()[:500])
             keypoints = rng.uniform(0.3, 0.7, (1, 133, 3)) + rng.uniform(-0.02, 0.02, (FRAMES, 133, 3))
             keypoints[..., 2] = np.linspace(0.95, 0.2, FRAMES)[:, None]
-            about = dict(id=f"clip{i}", split=SPLITS[i % 6], language="zh", text=TEXTS[i % 3], gloss="我 茶")
+            about = {"id": f"clip{i}", "split": SPLITS[i % 6], "language": "zh", "text": TEXTS[i % 3], "gloss": "我 茶"}
             writer.add(keypoints, fps=25.0, width=SIDE, height=SIDE, source=f"videos/{i}.mp4", **about)
     return folder
 

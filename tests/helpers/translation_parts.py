@@ -29,7 +29,7 @@ TEXTS = ["I like tea.", "Er geht in die Schule.", "Does he go to school?"]
 def write_models(folder: Path) -> dict[str, Path]:
     """Models with random weights, whose texts are nonsense that depends on all they see."""
     tokenizer = train_tokenizer(TEXTS * 20, folder / "tokenizer")
-    size = dict(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4)
+    size = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
     mt5 = MT5Shape(vocab_size=-(-len(tokenizer) // 8) * 8, **size)
     for name, p_samp in (("pose", 0.0), ("rgb", 0.5)):
         torch.manual_seed(0)
@@ -62,8 +62,8 @@ def write_store(folder: Path, lengths: list[int], language: str = "en") -> Path:
             pictures = list(rng.integers(0, 255, (frames, SIDE, SIDE, 3), np.uint8))
             write_video(folder / "videos" / f"{i}.mp4", pictures)
             keypoints = rng.uniform(0.2, 0.8, (frames, 133, 3))
-            text = dict(text=TEXTS[i % len(TEXTS)], language=language, split="test")
-            size = dict(width=SIDE, height=SIDE, fps=10.0, source=f"videos/{i}.mp4")
+            text = {"text": TEXTS[i % len(TEXTS)], "language": language, "split": "test"}
+            size = {"width": SIDE, "height": SIDE, "fps": 10.0, "source": f"videos/{i}.mp4"}
             writer.add(keypoints, id=f"clip{i}", **text, **size)
     return folder
 

@@ -11,7 +11,7 @@ from unisign_fast.pipelines.rng import stream
 
 def plan(lengths, per_step: int, frames: int, ranks: int = 1, tokens: int = 10**9, **more) -> EpochPlan:
     lengths = np.asarray(lengths)
-    order = dict(seed=0, epoch=0) | more
+    order = {"seed": 0, "epoch": 0} | more
     return EpochPlan(lengths, lengths // 6 + 1, per_step, Budget(frames, tokens), ranks, **order)
 
 

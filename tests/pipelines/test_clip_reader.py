@@ -75,14 +75,14 @@ def test_crop_points_tell_where_the_keypoints_are(store):
 @pytest.mark.parametrize("start", [0, 20])
 def test_a_clip_may_be_a_part_of_its_video(tmp_path, start):
     source = video_of(tmp_path / "a.mp4", 40)
-    batch = read_one(tmp_path / "part", dict(source=source, video_start=start, video_frames=40))
+    batch = read_one(tmp_path / "part", {"source": source, "video_start": start, "video_frames": 40})
     np.testing.assert_allclose(grey(batch), 4 * (start + batch.crop_frame), atol=2)
     with pytest.raises(InputError, match="a.mp4: has 40 frames, the pose of clip clip0 is for 35"):
-        read_one(tmp_path / "other", dict(source=source, video_start=start, video_frames=35))
+        read_one(tmp_path / "other", {"source": source, "video_start": start, "video_frames": 35})
 
 
 def test_pose_only_opens_no_video(tmp_path):
-    missing = dict(source="missing.mp4")
+    missing = {"source": "missing.mp4"}
     batch = read_one(tmp_path, missing, DataSettings(p_samp=0))
     assert batch.crops.shape == (0, 3, 112, 112) and batch.crop_points.shape == (0, 21, 2)
     assert batch.crops_per_hand == (0, 0) and batch.crop_frame.dtype == torch.int64
@@ -101,7 +101,7 @@ def test_choices_change_with_the_epoch_in_training_alone(store):
 
 
 def test_tasks_and_languages(tmp_path):
-    clip = dict(gloss="A B", translations={"zh": "你"})
+    clip = {"gloss": "A B", "translations": {"zh": "你"}}
     assert read_one(tmp_path / "1", clip, DataSettings(p_samp=0, task="cslr")).texts == ["A B"]
     chinese = read_one(tmp_path / "2", clip, DataSettings(p_samp=0, language="zh"))
     assert chinese.texts == ["你"] and chinese.label_ids.tolist() == [[ord("你"), 1]]
@@ -132,13 +132,13 @@ def test_keypoints_that_are_not_finite(tmp_path):
 
 def test_text_that_is_missing(tmp_path):
     with pytest.raises(InputError, match="clip clip0: text: is empty"):
-        read_one(tmp_path, dict(text=" "))
+        read_one(tmp_path, {"text": " "})
 
 
 @pytest.mark.parametrize(("frames", "good"), [(10, True), (7, False), (13, True), (14, False), (6, False)])
 def test_pose_and_video_of_different_length(tmp_path, frames, good):
     """Three frames more or less are within what files declare wrongly, if only every sampled frame decodes."""
-    clip = dict(source=video_of(tmp_path / "a.mp4", frames))
+    clip = {"source": video_of(tmp_path / "a.mp4", frames)}
     if good:
         read_one(tmp_path, clip, replace(RGB, p_samp=1.0))
     else:
@@ -149,7 +149,7 @@ def test_pose_and_video_of_different_length(tmp_path, frames, good):
 def test_a_short_video_is_good_when_its_lost_frames_are_not_sampled(tmp_path):
     keypoints = pose(10)
     keypoints[7:, :, 2] = 1  # sure hands are never sampled
-    batch = read_one(tmp_path, dict(keypoints=keypoints, source=video_of(tmp_path / "a.mp4", 7)))
+    batch = read_one(tmp_path, {"keypoints": keypoints, "source": video_of(tmp_path / "a.mp4", 7)})
     assert len(batch.crops) and batch.crop_frame.max() < 7
 
 
@@ -157,7 +157,7 @@ def test_keypoints_in_pixels_instead_of_fractions(tmp_path):
     keypoints = pose(10)
     keypoints[:, :, :2] *= SIDE
     with pytest.raises(InputError, match="clip clip0: keypoints: a hand would be .* give x and y as fractions"):
-        read_one(tmp_path, dict(keypoints=keypoints, source=video_of(tmp_path / "a.mp4", 10)))
+        read_one(tmp_path, {"keypoints": keypoints, "source": video_of(tmp_path / "a.mp4", 10)})
 
 
 def test_a_split_without_clips(store):
@@ -204,7 +204,7 @@ def test_a_batch_holds_all_left_hands_before_all_right_ones(store):
 
 
 def test_tokens_are_padded_right(tmp_path):
-    r = reader(write_store(tmp_path, [dict(text="a", language="zh"), dict(text="bcd")]), DataSettings(p_samp=0))
+    r = reader(write_store(tmp_path, [{"text": "a", "language": "zh"}, {"text": "bcd"}]), DataSettings(p_samp=0))
     r.tokenizer.prompt_ids = lambda language: [5, 6, 1] if language == "zh" else [5, 1]
     batch = batch_of(r, [0, 1])
     assert batch.label_ids.tolist() == [[97, 1, -100, -100], [98, 99, 100, 1]]
@@ -223,7 +223,7 @@ def test_an_empty_batch_has_the_types_of_a_full_one(store):
 
 
 def test_clips_of_several_stores_share_a_batch(tmp_path, store):
-    other = write_store(tmp_path / "other", [dict(id="other", source=video_of(tmp_path / "a.mp4", 10))])
+    other = write_store(tmp_path / "other", [{"id": "other", "source": video_of(tmp_path / "a.mp4", 10)}])
     r = ClipReader([other, store], RGB, FakeTokenizer())
     assert len(r.clips("train")) == 1 + len(LENGTHS)
     batch = batch_of(r, [3, 0])
@@ -240,7 +240,7 @@ def test_targets_are_tokenised_once(tmp_path):
             OnceCodec.calls += 1
             return super().target_ids(text)
 
-    store = write_store(tmp_path / "store", [dict(text="abc"), dict(text=" "), dict(text="de"), dict(split="test")])
+    store = write_store(tmp_path / "store", [{"text": "abc"}, {"text": " "}, {"text": "de"}, {"split": "test"}])
     first, again = (ClipReader([store], DataSettings(p_samp=0), OnceCodec()).clips("train") for _ in range(2))
     assert OnceCodec.calls == 2
     for clips in (first, again):

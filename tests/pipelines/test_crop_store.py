@@ -44,10 +44,10 @@ def textured(path: Path, frames: int) -> str:
 def made(tmp_path_factory) -> KeypointStore:
     """Four good clips and, between them, three bad ones; their crops cut."""
     folder = tmp_path_factory.mktemp("data")
-    clips = [dict(keypoints=pose(n, i), source=textured(folder / f"{i}.webm", n)) for i, n in enumerate(LENGTHS)]
+    clips = [{"keypoints": pose(n, i), "source": textured(folder / f"{i}.webm", n)} for i, n in enumerate(LENGTHS)]
     video_of(folder / "short.mp4", 5)
     (folder / "text.mp4").write_text("not a video")
-    bad = [dict(id=name.removesuffix(".mp4"), source=str(folder / name)) for name in FILES]
+    bad = [{"id": name.removesuffix(".mp4"), "source": str(folder / name)} for name in FILES]
     store = write_store(folder / "store", [clips[0], bad[0], clips[1], bad[1], clips[2], bad[2], clips[3]])
     cut_crops(store, size=16, quality=90, workers=2)
     return store
@@ -112,7 +112,7 @@ def test_a_crop_of_another_size_or_rule_is_not_used(made):
 
 
 def test_a_store_without_crops(tmp_path):
-    store = write_store(tmp_path, [dict(source=video_of(tmp_path / "a.mp4", 10))])
+    store = write_store(tmp_path, [{"source": video_of(tmp_path / "a.mp4", 10)}])
     with pytest.raises(InputError, match="crops: holds no crops; cut it with launch/prepare.py crops"):
         ClipReader([store], DataSettings(crops="store"), FakeTokenizer())
     batch_of(ClipReader([store], RGB, FakeTokenizer()), [0])  # from the video
@@ -143,7 +143,7 @@ def test_damage_is_noticed(made, tmp_path):
 
 def test_crops_of_other_keypoints_are_refused(made, tmp_path):
     store = copy_of(made, tmp_path)
-    other = write_store(tmp_path / "other", [dict(keypoints=pose(20, 5)) for _ in range(7)])
+    other = write_store(tmp_path / "other", [{"keypoints": pose(20, 5)} for _ in range(7)])
     os.rename(store.path / "crops", other.path / "crops")
     with pytest.raises(InputError, match="crops: holds the crops of other keypoints"):
         CropStore(other)
@@ -153,7 +153,7 @@ def test_appended_clips_are_cut_by_the_next_call(made, tmp_path):
     store = copy_of(made, tmp_path)
     with KeypointStoreWriter(store.path, SOURCE, append=True) as writer:
         source = textured(tmp_path / "new.webm", 11)
-        size = dict(fps=25.0, width=SIDE, height=SIDE)
+        size = {"fps": 25.0, "width": SIDE, "height": SIDE}
         writer.add(pose(11, 9), id="new", split="train", language="en", text="t", source=source, **size)
     store = KeypointStore.open(store.path)
     r = reader(store)
@@ -168,7 +168,7 @@ def test_appended_clips_are_cut_by_the_next_call(made, tmp_path):
 
 
 def test_merged_stores_keep_their_crops(made, tmp_path):
-    other = write_store(tmp_path / "other", [dict(id="other", source=textured(tmp_path / "a.webm", 10))])
+    other = write_store(tmp_path / "other", [{"id": "other", "source": textured(tmp_path / "a.webm", 10)}])
     cut_crops(other, 16, 90, workers=1)
     merged = merge_stores([other, made], tmp_path / "merged")
     merged.verify()
@@ -191,7 +191,7 @@ def prepare(*arguments: object) -> subprocess.Popen:
 
 
 def test_only_what_was_committed_counts(tmp_path):
-    store = write_store(tmp_path / "store", [dict(keypoints=pose(3, i)) for i in range(4)])
+    store = write_store(tmp_path / "store", [{"keypoints": pose(3, i)} for i in range(4)])
     files = [[bytes([i, row]) * 9 for row in range(6)] for i in range(4)]
     writer = CropStoreWriter(store, 16, 90)
     writer.add(files[0])
@@ -212,7 +212,7 @@ def test_only_what_was_committed_counts(tmp_path):
 
 
 def test_a_killed_run_leaves_a_store_that_the_next_one_finishes(tmp_path):
-    clips = [dict(keypoints=pose(40, i), source=textured(tmp_path / f"{i}.webm", 40)) for i in range(30)]
+    clips = [{"keypoints": pose(40, i), "source": textured(tmp_path / f"{i}.webm", 40)} for i in range(30)]
     store = write_store(tmp_path / "store", clips)
     first = prepare("crops", store.path, "--size", 16, "--workers", 1)
     assert "will take" in first.stderr.readline()  # the disk's use is foretold, then the cutting begins
@@ -226,14 +226,14 @@ def test_a_killed_run_leaves_a_store_that_the_next_one_finishes(tmp_path):
 
 
 def test_the_command_names_what_it_leaves_out(tmp_path):
-    store = write_store(tmp_path / "store", [dict(source=video_of(tmp_path / "a.mp4", 10)), dict(source="gone.mp4")])
+    store = write_store(tmp_path / "store", [{"source": video_of(tmp_path / "a.mp4", 10)}, {"source": "gone.mp4"}])
     run = prepare("crops", store.path, "--size", 16)
     out, err = run.communicate(timeout=60)
     assert run.returncode == 0 and "1 clips" in out and "left out: 1" in out
     assert "left out: clip clip1: " in err and "there is no such video" in err
     assert re.search(r"40 crops of about [\d.]+ kB will take about [\d.]+ kB; .* are free", err)
     (tmp_path / "videos").mkdir()
-    other = write_store(tmp_path / "moved", [dict(source="/somewhere/else/a.mp4")])
+    other = write_store(tmp_path / "moved", [{"source": "/somewhere/else/a.mp4"}])
     os.rename(tmp_path / "a.mp4", tmp_path / "videos" / "a.mp4")
     run = prepare("crops", other.path, "--size", 16, "--videos", tmp_path / "videos")
     assert "1 clips" in run.communicate(timeout=60)[0]
@@ -265,7 +265,7 @@ if __name__ == "__main__":
 
 def test_a_disk_that_takes_no_more(tmp_path):
     """A real refusal of the operating system; what was committed before it stays, and the next call goes on."""
-    clips = [dict(keypoints=pose(40, i), source=textured(tmp_path / f"{i}.webm", 40)) for i in range(3)]
+    clips = [{"keypoints": pose(40, i), "source": textured(tmp_path / f"{i}.webm", 40)} for i in range(3)]
     store = write_store(tmp_path / "store", clips)
     (tmp_path / "full.py").write_text(FULL_DISK.format(path=str(store.path)))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

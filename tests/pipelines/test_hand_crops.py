@@ -46,9 +46,18 @@ def video(request, tmp_path_factory) -> Path:
 
 def clip_of(path: Path, length: int = FRAMES, **more) -> Clip:
     with av.open(str(path)) as container:
-        size = dict(width=container.streams.video[0].width, height=container.streams.video[0].height)
-    fields = dict(id="a", split="train", language="en", text="t", gloss="", first_frame=0, frames=length, fps=25.0)
-    return Clip(**fields | size | dict(source=str(path), crc32c=0) | more)
+        size = {"width": container.streams.video[0].width, "height": container.streams.video[0].height}
+    fields = {
+        "id": "a",
+        "split": "train",
+        "language": "en",
+        "text": "t",
+        "gloss": "",
+        "first_frame": 0,
+        "frames": length,
+        "fps": 25.0,
+    }
+    return Clip(**fields | size | {"source": str(path), "crc32c": 0} | more)
 
 
 def read(path: Path, frames: list[int], boxes: list[tuple[int, int, int, int]], size: int = 16, **more) -> np.ndarray:
@@ -287,7 +296,7 @@ def test_one_bad_video_does_not_spoil_the_others_of_a_call(tmp_path):
     for crops in read_many([wanted[0], wanted[2]]):
         np.testing.assert_allclose(crops.mean(axis=(1, 2, 3)), [34, 70], atol=4)
     source = VideoHandCrops(16, torch.device("cpu"), dali=True)
-    fields = dict(hands=np.zeros(2, int), points_px=np.zeros((2, 21, 2)), boxes=np.array([(0, 0, 16, 16)] * 2))
+    fields = {"hands": np.zeros(2, int), "points_px": np.zeros((2, 21, 2)), "boxes": np.array([(0, 0, 16, 16)] * 2)}
     result = source.read([WantedHands(clip_of(p), p, np.array([2, 5]), **fields) for p in paths])
     assert isinstance(result[1], InputError) and "b.webm: " in str(result[1])
     for crops in (result[0], result[2]):

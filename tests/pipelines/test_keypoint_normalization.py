@@ -87,7 +87,7 @@ def test_a_clip_without_scale_is_zero():
     hand = {(0, 95): (0.5, 0.5, 1)}
     assert normalize_parts(clip(2, BODY | hand)).any()
     assert not normalize_parts(clip(2, three | hand)).any()
-    assert not normalize_parts(clip(2, {place: (0.5, 0.5, 1) for place in BODY} | hand)).any()
+    assert not normalize_parts(clip(2, dict.fromkeys(BODY, (0.5, 0.5, 1)) | hand)).any()
 
 
 def test_only_the_69_joints_matter():

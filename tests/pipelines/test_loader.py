@@ -32,7 +32,7 @@ def store(tmp_path_factory) -> KeypointStore:
 
 
 def batch_loader(r: ClipReader, clips: ClipSet | None = None, **more) -> BatchLoader:
-    usual = dict(clips_per_step=4, budget=Budget(40, 1000), on_bad_clip=lambda clip_id, error: None)
+    usual = {"clips_per_step": 4, "budget": Budget(40, 1000), "on_bad_clip": lambda clip_id, error: None}
     return BatchLoader(r, clips or r.clips("train"), **usual | more)
 
 
@@ -75,7 +75,7 @@ def test_ranks_share_each_step(store):
 
 
 def with_bad_clips(folder: Path, good: int, bad: int) -> ClipReader:
-    clips = [dict(text="x") for _ in range(good)] + [dict(text="") for _ in range(bad)]
+    clips = [{"text": "x"} for _ in range(good)] + [{"text": ""} for _ in range(bad)]
     return reader(write_store(folder / "store", clips), DataSettings(p_samp=0))
 
 

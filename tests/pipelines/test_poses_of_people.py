@@ -92,7 +92,14 @@ def test_no_reader_of_clips_takes_one_without_anybody(tmp_path):
         for name, confidence in (("empty", 0.0), ("good", 0.9)):
             keypoints = make_keypoints()
             keypoints[..., 2] = confidence
-            fields = dict(split="train", language="en", text="hello", fps=25.0, width=WIDTH, height=HEIGHT)
+            fields = {
+                "split": "train",
+                "language": "en",
+                "text": "hello",
+                "fps": 25.0,
+                "width": WIDTH,
+                "height": HEIGHT,
+            }
             writer.add(keypoints, id=name, **fields)
 
     class Words:
