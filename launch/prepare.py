@@ -1,4 +1,4 @@
-"""Prepares data: turns what you have into keypoint stores, the form in which training reads it.
+"""Prepares data: converts your data into keypoint stores, the format that training reads.
 
 python launch/prepare.py demo
 python launch/prepare.py poses --videos DIR --out DIR
@@ -44,18 +44,18 @@ def convert(
         format: unisign: the published pickles; mmpose: JSON predictions of a video; rtmlib: keypoints and scores as
             .npz, .npy, pickle or JSON; openpose: a folder per clip of *_keypoints.json; pose: MediaPipe Holistic's
             .pose files.
-        poses: Folder of the poses; a subfolder per split is found too.
+        poses: Folder of the poses; one subfolder per split works too.
         labels: Label file of CSL-News, CSL-Daily, WLASL, MS-ASL, How2Sign, OpenASL or YouTube-ASL, as its authors or
             Uni-Sign's publish it; or a CSV of your own (docs/own_data.md). Without it all poses are taken.
         out: Folder of the store to write.
-        videos: Folder of the videos; a subfolder per split is found too. They stay where they are. Only .pose files can
-            do without: they say width, height and frame rate themselves.
+        videos: Folder of the videos; one subfolder per split works too. Videos are not moved. Only .pose files do not
+            need videos: they contain width, height and frame rate.
         language: Language of the texts (en, de, fr, ...); without it zh if they have Chinese characters, else en.
-        split: Split of all clips. Without it each label says, or the label file's name; a CSL-News list is split 99 %
-            train, 1 % test.
-        classes: Take the first so many words of WLASL_v0.3.json or MSASL_*.json (WLASL-100, MS-ASL-200, ...).
+        split: Split of all clips. Default: the label's own split, else the one in the label file's name; a CSL-News
+            list is split into 99 % train and 1 % test.
+        classes: Use only the first N words of WLASL_v0.3.json or MSASL_*.json (WLASL-100, MS-ASL-200, ...).
         max_bad_share: Fail, and write nothing, if more than this share of the clips is bad.
-        append: Add the clips to the store `out`, which is there already.
+        append: Append the clips to the existing store `out`.
     """
     from unisign_fast.pipelines.converters.convert import convert as convert_corpus  # late: --help is quick
 
@@ -89,17 +89,17 @@ def poses(
 ) -> None:
     """Estimate the 133 whole-body keypoints of the signer in every video, as pose files in the published format.
 
-    A pose file that is there is kept, so a second call goes on where the first ended. A video that does not decode to
+    Existing pose files are kept, so a second call resumes where the first stopped. A video that does not decode to
     its end or shows nobody is named, counted and left out. The weights are rtmlib's: downloaded once, or, offline, put
     where the error says. Needs `bash launch/install.sh poses`.
 
     Args:
         videos: Folder of the videos, subfolders too.
         out: Folder for the pose files, which lie in it as the videos do in theirs.
-        device: cuda needs onnxruntime-gpu in the place of onnxruntime.
-        detector: ONNX file of a YOLOX person detector in the place of YOLOX-m.
-        pose_model: ONNX file of a whole-body pose network in the place of RTMW-l, such as RTMPose-x exported.
-        workers: Videos at work at once.
+        device: cuda needs onnxruntime-gpu instead of onnxruntime.
+        detector: ONNX file of a YOLOX person detector to use instead of YOLOX-m.
+        pose_model: ONNX file of a whole-body pose network to use instead of RTMW-l, such as an exported RTMPose-x.
+        workers: Videos processed at once.
     """
     from unisign_fast.pipelines.pose_estimation.extraction import Extraction, extract, find_work  # of an optional extra
     from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
@@ -117,11 +117,11 @@ def poses(
 
 
 def stats(stores: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = None) -> None:
-    """Print what a corpus is like and what its splits have in common.
+    """Print statistics of a corpus and the overlap between its splits.
 
     Args:
-        stores: Stores of the corpus, looked at as one.
-        figure: Picture to draw the paper's Figures 2 and 8 of the corpus into: .png, .svg or .pdf.
+        stores: Stores of the corpus, treated as one.
+        figure: Output file for the corpus's version of the paper's Figures 2 and 8: .png, .svg or .pdf.
     """
     from unisign_fast.pipelines.corpus.statistics import describe, draw, duplicates, read_corpus
 
@@ -139,9 +139,9 @@ def crops(
     quality: int = 90,
     workers: int | None = None,
 ) -> None:
-    """Cut both hands out of every frame of a store's videos, once, so that RGB training opens no video.
+    """Cut both hands out of every frame of a store's videos once, so that RGB training opens no video.
 
-    A second call goes on where the first ended, or cuts what was appended since. A clip whose video cannot be used is
+    A second call resumes where the first stopped and cuts clips appended since. A clip whose video cannot be used is
     named, counted and left out.
 
     Args:
@@ -149,7 +149,7 @@ def crops(
         videos: Folder to look for the videos in, by their names, instead of where the store says they are.
         size: Side of a crop in pixels; training wants it as --crop-size.
         quality: Of JPEG, 1 to 95.
-        workers: Processes; by default one a core.
+        workers: Worker processes; default: one per core.
     """
     from unisign_fast.pipelines.crops.cutting import cut_crops
     from unisign_fast.pipelines.store.keypoint_store import KeypointStore
@@ -160,7 +160,7 @@ def crops(
 
 
 def verify(stores: tyro.conf.Positional[tuple[Path, ...]]) -> None:
-    """Read stores whole, with their crops, and compare everything with its checksums.
+    """Read whole stores including their crops, and verify all checksums.
 
     Args:
         stores: Stores to verify.
@@ -180,7 +180,7 @@ def verify(stores: tyro.conf.Positional[tuple[Path, ...]]) -> None:
 
 
 def merge(stores: tyro.conf.Positional[tuple[Path, ...]], out: Path, compress: bool = False) -> None:
-    """Join the stores of many writers, or copy one, with their crops; the first ones stay as they are.
+    """Merge several stores, or copy one, including crops; the input stores are not changed.
 
     Args:
         stores: Stores to join, in this order.

@@ -1,1 +1,1 @@
-"""From video and keypoints to packed batches. Knows data, and no model; imports nothing else of the project."""
+"""From video and keypoints to packed batches. Contains no model code and imports no other package of the project."""

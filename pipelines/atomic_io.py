@@ -1,6 +1,6 @@
-"""The one way in which files are written: under another name, brought to the disk, then renamed.
+"""Atomic file writes: write under a temporary name, fsync, then rename.
 
-After a crash at any moment a file is the old or the new one, whole.
+After a crash at any moment, a file is either complete in its old version or complete in its new one.
 """
 
 import json
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from .errors import InputError
 
-PART = ".part"  # suffix of what is not finished
+PART = ".part"  # suffix of unfinished files and folders
 
 
 def sync_to_disk(path: Path) -> None:
-    """Returns when the file's bytes, or the folder's names, are on disk."""
+    """Flushes a file's bytes, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -29,9 +29,9 @@ def sync_to_disk(path: Path) -> None:
 def replaced(path: Path, writer: str = "") -> Iterator[Path]:
     """`with replaced(path) as part`: write the file or folder `part`; it takes the name `path` when the block ends.
 
-    Folders above are made. A new file has the mode that the umask allows, whatever its writer gave it. If the block
-    raises, `path` is as before and `part` is gone. What was synced before is on disk no later than the new name.
-    Writers that may be at work at the same time name themselves. Raises InputError if the system refuses.
+    Creates missing parent folders. A new file gets the mode that the umask allows, regardless of how it was written.
+    If the block raises, `path` is unchanged and `part` is removed. Data is on disk before the new name is. Concurrent
+    writers of one path must pass distinct `writer` suffixes. Raises InputError if the file system reports an error.
     """
     path = Path(path).absolute()
     part = path.with_name(f"{path.name}{PART}{writer}")
@@ -58,19 +58,19 @@ def replaced(path: Path, writer: str = "") -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Makes `text` the content of the file. Raises InputError as `replaced` does."""
+    """Atomically replaces the file's content by `text`. Raises InputError as `replaced` does."""
     with replaced(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def replace_json(path: Path, content: object) -> None:
-    """Makes `content` the content of the file, as JSON. Raises InputError as `replaced` does."""
+    """Atomically replaces the file's content by `content` as JSON. Raises InputError as `replaced` does."""
     replace_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """What the system refuses inside (no room, read-only, quota) becomes an InputError that names `path`."""
+    """Converts an OSError raised inside (disk full, read-only, quota) into an InputError that names `path`."""
     try:
         yield
     except OSError as error:

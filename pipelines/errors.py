@@ -1,13 +1,13 @@
-"""What a user reads when an input is wrong: one line naming file, field and remedy."""
+"""The error shown to the user for invalid input: one line naming file, field and remedy."""
 
 MAX_LINE = 4000
 
 
 class InputError(Exception):
-    """A mistake in what the user gave us, never in our own code (that is an assertion).
+    """A mistake in the user's input; mistakes in our own code are assertions.
 
-    `str(error)` is one line: `WHERE: PROBLEM; REMEDY`. Commands print it and exit with status 2. What cannot be printed
-    (control characters of a terminal, halves of surrogate pairs) is escaped, and a long line is shortened.
+    `str(error)` is one line: `WHERE: PROBLEM; REMEDY`. Commands print it and exit with status 2. Unprintable characters
+    (terminal control characters, lone surrogates) are escaped, and long lines are shortened.
     """
 
     def __init__(self, where: object, problem: str, remedy: str):

@@ -1,7 +1,7 @@
-"""Finding files by the names that labels give them, whatever form of Unicode either is in.
+"""Finds files by the names that labels give them, regardless of Unicode normalization form.
 
-macOS writes an accented letter as two characters (NFD), most others as one (NFC): they look the same, and Linux takes
-them for two names.
+macOS writes an accented letter as two characters (NFD), most other systems as one (NFC). The names look the same, but
+Linux treats them as different.
 """
 
 import unicodedata
@@ -10,18 +10,18 @@ from pathlib import Path
 
 
 class NamedFiles:
-    """The files and folders below a folder, by their paths in it."""
+    """The files and folders below a folder, looked up by relative path."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def find(self, name: str) -> Path | None:
-        """The file or folder of that relative path, None if there is none or the name cannot be one."""
+        """The file or folder with this relative path; None if there is none or the name is invalid."""
         try:
             path = self.folder / name
             if path.exists():
                 return path
-        except (OSError, ValueError):  # too long, or a NUL character in it
+        except (OSError, ValueError):  # too long, or contains a NUL character
             return None
         return None if name.isascii() else self._composed.get(composed(name))
 
@@ -31,10 +31,10 @@ class NamedFiles:
 
 
 def composed(name: str) -> str:
-    """The name in the one form in which names are compared, NFC."""
+    """The name in NFC, the form in which names are compared."""
     return unicodedata.normalize("NFC", name)
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether the file's name begins with a dot: macOS writes a file ._NAME beside each on foreign disks."""
+    """Whether the name begins with a dot; on non-Apple disks macOS writes a file ._NAME beside each file."""
     return path.name.startswith(".")

@@ -1,4 +1,4 @@
-"""Files that a user gives us, read whole: bytes, text and JSON, of a limited size and depth."""
+"""Reads user-supplied files as bytes, text or JSON, with limits on size and nesting depth."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from .errors import InputError
 
 MAX_BYTES = 512 * 2**20
 _PIECE = 2**20
-MAX_DEPTH = 64  # of JSON: lists in lists; whatever reads or prints the values may recurse
+MAX_DEPTH = 64  # of nested JSON lists and dicts; code that reads or prints the values may recurse
 T = TypeVar("T")
 _SETTINGS_BYTES = 16 * 2**20
 _COPY = "copy the file again"
@@ -41,7 +41,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES, remedy: str = "name a fil
 
 
 def read_at_most(file: Readable, max_bytes: int) -> bytes | None:
-    """The rest of a file; None if that is more than `max_bytes`. Takes no more memory than the file has bytes."""
+    """The rest of a file; None if it is longer than `max_bytes`. Allocates no more memory than the file has bytes."""
     pieces, size = [], 0
     while piece := file.read(_PIECE):
         pieces.append(piece)
@@ -65,10 +65,10 @@ def read_json(path: Path, remedy: str = _COPY, max_bytes: int = MAX_BYTES) -> ob
 
 
 def parse_json(content: bytes | str, where: object, remedy: str = _COPY) -> object:
-    """The value of JSON text in UTF-8: the only way in which this project reads JSON that others may have written.
+    """Parses UTF-8 JSON; the project reads all JSON from outside with this function.
 
-    As `json.loads`, NaN and Infinity included, but whatever is wrong is an InputError: lists or dicts nested deeper
-    than MAX_DEPTH, numbers of 300 digits, halves of surrogate pairs.
+    Accepts what `json.loads` accepts, including NaN and Infinity. Raises InputError on invalid JSON, nesting deeper
+    than MAX_DEPTH, numbers of 300 digits or more, and lone surrogates.
     """
     try:
         encoded = content.encode() if isinstance(content, str) else content
@@ -116,7 +116,7 @@ def _refuse_unknown(values: object, kind: object, remedy: str) -> None:
 
 
 def not_a_file_of_its_kind(content: bytes) -> str | None:
-    """What stands where another file should, told by its first bytes: a page or a pointer that was downloaded instead.
+    """Describes a web page or Git LFS pointer downloaded instead of the real file, recognized by its first bytes.
 
     None if it is neither.
     """
@@ -127,7 +127,7 @@ def not_a_file_of_its_kind(content: bytes) -> str | None:
 
 
 def _depth(content: bytes) -> int:
-    """How deep brackets are nested, those in strings not counted."""
+    """Nesting depth of brackets outside strings."""
     if b"\\" in content:
         content = re.sub(rb"\\.", b"", content, flags=re.DOTALL)
     outside = b"".join(content.translate(None, _NOT_STRUCTURE).split(b'"')[::2])

@@ -7,8 +7,9 @@ import numba
 
 
 def compiled(function: Callable | None = None, **options) -> Callable:
-    """`function` compiled, without the GIL, and kept on disk; in memory only where neither the package nor a cache
-    folder is writable.
+    """Compiles `function` to run without the GIL and caches the result on disk.
+
+    The result stays in memory only if neither the package nor a cache folder is writable.
     """
     if function is None:
         return partial(compiled, **options)

@@ -1,7 +1,7 @@
-"""Random numbers that depend on what they are for, not on who draws them or when.
+"""Random numbers that depend on their purpose, not on which process draws them or when.
 
-Every choice of the data path has its own counter-based generator, so a resumed run, another number of workers or
-another number of ranks draws the same numbers, and the only state to save is the position in the data.
+Every choice of the data path has its own counter-based generator, so a resumed run, or a run with a different
+number of workers or ranks, draws the same numbers. The only state to save is the position in the data.
 """
 
 import hashlib

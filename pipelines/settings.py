@@ -1,4 +1,4 @@
-"""What a clip is turned into: the settings of the data path."""
+"""Settings of the data path."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,15 +11,15 @@ from .targets import LANGUAGES, Task
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Choices of the data path; the command line shows them."""
+    """Settings of the data path, exposed as command-line options."""
 
     task: Task = "slt"  # the target: sentence, glosses or word
     language: str | None = None  # of prompt and target, ISO 639-1 (de, fr, ...); None: the clip's own
-    max_frames: int = 256  # of a clip; from a longer one so many are chosen
-    p_samp: float = 0.1  # share of frames whose hand pictures are sampled; 0 is pose-only, and no picture is opened
+    max_frames: int = 256  # of a clip; longer clips are subsampled to this many
+    p_samp: float = 0.1  # share of frames whose hand crops are sampled; 0: pose only, no video or crop is read
     sampling: Rule = "paper"  # Algorithm 1, or the published code's rule
-    boxes: BoxRule = "clip"  # side of the hand boxes: one a clip, or by the hands that were sampled (published code)
-    crops: Literal["store", "video"] | None = None  # where hand crops come from; None: the crop store, if there is one
+    boxes: BoxRule = "clip"  # side of the hand boxes: fixed per clip, or from the sampled hands (published code)
+    crops: Literal["store", "video"] | None = None  # source of hand crops; None: the crop store if present
     crop_size: int = 112  # side of a hand crop, pixels
 
     def __post_init__(self):

@@ -1,7 +1,7 @@
-"""Who of the people in a video is the signer: persons joined to tracks, and the track of largest weight.
+"""Selects the signer among the persons in a video: links detections into tracks and picks the heaviest track.
 
-The one tracker of the project: pose readers, pose estimation and the camera use it. The weight of a person is the area
-of its box times its confidence, summed over the frames.
+Pose readers, pose estimation and the live camera share this tracker. The weight of a track is box area times
+confidence, summed over its frames.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import numpy as np
 
 @dataclass
 class _Track:
-    """One person through the video: `persons` maps frames to its number there, `centre` is that of the last box.
+    """One person's track: `persons` maps a frame to the person's index in it; `centre` is that of the last box.
 
-    `reach` is the largest box's diagonal: so far the person may be from its last place, in the unit of the boxes.
+    `reach` is the diagonal of the largest box: the maximum distance to the last position, in the unit of the boxes.
     """
 
     persons: dict[int, int]
@@ -27,8 +27,8 @@ def follow_signer(frames: Sequence[np.ndarray]) -> list[int | None]:
     """The signer's number among the persons of each frame, None where the signer is not found.
 
     `frames`: boxes [persons, 5] (left, top, right, bottom, confidence) frame by frame; a person with a NaN in its box
-    is never matched. Persons are followed by the nearest centre; who is lost for some frames is found again near where
-    it was last seen. Where no frame has several persons, each is the signer, however far apart.
+    is never matched. Persons are matched to the nearest centre; a person missing for some frames is matched again near
+    the last known position. If no frame has more than one person, each one is the signer, however far apart.
     """
     if max(map(len, frames), default=0) <= 1:
         return [0 if len(persons) else None for persons in frames]
@@ -48,7 +48,7 @@ def follow_signer(frames: Sequence[np.ndarray]) -> list[int | None]:
 
 
 def nearest_person(persons: np.ndarray, box: np.ndarray) -> int | None:
-    """The number of the person [persons, 5] nearest to where the signer was last seen, `box` [4]; None out of reach."""
+    """The number of the person [persons, 5] nearest to the signer's last `box` [4]; None if out of reach."""
     if not len(persons):
         return None
     centre, reach, _ = _centre_reach_weight(np.append(box[:4], 0))

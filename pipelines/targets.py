@@ -1,4 +1,4 @@
-"""The target of a clip: which kind of text it is, and in which language."""
+"""The target of a clip: kind of text and language."""
 
 from typing import Literal
 
@@ -21,5 +21,5 @@ LANGUAGES = {
     "ja": "Japanese",
     "ko": "Korean",
     "vi": "Vietnamese",
-}  # ISO 639-1 -> the name that the prompt says
+}  # ISO 639-1 -> language name used in the prompt
 Task = Literal["slt", "cslr", "islr"]  # the target: sentence, glosses or word

@@ -1,4 +1,4 @@
-"""What worker processes of a preparation command, and threads that prepare batches, start with."""
+"""Initializers for the worker processes of preparation commands and for batch-loading threads."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 
 def end_with_parent() -> None:
-    """Ends this process when its parent ends: left alone by a killed one, it would wait for work for ever."""
+    """Ends this process when its parent ends; otherwise it would wait for work forever after the parent is killed."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -21,11 +21,11 @@ def end_with_parent() -> None:
 
 
 def compute_alone() -> None:
-    """Has torch use no other thread for what it computes in this one.
+    """Limits torch to a single OpenMP thread for work in the calling thread.
 
-    OpenMP gives every thread that computes a team of its own. As soon as all teams together have more threads than
-    there are cores, its threads no longer wait for work in a loop but sleep, the training step's as well: each of
-    thousands of operations then waits for the kernel to wake them.
+    OpenMP creates a team for every thread that computes. Once all teams together exceed the number of cores, their
+    threads sleep instead of spinning, including those of the training step: each of thousands of operations then waits
+    for the operating system to wake them.
     """
-    torch.get_num_threads()  # sets this thread's number as the process has it, once: what is set before is lost
+    torch.get_num_threads()  # initializes this thread's count from the process; it would overwrite a limit set earlier
     threadpool_limits(1, "openmp")

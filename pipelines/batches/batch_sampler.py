@@ -1,6 +1,7 @@
-"""Which clips make up an optimiser step, and how a step is shared among ranks and micro-batches.
+"""Assigns clips to optimiser steps, ranks and micro-batches.
 
-Everything follows from the seed, the epoch and the lengths, so (epoch, step) is all that a resumed run needs. The clips of a step do not depend on the number of ranks or on the budget of a micro-batch.
+The plan is a function of seed, epoch and clip lengths, so (epoch, step) is all that a resumed run needs. The clips of a
+step do not depend on the number of ranks or on the micro-batch budget.
 """
 
 from bisect import bisect_right
@@ -16,7 +17,7 @@ from ..rng import stream
 
 @dataclass(frozen=True)
 class Budget:
-    """What a micro-batch may hold at most; one clip alone may be more."""
+    """Upper bounds of a micro-batch; a single clip may exceed them."""
 
     frames: int  # clips times frames of the longest one
     tokens: int  # target tokens of all clips
@@ -44,10 +45,10 @@ class EpochPlan:
         return ceil(len(self.frames) / self.clips_per_step)
 
     def micro_batches(self, step: int, rank: int) -> list[list[int]]:
-        """The clips of each micro-batch of a rank; every rank has equally many, of which some may be empty.
+        """The clips of each micro-batch of a rank. Every rank has the same number of micro-batches; some may be empty.
 
-        Clips of similar length share a micro-batch. The longest come first, so that a lack of memory shows at once. The
-        ranks' n-th micro-batches have similar lengths, so that no rank waits long for another.
+        Clips of similar length share a micro-batch. The longest come first, so that running out of memory shows at
+        once. The n-th micro-batches of all ranks have similar lengths, so that no rank waits long for another.
         """
         assert 0 <= step < self.steps and 0 <= rank < self.ranks, (step, rank)
         clips = self._order[step * self.clips_per_step : (step + 1) * self.clips_per_step]

@@ -1,4 +1,4 @@
-"""One clip as it is read, and how clips become a packed batch."""
+"""`Sample`, one clip as read from disk, and `collate`, which packs samples into a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ from .packed_batch import IGNORED, PackedBatch
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip, read and chosen, without its crops; arrays as in PackedBatch, crop_frame counting the clip's own
-    chosen frames, the left hand's crops first."""
+    """One clip after frame selection, without its crops.
+
+    Arrays are as in PackedBatch, left-hand crops first; `crop_frame` indexes the clip's selected frames.
+    """
 
     text: str
     poses: np.ndarray  # [T, 69, 3] float32, normalised
@@ -32,7 +34,7 @@ class Sample:
 
 
 def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) -> PackedBatch:
-    """Packs clips end to end in their order, each with its crops [n, 3, S, S]; of none, an empty batch."""
+    """Packs clips end to end in order, each with its crops [n, 3, S, S]. No clips give an empty batch."""
     lengths = [len(sample.poses) for sample in samples]
     starts = np.cumsum([0, *lengths])
     hands = [  # all left hands before all right ones

@@ -21,11 +21,11 @@ from ..workers import compute_alone
 from .batch_sampler import Budget, EpochPlan
 from .packed_batch import PackedBatch
 
-SURE_AFTER = 20  # clips seen before the share of bad ones means anything
+SURE_AFTER = 20  # minimum number of clips before the share of bad ones is checked
 
 
 class LoadedStep(NamedTuple):
-    """The micro-batches of one rank for one optimiser step, and where that step is."""
+    """The micro-batches of one rank for one optimiser step, with its position (epoch, step)."""
 
     epoch: int
     step: int
@@ -63,7 +63,7 @@ class BatchLoader:
         max_bad_share: float = 0.05,
         workers: int = 2,
     ):
-        """`budget` is that of a micro-batch of one rank."""
+        """`budget` limits one micro-batch of one rank."""
         assert 0 <= rank < ranks and workers >= 1, (rank, ranks, workers)
         self.reader, self.clips, self.rank = reader, clips, rank
         self.on_bad_clip, self.max_bad_share, self.workers = on_bad_clip, max_bad_share, workers
@@ -73,7 +73,7 @@ class BatchLoader:
         self._frames = np.minimum(clips.frames, reader.settings.max_frames)
 
     def plan(self, epoch: int) -> EpochPlan:
-        """Which clips (numbers of the clip set) go into which step of an epoch."""
+        """The plan of an epoch: which clips (numbers of the clip set) belong to which step."""
         sizes = self.clips_per_step, self.budget, self.ranks
         return EpochPlan(self._frames, self.clips.tokens, *sizes, self.reader.seed, epoch)
 
@@ -133,8 +133,9 @@ _of_thread = threading.local()
 
 
 def copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """The calling thread's own stream for copies to the device: a new one for every batch would spread its memory over
-    the allocator's pools of all streams.
+    """The calling thread's own stream for copies to the device.
+
+    A new stream per batch would fragment memory, since the caching allocator has one pool per stream.
     """
     streams = _of_thread.__dict__.setdefault("streams", {})
     if device not in streams:
@@ -143,7 +144,7 @@ def copy_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def ahead_on(device: torch.device, batch: PackedBatch) -> PackedBatch:
-    """The batch on the device, copied beside the training step (from pinned memory, on a stream of its own)."""
+    """The batch on the device, copied from pinned memory on a separate stream that overlaps the training step."""
     if device.type == "cpu":
         return batch
     stream = copy_stream(device)
@@ -154,7 +155,7 @@ def ahead_on(device: torch.device, batch: PackedBatch) -> PackedBatch:
 
 
 def on_current_stream(batch: PackedBatch) -> PackedBatch:
-    """Keeps the batch's memory, which another stream allocated, from being given away while this stream uses it."""
+    """Marks the batch's memory, allocated on another stream, as used by this one, so it is not reused too early."""
 
     def keep(tensor: Tensor) -> Tensor:
         if tensor.is_cuda:

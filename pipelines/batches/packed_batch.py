@@ -1,4 +1,4 @@
-"""What the data path hands to the model: the clips of a batch end to end, without padding in the sign encoder.
+"""The model's input: the clips of a batch packed end to end, without padding in the sign encoder.
 
 Shape legend, used throughout the project:
     B clips   F packed frames of all clips   T frames of one clip   J 69 joints (four parts)   V joints of a part
@@ -20,7 +20,7 @@ IGNORED = -100  # padding among the labels
 class PackedBatch:
     """One micro-batch. Lists stay on the host; tensors move with `to`.
 
-    An empty batch (B = 0) is legal: a rank whose clips were all bad still takes its step.
+    An empty batch (B = 0) is valid: a rank whose clips were all bad still takes its step.
     """
 
     clip_ids: list[str]  # B
@@ -37,9 +37,7 @@ class PackedBatch:
     label_lengths: list[int] = field(default_factory=list)  # B, tokens of each target; counted if not given
 
     def __post_init__(self):
-        if (
-            self.clip_ids and not self.prompt_lengths
-        ):  # now, while the tensors are on the host: no synchronisation later
+        if self.clip_ids and not self.prompt_lengths:  # counted on the host, which avoids a synchronisation later
             object.__setattr__(self, "prompt_lengths", (self.prompt_ids != 0).sum(1).tolist())
             object.__setattr__(self, "label_lengths", (self.label_ids != IGNORED).sum(1).tolist())
 

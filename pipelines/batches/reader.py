@@ -1,8 +1,8 @@
-"""Reading clips: from keypoint stores and hand crops to the numbers the model sees.
+"""Reads clips from keypoint stores and hand crops into the model's input.
 
-    store -> ClipReader.read -> Sample; several of them, and their hand crops -> ClipReader.batch -> PackedBatch
+    store -> ClipReader.read -> Sample;  samples and their hand crops -> ClipReader.batch -> PackedBatch
 
-Everything random follows from the seed, the epoch and the clip's id (pipelines/rng.py).
+Every random choice is a function of seed, epoch and clip id (pipelines/rng.py).
 """
 
 import threading
@@ -32,7 +32,7 @@ from .packed_batch import PackedBatch
 class Tokenizer(Protocol):
     """Text to tokens, each list with its end token; called from several threads at once."""
 
-    fingerprint: str  # tells this tokenizer from others
+    fingerprint: str  # identifies this tokenizer
 
     def prompt_ids(self, language: str) -> list[int]: ...
 
@@ -48,7 +48,7 @@ class BadClip(NamedTuple):
 
 
 class LoadedClips(NamedTuple):
-    """A batch, the numbers of the clips in it, in their order, and the clips that were left out."""
+    """A batch, the numbers of its clips in order, and the clips that were left out."""
 
     batch: PackedBatch
     numbers: list[int]
@@ -56,7 +56,7 @@ class LoadedClips(NamedTuple):
 
 
 class ClipReader:
-    """Reads clips of some stores as the settings say, hand crops to `device`. Threads may share it."""
+    """Reads clips of several stores; hand crops are placed on `device`. Thread-safe."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class ClipReader:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
-        """Raises InputError if crops of the wanted size can't be had from a crop store that is to be used."""
+        """Raises InputError if a crop store to be used has no crops of the requested size."""
         self.stores, self.settings, self.tokenizer, self.seed = stores, settings, tokenizer, seed
         self.device = torch.device(device)
         self._crop_stores = {store.path: _crop_store(store, settings) for store in stores} if settings.p_samp else {}
@@ -81,7 +81,7 @@ class ClipReader:
         )
 
     def read(self, ref: ClipRef, epoch: int, training: bool) -> Sample:
-        """One clip; random choices follow from seed, epoch and clip id, in evaluation from seed and clip id alone.
+        """One clip. Random choices depend on seed, epoch and clip id; in evaluation, on seed and clip id only.
 
         Raises InputError for a bad clip: lost or non-finite keypoints, nobody in any frame, or no text.
         """
@@ -127,10 +127,10 @@ class ClipReader:
         training: bool,
         stopped: Callable[[], bool] = lambda: False,
     ) -> LoadedClips:
-        """These clips packed, without the bad ones.
+        """Packs these clips, without the bad ones.
 
-        Bad are those that `read` refuses, and those with hands that can't be had: a video that is missing, does not
-        decode or is of another length than the pose, or a damaged crop. `stopped` may end it early.
+        A clip is bad if `read` raises InputError or its hands cannot be read: the video is missing, does not decode or
+        differs in length from the pose, or a crop is damaged. Returns early once `stopped()` is true.
         """
         samples: dict[int, Sample] = {}
         of_store: dict[Path, list[int]] = {}
@@ -158,7 +158,7 @@ class ClipReader:
     def _sampled(
         self, keypoints: np.ndarray, clip_id: str, epoch: int
     ) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-        """The frames of which hands are wanted, the left hand's first, the hand of each, and how many of each hand."""
+        """Sampled frames, left-hand ones first; the hand of each; and the number of crops per hand."""
         p_samp, sampling = self.settings.p_samp, self.settings.sampling
         if p_samp == 0:
             return NO_FRAMES, NO_FRAMES, (0, 0)
@@ -170,7 +170,7 @@ class ClipReader:
         return np.concatenate([left, right]), np.repeat((0, 1), counts), counts
 
     def _crops(self, store: Path, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
-        """This thread's source for the store reads them."""
+        """Reads the crops with this thread's source for the store."""
         if not any(len(hands.frames) for hands in wanted):
             size = self.settings.crop_size
             return [torch.zeros(0, 3, size, size, dtype=torch.uint8, device=self.device)] * len(wanted)

@@ -1,1 +1,1 @@
-"""One clip: which frames of it, normalised how, and which of its hands are sampled."""
+"""Clips: frame selection, keypoint normalisation and score-aware hand sampling."""

@@ -1,6 +1,6 @@
-"""The clips of a split, over several stores: their lengths, and each one's target tokens, tokenised once.
+"""The clips of a split across several stores: their lengths and their target tokens, tokenised once.
 
-What is held are arrays of numbers, about 40 bytes a clip and 4 a token; tokens are kept beside the keypoints.
+Memory use is about 40 bytes per clip and 4 per token; tokens are cached beside the keypoints.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from ..store.keypoint_store import KeypointStore
 from ..store.manifest import UNLABELLED, Clip
 
 Tokenize = Callable[[Clip], list[int]]  # a clip's target with its end token; InputError where it has none
-MANY_CLIPS = 20000  # so many take long enough for a progress bar
+MANY_CLIPS = 20000  # from this many on, tokenising shows a progress bar
 
 
 class ClipRef(NamedTuple):
@@ -32,7 +32,7 @@ class ClipRef(NamedTuple):
 
 
 class ClipSet(Iterable[ClipRef]):
-    """Clips by number; threads may share it. `frames` [clips] of each clip and `tokens` [clips] of its target."""
+    """Clips by number; thread-safe. `frames` [clips] and target `tokens` [clips] count those of each clip."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class ClipSet(Iterable[ClipRef]):
     def of_split(cls, stores: list[KeypointStore], split: str, tokenize: Tokenize, key: object) -> "ClipSet":
         """All clips of "train", "dev" or "test", store by store. Raises InputError if there is none.
 
-        Each store keeps its tokens in its subfolder `targets`, valid as long as its clips and `key`, what else they
-        depend on, are the same; where it can't be written to, they stay in memory.
+        Each store caches its tokens in its subfolder `targets`. The cache is valid while the clips and `key`, which
+        covers everything else the tokens depend on, stay the same. If the store is read-only, tokens stay in memory.
         """
         numbers = [store.clips.of_split(split) for store in stores]
         if not any(len(n) for n in numbers):
@@ -95,7 +95,7 @@ class ClipSet(Iterable[ClipRef]):
             return f"{self.stores[self._store_N[number]].path}: clip number {self._clip_N[number]}"
 
     def share_of(self, token: int) -> float:
-        """How many of the tokens of all targets are this one, of a subset those of the whole split."""
+        """The share of this token among all target tokens; for a subset, among those of the whole split."""
         return sum(int((ids == token).sum()) for ids in self._ids) / max(1, sum(map(len, self._ids)))
 
     def subset(self, numbers: Sequence[int] | np.ndarray) -> "ClipSet":
@@ -108,10 +108,10 @@ class ClipSet(Iterable[ClipRef]):
 def _targets(
     store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize, key: object
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All tokens of a store's clips, and where each clip's end; from the store's folder, or made and put there."""
+    """All tokens of a store's clips and where each clip's tokens end, from the cache or newly tokenised and cached."""
     name = json.dumps([key, len(store.clips), store.manifest_crc32c]).encode()
     file = store.path / "targets" / f"{hashlib.blake2b(name, digest_size=8).hexdigest()}.npz"
-    with suppress(Exception):  # not there, or damaged, which its checksums say
+    with suppress(Exception):  # missing, or damaged as its checksums show
         with np.load(file, allow_pickle=False) as arrays:
             ids, end_N, of = arrays["ids"], arrays["ends"], arrays["name"].tobytes()
         if of == name and end_N.shape == clip_N.shape:
@@ -125,9 +125,9 @@ def _targets(
 
 
 def _tokenized(store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize) -> tuple[np.ndarray, np.ndarray, bool]:
-    """As `_targets`, and whether all lines of the manifest are whole.
+    """As `_targets`, and whether all lines of the manifest are intact.
 
-    A clip without a target, or with a damaged line, has no tokens: reading it says why.
+    A clip without a target or with a damaged line gets no tokens; reading the clip raises the error.
     """
     console = Console(stderr=True)
     ids, end_N, count, whole = [np.zeros(0, np.int32)], np.zeros(len(clip_N), np.int64), 0, True

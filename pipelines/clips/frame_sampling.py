@@ -1,7 +1,7 @@
-"""Score-aware sampling: for which frames of a hand the picture is looked at, because its keypoints are in doubt.
+"""Score-aware sampling: selects the frames whose hand crop is used because the keypoints are unreliable.
 
-`paper` is Algorithm 1 of Uni-Sign, `published` what the released code does. Both look at one hand of one clip, after
-the choice of frames.
+`paper` is Algorithm 1 of Uni-Sign, `published` the rule of the released code. Both apply to one hand of one clip,
+after frame selection.
 """
 
 import math
@@ -12,16 +12,16 @@ import numpy as np
 Rule = Literal["paper", "published"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 FINGERTIPS = [4, 8, 12, 16, 20]
-MIN_MEAN_CONFIDENCE = 0.3  # published: hands below it are not looked at
-MIN_WEIGHT = 1e-5  # published: so that the surest frame can still be drawn
+MIN_MEAN_CONFIDENCE = 0.3  # published: hands below it are never sampled
+MIN_WEIGHT = 1e-5  # published: keeps the most confident frame eligible
 
 
 def sample_frames(confidence: np.ndarray, p_samp: float, rule: Rule, rng: np.random.Generator) -> np.ndarray:
-    """Ascending int64 indices of the frames whose hand picture is used, each once; confidence [T, 21] is raw.
+    """Ascending, unique int64 indices of the frames whose hand crop is used; confidence [T, 21] is raw.
 
     paper: floor(T p) draws with replacement, weights 1 - mean confidence; a frame drawn twice is computed once.
     published: ceil(n p) of the n frames with mean confidence above 0.3, without replacement, weighted by how far the
-    confidence of the least sure fingertip lies below the highest such confidence.
+    confidence of the least confident fingertip lies below the maximum of that value over the frames.
     """
     assert rule in RULES and 0 <= p_samp <= 1, (rule, p_samp)
     confidence = confidence.astype(np.float64)

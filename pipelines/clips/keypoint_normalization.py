@@ -1,7 +1,7 @@
-"""Frame choice and part normalisation: from 133 raw keypoints to the 69 x 3 numbers a frame that the model sees.
+"""Frame selection and part normalisation: 133 raw keypoints to 69 x 3 model inputs per frame.
 
-Uni-Sign's rule, matching the published code on float32 input to the last bit. The loops are compiled by numba and
-release the GIL, so that background threads run side by side.
+Follows Uni-Sign and is bit-exact with the published code on float32 input. The loops are compiled by numba and release
+the GIL, so that background threads run in parallel.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from ..jit import compiled
 from ..skeleton import JOINTS, PACKED_JOINTS, PART_SLICES, PARTS, ROOT_JOINT
 
 CONFIDENT = np.float32(0.3)  # a joint counts above this confidence
-MIN_POINTS = 4  # fewer confident body points in a clip: nothing to measure its scale by
+MIN_POINTS = 4  # with fewer confident body points, a clip's scale is undefined
 NO_ROOT = -1
 FLOAT16_INFINITY = 0x7C00  # its bits; those of NaN are above
 
@@ -62,12 +62,12 @@ def _select(bits_TVC, joints_J, packed_bits, packed):
     The wider exponent's offset is 112 more. Setting it by a multiplication gets the numbers right whose exponent is 0.
     """
     frames, row = len(bits_TVC), 3 * len(joints_J)
-    halves_N = np.empty(row, np.uint16)  # of one frame, so that what follows is eight numbers an instruction
+    halves_N = np.empty(row, np.uint16)  # of one frame, contiguous, so that the next loop is vectorised
     packed_bits_TN, packed_TN = packed_bits.reshape(-1, row), packed.reshape(-1, row)
     largest = np.uint16(0)
     for t in range(frames):
         for j in range(len(joints_J)):
-            joint = np.uint64(joints_J[j])  # never negative: counted from the end by nobody
+            joint = np.uint64(joints_J[j])  # unsigned: numba omits the handling of negative indices
             for c in range(3):
                 halves_N[3 * j + c] = bits_TVC[t, joint, c]
         for n in range(row):
@@ -99,8 +99,8 @@ def _normalize(packed, ends_P, roots_P, confident):
     if points < MIN_POINTS or scale == 0:
         packed[:] = 0
         return
-    # Joints differ in their origin, and the body in what follows. One loop without branches over what is contiguous is
-    # what the compiler turns into instructions for eight joints.
+    # Joints differ in their origin, and the body in centre and factor. One branch-free loop over contiguous values is
+    # what the compiler vectorises to eight joints per instruction.
     x_origin_J, y_origin_J = np.empty(joints, np.float32), np.empty(joints, np.float32)
     centre_J, factor_J = np.zeros(joints, np.float32), np.ones(joints, np.float32)
     x_origin_J[:body], y_origin_J[:body] = (x_min + x_max - scale) / two, (y_min + y_max - scale) / two

@@ -1,4 +1,4 @@
-"""Poses in any of FORMATS, with labels or without, and videos -> a keypoint store."""
+"""Converts poses in any of FORMATS, with or without labels and videos, into a keypoint store."""
 
 import re
 from functools import lru_cache
@@ -27,7 +27,7 @@ FORMATS: dict[str, ModuleType] = {
     "openpose": openpose,
     "pose": dot_pose,
 }
-UNDECODABLE_FRAMES = 3  # so many frames more than can be decoded a video may declare, and its pose then has
+UNDECODABLE_FRAMES = 3  # a video may declare, and its pose contain, this many more frames than decode
 
 
 def convert(
@@ -42,12 +42,13 @@ def convert(
     max_bad_share: float = 0.05,
     append: bool = False,
 ) -> list[InputError]:
-    """Writes the store `out`, or adds to it (`append`), and returns why each clip that was left out is bad.
+    """Writes the store `out`, or appends to it (`append`), and returns the error of each clip that was left out.
 
-    They are named on stderr, too. `videos` None takes width, height and fps from the pose files. `labels` None takes
-    every pose file as a clip without text, of the split "unlabelled": it can be translated. `language` None is "zh" if
-    the texts have Chinese characters, else "en"; `split` and `classes` are as in `read_labels`. Raises InputError if
-    the labels cannot be read, or as soon as more than `max_bad_share` of all clips are bad; then nothing is written.
+    The errors are also printed to stderr. `videos` None takes width, height and fps from the pose files. `labels` None
+    takes every pose file as a clip without text, of the split "unlabelled": it can be translated. `language` None is
+    "zh" if the texts have Chinese characters, else "en"; `split` and `classes` are as in `read_labels`. Raises
+    InputError if the labels cannot be read, or as soon as more than `max_bad_share` of all clips are bad; then nothing
+    is written.
     """
     if not 0 <= max_bad_share <= 1:
         raise InputError("--max-bad-share", f"is {max_bad_share}", "give a share from 0 to 1")
@@ -80,7 +81,7 @@ def convert(
 
 
 class _BadClips:
-    """Names and counts the clips that are left out of `total`, and stops where they are too many."""
+    """Reports and counts bad clips, and raises InputError once too many of `total` are bad."""
 
     def __init__(self, labels: Path, total: int, max_share: float):
         self.labels, self.total, self.max_share = labels, total, max_share
@@ -99,7 +100,7 @@ class _BadClips:
 
 
 class _Files:
-    """Finds and reads the pose and the video of a label: the clip's own, or the recording's that it is a part of."""
+    """Finds and reads a label's pose and video: the clip's own, or those of the recording that contains it."""
 
     def __init__(self, format: ModuleType, poses: Path, videos: Path | None):
         self.format = format
@@ -121,14 +122,14 @@ class _Files:
         return [Label(name, UNLABELLED, "", "", name, name) for name in names]
 
     def video(self, label: Label) -> tuple[Path | None, bool, VideoInfo | None]:
-        """The file, whether it is the recording, and what it is like; nothing of these without videos."""
+        """The file, whether it is the whole recording, and its properties; (None, False, None) without videos."""
         if self.videos is None:
             return None, False, None
         path, whole = _find(self.videos, label.video, label, VIDEO_SUFFIXES)
         return path, whole, self._video_info(path)
 
     def pose(self, label: Label, video: VideoInfo | None) -> tuple[Path, bool, Pose]:
-        """The file, whether it is the recording's, and what it holds."""
+        """The file, whether it covers the whole recording, and its content."""
         path, whole = _find(self.poses, label.pose, label, self.format.SUFFIXES)
         return path, whole, self._pose(path, video)
 

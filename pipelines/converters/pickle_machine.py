@@ -1,8 +1,8 @@
-"""An interpreter of pickles that knows plain values, containers and numpy arrays, and nothing else.
+"""A pickle interpreter restricted to plain values, containers and numpy arrays.
 
-No code of a pickle's choosing runs and no numpy object exists while its opcodes do: arrays and dtypes are inert records
-(pickle_records.py) until the last opcode. The size of everything is charged to a budget before it is made, in
-proportion to the size of the pickle; what an entry of the memo is called takes no room.
+It never runs code chosen by the pickle and creates no array or dtype while opcodes execute: arrays and dtypes stay
+inert records (pickle_records.py) until the last opcode. Every allocation is charged in advance to a memory budget
+proportional to the size of the pickle; memo keys are not charged.
 """
 
 import pickle
@@ -26,16 +26,16 @@ from .pickle_records import (
     raw_bytes,
 )
 
-ROOM, ROOM_PER_BYTE = 48 * 2**20, 16  # of memory for a pickle of no bytes, and for each byte
+ROOM, ROOM_PER_BYTE = 48 * 2**20, 16  # memory budget in bytes: fixed part, and per byte of the pickle
 MAX_INT_BYTES = 32
-MAX_ODD_KEYS = 10_000  # keys whose hashes a pickle could choose, so that they collide
+MAX_ODD_KEYS = 10_000  # keys other than short values, whose hashes an attacker could choose to collide
 _PER_ENTRY = 100  # bytes of a dict or set
 
 
 class Machine:
     """One pickle's stack and memo. `run` gives its value, in which records stand for arrays.
 
-    `shared` then has the ids of all objects that may occur in it more than once.
+    Afterwards `shared` holds the ids of all objects that may occur in it more than once.
     """
 
     def __init__(self, content: bytes):
@@ -48,7 +48,7 @@ class Machine:
         self.shared: set[int] = set()
 
     def run(self) -> object:
-        """Raises PickleError on whatever is no pickle of plain values, containers and arrays."""
+        """Raises PickleError unless the pickle holds only plain values, containers and arrays."""
         try:
             while (code := self._content[self._at]) != pickle.STOP[0]:
                 operation, cost = _OPERATIONS[code]
@@ -90,7 +90,7 @@ class Machine:
     # Pushing values ---------------------------------------------------------------------------------------------------
 
     def _push(self, value: object) -> None:
-        self._stack.append(value)  # the stack as it is after the value was made
+        self._stack.append(value)  # evaluated after `value`, whose computation may replace the stack
 
     def _push_bytes(self, size: int) -> None:
         self._stack.append(self._take(size))
@@ -98,7 +98,7 @@ class Machine:
     def _push_text(self, size: int) -> None:
         part = self._take(size)
         self._charge(4 * size)
-        self._stack.append(part.decode())  # strict: halves of surrogate pairs are refused
+        self._stack.append(part.decode())  # strict: rejects lone surrogates
 
     def _push_old_string(self, size: int) -> None:
         part = self._take(size)
@@ -243,7 +243,7 @@ class Machine:
         if type(values) not in (list, tuple, set, frozenset):
             raise PickleError(f"a {kind.__name__} of a {type(values).__name__}")
         self._charge(_PER_ENTRY * len(values))
-        for value in values:  # what the copy holds is in the original, too
+        for value in values:  # the copy's items are also in the original
             self._seen_again(value)
         if kind in (set, frozenset):
             return kind(self._fill_set(set(), list(values)))
@@ -336,7 +336,7 @@ def _instance(machine: Machine) -> None:
     raise ForbiddenGlobal(f"{machine._line().decode()}.{machine._line().decode()}")
 
 
-# What an opcode does, and what it takes of memory at most, apart from what it charges itself.
+# For each opcode, its operation and an upper bound on the memory it takes beyond what the operation charges itself.
 _OPERATIONS: dict[int, tuple[Callable[[Machine], object], int]] = {
     code[0]: (operation, cost)
     for code, operation, cost in (

@@ -1,4 +1,4 @@
-"""What stands for numpy's objects while a pickle is read, and the checked arrays that are made of it afterwards."""
+"""Inert records of numpy objects used while a pickle is read, and their conversion to checked arrays afterwards."""
 
 import math
 import re
@@ -8,22 +8,22 @@ from typing import Any, cast
 
 import numpy as np
 
-EXPANDED, EXPANDED_PER_BYTE = 64 * 2**20, 8  # bytes of the value with nothing shared: of no pickle, and for each byte
+EXPANDED, EXPANDED_PER_BYTE = 64 * 2**20, 8  # limit on the size without sharing: fixed bytes, and per byte of pickle
 MAX_DEPTH = 64
 MAX_DIMENSIONS = 32
 _SPEC = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|O8?|[US](?:0|[1-9][0-9]{0,5})")
 
 
 class PickleError(Exception):
-    """Why this is no pickle of plain values, containers and arrays."""
+    """The pickle holds something other than plain values, containers and arrays, or is damaged."""
 
 
 class ForbiddenGlobal(PickleError):
-    """The name of a global that is not allowed."""
+    """The pickle names a forbidden global; the message is its name."""
 
 
 class OldString(str):
-    """A string of Python 2, which may be text or bytes: the text, UTF-8 or else latin-1, and `raw` as it was."""
+    """A Python 2 string, text or bytes: decoded as UTF-8, else latin-1; `raw` holds the original bytes."""
 
     raw: bytes
 
@@ -40,7 +40,7 @@ class OldString(str):
 
 @dataclass(eq=False, slots=True)
 class DtypeRecord:
-    """A dtype: numpy's letter and size, such as f4, and the byte order, once it is said."""
+    """A dtype: numpy's letter and size, such as f4, and the byte order once known."""
 
     spec: str
     order: str | None = None
@@ -48,7 +48,7 @@ class DtypeRecord:
 
 @dataclass(eq=False, slots=True)
 class ArrayRecord:
-    """An array; `data` is None until the pickle says what it is. `axes`: how numpy transposes it afterwards."""
+    """An array; `data` is None until the pickle sets it. `axes`: the transposition to apply afterwards."""
 
     shape: tuple = ()
     dtype: DtypeRecord | None = None
@@ -58,14 +58,14 @@ class ArrayRecord:
 
 
 def make_dtype(spec: object, align: object = 0, copy: object = 1) -> DtypeRecord:
-    """What `numpy.dtype(spec, align, copy)` stands for. Raises PickleError unless it is a plain number, text or O."""
+    """The record of `numpy.dtype(spec, align, copy)`. Raises PickleError unless it is a plain number, text or O."""
     if not isinstance(spec, str) or not _SPEC.fullmatch(spec):
         raise PickleError(f"the dtype {spec[:40]!r}" if isinstance(spec, str) else "a dtype of no text")
     return DtypeRecord(str(spec))
 
 
 def build_dtype(record: DtypeRecord, state: object) -> None:
-    """The state that numpy gives a dtype: (version, byte order, subarray, names, fields, size, alignment, flags)."""
+    """Sets a dtype's pickled state: (version, byte order, subarray, names, fields, size, alignment, flags)."""
     if record.order is not None or type(state) is not tuple or not 5 <= len(state) <= 8:
         raise PickleError("a second or another state of a dtype")
     _, order, *parts = state
@@ -75,7 +75,7 @@ def build_dtype(record: DtypeRecord, state: object) -> None:
 
 
 def build_array(record: ArrayRecord, state: object) -> None:
-    """The state that numpy gives an array: ([version,] shape, dtype, whether it is in Fortran's order, data)."""
+    """Sets an array's state as numpy pickles it: ([version,] shape, dtype, is Fortran order, data)."""
     if record.data is not None or type(state) is not tuple or len(state) not in (4, 5):
         raise PickleError("a second or another state of an array")
     shape, dtype, fortran, data = state[-4:]
@@ -88,18 +88,18 @@ def build_array(record: ArrayRecord, state: object) -> None:
 
 
 def raw_bytes(data: object) -> bytes:
-    """The bytes of what a pickle calls bytes."""
+    """The bytes of a value that the pickle uses as bytes."""
     if isinstance(data, OldString):
         return data.raw
     if type(data) is str:  # numpy.ndarray.tobytes() of an empty array, in protocol 0
         return data.encode("latin-1")
     if type(data) is not bytes:
-        raise PickleError(f"a {type(data).__name__} in the place of an array's bytes")
+        raise PickleError(f"a {type(data).__name__} instead of an array's bytes")
     return data
 
 
 def make_scalar(dtype: object, data: bytes) -> np.generic:
-    """A numpy number or text, which nothing can change. Raises PickleError if it isn't one."""
+    """An immutable numpy number or text. Raises PickleError if it is anything else."""
     if type(dtype) is not DtypeRecord or dtype.spec.startswith("O"):
         raise PickleError("a scalar of another kind")
     return cast(np.generic, array_of(dtype, (), False, data)[()])
@@ -124,21 +124,21 @@ def array_of(record: DtypeRecord, shape: tuple, fortran: bool, data: bytes) -> n
 
 
 class Finisher:
-    """Puts arrays where their records are, and refuses what is much larger than it looks, too deep, or in itself."""
+    """Replaces records by arrays; rejects values that expand too far, nest too deeply or contain themselves."""
 
     def __init__(self, shared: set[int], pickle_bytes: int):
         self._shared = shared
         self._limit = EXPANDED + EXPANDED_PER_BYTE * pickle_bytes
         self._made = 0  # bytes so far
-        self._finished: dict[int, tuple[object, object, int] | None] = {}  # of what is shared: it, its result, its size
+        self._finished: dict[int, tuple[object, object, int] | None] = {}  # of shared objects: object, result, size
 
     def finish(self, value: object) -> object:
-        """The value that a Machine gave, without records. Raises PickleError."""
+        """The value of a Machine with all records replaced by arrays. Raises PickleError."""
         result, _ = self._finish(value, 0)
         return result
 
     def _finish(self, value: Any, depth: int) -> tuple[object, int]:
-        """The result, and its bytes if nothing in it were shared."""
+        """The result, and its size in bytes as if nothing in it were shared."""
         kind = type(value)
         if kind is OldString:
             return str(value), 8 + len(value)
@@ -168,7 +168,7 @@ class Finisher:
         return result, size
 
     def _make(self, size: int) -> None:
-        """Before so many bytes are made: raises PickleError if that is more than the limit, all in all."""
+        """Reserves `size` bytes before allocation. Raises PickleError if the total exceeds the limit."""
         self._made += size
         self._checked(None, self._made)
 

@@ -1,9 +1,9 @@
-"""What every pose format is read into, and what the readers share.
+"""`Pose`, the common result of all pose readers, and their shared helpers.
 
-A reader is `read_pose(path, video)` in its format's module, beside SUFFIXES (what its files are called) and SOURCE
-(what the store says of its keypoints). Its keypoints are in COCO-WholeBody order (pipelines/skeleton.py).
+Each format's module has a reader `read_pose(path, video)`, SUFFIXES (of its files) and SOURCE (keypoint source
+recorded in the store). Its keypoints are in COCO-WholeBody order (pipelines/skeleton.py).
 
-A clip has one signer (pipelines/signer_tracking.py); a person's box is that of the joints in no doubt.
+A clip has one signer (pipelines/signer_tracking.py); a person's box encloses the confident joints.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from ..signer_tracking import follow_signer
 from ..skeleton import JOINTS, PACKED_JOINTS
 
 AGAIN = "extract the pose again"
-SEEN = 0.3  # a joint with at most this confidence is in doubt
+SEEN = 0.3  # joints with at most this confidence are unreliable
 MAX_SIDE = 2**16  # of a picture
-PIXELS = 2  # coordinates with a larger median are pixels: fractions seldom leave the picture
-# rtmlib's to_openpose puts the neck in as joint 1 and changes the order of the body: where COCO's joints 0-16 are then,
-# and the rest one place further (rtmlib, convert_coco_to_openpose in pose_estimation/post_processings.py).
+PIXELS = 2  # coordinates with a larger median are pixels: fractions rarely exceed 1
+# rtmlib's to_openpose inserts the neck as joint 1 and reorders the body. For each COCO joint, its index in that order;
+# joints from 17 on are shifted by one (rtmlib, convert_coco_to_openpose in pose_estimation/post_processings.py).
 FROM_OPENPOSE_134 = np.array([0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10, *range(18, 134)])
 
 
 @dataclass(frozen=True)
 class Pose:
-    """What a pose file holds of its clip: keypoints [T, 133, 3] float32, from frame `start` of `file_frames`.
+    """The content of a pose file: keypoints [T, 133, 3] float32, from frame `start` of `file_frames`.
 
     x, y are fractions of width and height, then the raw confidence. Width and height in pixels and the frames per
     second are 0 where the file does not say.
@@ -52,9 +52,9 @@ def make_pose(
 ) -> Pose:
     """A Pose of keypoints [T, 133, 3] in fractions, or in pixels of the video's picture.
 
-    `w_h` is the picture's size where the file says one. Coordinates are told apart by the surest joints there are.
-    Raises InputError, naming the file `where`, on no frames, NaN, nobody in any frame, pixels of an unknown or changing
-    size, or points that are all in one place.
+    `w_h` is the picture's size where the file says one. The most confident joints decide whether coordinates are
+    pixels. Raises InputError, naming the file `where`, on no frames, NaN, nobody in any frame, pixels of an unknown or
+    changing size, or points that are all in one place.
     """
     if len(keypoints) == 0:
         raise InputError(f"{where}: keypoints", "have no frame", AGAIN)
@@ -85,7 +85,7 @@ def make_pose(
 def picture_size(video: VideoInfo | None, w_h: Any = None) -> tuple[int, int] | None:
     """The size of the picture that the pose was taken from: the video's, or w_h where the file says it was another.
 
-    Some files have w_h swapped, which the video puts right.
+    Some files have w_h swapped; the video's size resolves this.
     """
     size = (video.width, video.height) if video else None
     try:
@@ -106,7 +106,7 @@ def check_signer(keypoints: np.ndarray, where: object) -> None:
 def persons_of(points: object, scores: object, where: object) -> np.ndarray:
     """[persons, 133, 3] float32 of one frame, from (persons, 133, 2) and (persons, 133), arrays or nested lists.
 
-    134 joints are rtmlib's openpose-style order, and put back. Raises InputError on anything else.
+    134 joints are in rtmlib's openpose-style order and are reordered. Raises InputError on anything else.
     """
     try:
         with np.errstate(over="ignore"):  # make_pose refuses what becomes infinite

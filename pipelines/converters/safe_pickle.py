@@ -1,7 +1,7 @@
-"""Reads the pickles and numpy files that poses and labels come in, without letting them run or touch anything.
+"""Reads poses and labels from pickles and numpy files without executing any of their code.
 
-A pickle is a program. This one is interpreted by our own machine (pickle_machine.py), which knows plain values,
-containers and numpy arrays; a list of what is forbidden could always be got round. There is no unsafe way out.
+A pickle is a program. Our own interpreter (pickle_machine.py) runs it and supports only plain values, containers and
+numpy arrays, since a list of forbidden names can always be circumvented. There is no fallback to an unsafe loader.
 """
 
 import gzip
@@ -23,7 +23,7 @@ _CUT = "cut it into clips before converting it"
 def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX_BYTES) -> object:
     """The object in a pickle (gzip-compressed if `compressed`): numpy arrays and scalars, containers, texts, numbers.
 
-    Arrays are read-only views of what was read. Raises InputError if the file is missing, truncated, larger than
+    Arrays are read-only views of the file content. Raises InputError if the file is missing, truncated, larger than
     `max_bytes` once decompressed, names any global beyond those, or takes much more memory than its size.
     """
     path = Path(path)
@@ -42,7 +42,7 @@ def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX
 
 
 def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
-    """The array of an .npy file, or the arrays of an .npz file by name; what was saved as one object comes as itself.
+    """The array of an .npy file, or the arrays of an .npz file by name; a single saved object is returned as it is.
 
     Arrays of objects are pickles and read as `load_pickle` does. Raises InputError as that does.
     """

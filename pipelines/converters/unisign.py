@@ -1,9 +1,9 @@
 """The poses published with Uni-Sign: one pickle per clip, {keypoints: T arrays (persons, 133, 2), scores: T arrays
 (persons, 133)}, at times with w_h, start and end.
 
-Found in the wild, too: nested lists, pixels in the place of fractions, w_h swapped, several persons or nobody in a
-frame, scores above 1, rtmlib's openpose-style order of 134. Person 0 is the signer, as in the published code. All 133
-joints are there.
+Also accepted, since files in circulation have them: nested lists, pixels instead of fractions, swapped w_h, several
+persons or nobody in a frame, scores above 1, rtmlib's openpose-style order of 134 joints. Person 0 is the signer, as in
+the published code. All 133 joints are there.
 """
 
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""What is to be translated, as clips of keypoint stores: those of a store, of videos whose store is known, and of any
-other videos, whose keypoints are estimated and put into a store of their own.
+"""Input for translation as clips of keypoint stores: a whole store, videos that belong to a store, or other videos.
+
+Keypoints of other videos are estimated and written to a new store.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from ..store.manifest import Clip
 
 
 class Recording(NamedTuple):
-    """A clip of a store, and what its user calls it."""
+    """A clip of a store under the name the user gave."""
 
     name: str
     store: KeypointStore

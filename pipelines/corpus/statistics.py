@@ -1,4 +1,4 @@
-"""What a corpus of keypoint stores is like: durations, text lengths, vocabulary, and what its splits have in common.
+"""Statistics of a corpus of keypoint stores: durations, text lengths, vocabulary and overlap between splits.
 
 The figure shows what the paper's Figures 2 and 8 show of CSL-News. A Chinese text's units are characters, as there,
 any other's are words; neither counts punctuation or case. Clips are read one by one, and a few numbers kept of each.
@@ -79,7 +79,7 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
             group.lengths.append(len(units))
             group.vocabulary.update(units)
             splits.append(ALL_SPLITS.index(clip.split))
-            text = " ".join(clip.text.split()) or f"\0{len(texts)}"  # no text is nobody's duplicate
+            text = " ".join(clip.text.split()) or f"\0{len(texts)}"  # an empty text is not a duplicate
             digest = blake2b(text.encode(), digest_size=8).digest()
             texts.append(int.from_bytes(digest, "little"))
     crc32c, frames = (np.concatenate([getattr(store.clips, name) for store in stores]) for name in ("crc32c", "frames"))
@@ -166,13 +166,13 @@ def _name(clip: Clip) -> str:
 
 
 def draw(corpus: Corpus, path: Path) -> None:
-    """Draws durations, text lengths and vocabulary of each language into `path`, whose suffix says the format.
+    """Draws durations, text lengths and vocabulary of each language into `path`, whose suffix selects the format.
 
     Raises InputError on another suffix than FORMATS or a path that cannot be written.
     """
     if path.suffix not in FORMATS:
         raise InputError(path, f"is no {', '.join(FORMATS)}", "name a picture of one of these formats")
-    from matplotlib.figure import Figure  # takes a second, which other uses of this module do not have to wait
+    from matplotlib.figure import Figure  # late: importing it takes a second
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -201,7 +201,7 @@ def draw(corpus: Corpus, path: Path) -> None:
 def _draw_distribution(panel, values: np.ndarray, language: str, unit: str, colour: str) -> None:
     """A histogram with the mean. Numbers of units are whole, and so is the width of their bars.
 
-    There are about two bars for the square root of the number of clips, 6 to 40: 20 clips would be lost in 40.
+    The number of bars is about twice the square root of the number of clips, limited to 6-40.
     """
     from matplotlib.ticker import MaxNLocator
 

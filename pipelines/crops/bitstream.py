@@ -2,9 +2,8 @@
 
 In H.264, HEVC and Motion JPEG every packet is a shown frame; the size can change only with a sequence parameter set, or
 is in every frame's header. VP8 and VP9 have hidden frames (alternate references): a bit of the header says which are
-shown. Sources: ITU-T H.264
-section 7.3.1 and H.265 7.3.1.2 (NAL unit headers), RFC 6386 section 9.1 (VP8 frame header), VP9 bitstream specification
-section 6.2 (uncompressed header), ITU-T T.81 section B.2.2 (JPEG frame header).
+shown. Sources: ITU-T H.264 section 7.3.1 and H.265 section 7.3.1.2 (NAL unit headers), RFC 6386 section 9.1 (VP8 frame
+header), VP9 bitstream specification section 6.2 (uncompressed header), ITU-T T.81 section B.2.2 (JPEG frame header).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from av.bitstream import BitStreamFilterContext
 
 
 class FrameHeader(NamedTuple):
-    """`size` is anything that stays equal while the picture's size does, None where the packet does not say."""
+    """`size` changes exactly when the picture size may change; None if the packet does not specify it."""
 
     shown: bool
     size: object | None = None
@@ -41,7 +40,7 @@ def header_reader(stream: av.VideoStream) -> HeaderReader | None:
 
 
 class _ParameterSets:
-    """H.264 and HEVC as MP4 and Matroska hold them: NAL units, each behind its length."""
+    """H.264 and HEVC as stored in MP4 and Matroska: length-prefixed NAL units."""
 
     def __init__(self, codec: str, extradata: bytes):
         self.hevc = codec == "hevc"

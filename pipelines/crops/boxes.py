@@ -1,11 +1,11 @@
-"""Where the hands are in the picture: square boxes around the hands, and their keypoints inside the box.
+"""Square boxes around the hands, and hand keypoints relative to their box.
 
 A box may reach beyond any edge of the picture (what lies outside is black), all coordinates are int64, and keypoints
 stay where they are relative to what is shown. All boxes of a clip share one side, by one of two rules:
 
-    clip      MARGIN times the extent that all but the largest twentieth of the clip's confident hands keep to. Does
-              not depend on which frames are sampled or chosen, so that crops can be cut beforehand.
-    sampled   MARGIN times the largest extent among the hands sampled this time (published code).
+    clip      MARGIN times the 95th percentile of the extents of the clip's confident hands. Does not depend on which
+              frames are selected or sampled, so crops can be cut in advance.
+    sampled   MARGIN times the largest extent among the currently sampled hands (published code).
 """
 
 from typing import Literal, get_args
@@ -22,7 +22,7 @@ CONFIDENT = 0.3  # clip rule: mean confidence of a hand whose extent counts
 def side_of_clip(hands_px: np.ndarray, confidence: np.ndarray) -> int:
     """The box side of the `clip` rule in pixels; every hand of the clip: [n, 21, 2] in pixels, [n, 21].
 
-    Without any confident hand, all count.
+    If no hand is confident, all hands count.
     """
     confident = confidence.mean(axis=1) > CONFIDENT
     extent = _extent(hands_px[confident] if confident.any() else hands_px)

@@ -2,8 +2,8 @@
 
     python launch/prepare.py crops STORE
 
-Clips go through worker processes in order; this process alone writes. What is on disk counts (pipelines/store/crop_store.py),
-and the next call goes on from there. Videos are decoded by DALI on a GPU, else by PyAV.
+Worker processes cut the clips in order; only this process writes. The next call resumes after the last committed clip
+(pipelines/store/crop_store.py). Videos are decoded by DALI on a GPU, else by PyAV.
 """
 
 import io
@@ -31,17 +31,17 @@ from ..workers import end_with_parent
 from .sources import VideoHandCrops, want_hands
 
 FRAMES_AT_ONCE = 256  # of a clip, so that a long one needs no more memory than others
-COMMIT_SECONDS = 60  # between the moments from which a killed run goes on
-FORETOLD_FROM = 8  # clips that are cut to foretell the disk's use
+COMMIT_SECONDS = 60  # between commits; a killed run resumes from the last one
+ESTIMATE_CLIPS = 8  # clips cut to estimate the disk space
 
 
 def cut_crops(
     store: KeypointStore, size: int, quality: int, videos: Path | None = None, workers: int | None = None
 ) -> CropStoreWriter:
-    """Cuts what is not cut yet, and says how much disk it will take before it starts.
+    """Cuts all clips that are not cut yet; prints an estimate of the disk space before it starts.
 
-    size: side in pixels; quality: of JPEG, 1 to 95; videos: a folder to look for the videos in, by their names, in the
-    place of the store's own paths; workers: processes, one a core by default. A clip whose video can't be used is named
+    size: side in pixels; quality: of JPEG, 1 to 95; videos: a folder to look for the videos in, by their names, instead
+    of the store's own paths; workers: processes, one a core by default. A clip whose video can't be used is named
     on stderr and left out. Raises InputError when the disk has too little room, or no clip can be cut.
     """
     if not 8 <= size <= 512 or not 1 <= quality <= 95:
@@ -60,14 +60,14 @@ def cut_crops(
 
 
 def _cut_the_rest(store: KeypointStore, writer: CropStoreWriter, videos: Path | None, workers: int) -> None:
-    """All clips from the writer's next one on; what is written is committed once a minute and in the end."""
+    """Cuts all clips from the writer's next one on; commits every COMMIT_SECONDS and at the end."""
     console = Console(stderr=True)
     waiting = range(writer.clips, len(store.clips))
     context = multiprocessing.get_context("spawn")  # DALI and PyAV hold threads, which a fork would not survive
     settings = (store.path, writer.size, writer.quality, videos)
     with ProcessPoolExecutor(workers, context, _start_worker, settings) as pool:
         if waiting:
-            _foretell(store, waiting, pool, writer.path, console)
+            _check_disk_space(store, waiting, pool, writer.path, console)
         committed = time.monotonic()
         clips = _in_order(pool, waiting, 4 * workers)
         bar = track(clips, "cutting hands", len(waiting), console=console, disable=not console.is_terminal)
@@ -84,9 +84,11 @@ def _cut_the_rest(store: KeypointStore, writer: CropStoreWriter, videos: Path | 
     writer.commit()
 
 
-def _foretell(store: KeypointStore, waiting: range, pool: ProcessPoolExecutor, folder: Path, console: Console) -> None:
-    """Says what the crops will take, from clips all over the store; InputError if the disk has less room."""
-    sample = np.unique(np.linspace(waiting.start, waiting.stop - 1, FORETOLD_FROM).astype(int)).tolist()
+def _check_disk_space(
+    store: KeypointStore, waiting: range, pool: ProcessPoolExecutor, folder: Path, console: Console
+) -> None:
+    """Estimates the crops' size from clips spread over the store. Raises InputError if the disk is too small."""
+    sample = np.unique(np.linspace(waiting.start, waiting.stop - 1, ESTIMATE_CLIPS).astype(int)).tolist()
     results = [files for files in pool.map(_cut, sample) if not isinstance(files, str)]
     crops = 2 * int(store.clips.frames[waiting.start :].sum())
     if not results:
@@ -108,7 +110,7 @@ def _human(size: float) -> str:
 
 
 def _in_order(pool: ProcessPoolExecutor, numbers: range, ahead: int) -> Iterator[tuple[int, list[bytes] | str]]:
-    """Each clip's files, or why it has none; at most `ahead` clips are at work or waiting to be written."""
+    """Each clip's files, or why it has none; at most `ahead` clips are in progress or waiting to be written."""
     submitted = ((number, pool.submit(_cut, number)) for number in numbers)
     waiting = deque(islice(submitted, ahead))
     while waiting:
@@ -119,7 +121,7 @@ def _in_order(pool: ProcessPoolExecutor, numbers: range, ahead: int) -> Iterator
 
 
 class _Cutter:
-    """What a worker process has."""
+    """State of a worker process."""
 
     def __init__(self, store: Path, size: int, quality: int, videos: Path | None):
         self.store, self.videos, self.quality = KeypointStore.open(store), videos, quality

@@ -1,7 +1,7 @@
 """NVIDIA DALI's decoders: JPEG pictures, and the sampled frames of videos, on the CPU or on a GPU.
 
-On a GPU what leaves the CPU is the files' bytes; nvJPEG and NVDEC decode them, and the pixels stay there. On the CPU
-DALI decodes JPEG, VP9 and MJPEG.
+On a GPU only the compressed bytes are uploaded; nvJPEG and NVDEC decode them, and the pixels stay on the GPU. On the
+CPU DALI decodes JPEG, VP9 and MJPEG.
 """
 
 from abc import ABC, abstractmethod
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 CPU_CODECS = ("vp9", "mjpeg")  # FFmpeg's names
 MOST_PICTURES = 4096  # of one call
-MOST_VIDEOS = {"cpu": 1, "cuda": 16}  # more gain nothing on the CPU; on a GPU they fill its decoders
+MOST_VIDEOS = {"cpu": 1, "cuda": 16}  # more do not help on the CPU; on a GPU they keep the decoders busy
 DECODER_THREADS = 1  # parallel over the loader's threads instead
 
 
 class DecodingError(Exception):
-    """DALI refused one sample of a call, and does not say which."""
+    """DALI failed on one sample of a call; it does not report which."""
 
 
 class _Decoder(ABC):
-    """One pipeline, built when it is first needed and again after an error. To be used by one thread.
+    """One pipeline, built on first use and rebuilt after an error. Not thread-safe.
 
-    DALI is imported no earlier either: pose-only training does without.
+    DALI is imported on first use, so pose-only training does not need it.
     """
 
     def __init__(self, device: torch.device, most: int):
@@ -43,7 +43,7 @@ class _Decoder(ABC):
 
     @contextmanager
     def _run(self, **inputs: list[np.ndarray]) -> Iterator["TensorListCPU | TensorListGPU"]:
-        """What the pipeline makes of the inputs, in its own buffer: nothing of it may be used outside the block."""
+        """The pipeline's output for the inputs, in its own buffer, which is valid only inside the block."""
         if self._pipeline is None:
             self._pipeline = self._build()
         try:
@@ -99,7 +99,7 @@ class JpegDecoder(_Decoder):
 
 
 class VideoDecoder(_Decoder):
-    """Numbered frames of several videos; every one of them must exist, since for some codecs DALI makes up the rest."""
+    """Numbered frames of several videos. All must exist: for some codecs DALI fabricates missing frames."""
 
     def __init__(self, device: torch.device):
         super().__init__(device, MOST_VIDEOS[device.type])
@@ -115,12 +115,12 @@ class VideoDecoder(_Decoder):
     def decode(self, files: Sequence[np.ndarray], frames: Sequence[np.ndarray]) -> Iterator[list[Tensor]]:
         """For each of at most `most` files [n, H, W, 3] uint8 RGB on the device: its frames [n], from 0.
 
-        They last as long as the block. Raises DecodingError.
+        The tensors are valid only inside the block. Raises DecodingError.
         """
         numbers = [of_video.astype(np.int32) for of_video in frames]
         with self._run(files=list(files), frames=numbers) as decoded:
             yield [torch.from_dlpack(decoded[i]) for i in range(len(decoded))]
 
     def supports(self, codec: str) -> bool:
-        """Whether videos of this codec are for DALI here; the others are for PyAV."""
+        """Whether DALI decodes this codec on this device; PyAV decodes the others."""
         return self.device.type == "cuda" or codec in CPU_CODECS

@@ -1,7 +1,7 @@
-"""Hand crops: pictures of the sampled hands, all of one size, from the crop store or out of the clips' videos.
+"""Hand crops of the sampled hands, all of one size, from the crop store or from the clips' videos.
 
-Both sources have one interface, `read(wanted)`: crops [n, 3, S, S] uint8 on the device for each clip, or what is wrong
-with it. A source is to be used by one thread.
+Both sources have one interface, `read(wanted)`: crops [n, 3, S, S] uint8 on the device for each clip, or its
+error. Sources are not thread-safe.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from .video import VideoFile
 
 LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
 MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond it the keypoints are not fractions of the picture
-# Of the many clips without sampled hands.
+# Shared by the many clips without sampled hands.
 NO_FRAMES, _NO_POINTS, _NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 21, 2)), np.zeros((0, 4), np.int64)
 
 
@@ -42,7 +42,7 @@ class WantedHands:
 def want_hands(
     clip: Clip, video: Path | None, keypoints: np.ndarray, frames: np.ndarray, hands: np.ndarray, rule: BoxRule
 ) -> WantedHands:
-    """Boxes for these hands by a rule of hand_boxes.py; `keypoints` [T, 133, 3] of the whole clip, as stored.
+    """Boxes for these hands by a rule of boxes.py; `keypoints` [T, 133, 3] of the whole clip, as stored.
 
     Raises InputError if the keypoints can't be of this picture.
     """
@@ -75,7 +75,7 @@ class StoredHandCrops:
         self._nothing = torch.zeros(0, 3, store.size, store.size, dtype=torch.uint8, device=device)
 
     def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
-        """The crops of each clip, or why they cannot be had."""
+        """The crops of each clip, or why they cannot be read."""
         result: list[Tensor | InputError] = [self._nothing] * len(wanted)
         files: list[np.ndarray] = []
         rows: dict[int, slice] = {}
@@ -98,9 +98,9 @@ class StoredHandCrops:
 
 
 class VideoHandCrops:
-    """Out of the clips' videos, only the wanted frames: by DALI on a GPU, by PyAV on the CPU.
+    """From the clips' videos, decoding only the needed frames: DALI on a GPU, PyAV on the CPU.
 
-    `dali` takes DALI on the CPU too, for the codecs it knows there: a little slower than PyAV
+    `dali` uses DALI on the CPU too, for the codecs it supports there: slightly slower than PyAV
     (benchmarks/data_path.py).
     """
 
@@ -110,7 +110,7 @@ class VideoHandCrops:
         self._decoder = VideoDecoder(device) if dali or device.type == "cuda" else None
 
     def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
-        """The crops of each clip, or why they cannot be had."""
+        """The crops of each clip, or why they cannot be read."""
         answers = [self._begin(clip) for clip in wanted]
         waiting = [i for i, crops in enumerate(answers) if crops is None]
         while waiting:
@@ -123,7 +123,7 @@ class VideoHandCrops:
         return result
 
     def _begin(self, wanted: WantedHands) -> Tensor | InputError | None:
-        """The crops, if there are none or PyAV reads them; None if the clip is for DALI."""
+        """The crops, if there are none or PyAV reads them; None if DALI is to decode the clip."""
         if not len(wanted.frames):
             return torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8, device=self._device)
         try:
@@ -156,7 +156,7 @@ class VideoHandCrops:
             with self._decoder.decode(files, [numbers for numbers, _ in frames]) as pictures:
                 cut = _gpu_crops if self._device.type == "cuda" else _cpu_crops
                 return cut(pictures, [index for _, index in frames], [clip.boxes for clip in wanted], self.size)
-        except DecodingError:  # one clip is bad, and PyAV says which and why
+        except DecodingError:  # one clip is bad; PyAV reports which and why
             return [self._alone(clip) for clip in wanted]
 
     def _alone(self, wanted: WantedHands) -> Tensor | InputError:
@@ -195,7 +195,7 @@ def resize(patches_NSS3: Tensor, size: int) -> Tensor:
 
 
 def _patches(boxes: np.ndarray) -> Tensor:
-    """[n, s, s, 3] of black, to be cut into."""
+    """Black patches [n, s, s, 3] to copy crops into."""
     side = int(boxes[0, 2] - boxes[0, 0])
     return torch.zeros(len(boxes), side, side, 3, dtype=torch.uint8)
 
@@ -219,7 +219,7 @@ def _video_frames(wanted: WantedHands) -> np.ndarray:
 
 
 def _check(video: VideoFile, wanted: WantedHands) -> None:
-    """InputError if this is not the video that the pose is of."""
+    """Raises InputError if the pose was not extracted from this video."""
     clip = wanted.clip
     again = "extract the pose from this very video again"
     if (video.width, video.height) != (clip.width, clip.height):

@@ -1,11 +1,11 @@
-"""Videos as a player shows them: their frames and how many there are, when each is shown, and in what size.
+"""Videos as a player shows them: frames, frame count, presentation times and size.
 
-The one reader and the one frame counter of the project: converters, pose estimation, crops and report all number frames
-by it. A frame counts if it is shown: not what an edit list cuts off, not a hidden reference frame, not a cover picture.
+Converters, pose estimation, crops and report all number frames by this reader. A frame counts if it is shown: frames
+removed by an edit list, hidden reference frames and cover pictures do not count.
 Pictures are rotated and mirrored by the display matrix, and width and height are those of the rotated picture.
 
-Frames are counted from the packets where this is proved to be the same (`VideoFile.scan`), which reads the file but
-decodes one frame; else every frame is decoded.
+Where packets determine the frame count (`VideoFile.scan`), the file is read but only one frame is decoded; otherwise
+every frame is decoded.
 """
 
 from collections.abc import Iterator
@@ -26,9 +26,9 @@ REMEDY = "encode it again, or leave the clip out"
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".h264", ".ivf")
 INDEXED = ("mov", "matroska", "avi")  # containers with one frame and its time in each packet
 NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-RIGHT_ANGLE = 0.01  # a display matrix may be off by so much and still be a right angle
-SAME_SHAPE = 0.05  # by so much an aspect ratio may change within a video (sizes are rounded)
-RATE_DOUBT = 0.05  # by so much the declared frame rate may differ from the timestamps' before they are believed
+RIGHT_ANGLE = 0.01  # tolerance within which a display matrix is a right-angle rotation
+SAME_SHAPE = 0.05  # relative change of aspect ratio allowed within a video (sizes are rounded)
+RATE_DOUBT = 0.05  # if the declared frame rate differs by more, the timestamps' rate is used
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Scan:
-    """What reading a file to its end says: shown frames, their times, whether all are of one size.
+    """The result of reading a file to its end: shown frames, their times, whether the size changes.
 
     `plain`: every packet is a shown frame, so that a decoder that counts packets numbers the frames alike.
     """
@@ -117,13 +117,13 @@ class VideoFile:
 
     @cached_property
     def declared_frames(self) -> int:
-        """What the file says of its length, without what an edit list cuts off; 0 if it says nothing."""
+        """The frame count that the file declares, without frames removed by an edit list; 0 if it declares none."""
         if self._mov and self._stream.frames:  # the index knows the edit list, the header does not
             return sum(not entry.is_discard for entry in self._stream.index_entries)
         return self._stream.frames
 
     def info(self) -> VideoInfo:
-        """What a converter needs. Reads the whole file. Raises InputError if it has no frame rate or cannot be read."""
+        """The video's properties. Reads the whole file. Raises InputError if it has no frame rate or cannot be read."""
         scan = self.scan
         if not scan.frames:
             raise InputError(self.path, "the video does not decode (all its frames are damaged)", REMEDY)
@@ -147,7 +147,7 @@ class VideoFile:
 
     @cached_property
     def scan(self) -> Scan:
-        """Reads the file to its end, and decodes it where packets leave any doubt about its frames.
+        """Reads the file to its end, and decodes it if the packets do not determine its frames.
 
         Raises InputError if it cannot be read to its end, or if its picture changes its shape on the way.
         """
@@ -160,11 +160,11 @@ class VideoFile:
             raise InputError(self.path, f"cannot be read to its end ({error.strerror})", REMEDY) from None
 
     def _scan_packets(self, container: av.container.InputContainer, stream: av.VideoStream) -> Scan | None:
-        """From the packets alone, None in doubt.
+        """Scans the packets only; None if they do not determine the frames.
 
-        In no doubt is a container that gives each packet its time, beginning with a key frame that comes first in time
-        and is what the decoder gave first: then no frame lacks its references, and every shown frame is decoded. Only
-        damage within a packet can make it otherwise.
+        They do if every packet has a timestamp and the first is a key frame, earliest in time and the first frame that
+        the decoder returned: then no frame lacks its references, and every shown frame decodes, unless a packet is
+        damaged inside.
         """
         read_headers = header_reader(stream)
         if read_headers is None or not container.format.name.startswith(INDEXED):
@@ -205,7 +205,7 @@ class VideoFile:
         return Scan(len(times), self._seconds(times, container, stream), False, plain)
 
     def _scan_frames(self) -> Scan:
-        """By decoding all: up to the first frame that does not decode, without damaged frames at the end."""
+        """Decodes all frames up to the first that fails, and drops damaged frames at the end."""
         times: list[int | None] = []
         frames, resized = 0, False
         container, stream = self._open()
@@ -260,7 +260,7 @@ class VideoFile:
             return
 
     def sampled(self, every: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Every so many frames one, and the last that decodes: its number, and RGB [H, W, 3] uint8."""
+        """Every `every`-th frame and the last that decodes: its number, and RGB [H, W, 3] uint8."""
         last: tuple[int, av.VideoFrame] | None = None
         try:
             for number, frame in enumerate(self._all()):

@@ -4,8 +4,8 @@
 
 Two stores come out, sentences (SLT and CSLR) and words (ISLR), each with H.264 videos. Eight of the twenty signs form
 pairs that differ in handshape alone and are signed so fast that the keypoint estimator only guesses the fingers, with
-low confidence: keypoints cannot tell them apart, the picture can (tag `needs_rgb`). `signs` and `language` are what is
-said, `signer` performs it, `keypoint_errors` and `renderer` observe it, `plan` decides which clips there are.
+low confidence: keypoints cannot tell them apart, the picture can (tag `needs_rgb`). `signs` and `language` define
+the content, `signer` performs it, `keypoint_errors` and `renderer` observe it, `plan` lists the clips.
 """
 
 import multiprocessing

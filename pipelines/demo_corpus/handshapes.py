@@ -1,6 +1,6 @@
 """Pictures of single hands, to teach an RGB encoder what a hand looks like before it sees a clip.
 
-They stand in for ImageNet: any handshape, turned, sized and coloured at random, none of it from a clip.
+They replace ImageNet pretraining: handshapes with random rotation, size and colour, none taken from a clip.
 """
 
 import numpy as np

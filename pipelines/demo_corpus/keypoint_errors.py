@@ -1,4 +1,4 @@
-"""What a whole-body estimator makes of a performance: 133 keypoints with its noise and its failures.
+"""Simulates a whole-body keypoint estimator on a performance: 133 keypoints with its noise and failures.
 
 Where a hand moves fast (or covers the other one) the fingers are guessed: a mean hand at the right place and of about
 the right size, with low confidence, whatever the true handshape. Arms, wrists and face stay good.

@@ -1,4 +1,4 @@
-"""Which clips the demo corpus has: what is signed, by whom, before which camera, in which split. No drawing here."""
+"""The plan of the demo corpus: sentence, signer, camera and split of every clip. Draws nothing."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -37,7 +37,7 @@ class ClipPlan:
 
 
 def _split_sentences(clips: int, rng: np.random.Generator) -> list[tuple[str, Sentence]]:
-    """The language is cut in three first, then each split draws from its own piece, and again once it is used up."""
+    """Partitions the sentences by split; each split cycles through its own part."""
     pool = all_sentences()
     pool = [pool[i] for i in rng.permutation(len(pool))]
     dev, test = round(DEV_SHARE * len(pool)), round(TEST_SHARE * len(pool))
@@ -48,7 +48,7 @@ def _split_sentences(clips: int, rng: np.random.Generator) -> list[tuple[str, Se
 
 
 def _word_order() -> list[str]:
-    """Pairs and other words by turns, so that a small corpus, which takes the first few, has both."""
+    """Alternates pairs and other words, so that a small corpus, which uses only the first few, has both."""
     paired, others = [list(pair) for pair in PAIRS], [word for word in WORDS if word not in AMBIGUOUS]
     order = []
     while paired or others:

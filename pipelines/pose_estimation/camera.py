@@ -1,4 +1,4 @@
-"""A camera, and the signer's keypoints picture by picture."""
+"""Camera capture, and the signer's keypoints frame by frame."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ..signer_tracking import follow_signer
 from ..skeleton import JOINTS
 from .networks import PersonDetector, PoseNetwork
 
-REMEMBERED = 50  # pictures: so long the signer may be out of the detector's sight
+REMEMBERED = 50  # frames for which the signer may go undetected
 
 
 def pictures(camera: str) -> Iterator[np.ndarray]:
@@ -19,7 +19,7 @@ def pictures(camera: str) -> Iterator[np.ndarray]:
 
     Ends with the file, or when the camera gives no more. Raises InputError if it gives no picture at all.
     """
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # one line says it all
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the InputError below is enough
     capture = cv2.VideoCapture(int(camera) if camera.isdigit() else camera)
     seen = False
     try:
@@ -34,7 +34,7 @@ def pictures(camera: str) -> Iterator[np.ndarray]:
 
 
 class LivePose:
-    """The signer's keypoints; the signer is who was largest and surest lately."""
+    """Keypoints of the signer: the largest and most confident person over the last REMEMBERED frames."""
 
     def __init__(self, detector: PersonDetector, network: PoseNetwork):
         self._detector, self._network = detector, network

@@ -1,11 +1,11 @@
-"""The signer's keypoints in a video, with the person detector run in few of its frames.
+"""The signer's keypoints in a video, with the person detector run on only a few frames.
 
-The detector runs in one frame of DETECT_EVERY and in the last. Between two of these the signer's box is interpolated,
-and the pose network looks at it in whole batches. Its keypoints say whether the box was right: where a joint lies at
-the edge of the crop, or the network is far less sure of a part of the body than in the last frame with a detection, the
-detector runs in that frame too, and its box is used. It also runs in every frame between two detections that do not
-agree on where the signer is. A signer who stays in place costs about one detection in 25 frames; one in each, as in
-rtmlib's Wholebody, takes 3.6 times as long as the pose network.
+The detector runs on every DETECT_EVERY-th frame and on the last. In between, the signer's box is interpolated, and the
+pose network processes full batches. Its keypoints validate the box: if a joint lies at the edge of the crop, or a body
+part is much less confident than in the last frame with a detection, the detector also runs on that frame and its box
+replaces the interpolated one. It also runs on every frame between two detections that disagree on the signer's place. A
+signer who stays in place costs about one detection in 25 frames; one in each, as in rtmlib's Wholebody, takes 3.6 times
+as long as the pose network.
 """
 
 from bisect import bisect
@@ -26,7 +26,7 @@ from .networks import PersonDetector, PoseNetwork
 
 DETECT_EVERY = 25  # frames
 SAME_PLACE = 0.5  # intersection over union of two detections between which the signer's box is interpolated
-EDGE = 0.1  # of the box's width and height: a joint further outside is too near to the edge of the crop (0.125)
+EDGE = 0.1  # of the box's width and height: a joint further outside is too close to the edge of the crop (0.125)
 LESS_SURE = 0.6  # times a part's mean confidence in the last frame with a detection
 
 
@@ -54,7 +54,7 @@ def estimate_pose(
     if declared - found.frames > UNDECODABLE_FRAMES:
         problem = f"decodes only to frame {found.frames} of {declared}"
         raise InputError(video, problem, "copy or encode the video again, or leave the clip out")
-    if not found.known and detect_every > 1:  # perhaps there for a moment
+    if not found.known and detect_every > 1:  # the signer may appear only briefly
         with VideoFile(video) as file:
             found = _Detections(file, detector, 1)
     if not found.known:
@@ -75,7 +75,7 @@ def estimate_pose(
 
 
 class _Detections:
-    """The signer's box [4] in the frames that were looked at first, None where the signer is not there."""
+    """The signer's box [4] in the frames of the first detection pass, None where there is no signer."""
 
     def __init__(self, file: VideoFile, detector: PersonDetector, every: int):
         """Detects persons in one frame of `every` and in the last that decodes."""
@@ -87,7 +87,7 @@ class _Detections:
         self.frames = self.numbers[-1] + 1 if persons else 0
 
     def between(self, number: int) -> np.ndarray | None:
-        """The box interpolated between the detections before and after a frame; None if these do not agree."""
+        """The box interpolated between the detections before and after a frame; None if they disagree."""
         at = bisect(self.numbers, number)
         before, after = self.numbers[at - 1], self.numbers[at]
         a, b = self.boxes[before], self.boxes[after]
@@ -96,7 +96,7 @@ class _Detections:
         return a + (number - before) / (after - before) * (b - a)
 
     def nearest(self, number: int) -> np.ndarray:
-        """The box that is known nearest in time."""
+        """The known box nearest in time."""
         return self.known[min(self.known, key=lambda n: abs(n - number))]
 
 
@@ -153,7 +153,7 @@ def _look(frames: list[_Frame], network: PoseNetwork) -> tuple[np.ndarray, np.nd
 
 
 def _is_doubtful(points: np.ndarray, confidence: np.ndarray, box: np.ndarray) -> bool:
-    """Whether a joint [133, 2] in no doubt is so far outside the box that the crop may end there."""
+    """Whether a confident joint of points [133, 2] lies so far outside the box that the crop may cut it off."""
     seen = points[PACKED_JOINTS][confidence[PACKED_JOINTS] > SEEN]
     margin = EDGE * (box[2:] - box[:2])
     return bool(((seen < box[:2] - margin) | (seen > box[2:] + margin)).any())

@@ -1,8 +1,8 @@
 """Folders of videos -> pose files, the pickles of the published Uni-Sign format (pipelines/converters/unisign.py).
 
 {keypoints: T arrays (1, 133, 2), x / width and y / height, scores: T arrays (1, 133), w_h: [width, height], estimator:
-name of the weights}, all float32. A frame in which the signer is not found has zeros, confidence 0. A file appears
-whole or not at all, so that a second call has only the rest to do.
+name of the weights}, all float32. A frame in which the signer is not found has zeros, confidence 0. Files are
+written atomically, so a second call processes only the remaining videos.
 """
 
 import pickle
@@ -33,7 +33,7 @@ class Work:
 
 @dataclass
 class Extraction:
-    """Why each video that was left out is bad, and how many frames of the others were estimated in how many seconds."""
+    """The errors of videos that were left out; the number of frames estimated in the others, and the seconds taken."""
 
     bad: list[InputError] = field(default_factory=list)
     frames: int = 0
@@ -66,9 +66,9 @@ def find_work(videos: Path, out: Path) -> list[Work]:
 
 
 def extract(work: list[Work], detector: PersonDetector, network: PoseNetwork, workers: int = 2) -> Extraction:
-    """Writes the pose files. A video that is left out is named on stderr, too.
+    """Writes the pose files. Videos that are left out are also reported on stderr.
 
-    `workers` videos are at work at once, in threads: onnxruntime, OpenCV and FFmpeg all run beside one another. Raises
+    Processes `workers` videos at once in threads; onnxruntime, OpenCV and FFmpeg release the GIL. Raises
     InputError if a pose file cannot be written.
     """
     if workers < 1:
@@ -94,7 +94,7 @@ def extract(work: list[Work], detector: PersonDetector, network: PoseNetwork, wo
 def _as_completed(
     pool: ThreadPoolExecutor, do: Callable[[Work], int | InputError], work: list[Work], ahead: int
 ) -> Iterator[Future]:
-    """The finished jobs, at most `ahead` of them waiting or at work at a time."""
+    """Yields jobs as they finish, with at most `ahead` submitted at a time."""
     running: set[Future] = set()
     for item in work:
         running.add(pool.submit(do, item))
@@ -110,7 +110,7 @@ def _write_pose(work: Work, detector: PersonDetector, network: PoseNetwork) -> i
         pose = estimate_pose(work.video, detector, network)
     except InputError as error:
         return error
-    except Exception as error:  # OpenCV, onnxruntime and FFmpeg have many of their own; other videos go on
+    except Exception as error:  # OpenCV, onnxruntime and FFmpeg raise many types; continue with other videos
         said = (str(error).strip().splitlines() or [""])[0]
         return InputError(work.video, f"its poses cannot be estimated ({type(error).__name__}: {said})", "leave it out")
     with replaced(work.pose) as part:

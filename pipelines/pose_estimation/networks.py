@@ -1,7 +1,7 @@
 """The two networks of pose estimation, ONNX files run by onnxruntime: a person detector and a whole-body pose network.
 
-What surrounds a network (letterbox, crop, SimCC decoding) is rtmlib's, and so are the default weights: YOLOX-m and
-RTMW-l 384x288, which rtmlib's Wholebody takes in its mode "performance". The paper's RTMPose-x (appendix A.1) has the
+Pre- and postprocessing (letterbox, crop, SimCC decoding) and the default weights are rtmlib's: YOLOX-m and
+RTMW-l 384x288, which rtmlib's Wholebody uses in its mode "performance". The paper's RTMPose-x (appendix A.1) has the
 same input, outputs and 133 keypoints, but is released as a PyTorch checkpoint alone, MMPose's
 rtmpose-x_simcc-coco-wholebody_pt-body7_270e-384x288-401dfc90_20230629.pth. Exported with MMDeploy, it can be given as a
 file.
@@ -46,12 +46,13 @@ class _Tool(Protocol):
 
 
 class PersonDetector:
-    """YOLOX: a picture's persons."""
+    """YOLOX: detects the persons in a picture."""
 
     def __init__(self, weights: Path | None = None, device: str = "cpu"):
         """`weights`: an ONNX file with or without non-maximum suppression inside; None: rtmlib's, downloaded once.
 
-        `device`: "cpu" or "cuda". Raises InputError if weights or device are not to be had, or are no such network.
+        `device`: "cpu" or "cuda". Raises InputError if weights or device are unavailable, or the file is no such
+        network.
         """
         self.weights = weights or _default_weights("det", "--detector")
         self._yolox = _load(rtmlib.YOLOX, self.weights, DEFAULT["det_input_size"], device)
@@ -113,7 +114,7 @@ class PoseNetwork:
         self.batch = 1 if isinstance(fixed_batch, int) else batch
 
     def crop(self, picture: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the network sees of a box in an RGB picture: input [3, h, w], centre [2] and size [2] in pixels."""
+        """The network's input for a box in an RGB picture: input [3, h, w], centre [2] and size [2] in pixels."""
         # rtmlib's examples give BGR, but its mean and the network's training (MMPose, bgr_to_rgb) are RGB.
         image, centre, size = self._rtmpose.preprocess(picture, box)
         return image.astype(np.float32).transpose(2, 0, 1), centre, size
@@ -143,7 +144,7 @@ def _load(kind: Callable[..., _Tool], weights: Path, size: tuple[int, int], devi
     if not weights.is_file():
         raise InputError(weights, "is missing", "name the ONNX file of the network")
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-    remedy = "install onnxruntime-gpu in the place of onnxruntime, with the CUDA and cuDNN it asks for, or use cpu"
+    remedy = "install onnxruntime-gpu instead of onnxruntime, with the CUDA and cuDNN it requires, or use cpu"
     if provider not in onnxruntime.get_available_providers():
         raise InputError(f"device {device}", "is not known to this onnxruntime", remedy)
     try:
@@ -151,7 +152,7 @@ def _load(kind: Callable[..., _Tool], weights: Path, size: tuple[int, int], devi
             network = kind(str(weights), size, backend="onnxruntime", device=device)
     except Exception as error:  # onnxruntime has a class of its own for every way in which a file is bad
         raise InputError(weights, f"is not an ONNX network ({error})", "copy or download the file again") from None
-    if provider not in network.session.get_providers():  # it falls back to the CPU with a warning alone
+    if provider not in network.session.get_providers():  # onnxruntime falls back to the CPU with only a warning
         raise InputError(f"device {device}", "does not work here", remedy)
     return network
 

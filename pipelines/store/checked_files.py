@@ -1,4 +1,4 @@
-"""Files of a store, as they are read: headers with their own checksum, and bytes by their place."""
+"""Access to the files of a store: headers with a checksum, and reads at an offset."""
 
 import json
 import os
@@ -15,9 +15,9 @@ _HEADER_BYTES = 64 * 2**20
 
 
 class FileReader:
-    """A file, read by place; threads may share it. No memory map: that of a file which is cut short kills the process.
+    """Thread-safe reads at an offset. Not a memory map, which would crash the process if the file is truncated.
 
-    `read` gives fewer bytes than asked for where the file ends.
+    `read` returns fewer bytes than requested at the end of the file.
     """
 
     def __init__(self, path: Path):
@@ -37,7 +37,7 @@ class FileReader:
     def read(self, start: int, size: int) -> bytes:
         """The file's bytes from `start`. Raises OSError if the disk fails."""
         if size > 2**24:
-            size = max(0, min(size, self.size - start))  # room is made for no more than there is
+            size = max(0, min(size, self.size - start))  # do not allocate more than the file has
         piece = os.pread(self._descriptor, size, start)
         if len(piece) in (0, size):
             return piece
@@ -45,12 +45,12 @@ class FileReader:
 
 
 def json_crc32c(value: object) -> int:
-    """The CRC-32C of a JSON value, however it is laid out."""
+    """The CRC-32C of a JSON value, independent of its formatting."""
     return google_crc32c.value(json.dumps(value, sort_keys=True).encode())
 
 
 def write_header(path: Path, header: dict) -> None:
-    """Writes a header with its checksum, last and in one move: what it counts is on disk."""
+    """Atomically writes a header with its checksum, after everything it counts is on disk."""
     values = {name: value for name, value in header.items() if name != "checksum"}
     replace_json(path, values | {"checksum": json_crc32c(values)})
 

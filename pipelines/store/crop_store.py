@@ -3,7 +3,7 @@
     STORE/crops/jpeg.zarr    [bytes] uint8: one file after the other, by frame, the left hand before the right one
     STORE/crops/ends.zarr    [2 frames] int64: where each file ends (it begins where the one before ends)
     STORE/crops/crc32c.zarr  [2 frames] uint32: each file's checksum
-    STORE/crops/crops.json   what counts of these, and how they were cut; replaced when more clips are on disk
+    STORE/crops/crops.json   committed counts and cutting settings; replaced at every commit
 
 Boxes follow the `clip` rule of pipelines/crops/boxes.py. The files of a clip that could not be cut are empty.
 """
@@ -100,9 +100,9 @@ class CropStore:
 
 
 class CropStoreWriter:
-    """Adds clips to the crops of a keypoint store, in the store's order, from where an earlier writer got to.
+    """Adds clips to the crops of a keypoint store, in the store's order, resuming where an earlier writer stopped.
 
-    Only what was committed counts: after a crash the next writer goes on from there.
+    Only committed clips count: after a crash the next writer resumes after them.
     """
 
     def __init__(self, store: KeypointStore, size: int, quality: int):

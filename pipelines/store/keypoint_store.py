@@ -5,8 +5,8 @@
     STORE/store.json       written last, when everything else is on disk: a folder without it is not a store
     STORE/crops            hand crops, once launch/prepare.py crops has cut them (pipelines/store/crop_store.py)
 
-Only what store.json counts is part of the store, so that a store which is being appended to stays whole. Zarr reads a
-lost chunk as the fill value and never says so, hence the checksums and the fill value NaN, which no clip has.
+Only what store.json counts is part of the store, so a store stays valid while it is appended to. Zarr silently reads a
+lost chunk as the fill value, hence the checksums and the fill value NaN, which no clip contains.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ class KeypointStore:
 
     @classmethod
     def open(cls, path: Path | str) -> "KeypointStore":
-        """Checks that the store's parts are there, nothing else read. Raises InputError if it is not a whole store."""
+        """Checks only that the store's parts exist. Raises InputError if the store is incomplete."""
         path = Path(path)
         header = _read_header(path)
         clips = Manifest(path / "manifest.jsonl", header["clips"], header["manifest_bytes"], header.get("index_crc32c"))
@@ -71,7 +71,7 @@ class KeypointStore:
         raise InputError(f"{self.path / 'keypoints.zarr'}: clip {clip.id}", problem, remedy)
 
     def video(self, clip: Clip) -> Path:
-        """Where the clip's video is. Raises InputError if the clip has none; the file itself is not looked at."""
+        """Where the clip's video is. Raises InputError if the clip has none; the file itself is not opened."""
         if not clip.source:
             where = f"{self.path / 'manifest.jsonl'}: clip {clip.id}: source"
             raise InputError(where, "the clip has no video", "train it pose-only (--p-samp 0)")

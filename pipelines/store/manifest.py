@@ -1,7 +1,7 @@
 """The manifest: one JSON line per clip, in the order in which the clips' frames lie in the keypoint store.
 
 A binary index lies beside it, so that a corpus of a million clips opens at once: 29 bytes a clip, of which four are the
-checksum of the rest and of the clip's line. Lines are read and parsed when they are asked for.
+checksum of the rest and of the clip's line. Lines are read and parsed on demand.
 """
 
 import json
@@ -34,7 +34,7 @@ _REMEDY = "write the store again with launch/prepare.py"
 
 
 class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of a clip besides its keypoints."""
+    """The metadata of a clip."""
 
     id: str  # unique within a store
     split: str  # one of ALL_SPLITS
@@ -54,7 +54,7 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     video_frames: int = 0  # frames of the whole video that can be decoded; 0 if it ends with the clip
 
     def target(self, task: Task, language: str | None = None) -> str:
-        """What the model learns to say for `task`, in `language` (None: the clip's own).
+        """The target text for `task`, in `language` (None: the clip's own).
 
         Raises InputError where the clip has no such text.
         """
@@ -108,7 +108,7 @@ class Manifest(Iterable[Clip]):
         self._frames = np.where(self._damaged, 1, self._index["frames"])
 
     def _possible(self) -> np.ndarray:
-        """Which entries can be true: the index of a former version has no checksum."""
+        """Which entries are plausible; the index of earlier versions has no checksum."""
         ends = np.append(self._line[1:], self._size)[: len(self)]
         frames, first = self._index["frames"], self._index["first_frame"]
         good = (self._line >= 0) & (self._line < ends) & (ends <= self._size) & (frames > 0)
@@ -244,9 +244,9 @@ class ManifestWriter:
             sync_to_disk(Path(file.name))
 
     def abandon(self) -> None:
-        """Closes the files, whatever became of what was appended."""
+        """Closes the files without requiring that appended data is written."""
         for file in self._files:
-            with suppress(OSError):  # of a full disk, once more
+            with suppress(OSError):  # the disk may still be full
                 file.close()
 
 
@@ -297,5 +297,5 @@ def _parse(where: str, line: bytes) -> Clip:
         values = None
     if isinstance(values, dict):
         with suppress(TypeError):
-            check_clip(where, Clip(**values))  # says which field has another type
+            check_clip(where, Clip(**values))  # names the field of the wrong type
     raise InputError(where, reason, _REMEDY)

@@ -52,7 +52,7 @@ def merge_stores(stores: list[KeypointStore], out: Path, compress: bool = False)
 
 
 def _crops(stores: list[KeypointStore]) -> list[CropStore]:
-    """The stores' crops, or none where they don't go together."""
+    """The stores' crops, or [] if they are incomplete or differ in size or quality."""
     if not all((crops_folder(store) / "crops.json").exists() for store in stores):
         return []
     crops = [CropStore(store) for store in stores]

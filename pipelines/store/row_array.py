@@ -1,7 +1,7 @@
-"""A long Zarr v3 array that is written by appending rows and read by place.
+"""A long Zarr v3 array that is written by appending rows and read by row range.
 
-Without compression a shard file is its chunks in order and then their index, so that rows lie where arithmetic says.
-Every shard's index is verified before the file is read, because a chunk that Zarr left out would shift the others.
+An uncompressed shard file is its chunks in order followed by their index, so row offsets can be computed. Each shard's
+index is verified before the file is read, because a chunk omitted by Zarr would shift the others.
 """
 
 import shutil
@@ -29,7 +29,7 @@ OPEN_SHARDS = 128
 class RowWriter:
     """Appends rows to the array at `path`, which ends up a whole number of shards until `commit`.
 
-    A killed writer leaves rows behind the last committed one; whoever knows their number goes on with `reopen`.
+    A killed writer may leave rows after the last committed one; `reopen` with the committed count drops them.
     """
 
     def __init__(self, path: Path, array: zarr.Array, rows: int):
@@ -53,7 +53,7 @@ class RowWriter:
         fill_value: float,
         compress: bool = False,
     ) -> "RowWriter":
-        """An empty array in the place of whatever is there."""
+        """Creates an empty array, replacing anything at `path`."""
         array = zarr.create_array(
             path,
             shape=(0, *row_shape),
@@ -69,7 +69,7 @@ class RowWriter:
 
     @classmethod
     def reopen(cls, path: Path, rows: int) -> "RowWriter":
-        """The array behind its first `rows` rows; what follows is dropped."""
+        """Opens the array to append after its first `rows` rows; later rows are dropped."""
         array = zarr.open_array(path, mode="r+")
         assert array.shape[0] >= rows, (path, array.shape, rows)
         array.resize((rows, *array.shape[1:]))
@@ -127,9 +127,9 @@ class RowReader:
         remedy: str,
         metadata_crc32c: int | None = None,
     ):
-        """Raises InputError, with this `remedy`, if there is no such array. Shards are looked at when first used.
+        """Raises InputError, with this `remedy`, if there is no such array. Shards are opened on first use.
 
-        `metadata_crc32c` is what zarr.json has to match; stores of former versions do not say.
+        `metadata_crc32c` is the checksum of zarr.json; None for stores of earlier versions, which have none.
         """
         self.path, self.rows, self._remedy = path, rows, remedy
         self._array = _open_array(path, remedy, metadata_crc32c)
@@ -140,7 +140,7 @@ class RowReader:
         self._shard_rows, self._chunk_rows = shards[0], self._array.chunks[0]
         self._row_bytes = int(np.prod(row_shape, initial=self._array.dtype.itemsize))
         self._compressed = bool(self._array.compressors)
-        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open)  # a descriptor is closed when nobody reads any more
+        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open)  # evicted readers close once unused
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Rows a to b, read-only. Raises InputError on a lost or damaged shard."""

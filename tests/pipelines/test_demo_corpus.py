@@ -213,7 +213,8 @@ def test_user_mistakes(corpus, tmp_path):
 
 
 def test_killed_run_leaves_no_corpus_and_no_workers(tmp_path):
-    code = "import sys; from pathlib import Path; from unisign_fast.pipelines.demo_corpus import write_demo_corpus as write; "
+    code = "import sys; from pathlib import Path; "
+    code += "from unisign_fast.pipelines.demo_corpus import write_demo_corpus as write; "
     command = [sys.executable, "-c", code + "write(Path(sys.argv[1]), 1000, 0, workers=1)", str(tmp_path / "corpus")]
     run = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
     deadline = time.monotonic() + 60

@@ -348,8 +348,9 @@ def test_a_store_of_version_3_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "byte, value, expected", [(24, 2, "split: is train, the index says test"), (9, 7, "entry 1: is damaged"), (24, 9, "entry 1")]
-)  # fmt: skip
+    "byte, value, expected",
+    [(24, 2, "split: is train, the index says test"), (9, 7, "entry 1: is damaged"), (24, 9, "entry 1")],
+)
 def test_a_damaged_index_without_checksum(tmp_path, byte, value, expected):
     write_store(tmp_path / "store")
     as_version_3(tmp_path / "store")
