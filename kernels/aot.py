@@ -1,4 +1,4 @@
-"""Compiling the kernels for real GPUs on a machine without one: registers, spills, shared memory, tensor cores.
+"""Compiling the kernels for real GPUs on a machine without a GPU: registers, spills, shared memory, tensor cores.
 
     python -m unisign_fast.kernels.aot --json FILE
 
@@ -30,7 +30,7 @@ TENSOR_CORES = re.compile(r"\b(wgmma|tcgen05\.mma|mma\.sync)")
 
 @dataclass(frozen=True)
 class Row:
-    """What one kernel takes of one GPU."""
+    """Resources that one kernel uses on one GPU."""
 
     operation: str
     kernel: str
@@ -58,7 +58,7 @@ def launches(spec: KernelSpec, dtype: torch.dtype) -> list[Launch]:
 
 
 def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capability: int) -> Row:
-    """Compile for a GPU and read the result off its machine code."""
+    """Compile for a GPU and read resource usage from the machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -92,7 +92,7 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 
 def compile_all(specs: Sequence[KernelSpec], capabilities: Sequence[int] = tuple(SHARED_LIMIT)) -> Iterator[Row]:
-    """A row for each operation, type, launch and GPU."""
+    """One row per operation, dtype, launch and GPU."""
     assert os.environ.get("TRITON_INTERPRET", "0") == "0", "the interpreter hides the compiler"
     jobs = [
         (spec.name, dtype, launch, capability)

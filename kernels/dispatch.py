@@ -31,9 +31,9 @@ _meta_device = "meta"
 class Operation(Generic[P, R]):
     """An operation that the model calls like a function, with the signature of its reference.
 
-    `reference`, `gpu` and `cpu` take the same arguments and return the same tensors, nested alike. `refusal` says in a
-    line why `gpu` cannot take the arguments, or returns None. `cpu` is None where the reference is fast enough; it
-    imports what exists for CPUs alone (kernels/cpu) when it is called, so that a GPU process never loads it.
+    `reference`, `gpu` and `cpu` take the same arguments and return the same tensors, nested alike. `refusal` returns
+    one line saying why `gpu` cannot take the arguments, or None. `cpu` is None where the reference is fast enough; it
+    imports CPU-only code (kernels/cpu) when called, so a GPU process never loads it.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Operation(Generic[P, R]):
     cpu: Callable[P, R] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The operation on these arguments. Raises ValueError if a forced backend cannot take them; otherwise the
-        reference runs instead of a backend that cannot, with one warning an operation.
+        """Run the operation. Raises ValueError if a forced backend cannot take the arguments; without forcing, the
+        reference runs instead, with one warning per operation.
         """
         arguments = inspect.signature(self.reference).bind(*args, **kwargs).args if kwargs else args
         backend = self.backend(*arguments)
@@ -79,7 +79,7 @@ class Operation(Generic[P, R]):
 
 
 def forced_backend() -> str | None:
-    """What UNISIGN_KERNELS asks for; None where it is not set. Raises ValueError for an unknown name."""
+    """The backend that UNISIGN_KERNELS selects; None if unset. Raises ValueError for an unknown name."""
     name = os.environ.get("UNISIGN_KERNELS") or None
     if name not in (None, *BACKENDS):
         raise ValueError(f"UNISIGN_KERNELS: {name!r} is not known; choose one of {' | '.join(BACKENDS)}")

@@ -1,6 +1,5 @@
-"""Launching Triton kernels, and recording launches instead, so that they can be counted, or compiled for a GPU that is
-not there (aot.py). Operators made here run on meta and fake tensors too: they allocate what they return and launch
-nothing.
+"""Launching Triton kernels, and recording launches instead, to count them or to compile them without a GPU (aot.py).
+Operators defined here also run on meta and fake tensors: they allocate their outputs and launch nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,7 @@ MOST_ELEMENTS = 2**31 - 1  # of a tensor: kernels compute offsets in int32
 
 @dataclass(frozen=True)
 class Launch:
-    """What the compiler must know of one launch: equal launches run the same machine code."""
+    """Everything that determines a launch's machine code: equal launches run the same code."""
 
     kernel: Any  # the function under @triton.jit
     signature: tuple[tuple[str, str], ...]  # argument, Triton type; "constexpr" for constants
@@ -62,7 +61,7 @@ def padded(size: int) -> int:
 
 
 def contiguous(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The same tensors as `launch` takes them."""
+    """The tensors made contiguous, as `launch` requires."""
     return [tensor.contiguous() for tensor in tensors]
 
 

@@ -1,6 +1,6 @@
-"""Meta tensors on the fused operators that CUDA tensors take, so that launches and memory can be counted without a GPU.
+"""Meta tensors through the fused operators of CUDA, to count launches and memory without a GPU.
 
-torch dispatches dropout, RMS norm and attention by device, and gives meta tensors compositions of small operators.
+torch dispatches dropout, RMS norm and attention by device; meta tensors get compositions of small operators.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = F
 
 @torch.library.custom_op("unisign_fast_meta::rms_norm", mutates_args=())
 def _fused_rms_norm(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """One kernel on CUDA, which also keeps the reciprocal root of each row."""
+    """One kernel on CUDA, which also returns the reciprocal RMS of each row."""
     return torch.empty_like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
 
 

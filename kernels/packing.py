@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-ALIGNMENT = 16  # of padded lengths: fused attention reads its bias without another copy, and writes its gradient so
+ALIGNMENT = 16  # of padded lengths: fused attention then reads its bias and writes its gradient without a copy
 
 
 def to_device(values: Sequence[int], device: torch.device) -> Tensor:
@@ -19,7 +19,7 @@ def to_device(values: Sequence[int], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Packing:
-    """B sequences, packed into P rows or padded to [B, S]. The host knows the lengths, so that nothing synchronizes."""
+    """B sequences, packed into P rows or padded to [B, S]. The host knows the lengths, so nothing synchronizes."""
 
     lengths: list[int]  # B, each at least 1
     device: torch.device

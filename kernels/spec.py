@@ -1,4 +1,4 @@
-"""What tests and benchmarks know of an operation: a KernelSpec each (registry.py lists them)."""
+"""Descriptions of operations for tests and benchmarks: one KernelSpec each (registry.py lists them)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Case:
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """What is needed to test and to time one operation.
+    """What tests and benchmarks need to run one operation.
 
     `inputs(shape, random)` makes arguments; `random(*size, scale=1, exact=False)` returns a leaf tensor that requires a
     gradient, in float32 at least where exact. FLOPs and bytes are the useful ones: nothing padded, every tensor read or

@@ -1,4 +1,4 @@
-"""What every test of a kernel needs: the tolerance, poisoned outputs, and an interpreter that knows bfloat16."""
+"""Shared by kernel tests: tolerance, poisoned outputs, and bfloat16 for the interpreter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ BFLOAT16_SLACK = 2.0  # a kernel may err twice as much as PyTorch's own bfloat16
 
 
 def make_inputs(spec: KernelSpec, shape: dict, dtype: torch.dtype, device: str, seed: int = 0) -> tuple:
-    """The operation's arguments: leaf tensors that want gradients, the same numbers in every type."""
+    """The operation's arguments: leaf tensors that require gradients, with the same values in every dtype."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*size: int, scale: float = 1.0, exact: bool = False) -> Tensor:
@@ -64,7 +64,7 @@ def check(spec: KernelSpec, backend: str, shape: dict, dtype: torch.dtype, devic
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Within the block, memory from torch.empty is full of NaN: an element that a kernel forgets to write shows."""
+    """Within the block, memory from torch.empty is filled with NaN, so elements that a kernel skips show."""
     memory: Any = torch.utils.deterministic  # defines its property at run time
     before = memory.fill_uninitialized_memory
     deterministic = torch.are_deterministic_algorithms_enabled()

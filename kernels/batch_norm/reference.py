@@ -29,15 +29,15 @@ def batch_norm(
     momentum: float,
 ) -> BatchNormOutput:
     """scale = weight / sqrt(var + eps), shift = bias - mean * scale (Ioffe and Szegedy 2015, algorithm 1), and the
-    running statistics one batch on. One row has no variance, and moves nothing.
+    updated running statistics. A single row has no variance and updates nothing.
 
     Args:
         mean_C, var_C: of the batch, in float32 at least; var biased.
         weight_C, bias_C: the learned scale and shift.
         running_mean_C, running_var_C: before this batch; var unbiased.
-        count: number of rows, where only the device knows it (the sum over ranks), otherwise None.
+        count: number of rows if only the device knows it (summed over ranks), otherwise None.
         rows: number of rows, unless `count` is given.
-        momentum: share of the batch in the new running statistics.
+        momentum: weight of the batch in the new running statistics.
     """
     exact = mean_C.dtype
     scale_C = weight_C.to(exact) * torch.rsqrt(var_C + EPS)

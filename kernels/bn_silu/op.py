@@ -84,7 +84,7 @@ def _backward_map(
 
 
 class _TritonPasses:
-    """The passes over a map as Triton kernels; cpu_kernel.py has those for a CPU."""
+    """Passes over a map as Triton kernels; cpu_kernel.py has the CPU versions."""
 
     @staticmethod
     def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
@@ -119,7 +119,7 @@ def _passes(name: str):
 
 
 class _BNSiLU(Function):
-    """Keeps what the convolution before it wrote, and computes again what the convolution behind it read."""
+    """Saves its input, the previous convolution's output, and recomputes the next convolution's input in backward."""
 
     @staticmethod
     def forward(ctx, options, x_NCHW, bounds, weight_C, bias_C, *rest):
@@ -202,7 +202,7 @@ def _cpu(
     x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True,
     excitation: Excitation | None = None, conv: Conv | None = None,
 ) -> Tensor:  # fmt: skip
-    """Without SiLU torch's own is as fast, and to the bit what published features were computed with."""
+    """Without SiLU, torch's BatchNorm is as fast and bit-identical to the published features."""
     if activate and training and is_alone() and x_NCHW.dtype == norm.weight_C.dtype == torch.float32:
         return _run("cpu", x_NCHW, parts, norm, training, activate, excitation, conv)
     return reference(x_NCHW, parts, norm, training, activate, excitation, conv)
@@ -221,10 +221,10 @@ bn_silu = Operation("bn_silu", reference, _gpu, _refusal, _cpu)
 
 
 def bucketed_crops(crops: int, like: Tensor) -> int:
-    """How many crops a batch on this device is padded to.
+    """The number of crops that a batch is padded to on this device.
 
-    On a GPU cuDNN looks for new plans for every new number of crops: 17 convolutions in three directions. There the
-    number is rounded up to one of 16 a doubling. A CPU plans nothing.
+    On a GPU, cuDNN searches for new plans for each new number of crops (17 convolutions, three directions each), so
+    the number is rounded up to one of 16 buckets per power of two. A CPU needs no plans.
     """
     if backend_for(like) != "gpu":
         return crops

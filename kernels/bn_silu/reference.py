@@ -1,8 +1,8 @@
 """BatchNorm + SiLU + squeeze-and-excitation + the next convolution, in plain PyTorch.
 
 Shapes: x [N, C, H, W]. Several parts (P; the two hands) share a layer: x holds part after part, and each part is
-normalized by its own statistics. Maps behind the last part pad the batch to a bucket: they take no part in the
-statistics, and their normalized values and gradients are zero.
+normalized by its own statistics. Maps after the last part pad the batch to a bucket: statistics
+ignore them, and their normalized values and gradients are zero.
 Sources: Ioffe and Szegedy 2015 (BatchNorm); Elfwing et al. 2018 (SiLU); Hu et al. 2018 (squeeze and excitation).
 """
 
@@ -32,7 +32,7 @@ class Parts:
 
     @staticmethod
     def of(counts: "Sequence[int] | Parts", x_NCHW: Tensor) -> "Parts":
-        """For the maps of x, without waiting for the device; parts that are given as such stay as they are."""
+        """Parts of the maps of x, without waiting for the device; a Parts is returned unchanged."""
         if isinstance(counts, Parts):
             return counts
         bounds = torch.tensor([0, *accumulate(counts), len(x_NCHW)], pin_memory=x_NCHW.is_cuda)
@@ -80,8 +80,8 @@ def bn_silu(
 ) -> Tensor:
     """BatchNorm; SiLU if `activate`; the channel gates of `excitation`; the convolution `conv`.
 
-    In training, statistics are those of the batch over all ranks, and the running ones follow; in evaluation the
-    running ones. Computed in float32 at least; the result has the dtype of x.
+    Training normalizes by batch statistics over all ranks and updates the running ones; evaluation uses the running
+    ones. Computed in float32 at least; the result has the dtype of x.
     """
     return after_norm(normalize(x_NCHW, parts, norm, training), activate, excitation, conv)
 
@@ -89,7 +89,7 @@ def bn_silu(
 def after_norm(
     x_NCHW: Tensor, activate: bool = False, excitation: Excitation | None = None, conv: Conv | None = None
 ) -> Tensor:
-    """All that follows the normalization."""
+    """Everything after the normalization."""
     if activate:
         x_NCHW = silu(x_NCHW)
     if excitation is not None:

@@ -1,9 +1,9 @@
 """BatchNorm + SiLU in Triton, on channels-last maps [N, HW, C], statistics in float32.
 
 A program owns a block of channels and a share of one part's crops; it passes over their cells in tiles of ROWS x
-COLUMNS. The padding behind the last part counts as one part more, whose scale and shift are zero. Sums are partial
-ones, a row a program, merged by one small launch: no atomics, the same bits every time. Nothing but the convolution's
-output is read: the normalized and the activated values are computed again wherever they are needed.
+COLUMNS. The padding after the last part counts as one more part, with zero scale and shift. Each program writes
+one row of partial sums, and one small launch merges them: no atomics, bitwise deterministic. Kernels read only the
+convolution's output and recompute normalized and activated values where needed.
 
 `stats` [P, 5, C] float32 holds mean, 1 / standard deviation, scale, shift, and 1 / count (zero in evaluation, where
 statistics are constants).
@@ -84,7 +84,7 @@ def _finish(
     mean, var, count, part, column, weight, bias, running_mean, running_var, stats, momentum, eps,
     C: tl.constexpr,
 ):  # fmt: skip
-    """The rows of `stats`, and the running statistics moved."""
+    """Write the rows of `stats` and update the running statistics."""
     mask = column < C
     at = part * C + column
     old_mean, old_var = tl.load(running_mean + at, mask, 0), tl.load(running_var + at, mask, 0)

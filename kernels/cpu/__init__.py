@@ -1,1 +1,1 @@
-"""What exists for CPUs alone."""
+"""CPU-only code."""

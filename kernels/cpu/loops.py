@@ -1,6 +1,6 @@
-"""Loops over arrays, compiled by numba, and what they need of exp, eight numbers an instruction.
+"""Loops over arrays, compiled by numba, with a vectorized exp.
 
-numba compiles no cached loop again when a function that it calls from another file changes: remove `__pycache__`.
+numba does not recompile a cached loop when a function it calls in another file changes: delete `__pycache__`.
 """
 
 import math
@@ -18,8 +18,8 @@ LOG2_E, LEAST, MOST, HALF = map(np.float32, (math.log2(math.e), -126, 126, 0.5))
 
 
 def parallel(function: Callable) -> Callable:
-    """`function` compiled, its `prange` loops on several threads, cached on disk where a folder for it is writable. A
-    product and a sum in one instruction, and sums of a row in eight parts.
+    """`function` compiled, its `prange` loops on several threads, cached on disk if a cache folder is writable.
+    Allows fused multiply-add and reassociated sums.
     """
     options: dict[str, Any] = {
         "parallel": True,
@@ -51,7 +51,7 @@ def run(loops: Callable, *arguments: Tensor | np.ndarray | float | None) -> None
 
 @numba.njit(inline="always")
 def exp(x):
-    """2^t, t = x log2 e: 2^n 2^f with a whole n, written as bits. Beyond +-87 it stays at 2^-126 or 2^126."""
+    """2^t, t = x log2 e: 2^n 2^f with a whole n, written as bits. Clamped to [2^-126, 2^126], reached at x = +-87."""
     t = min(max(x * LOG2_E, LEAST), MOST)
     n = np.int32(np.floor(t + HALF))
     f = t - np.float32(n)

@@ -1,7 +1,7 @@
-"""The cross entropy of a large vocabulary in chunks of tokens: no logits are kept, and none are computed twice.
+"""The cross entropy of a large vocabulary in chunks of tokens: logits are neither saved nor computed twice.
 
 mT5 has 250,112 classes: for 800 target tokens the logits are 0.8 GB in float32, and three such tensors are alive at
-once. Here the forward pass takes a chunk's part of the gradients while its logits exist. The weight's gradient is
+once. Here the forward pass computes a chunk's gradients while its logits exist. The weight's gradient is
 summed over chunks in float32.
 """
 
@@ -56,7 +56,7 @@ class _CrossEntropy(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor):
-        # In place, to save memory; a second call would find its saved tensors changed, which autograd refuses.
+        # In place, to save memory; autograd refuses a second call, because its saved tensors have changed.
         grads = [None if grad is None else grad.mul_(upstream) for grad in ctx.saved_tensors]
         return *grads, None, None, None, None, None
 

@@ -1,1 +1,1 @@
-"""BatchNorm, residual and ReLU around a convolution: moments of what it writes, activation of what it loads."""
+"""BatchNorm, residual and ReLU around a convolution: batch statistics of its output, activation of its input."""

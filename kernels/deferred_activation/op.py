@@ -1,4 +1,4 @@
-"""The deferred activation computed by itself, where no convolution follows that computes it on load."""
+"""The deferred activation on its own, where no following convolution applies it on load."""
 
 import torch
 from torch import Tensor

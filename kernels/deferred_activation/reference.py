@@ -1,8 +1,8 @@
-"""Activations and moments in plain PyTorch: the truth that every faster version is held against.
+"""Activations and batch statistics in plain PyTorch, the reference for every faster version.
 
-BatchNorm, residual and ReLU between two convolutions are no pass over memory of their own: a convolution measures the
-moments of what it writes, BatchNorm turns them into a scale and a shift a channel, and the next convolution applies
-these to what it loads (an `DeferredActivation`).
+BatchNorm, residual and ReLU between two convolutions need no pass over memory of their own: a convolution computes the
+batch statistics of its output, BatchNorm converts them to a scale and a shift per channel, and the next convolution
+applies these on load (a `DeferredActivation`).
 """
 
 from typing import NamedTuple
@@ -14,8 +14,9 @@ ROWS_AT_ONCE = 2048  # fit a core's cache
 
 
 class DeferredActivation(NamedTuple):
-    """relu(raw * scale + shift + residual * residual_scale + residual_shift), not computed yet; `raw` where there is
-    no scale. A residual without a scale is added as it is; where `relu_before_residual`, to relu(raw * scale + shift).
+    """relu(conv_out * scale + shift + residual * residual_scale + residual_shift), not computed yet; `conv_out` itself
+    without a scale. A residual without a scale is added as it is; if `relu_before_residual`, to
+    relu(conv_out * scale + shift).
     """
 
     conv_out_FVC: Tensor
@@ -42,7 +43,7 @@ class DeferredActivation(NamedTuple):
 
 
 class ConvOutput(NamedTuple):
-    """What a convolution writes, and the moments over its rows (frame, joint) in float32, if they were asked for."""
+    """A convolution's output, and its batch statistics over rows (frame, joint) in float32, if requested."""
 
     conv_out_FVO: Tensor
     mean_O: Tensor | None
@@ -50,7 +51,7 @@ class ConvOutput(NamedTuple):
 
 
 def deferred_activation(x: DeferredActivation) -> Tensor:
-    """x_FVC: the activation computed, in float32 at least, and rounded once to the type of `raw`."""
+    """x_FVC: the activation computed, in float32 at least, and rounded once to the dtype of `conv_out`."""
     if x.plain:
         return x.conv_out_FVC
     return before_relu(x).relu().to(x.conv_out_FVC.dtype)
@@ -72,7 +73,7 @@ def before_relu(x: DeferredActivation) -> Tensor:
 
 
 def with_batch_stats(conv_out_FVO: Tensor, batch_stats: bool) -> ConvOutput:
-    """With the moments over all rows in float32 at least; zeros where there is no row."""
+    """The output with its batch statistics over all rows in float32 at least; zeros without rows."""
     if not batch_stats:
         return ConvOutput(conv_out_FVO, None, None)
     exact = torch.promote_types(conv_out_FVO.dtype, torch.float32)

@@ -1,7 +1,7 @@
-"""What surrounds a convolution in Triton: activations on load, moments behind a store, and the gradients of both.
+"""Around a convolution in Triton: activation on load, batch statistics on store, and the gradients of both.
 
-A tile has R rows (frame, joint) of [rows, C], and `place` [R, C] says where they are. An activation's KIND says what it
-is made of.
+A tile has R rows (frame, joint) of [rows, C], and `place` [R, C] holds their offsets. An activation's KIND lists its
+components.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..launch import launch
 
-# Raw; with scale and shift; with a residual; with one that has its own scale and shift: by the number of tensors.
+# Plain; with scale and shift; with a residual; with one that has its own scale and shift: by the number of tensors.
 PLAIN, SCALED, ADDED, BOTH_SCALED = range(4)
 KINDS = {1: PLAIN, 3: SCALED, 4: ADDED, 6: BOTH_SCALED}
 ROWS, COLUMNS, WARPS = 32, 64, 4  # of a tile of what has no matrix product
@@ -35,7 +35,7 @@ def activated(
     conv_out, scale, shift, residual, residual_scale, residual_shift, place, inside, column,
     C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
-    """x [R, C] in the type of `raw`; zero outside."""
+    """x [R, C] in the dtype of `conv_out`; zero outside."""
     value = tl.load(conv_out + place, inside, 0)
     if KIND > 0:
         total = value.to(tl.float32) * by_channel(scale, column, C) + by_channel(shift, column, C)
@@ -53,11 +53,12 @@ def activated(
 
 @triton.jit
 def store_activation_gradient(
-    grad_x, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile, place, inside, column,
+    grad_x, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums,
+    tile, place, inside, column,
     C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of raw and residual from that of x [R, C] (float32), and the tile's share of those of the scales and
-    shifts: sums [tiles, 4, C].
+    """Gradients of conv_out and residual from that of x [R, C] (float32), and the tile's share of those of the scales
+    and shifts: sums [tiles, 4, C].
     """
     if KIND > 0:
         grad_x = tl.where(tl.load(x + place, inside, 0).to(tl.float32) > 0, grad_x, 0)
@@ -81,7 +82,7 @@ def store_activation_gradient(
 
 @triton.jit
 def store_batch_stats(value, batch_stats, tile, count, valid, column, C: tl.constexpr):
-    """Mean and sum of squares about it of a tile's `count` valid rows, as they are stored: moments [tiles, 2, C]."""
+    """Mean and sum of squares about it of a tile's `count` valid rows, as stored: batch_stats [tiles, 2, C]."""
     mean = tl.sum(tl.where(valid[:, None], value, 0), 0) / count
     deviation = tl.where(valid[:, None], value - mean[None, :], 0)
     row = batch_stats + tile * 2 * C + column
@@ -120,8 +121,8 @@ def batch_stats_gradient(
     grad_out, out, mean, grad_mean, grad_var, total, sums, frames, frames_a_split, rows,
     VC: tl.constexpr, C: tl.constexpr, BATCH_STATS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of [frames, VC] that comes of the values and of their moments together, and its sum over each
-    split's frames: sums [splits, VC].
+    """The gradient of [frames, VC] from both the values and their batch statistics, and its sum over each split's
+    frames: sums [splits, VC].
     """
     split, column = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     if BATCH_STATS:
@@ -179,7 +180,8 @@ def activation_backward(
     place, inside = row[:, None] * C + column[None, :], (row < rows)[:, None] & (column < C)[None, :]
     grad = tl.load(grad_x + place, inside, 0).to(tl.float32)
     store_activation_gradient(
-        grad, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile, place, inside, column,
+        grad, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums,
+        tile, place, inside, column,
         C, KIND, RELU_BEFORE_RESIDUAL,
     )  # fmt: skip
 
@@ -201,7 +203,7 @@ def forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
 
 
 class ActivationGradient:
-    """Room for the gradients of an activation, which the kernel behind it fills by `store_activation_gradient`."""
+    """Buffers for an activation's gradients, which a kernel fills with `store_activation_gradient`."""
 
     def __init__(self, x: list[Tensor], relu_before_residual: bool, tiles: int):
         self.x = x
@@ -246,9 +248,9 @@ def merged(batch_stats: Tensor, rows: int, rows_a_tile: int) -> list[Tensor]:
 
 
 def output_gradient(gradients: list[Tensor], out: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The whole gradient of a convolution's output, its moments' share included, and the sum over its frames [V, O].
+    """The whole gradient of a convolution's output, through its batch statistics too, and its sum over frames [V, O].
 
-    gradients: that of the output, and those of its batch_stats if they were used; out: the output with its moments.
+    gradients: that of the output, and those of its batch statistics if used; out: the output with its batch statistics.
     """
     frames, joints, channels = out[0].shape
     batch_stats = len(gradients) > 1

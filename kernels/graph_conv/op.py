@@ -1,5 +1,5 @@
-"""Graph convolution over the joints, with the activation before it, the shortcut's 1x1 convolution beside it and
-moments behind it: the operation the model calls.
+"""Graph convolution over the joints, fused with the preceding activation, the shortcut's 1x1 convolution and the
+batch statistics: the operation the model calls.
 """
 
 import torch
@@ -96,7 +96,7 @@ def _gpu(
     shortcut: tuple[Tensor, Tensor] | None,
     batch_stats: bool,
 ) -> GraphConvOutput:
-    # The bias goes through the adjacency: a small product that autograd can take care of, in float32.
+    # The bias goes through the adjacency: a small product that autograd differentiates, in float32.
     bias_VO = adjacency_KVV.sum(1, dtype=torch.float32).T @ bias_KO.float()
     result = _forward(
         x.tensors(), x.relu_before_residual, adjacency_KVV, weight_KOC, bias_VO, list(shortcut or ()), batch_stats

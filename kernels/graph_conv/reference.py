@@ -9,7 +9,7 @@ from ..deferred_activation.reference import ConvOutput, DeferredActivation, defe
 
 
 class GraphConvOutput(NamedTuple):
-    """What a graph convolution gives: its input computed, its output, and its shortcut's."""
+    """A graph convolution's activated input, its output, and the shortcut's output."""
 
     x_FVC: Tensor
     out: ConvOutput
@@ -35,7 +35,7 @@ def graph_conv(
         adjacency_KVV: one matrix a hop, from joint v (row) to joint w (column).
         weight_KOC, bias_KO: one linear map a hop. The bias goes through the adjacency too.
         shortcut: weight_OC and bias_O of the 1x1 convolution.
-        batch_stats: whether those of the outputs are wanted.
+        batch_stats: whether to return those of the outputs.
     """
     hops, out_channels, in_channels = weight_KOC.shape
     x_FVC = deferred_activation(x)

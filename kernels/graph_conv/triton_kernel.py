@@ -1,10 +1,11 @@
 """Graph convolution in Triton: whole frames packed into tiles of ROWS = 128 rows (6 of 21 joints, 7 of 18, 14 of 9),
 where the adjacency is block-diagonal, D [K, ROWS, ROWS].
 
-Forward, joints are aggregated before channels are mixed, sum over k of (D_k X) W_k, and activation, shortcut and
-moments go with it in one launch. Backward, channels come first, sum over k of D_k^T (dY W_k): C <= O.
+Forward, joints are aggregated before channels are mixed, sum over k of (D_k X) W_k, fused with activation, shortcut
+and batch statistics in one launch. Backward, channels come first, sum over k of D_k^T (dY W_k): C <= O.
 """
 
+# ruff: noqa: E741  (O: output channels, the shape suffix)
 import torch
 import triton
 import triton.language as tl
@@ -73,7 +74,7 @@ def graph_conv_forward(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """bias [V, O] float32, what the hops' biases amount to at each joint. x is written unless it is `raw` itself."""
+    """bias [V, O] float32, the hops' biases summed at each joint. x is written unless it is `conv_out` itself."""
     tile, block = tl.program_id(0), tl.program_id(1)
     row, valid = _tile_rows(tile, rows, USED, ROWS)
     output = block * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -186,7 +187,7 @@ def tile_rows(dtype: torch.dtype) -> int:
 
 
 def _block(dtype: torch.dtype, outputs: int = 64, inputs: int = 64) -> dict[str, int]:
-    """Rows, outputs and inputs of a tile, warps and stages, as no spill allows more; float32 has no tensor cores."""
+    """Rows, outputs and inputs of a tile, warps and stages: the largest without spills; float32 has no tensor cores."""
     if dtype == torch.float32:
         return {"ROWS": 32, "OUTPUTS": 32, "INPUTS": 32, "warps": 8, "stages": 1}
     return {"ROWS": 128, "OUTPUTS": outputs, "INPUTS": inputs, "warps": 8, "stages": 2}
@@ -215,7 +216,7 @@ def forward(
     shortcut: list[Tensor],
     batch_stats: bool,
 ) -> list[Tensor]:
-    """D; out_FVO, with its mean and variance if moments are asked for; the same of the shortcut, if `shortcut` has its
+    """D; out_FVO, with its mean and variance if `batch_stats`; the same of the shortcut, if `shortcut` has its
     weight_OC and bias_O; x_FVC, unless it is plain. x: `DeferredActivation.tensors`. bias_VO in float32.
     """
     frames, joints, channels = x[0].shape
@@ -232,7 +233,8 @@ def forward(
         graph_conv_forward, (tiles, triton.cdiv(outputs, block["OUTPUTS"])),
         *arguments(x), diagonal, weight_KOC, bias_VO, *(shortcut or [weight_KOC, bias_VO]),
         x_FVC, outs[0], measures[0], outs[-1], measures[-1], rows,
-        KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual, SHORTCUT=bool(shortcut), BATCH_STATS=batch_stats, **sizes, **block,
+        KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual, SHORTCUT=bool(shortcut), BATCH_STATS=batch_stats,
+        **sizes, **block,
     )  # fmt: skip
     result = [[out, *(merged(measure, rows, used) if batch_stats else [])] for out, measure in zip(outs, measures)]
     return [diagonal, *sum(result, []), *([] if x_FVC is x[0] else [x_FVC])]
@@ -252,8 +254,8 @@ def backward(
     shortcut: list[Tensor],
 ) -> list[Tensor]:
     """Gradients of adjacency, weight, bias_VO (float32), the shortcut's weight and bias if there is one, and the
-    activation's tensors. `out` and `shortcut_out` are what `forward` gave, `of_` their gradients, of which those of the
-    batch_stats, or all of x_FVC, may be missing.
+    activation's tensors. `out` and `shortcut_out` are results of `forward`, `grad_out` and `grad_shortcut_out` their
+    gradients; those of the batch statistics and of x_FVC may be missing.
     """
     frames, joints, channels = x_FVC.shape
     hops, outputs, _ = weight_KOC.shape

@@ -1,4 +1,4 @@
-"""Position bias in Triton: the hidden layers live in registers only, and the backward pass computes them again.
+"""Position bias in Triton: the hidden layers stay in registers, and the backward pass recomputes them.
 
 A row is a pair (query joint i, sampled position j) of a crop and group. H hidden units, at most 64.
 """

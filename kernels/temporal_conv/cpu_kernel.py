@@ -1,7 +1,7 @@
-"""Temporal convolution on a CPU by minimal filtering (Winograd, 1980; for networks Lavin and Gray, CVPR 2016).
+"""Temporal convolution on a CPU by Winograd's algorithm (Winograd, 1980; for networks Lavin and Gray, CVPR 2016).
 
 A tile of P = T - 1 frames of output, which reads its own P frames and the next tile's, takes N = 2 P products with a
-matrix of channels instead of T P: for five taps 8 instead of 20. Clips lie with T // 2 zeros between them, phase by
+matrix of channels instead of T P: 8 instead of 20 for kernel size 5. Clips lie with T // 2 zeros between them, phase by
 phase, [P, tiles * V * C]: the transform of some tiles to points is one product, and their points stay in the cache.
 """
 
@@ -104,6 +104,6 @@ def _by_frame(x_PL: Tensor, place_F: Tensor, shape: tuple[int, int]) -> Tensor:
 def temporal_conv(
     x: DeferredActivation, clips: Clips, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
 ) -> ConvOutput:
-    """See kernels/temporal_conv/reference.py; at most `MAX_KERNEL_SIZE` taps."""
+    """See kernels/temporal_conv/reference.py; kernel sizes up to `MAX_KERNEL_SIZE`."""
     out_FVO = _TemporalConv.apply(deferred_activation(x), clips.cu_seqlens, weight_TOC, bias_O)
     return with_batch_stats(out_FVO, batch_stats)

@@ -1,5 +1,5 @@
-"""Temporal convolution within each clip, with the activation before it and moments behind it: the operation the model
-calls.
+"""Temporal convolution within each clip, fused with the preceding activation and the batch statistics: the operation
+the model calls.
 """
 
 from torch import Tensor

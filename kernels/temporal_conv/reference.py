@@ -34,7 +34,7 @@ def temporal_conv(
         x: packed frames, joints, channels.
         clips: no tap reaches into another one.
         weight_TOC, bias_O: one matrix a tap; T odd.
-        batch_stats: whether those of the output are wanted.
+        batch_stats: whether to return those of the output.
     """
     x_FVC = deferred_activation(x)
     frames, joints, channels = x_FVC.shape

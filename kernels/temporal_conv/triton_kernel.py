@@ -1,8 +1,9 @@
 """Temporal convolution in Triton: on flat rows (frame, joint) a tap is a shift by whole frames, so that the convolution
-is one matrix product over kernel_size and channels together; each frame's clip says which taps are beyond its ends. The
-activation before it and the moments behind it go with it in one launch.
+is one matrix product over taps and channels together; each frame's clip determines which taps lie beyond its ends.
+The preceding activation and the batch statistics are part of it.
 """
 
+# ruff: noqa: E741  (O: output channels, the shape suffix)
 import torch
 import triton
 import triton.language as tl
@@ -80,8 +81,8 @@ def temporal_conv_input_gradient(
         total = tl.dot(upstream, matrix, total, input_precision="ieee")
     place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
     store_activation_gradient(
-        total, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile, place, inside, column,
-        C, KIND, RELU_BEFORE_RESIDUAL,
+        total, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile,
+        place, inside, column, C, KIND, RELU_BEFORE_RESIDUAL,
     )  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def forward(
     bias_O: Tensor,
     batch_stats: bool,
 ) -> list[Tensor]:
-    """out_FVO, its mean and variance if moments are asked for, x_FVC unless it is plain. x: `DeferredActivation.tensors`."""
+    """out_FVO, its mean and variance if `batch_stats`, x_FVC unless plain. x: `DeferredActivation.tensors`."""
     frames, joints, channels = x[0].shape
     kernel_size, outputs, _ = weight_TOC.shape
     tile, rows, plain = _tile(x[0].dtype), frames * joints, len(x) == 1
@@ -148,8 +149,8 @@ def backward(
     bounds_2F: Tensor,
     weight_TOC: Tensor,
 ) -> list[Tensor]:
-    """Gradients of weight, bias (float32) and the activation's tensors. `out` is the output with its batch_stats, `grad_out`
-    their gradients, of which those of the moments may be missing.
+    """Gradients of weight, bias (float32) and the activation's tensors. `out`: the output with its batch_stats;
+    `grad_out`: their gradients; those of the batch statistics may be missing.
     """
     frames, joints, channels = x_FVC.shape
     kernel_size, outputs, _ = weight_TOC.shape

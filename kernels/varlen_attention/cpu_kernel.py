@@ -1,5 +1,5 @@
-"""Attention of packed sequences on a CPU, one after the other: nothing is computed for padding, and a sequence's logits
-fit the cache. The backward pass recomputes the weights instead of keeping them.
+"""Attention of packed sequences on a CPU, one by one: nothing is computed for padding, and a sequence's logits fit the
+cache. The backward pass recomputes the weights instead of saving them.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Cases, FLOPs and bytes of attention. Q and S lengths of each sequence's queries and keys, H heads, C channels of each.
+"""Cases, FLOPs and bytes of attention. Q and S: lengths of each sequence's queries and keys; H heads of C channels.
 
 Without S it is self-attention.
 """

@@ -30,7 +30,7 @@ from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.text.vocabulary_trimming import trimmed_weights
 
-if TYPE_CHECKING:  # a model knows its folder, not the other way round
+if TYPE_CHECKING:  # models import this module, not the reverse
     from unisign_fast.model.config import ModelConfig
 
 FILES = ("config.json", "model.safetensors", "spiece.model", "preprocessor_config.json", "README.md")
@@ -39,7 +39,7 @@ HUB_PATIENCE = 5.0  # seconds that the hub may take to answer
 # The same tensor as language_model.mt5.shared.weight, which alone is stored.
 TIED = tuple(f"language_model.mt5.{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
 SHARED = "language_model.mt5.shared.weight"
-# What a later stage may add to, or leave of, the model it starts from.
+# What a later stage may add to, or drop from, the model it starts from.
 ADDED = ("rgb.", "head.")
 LEFT_BEHIND = ("language_model.", "head.")
 
@@ -73,7 +73,7 @@ class ModelFolderMixin(nn.Module):
         config = cls.config_class.load(folder / "config.json")
         path = folder / "model.safetensors"
         weights = with_tied(read_weights(path))
-        with torch.device("meta"):  # room for a model is made when its weights are there
+        with torch.device("meta"):  # allocate the model only after its weights are checked
             check_fit(weights, cls(config).state_dict(), path)
         model = cls(config)
         load_strictly(model, weights, path)
@@ -86,8 +86,8 @@ class ModelFolderMixin(nn.Module):
     ) -> Self:
         """The model of a folder, a run or a hub id, for evaluation; its tokenizer and more are its `companions`.
 
-        Weights are float32 on the CPU unless `dtype` and `device` say otherwise. Raises InputError when the model cannot
-        be had, a file is missing or a weight does not fit.
+        Weights are float32 on the CPU unless `dtype` and `device` say otherwise. Raises InputError when the model is
+        unavailable, a file is missing or a weight does not fit.
         """
         model, _ = cls.load(find_model(source))
         return model.to(device=device, dtype=dtype).eval()
@@ -142,7 +142,7 @@ def find_model(source: str | Path) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception of the hub says, in short."""
+    """The first line of a hub exception's message, at most 160 characters."""
     return (str(error).strip().split("\n") or [""])[0][:160]
 
 

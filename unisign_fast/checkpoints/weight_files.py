@@ -1,4 +1,4 @@
-"""Weights in files: .pth of others without running what is in them, .safetensors, and loading without silent gaps."""
+"""Weights in files: foreign .pth without executing their content, .safetensors, and loading without silent gaps."""
 
 import re
 import shutil

@@ -1,11 +1,11 @@
 """Batch normalisation with statistics in float32, shared by all ranks, on CPU and GPU alike.
 
-torch.nn.SyncBatchNorm cannot train on a CPU, and plain BatchNorm lets a result depend on how clips fall to ranks.
-Rows are real frames only, since batches are packed; an empty rank takes part with a count of zero.
+torch.nn.SyncBatchNorm cannot train on a CPU, and with plain BatchNorm a result depends on how clips are
+distributed over ranks. Rows are real frames only, since batches are packed; an empty rank contributes a count of zero.
 
-Both hands go through the same layers, but each is normalised by statistics of its own while training (published code).
-So it is here in evaluation too: of layers that several body parts share, each part has its running statistics. The
-published code keeps one running mixture of both (published_layout.py), which scores worse (README).
+Both hands share layers, but in training each is normalised by its own statistics (published code). Here each part also
+has its own running statistics for evaluation. The published code keeps one running mixture of both
+(published/layout.py), which scores worse (README).
 """
 
 from collections.abc import Sequence
@@ -44,11 +44,11 @@ class Float32Buffers(nn.Module):
 
 
 class BatchNorm(Float32Buffers):
-    """Scale and shift of each channel, from the moments of what a convolution wrote, over all ranks while training.
+    """Scale and shift of each channel, from the batch statistics of a convolution's output, over all ranks in training.
 
-    The next convolution applies them to what it loads (kernels/deferred_activation). State names and defaults are torch's, but
-    the running statistics of several `parts` that share the layer are [parts, C]. They stay in float32: in bfloat16 an
-    update of 0.1 % of a mean rounds to nothing.
+    The next convolution applies them on load (kernels/deferred_activation). State names and defaults are torch's, but
+    the running statistics of several `parts` that share the layer are [parts, C]. They stay in float32: in bfloat16
+    an update of 0.1 % of a mean rounds to nothing.
     """
 
     running_mean: Tensor
@@ -57,7 +57,7 @@ class BatchNorm(Float32Buffers):
 
     def __init__(self, channels: int, parts: int = 1):
         super().__init__()
-        self.momentum = 1 - (1 - MOMENTUM) ** parts  # what the published mixture moves by when each part has moved it
+        self.momentum = 1 - (1 - MOMENTUM) ** parts  # the published mixture's momentum after an update by each part
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         shape = (parts, channels) if parts > 1 else (channels,)
@@ -66,7 +66,7 @@ class BatchNorm(Float32Buffers):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, out: ConvOutput, part: int = 0) -> tuple[Tensor, Tensor]:
-        """Scale and shift [C], float32, of an output that is measured while training, for the `part` it belongs to."""
+        """Scale and shift [C], float32, of an output of `part`, which has batch statistics in training."""
         if not self.training:
             mean_PC, var_PC = self.running()
             return self._scale_and_shift(mean_PC[part], var_PC[part])
@@ -96,7 +96,7 @@ class BatchNorm(Float32Buffers):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, biased variance and number of rows [P, 1] of all ranks, by one reduction; differentiable.
 
-        Sums are taken about the running mean, which is the same on every rank: a square of a small number loses less.
+        Sums are taken about the running mean, which is the same on every rank: smaller squares lose fewer digits.
         """
         count_P1 = torch.cat([mean_PC.new_full((1, 1), n) for n in rows])
         about_PC, channels = self.running()[0][parts], mean_PC.shape[1]

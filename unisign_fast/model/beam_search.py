@@ -1,9 +1,9 @@
-"""Beam search with mT5's decoder: the tokens that transformers' generate finds, in less time.
+"""Beam search with mT5's decoder: the same tokens as transformers' generate, in less time.
 
-The beams of a clip share the keys and values of its frames, and those of all tokens that any of them wrote: a mask says
-which of these a beam descends from, so that nothing is copied where beams change places. Clips that are done leave.
+The beams of a clip share the keys and values of its frames and of all tokens that any beam generated. A mask marks the
+tokens that a beam descends from, so reordering beams copies nothing. Finished clips leave the batch.
 
-B clips at work, K beams of each, H heads, C channels of a head; S positions of the encoder, U = K t tokens so far.
+B unfinished clips, K beams of each, H heads, C channels of a head; S positions of the encoder, U = K t tokens so far.
 """
 
 from typing import NamedTuple
@@ -19,10 +19,10 @@ from unisign_fast.kernels.varlen_attention.reference import split_heads
 from unisign_fast.model.mt5 import norm, sublayers
 from unisign_fast.text.tokenizer import END, PAD, until_end
 
-NEVER = -1e9  # score of what is not there
+NEVER = -1e9  # score of an absent hypothesis
 DONE = -1
 ROOM = 16  # steps that the cache grows by
-CROWDED = 0.75  # the batch shrinks when at most so many of its clips are at work
+CROWDED = 0.75  # the batch shrinks when at most this share of its clips is unfinished
 
 
 class Hypothesis(NamedTuple):
@@ -54,7 +54,7 @@ def search_hypotheses(
     decoder = _Decoder(mt5, hidden_PD, packing, beams, most)
     tokens_BKt = torch.zeros(clips, beams, 0, dtype=torch.long, device=device)
     scores_BK = torch.full((clips, beams), NEVER, device=device)
-    scores_BK[:, 0] = 0.0  # all beams are alike at first: one of them goes on
+    scores_BK[:, 0] = 0.0  # all beams start equal, so only one is extended
     texts_BKt, text_scores_BK = tokens_BKt, torch.full_like(scores_BK, NEVER)
     last_BK = torch.full((clips, beams), PAD, device=device)
     for length in range(1, most + 1):
@@ -65,7 +65,7 @@ def search_hypotheses(
         tokens_BKt, last_BK = _of_beams(tokens_Bnt, kept_BK), token_Bn.gather(1, kept_BK)
         decoder.descend(parent_Bn.gather(1, kept_BK))
 
-        ends_Bn[:, beams:] = False  # those only stand in for beams that end
+        ends_Bn[:, beams:] = False  # candidates beyond K only replace beams that end
         texts_BNt = torch.cat([pad(texts_BKt, (0, 1), value=PAD), tokens_Bnt], 1)
         text_scores_BN = torch.cat([text_scores_BK, (score_Bn / length).masked_fill(~ends_Bn, NEVER)], 1)
         text_scores_BK, kept_BK = text_scores_BN.topk(beams, dim=1)
@@ -107,7 +107,7 @@ def _of_beams(x_BKt: Tensor, beam_Bn: Tensor) -> Tensor:
 
 
 class _Decoder:
-    """mT5's decoder a token at a time, for all beams of all clips at work."""
+    """mT5's decoder a token at a time, for all beams of all unfinished clips."""
 
     def __init__(self, mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int):
         self.mt5, self.beams = mt5, beams
@@ -147,11 +147,11 @@ class _Decoder:
         return self.mt5.lm_head(norm(self.mt5.decoder.final_layer_norm, x_BKD))
 
     def descend(self, parent_BK: Tensor) -> None:
-        """Each beam goes on from what that beam of its clip was."""
+        """Make each beam continue that beam of its clip."""
         self._descent_BKU = _of_beams(self._descent_BKU, parent_BK)
 
     def keep(self, rows_B: Tensor) -> None:
-        """These clips alone."""
+        """Keep only these clips."""
         self._frames, self._tokens = (
             [[x[rows_B] for x in pair] for pair in each] for each in (self._frames, self._tokens)
         )
@@ -159,7 +159,7 @@ class _Decoder:
 
 
 def _with(cache_BHUC: Tensor, new_BHKC: Tensor, first: int) -> Tensor:
-    """The cache with new keys or values from place `first` on; with more room where there was none."""
+    """The cache with new keys or values written from index `first`; grows if full."""
     end = first + new_BHKC.shape[2]
     if end > cache_BHUC.shape[2]:
         cache_BHUC = pad(cache_BHUC, (0, 0, 0, ROOM * new_BHKC.shape[2]))

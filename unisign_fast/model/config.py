@@ -1,6 +1,6 @@
-"""What a model is: everything needed to build it again, as plain data.
+"""The configuration of a model: everything needed to rebuild it, as plain data.
 
-Where the paper and the published code differ, both are named here; `published_settings` turns one into the other.
+Where the paper and the published code differ, both are named here; `published_settings` selects the code's.
 """
 
 from dataclasses import asdict, dataclass, field, replace

@@ -112,8 +112,8 @@ class Gate(nn.Module):
     """How much of the fused feature replaces the pose feature, a share in [0, 1) for each joint (equation 3).
 
     Zero at the start, so that Stage 2 begins exactly where Stage 1 ended. `live`: only the last layer is zero, and
-    |tanh|, with slope one at zero, is the output: it learns from the first step. A plain tanh would change its sign
-    while it is small, and turn over what the RGB branch has learned each time; on the demo corpus it never opens.
+    |tanh|, with slope one at zero, is the output: it learns from the first step. A plain tanh can change sign
+    while it is small, which reverses what the RGB branch has learned; on the demo corpus it never opens.
     `published`: all weights zero and a ReLU behind the tanh, whose gradient at zero is zero: it never opens by itself,
     but published weights need it.
     """
@@ -138,7 +138,7 @@ class Gate(nn.Module):
 class PriorGuidedFusion(Float32Buffers):
     """pose_NVC and the crop's map_NCHW to the gated mixture (1 - g) pose + g fused (equations 3 and 4).
 
-    `fusion="cross"` puts a second attention over the whole map in the place of the deformable one (Table 10).
+    `fusion="cross"` uses a second attention over the whole map instead of the deformable one (Table 10).
     """
 
     fourier: Tensor

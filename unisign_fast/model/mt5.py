@@ -1,8 +1,7 @@
 """mT5 behind the sign encoder: prompt, packed encoder and decoder, loss per token (paper, section 3.2).
 
-Hugging Face's weights and results over packed sequences: only attention pads, and that where its backend needs it
-(kernels/varlen_attention). The bias of attention, of positions and of what may not be attended to, is built once a
-stack.
+Hugging Face's weights and results over packed sequences: only attention pads, and only if its backend needs it
+(kernels/varlen_attention). The attention bias (relative positions and mask) is built once per stack.
 
 D model width; P packed positions of the encoder (prompts and frames), L target tokens; B clips, S and T their padded
 lengths; H heads.
@@ -72,7 +71,7 @@ class LanguageModel(nn.Module):
         """Sum of the smoothed cross entropies of all target tokens, a float32 scalar (equation 5).
 
         hidden_PD, packing: the encoded clips; labels_L, targets: the tokens of each; inputs_LD: the embeddings of their
-        `decoder_inputs`, where they are at hand.
+        `decoder_inputs`, if already computed.
         """
         if inputs_LD is None:
             (inputs_LD,) = self.embed(decoder_inputs(labels_L, targets))
@@ -165,7 +164,7 @@ def _position_bias(stack: MT5Stack, packing: Packing) -> Tensor:
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where attention is allowed, elsewhere half the least finite number, so that two of them stay finite."""
+    """0 where attention is allowed, elsewhere half the lowest finite number, so that the sum of two stays finite."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
         ~allowed, torch.finfo(dtype).min / 2
     )

@@ -1,4 +1,4 @@
-"""Uni-Sign (ICLR 2025): keypoints and sampled hand crops to text. The whole way of a batch is on this page.
+"""Uni-Sign (ICLR 2025): keypoints and sampled hand crops to text. This file shows the whole path of a batch.
 
 Shapes as in pipelines/batches/packed_batch.py, but P: packed positions of mT5's encoder, each clip's prompt and frames.
 """
@@ -65,7 +65,7 @@ class UniSign(ModelFolderMixin):
         else:
             targets = Packing(filled.label_lengths, batch.poses.device)
             labels_L = targets.pack(filled.label_ids)
-            # Before the sign encoder, so that the embedding's gradient, the largest, is made when its maps are gone.
+            # Before the sign encoder: the embedding's gradient, the largest, is then allocated after the maps are freed.
             inputs_L = decoder_inputs(labels_L, targets)
             prompt_PD, inputs_LD = self._mt5.embed(_prompt_ids(filled), inputs_L)
             hidden_PD, packing = self.encode(self._features(batch), filled, prompt_PD)
@@ -73,7 +73,7 @@ class UniSign(ModelFolderMixin):
         return bool(batch.lengths) * torch.stack([loss, torch.full_like(loss, self.target_count(filled))])
 
     def target_count(self, batch: PackedBatch) -> int:
-        """What a mean loss is over: target tokens, or a task head's clips or glosses. Known on the host."""
+        """The denominator of the mean loss: target tokens, or a task head's clips or glosses. Known on the host."""
         return sum(batch.label_lengths) if self.head is None else self.head.count(batch.texts)
 
     def generate(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[int]] | list[str]:
@@ -84,7 +84,7 @@ class UniSign(ModelFolderMixin):
 
     @torch.no_grad()
     def hypotheses(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[Hypothesis]]:
-        """Beam search: up to `beams` texts of each clip, best first, as tokens with their scores. Not of a task head."""
+        """Beam search: up to `beams` texts of each clip, best first, as tokens with scores. Not for task heads."""
         assert self.head is None, "a task head has no beams"
         encoded = self.encode(self._features(batch), _never_empty(batch))
         result = search_hypotheses(self._mt5.mt5, *encoded, beams, max_new_tokens)
@@ -119,7 +119,7 @@ class UniSign(ModelFolderMixin):
         """What mT5's encoder reads, packed [P, D]: each clip's prompt and then its frames.
 
         The frames follow their own prompt without a gap, since mT5 knows distances between positions only.
-        `prompt_PD`: the embedded prompts, where they are at hand.
+        `prompt_PD`: the embedded prompts, if already computed.
         """
         device = features_FD.device
         prompts, frames = Packing(batch.prompt_lengths, device), Packing(batch.lengths, device)
@@ -164,7 +164,7 @@ class UniSign(ModelFolderMixin):
 
 
 def _never_empty(batch: PackedBatch) -> PackedBatch:
-    """mT5 refuses a batch without clips: one of one frame and one token runs in its place."""
+    """Replace a batch without clips, which mT5 refuses, by one clip of one frame and one token."""
     if batch.lengths:
         return batch
     one = batch.prompt_ids.new_full((1, 1), END)

@@ -1,4 +1,4 @@
-"""How the published implementation names and shapes what this one learns. Tables only; no model is built here.
+"""How the published implementation names and shapes our parameters. Tables only; no model is built here.
 
 Every tensor of ours is one published tensor, with four exceptions: the two hands share an encoder that is published
 twice, but each has running statistics of its own, of which the published code has the mixture; the cross attention's
@@ -109,9 +109,9 @@ def without_parts(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def mixed(running_2C: Tensor) -> Tensor:
     """The published running statistics [C] of a layer that both hands go through.
 
-    In a step the left hand moves them by a tenth, then the right hand by a tenth of what is left. Ours move by the same
-    19 % in all, so that the left hand's count nine parts of nineteen: the same where every step has both hands. Equal
-    ones stay as they are to the last bit.
+    In each step the left hand updates them with momentum 0.1, then the right hand does. Ours use the combined momentum
+    of 0.19, so the left hand has weight 9/19: equal to the published result if every step has both hands. Equal inputs
+    are returned bit for bit.
     """
     left_C, right_C = running_2C
     return torch.lerp(right_C, left_C, (1 - MOMENTUM) / (2 - MOMENTUM))

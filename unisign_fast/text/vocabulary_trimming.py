@@ -30,7 +30,7 @@ def trim_tokenizer(full: Tokenizer, texts: Iterable[str], folder: Path) -> Token
     """Writes a tokenizer into `folder` that finds the same pieces in these texts and all prompts, and has few others.
 
     Kept are those pieces, every single character they are made of, and what is no piece of text (end token, bytes).
-    A text then has no segmentation that it had not before, and still has the one that was best.
+    The trimmed model allows no new segmentation of a text and keeps the best one.
     """
     model = ModelProto.FromString(full.path.read_bytes())
     used = {token for language in LANGUAGES for token in full.prompt_ids(language)}
