@@ -98,12 +98,15 @@ LONG = {
     },
     "position_bias": {"N": 3, "G": 8, "V": 21, "H": 64},
 }
-LONG_CASES = [*LONG.items(), ("temporal_conv", LONG["temporal_conv"] | {"T": [388]})]  # whose last turn writes nothing
+LONG_CASES = [
+    *LONG.items(),
+    ("temporal_conv", LONG["temporal_conv"] | {"T": [388]}),
+]  # the last chunk of which writes nothing
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="for CPUs")
 @pytest.mark.parametrize("name, shape", LONG_CASES, ids=str)
-def test_cpu_backend_equals_reference_over_several_turns(name, shape):
+def test_cpu_backend_equals_reference_over_several_chunks(name, shape):
     """More frames or crops than it takes at a time."""
     assert errors_and_allowed(SPECS[name], "cpu", shape, torch.float32) == []
 

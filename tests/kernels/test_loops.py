@@ -1,4 +1,4 @@
-"""Loops that are compiled for CPUs: exp and what is made of it; and moments in chunks."""
+"""Compiled CPU loops: exp and functions of it; batch statistics in chunks."""
 
 import numba
 import numpy as np

@@ -242,7 +242,7 @@ def backward(norm: BatchNorm2d, x: Tensor, per_part: list[int], weights: Tensor)
 
 
 def maps_of_hands(ranks_taking_part: slice, hands: list[Tensor] | None = None) -> tuple[Tensor, list[int]]:
-    """What of both hands falls to these of two ranks: all of the left one to the first, the right one to both."""
+    """The rows of both hands on these of two ranks: rank 0 has the whole left hand, both share the right one."""
     left, right = hands or two_parts((3, 5))[2]
     shares = [(left, right[:1]), (left[:0], right[1:])][ranks_taking_part]
     hands = [torch.cat(hand) for hand in zip(*shares)]

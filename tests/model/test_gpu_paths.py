@@ -1,4 +1,4 @@
-"""The whole model on the paths that only a GPU takes, without one: meta tensors count as a GPU's.
+"""The whole model on GPU-only code paths, without a GPU: meta tensors count as CUDA tensors.
 
 Every operation chooses its GPU backend, kernels are recorded instead of run, attention goes through the meta functions
 of PyTorch's real kernel, and a step that would make the host wait for the device raises.

@@ -3,8 +3,8 @@
 Clips of one length are compared whole, in evaluation and in training. Of clips of several lengths the shorter ones are
 compared without their last six frames: the published code pads a batch with copies of the last frame, which three
 temporal convolutions of five taps carry six frames into the clip. There loss and generated tokens are computed from the
-published embeddings, and training is left out, where the padding enters every statistic. It is left out too where mT5's
-dropout was on, or a clip had no hand: a black crop stands for it in the published statistics.
+published embeddings, and training is not compared, because padding enters every statistic. Nor is it compared if mT5's
+dropout was on or a clip had no hand, which the published statistics replace by a black crop.
 """
 
 from collections import defaultdict

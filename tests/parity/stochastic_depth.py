@@ -1,6 +1,6 @@
 """Which crops the published code's EfficientNet dropped in a dumped training step.
 
-Stochastic depth draws them at random and a case does not hold the draws, but it holds what came of them: each residual
+Stochastic depth draws them at random and a case does not record the draws, but it records their effect: each residual
 block is followed by a 1x1 convolution and a BatchNorm, whose updated mean and variance depend on which crops were kept.
 With k_n = 1 for a kept crop, k_n^2 = k_n, so the first and second moments are linear in k: a few Gauss-Newton steps
 find k, which is rounded to 0 or 1 and checked.

@@ -1,4 +1,4 @@
-"""How far a gradient hangs on ReLUs that rounding decides.
+"""How strongly a gradient depends on ReLUs that rounding decides.
 
 Two correct float32 runs of one model put a few units on different sides of zero, and each such unit sends its whole
 gradient or nothing: gradients differ by 1e-3 where features differ by 1e-6. Redrawing those slopes measures it.
@@ -10,9 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class UndecidedReLU(TorchFunctionMode):
-    """While active, the slope of every ReLU whose input is within `band` of zero is a coin's, 0 or 1.
+    """While active, the slope of every ReLU whose input is within `band` of zero is drawn at random, 0 or 1.
 
-    The same `seed` with the other `side` gives each coin its other side, so that a pair tries both slopes of each unit.
+    The same `seed` with the other `side` inverts every draw, so a pair of passes tries both slopes of each unit.
     """
 
     def __init__(self, band: float, seed: int, side: bool):

@@ -65,7 +65,7 @@ class UniSign(ModelFolderMixin):
         else:
             targets = Packing(filled.label_lengths, batch.poses.device)
             labels_L = targets.pack(filled.label_ids)
-            # Before the sign encoder: the embedding's gradient, the largest, is then allocated after the maps are freed.
+            # Before the sign encoder: the embedding's gradient, the largest, is allocated after the maps are freed.
             inputs_L = decoder_inputs(labels_L, targets)
             prompt_PD, inputs_LD = self._mt5.embed(_prompt_ids(filled), inputs_L)
             hidden_PD, packing = self.encode(self._features(batch), filled, prompt_PD)
