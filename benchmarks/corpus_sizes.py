@@ -76,7 +76,7 @@ def sparse_corpus(path: Path, clips: int, frames: int = 238) -> None:
         )
     manifest.close()
     header = json.loads((path / "store.json").read_text())
-    header |= dict(clips=clips, frames=total, manifest_bytes=manifest.size, manifest_crc32c=manifest.crc32c)
+    header |= {"clips": clips, "frames": total, "manifest_bytes": manifest.size, "manifest_crc32c": manifest.crc32c}
     write_header(path / "store.json", header | {"index_crc32c": manifest.index_crc32c})
 
 
@@ -97,19 +97,19 @@ def _open_corpus(path: Path, tokenizer: Path) -> dict[str, float]:
         loaded = reader.batch(clips, chosen, 0, True)
         assert not loaded.bad, loaded.bad
         times.append(1000 * (time.perf_counter() - start))
-    return dict(
-        clips=len(clips),
-        frames=store.clips.total_frames,
-        open_s=opened - begin,
-        tokenise_s=tokenised - opened,
-        reopen_s=reopened - tokenised,
-        memory_mib=own_memory_mib(),
-        batch_ms=statistics.median(times),
-    )
+    return {
+        "clips": len(clips),
+        "frames": store.clips.total_frames,
+        "open_s": opened - begin,
+        "tokenise_s": tokenised - opened,
+        "reopen_s": reopened - tokenised,
+        "memory_mib": own_memory_mib(),
+        "batch_ms": statistics.median(times),
+    }
 
 
 def own_memory_mib() -> float:
-    """Of this process, without mapped files."""
+    """Resident memory of this process in MiB, without mapped files."""
     return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 

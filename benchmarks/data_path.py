@@ -3,7 +3,7 @@
     python benchmarks/data_path.py                     both, with crops on the GPU where there is one, else on the CPU
     python benchmarks/data_path.py --draw-rows ROWS    a picture of rows that were written by --json
 
-Five ways take turns, and the medians of their times a clip are compared: the published one (baseline/data.py), and the
+Five ways run interleaved, and their median times per clip are compared: the published one (baseline/data.py), and the
 keypoint store with crops from the crop store, from H.264 and VP9 videos, and from VP9 videos through DALI (on a GPU all
 but the published way are DALI's, through nvJPEG and NVDEC). All of them deliver the same frames. One thread each.
 """
@@ -118,7 +118,7 @@ def made_corpus(folder: Path, clips: int, frames: int = 250, side: int = 512) ->
     """Made clips: the store of the H.264 videos, with crops, and that of the VP9 ones."""
     folder.mkdir()
     keypoints = [made_clip(folder, number, frames, side) for number in range(clips)]
-    fields = dict(split="train", language="en", text="t", fps=25.0, width=side, height=side)
+    fields = {"split": "train", "language": "en", "text": "t", "fps": 25.0, "width": side, "height": side}
     for suffix in ("mp4", "webm"):
         with KeypointStoreWriter(folder / suffix, SOURCE) as writer:
             for number, pose in enumerate(keypoints):
@@ -138,8 +138,8 @@ def demo_corpus(folder: Path) -> tuple[KeypointStore, KeypointStore]:
         for clip in store.clips:
             source = vp9 / f"{clip.id}.webm"
             transcode(store.video(clip), source)
-            size = dict(fps=clip.fps, width=clip.width, height=clip.height)
-            labels = dict(id=clip.id, split=clip.split, language=clip.language, text=clip.text)
+            size = {"fps": clip.fps, "width": clip.width, "height": clip.height}
+            labels = {"id": clip.id, "split": clip.split, "language": clip.language, "text": clip.text}
             writer.add(store.keypoints(clip), source=str(source), **labels, **size)
     return store, KeypointStore.open(vp9)
 
@@ -174,7 +174,7 @@ def check(reader: ClipReader, poses: Path) -> None:
 def measure(
     name: str, h264: KeypointStore, vp9: KeypointStore, clips: int, rounds: int, device: torch.device = CPU
 ) -> Iterator[Row]:
-    """Rows of every p_samp and way; the ways take turns in each round, every time on other clips and frames."""
+    """Rows of every p_samp and way; every round times each way, on different clips and frames."""
     poses = h264.path / "published"
     poses.mkdir()
     for clip in h264.clips:
@@ -270,7 +270,7 @@ def data_path(
 
     Args:
         clips: Clips of 512 x 512 pixels to make; every round takes 8 of them.
-        rounds: Times that all ways take their turn.
+        rounds: Rounds, each of which times every way.
         sizes: Clips of the corpora to open.
         json: File for the rows.
         picture: File for the picture, clips/s against p_samp.

@@ -3,8 +3,8 @@
     python benchmarks/evaluation.py --model runs/demo/slt-pose/best --stores data/demo/sentences
     python benchmarks/evaluation.py --model random --max-new-tokens 40   mT5-Base's geometry, CSL-News's lengths
 
-The published way is in baseline/evaluation.py. Both take turns, one thread each, with 4 beams, and have the published
-mixture of both hands' running statistics. Texts may differ where the published padding changes the ends of clips, and
+The published way is in baseline/evaluation.py. Both run interleaved, one thread each, with 4 beams, and use the
+published mixture of both hands' running statistics. Texts may differ where the published padding changes the ends of clips, and
 those of random weights, which rounding decides.
 """
 
@@ -41,7 +41,7 @@ from unisign_fast.training.recipes import RecipeName
 from unisign_fast.utils.console import run_command
 from unisign_fast.utils.distributed import Ranks
 
-RANDOM = "random"  # in the place of a model
+RANDOM = "random"  # instead of a model folder
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def compare(
     rounds: int,
     json: Path | None,
 ) -> None:
-    """Both ways in turns; see `evaluation`."""
+    """Time both ways, interleaved; see `evaluation`."""
     device, task = reader.device, reader.settings.task
     theirs = PublishedEvaluation(loaded, tokenizer, reader, device, settings.max_new_tokens)
     loaded.load_state_dict(unpublish(theirs.forward.w, loaded.state_dict()))

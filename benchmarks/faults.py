@@ -1,9 +1,9 @@
-"""The campaign of faults: what becomes of a run, a store and an input when something happens to it.
+"""Fault injection: what happens to a training run or a store after a fault.
 
     python benchmarks/faults.py training --minutes 60
     python benchmarks/faults.py stores --minutes 5
 
-Prints, for every kind, how often it was tried, what came of it, and the longest time. Ends with status 1 where an
+Prints the number of trials, the outcomes and the longest time for every kind of fault. Exits with status 1 if an
 outcome is wrong. The same seed gives the same faults.
 """
 
@@ -27,7 +27,7 @@ STORES_A_ROUND = 500
 
 
 def faults(part: Literal["training", "stores"], /, minutes: float = 5, seed: int = 0, json: Path | None = None) -> None:
-    """Try faults and print what became of them.
+    """Inject faults and print the outcomes.
 
     Args:
         part: What is damaged.

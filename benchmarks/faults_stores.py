@@ -1,11 +1,11 @@
-"""Damaged stores: whatever becomes of a file, a clip is as it was or an InputError names it.
+"""Damaged stores: however a file is damaged, each clip is unchanged or named by an InputError.
 
     python benchmarks/faults_stores.py --count 10000
 
-A small store with hand crops and cached targets is damaged in one of its files, at times while it is in use, and read as
-training reads it: the clips of every split, their fields, keypoints, crops and targets. Three outcomes are right: all is as it was,
-the store is refused, some clips are refused and the others are as they were. Wrong is a value that changed in silence,
-and an exception that is no InputError.
+One file of a small store with hand crops and cached targets is damaged, sometimes while the store is open. The store is
+then read as in training: the clips of every split, their fields, keypoints, crops and targets. Three outcomes are
+correct: everything is unchanged, the store is refused, or some clips are refused and the others are unchanged. A
+silently changed value is wrong, and so is an exception other than InputError.
 """
 
 import random
@@ -65,7 +65,13 @@ def write_small_store(path: Path) -> None:
     with KeypointStoreWriter(path, origin) as writer:
         for i in range(CLIPS):
             frames = int(rng.integers(2, 12))
-            fields = dict(split=SPLITS[i % 3], language="en", text=f"text number {i}", gloss=f"A{i} B", fps=25)
+            fields = {
+                "split": SPLITS[i % 3],
+                "language": "en",
+                "text": f"text number {i}",
+                "gloss": f"A{i} B",
+                "fps": 25,
+            }
             writer.add(rng.random((frames, 133, 3)), id=f"clip{i}", width=64, height=48, tags={"signer": "1"}, **fields)
     store = KeypointStore.open(path)
     crops = CropStoreWriter(store, 16, 90)
@@ -177,7 +183,7 @@ def _swapped(content: bytearray, rng: random.Random) -> None:
 
 
 def _json_value(content: bytearray, rng: random.Random) -> None:
-    """A value of another type, infinite, deep or long, in the place of some number or text."""
+    """Replace some number or text by a value that has another type, or is infinite, deep or long."""
     places = [i for i, byte in enumerate(content) if byte in b":["]
     if places:
         start = rng.choice(places) + 1

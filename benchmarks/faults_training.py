@@ -1,8 +1,8 @@
-"""Faults of training: a run that is killed, stopped or damaged goes on to the same weights, or says in one line why not.
+"""Training faults: a killed, stopped or damaged run resumes to the same weights, or one line says why it cannot.
 
-Each trial copies a run that stands after its first checkpoints, does something to it, and repeats the command until it
-ends. Right is: the last weights have the same bits as those of a run that nothing happened to; or the command is
-refused with one line. A traceback, other weights, and a start that never ends are wrong.
+Each trial copies a run that has its first checkpoints, injects a fault, and repeats the command until it ends. Two
+outcomes are correct: the final weights are bitwise equal to those of an undisturbed run, or the command is refused with
+one line. A traceback, other weights, and a start that never ends are wrong.
 """
 
 import os
@@ -37,7 +37,14 @@ def write_corpus(path: Path) -> None:
     rng = np.random.default_rng(0)
     with KeypointStoreWriter(path, {"estimator": "none", "version": "1", "coordinates": "fractions"}) as writer:
         for i in range(CLIPS):
-            fields = dict(split="train", language="en", text=TEXTS[i % len(TEXTS)], fps=25, width=64, height=48)
+            fields = {
+                "split": "train",
+                "language": "en",
+                "text": TEXTS[i % len(TEXTS)],
+                "fps": 25,
+                "width": 64,
+                "height": 48,
+            }
             writer.add(rng.uniform(0.2, 0.8, (FRAMES, 133, 3)), id=f"clip{i}", **fields)
 
 

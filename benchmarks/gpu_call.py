@@ -1,7 +1,7 @@
 """Everything that only a GPU can tell, in one call of less than eight minutes on a host without a network.
 
     python benchmarks/gpu_call.py --out FOLDER --commit $(git rev-parse --short HEAD)
-    python benchmarks/gpu_call.py --out FOLDER --dry-run     all of it at toy size on a CPU, in less than two minutes
+    python benchmarks/gpu_call.py --out FOLDER --dry-run     all of it at toy size on a CPU, in a few minutes
 
 Needs Python, torch, triton, transformers, numba, numpy, huggingface-hub, safetensors, sentencepiece and nothing else of
 the project's dependencies. Each section runs in a process of its own with a deadline, and its rows are written to
@@ -29,11 +29,17 @@ SECTIONS = {  # deadline in seconds on a GPU, the start of the process included
     "loss": 50,
 }
 SHARED = ("device", "torch", "commit", "date", "cuda", "triton", "transformers", "dry_run")  # what every row names
-EXIT_SECONDS = 5  # for a process that saw its deadline coming
+DRY_SECONDS = 1800  # of each section in a dry run: only guards against a hang
+EXIT_SECONDS = 5  # left to a process for ending on its own before its deadline
+
+
+def deadline(section: str, dry: bool) -> int:
+    """Seconds that a section may take."""
+    return DRY_SECONDS if dry else SECTIONS[section]
 
 
 def run_section(name: str, folder: Path, dry: bool) -> None:
-    """In the section's own process."""
+    """Run a section in this process."""
     from benchmarks.gpu import ceilings, operations, step
     from benchmarks.gpu.device import Rows, gpu_sizes, toy_sizes
 
@@ -45,7 +51,7 @@ def run_section(name: str, folder: Path, dry: bool) -> None:
         "rgb": step.rgb,
         "loss": step.falling_loss,
     }
-    rows = Rows(folder / f"{name}.json", name, SECTIONS[name] - EXIT_SECONDS, dry)
+    rows = Rows(folder / f"{name}.json", name, deadline(name, dry) - EXIT_SECONDS, dry)
     with rows.guard(name):
         sections[name](rows, toy_sizes() if dry else gpu_sizes())
 
@@ -61,7 +67,7 @@ def call(folder: Path, chosen: list[str], dry: bool) -> list[dict]:
         command = [sys.executable, __file__, "--section", name, "--out", str(folder), *(["--dry-run"] if dry else [])]
         process = subprocess.Popen(command, start_new_session=True)
         try:
-            status = process.wait(SECTIONS[name])
+            status = process.wait(deadline(name, dry))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -5,7 +5,7 @@
     python benchmarks/kernels.py --compile-only   registers, spills, shared memory on GPUs that need not be there
     python benchmarks/kernels.py --count          bytes, FLOPs and the shortest possible time of each operation
 
-Behind the single operations stand the two parts of the model that are made of them: the stack of graph and temporal
+After the single operations come the two parts of the model that consist of them: the stack of graph and temporal
 convolutions of all four body parts, and prior-guided fusion. An operation whose numbers are wrong is not timed.
 """
 

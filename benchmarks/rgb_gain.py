@@ -1,8 +1,8 @@
-"""What RGB brings on the signs made for it: word recognition with and without sampled hand crops, over several seeds.
+"""Gain from RGB on signs that need it: word recognition with and without sampled hand crops, over several seeds.
 
     python benchmarks/rgb_gain.py --seeds 0 1 2 --json benchmarks/results/rgb_gain.json
 
-Both sides start from runs/demo/stage1 (launch/quickstart.sh --full writes it). Pose-only is fine-tuned from there;
+Both candidates start from runs/demo/stage1 (launch/quickstart.sh --full writes it). Pose-only is fine-tuned from there;
 RGB-pose goes through stage 2 on words first, with seed 0 the demo's own. Eight of the demo's words (tag `needs_rgb`)
 come in pairs that keypoints cannot tell apart.
 """
@@ -29,7 +29,7 @@ GROUPS = {"yes": "signs made for RGB", "no": "other signs"}
 
 
 def train(script: str, *options: object) -> None:
-    """One training run in a process of its own; a finished one is left alone."""
+    """One training run in a process of its own; a finished one is left unchanged."""
     subprocess.run([sys.executable, f"launch/{script}.py", *map(str, options)], check=True)
 
 
@@ -59,7 +59,7 @@ def train_rgb(seed: int) -> Path:
 
 
 def rgb_gain(seeds: tuple[int, ...] = (0, 1, 2), json: Path | None = None) -> None:
-    """Train both sides for each seed and print the accuracies.
+    """Train both candidates for each seed and print the accuracies.
 
     Args:
         seeds: Seeds of stage 2 and of fine-tuning, two or more.

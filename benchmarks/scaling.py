@@ -1,6 +1,6 @@
-"""How training scales over GPUs: foretold from counted bytes and stated speeds; measured with two ranks here.
+"""How training scales over GPUs: predicted from counted bytes and stated speeds; measured with two ranks here.
 
-    python benchmarks/scaling.py               the base recipe on 1 to 64 GPUs, foretold; needs no GPU
+    python benchmarks/scaling.py               the base recipe on 1 to 64 GPUs, predicted; needs no GPU
     python benchmarks/scaling.py --measure     one rank against two on CPU, by torchrun and by DeepSpeed's launcher
     python benchmarks/scaling.py --overhead    DeepSpeed's ZeRO 0 to 3 against a plain PyTorch loop, one rank
 
@@ -70,7 +70,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Row:
-    """One foretold optimiser step. Seconds; efficiencies are shares of linear scaling."""
+    """One predicted optimiser step. Seconds; efficiencies are shares of linear scaling."""
 
     scaling: Literal["strong", "weak"]
     network: str  # between nodes; "node" for one node
@@ -102,7 +102,7 @@ def count_work(stage: int) -> Work:
     return Work(parameters, large_share(model), TRAINING * sum(forward.values()), moment_reductions(model))
 
 
-def foretell(scaling: str, network: str, stage: int, zero: int, gpus: int, flops: float) -> Row | None:
+def predict(scaling: str, network: str, stage: int, zero: int, gpus: int, flops: float) -> Row | None:
     """One step of a stage at `flops` FLOP/s a GPU; None where there are more GPUs than clips."""
     train, work = BASE.stages[stage], count_work(stage)
     clips = train.clips_per_step / (gpus if scaling == "strong" else PUBLISHED_GPUS)
@@ -139,11 +139,11 @@ def foretell(scaling: str, network: str, stage: int, zero: int, gpus: int, flops
     )
 
 
-def foretold(flops: float) -> list[Row]:
+def predicted(flops: float) -> list[Row]:
     """Every combination that is possible."""
     places = [(network, gpus) for network, numbers in GPUS.items() for gpus in numbers]
     rows = [
-        foretell(scaling, network, stage, zero, gpus, flops)
+        predict(scaling, network, stage, zero, gpus, flops)
         for scaling in ("strong", "weak")
         for stage in STAGES
         for zero in ZERO_STAGES
@@ -181,9 +181,9 @@ def figures(title: str, *columns: str) -> Table:
     return table
 
 
-def report_foretold(flops: float) -> list[Row]:
+def report_predicted(flops: float) -> list[Row]:
     """Assumptions, what a GPU holds and sends, and the efficiencies."""
-    rows, console = foretold(flops), Console()
+    rows, console = predicted(flops), Console()
     console.print("Assumptions", *assumptions(flops), sep="\n  ", highlight=False, soft_wrap=True)
     places = {(row.scaling, row.network, row.stage, row.zero, row.gpus): row for row in rows}
     title = f"A step on one GPU of {NODE}, strong scaling; GB held and sent, milliseconds"
@@ -244,7 +244,7 @@ def report_overhead() -> list[dict]:
 def scaling(
     measure: bool = False, overhead: bool = False, tflops: float = SUSTAINED / 1e12, json: Path | None = None
 ) -> None:
-    """Foretell strong and weak scaling of the base recipe to 64 GPUs, or measure on this machine.
+    """Predict strong and weak scaling of the base recipe to 64 GPUs, or measure on this machine.
 
     Args:
         measure: Time real steps with one and with two ranks instead, about three minutes.
@@ -261,7 +261,7 @@ def scaling(
     elif overhead:
         rows = report_overhead()
     else:
-        rows = [asdict(row) for row in report_foretold(1e12 * tflops)]
+        rows = [asdict(row) for row in report_predicted(1e12 * tflops)]
     if json is not None:
         write_json(json, {"rows": rows})
 

@@ -156,7 +156,7 @@ def deepspeed_step(settings: TrainSettings, ranks: Ranks) -> Callable[[list[Pack
 
 
 def measure(ranks: Ranks, rounds: int) -> list[dict]:
-    """Milliseconds of a step in each round, of ways that take turns; and what a step of each sends.
+    """Milliseconds of a step in each round, of ways that run interleaved; and what a step of each sends.
 
     Ways are (scaling, "plain" or "ZeRO n"): strong shares out the clips that one rank has, weak gives them to each.
     """

@@ -1,10 +1,10 @@
-"""Scores a model on a split of a keypoint store, or predictions that are there already; compares two systems.
+"""Scores a model on a split of a keypoint store, or existing predictions; compares two systems.
 
 python launch/evaluate.py --model FOLDER --stores STORE --task slt --split test --out OUT
 python launch/evaluate.py --predictions OUT/predictions-test.jsonl --task slt --language zh
 python launch/evaluate.py --predictions FILE --baseline OTHER_FILE --task slt --language zh
 
-deepspeed or torchrun in the place of python share the clips among ranks.
+Launched with deepspeed or torchrun instead of python, the ranks share the clips.
 """
 
 from collections.abc import Mapping, Sequence

@@ -64,7 +64,7 @@ def _attention(rows: Rows, sizes: Sizes, backend: SDPBackend | None, trained_bia
     """One row: whether forward and backward run, and their milliseconds; None is torch's own choice."""
     clips, heads, length, width = (2, 2, 16, 8) if sizes.dry else (16, 12, 272, 64)
     name = f"sdpa {backend.name if backend else 'default'}, {'trained bias' if trained_bias else 'no bias'}"
-    factory = dict(device=sizes.device, dtype=torch.bfloat16, requires_grad=True)
+    factory = {"device": sizes.device, "dtype": torch.bfloat16, "requires_grad": True}
     with rows.guard(name):
         q, k, v = (torch.randn(clips, heads, length, width, **factory) for _ in range(3))
         bias = torch.randn(1, heads, length, length, **factory) if trained_bias else None

@@ -74,7 +74,7 @@ class Rows:
         return self._end - time.monotonic()
 
     def require(self, seconds: float) -> None:
-        """Raise TimeoutError unless so many seconds are left of the section."""
+        """Raise TimeoutError unless this many seconds of the section are left."""
         if self.seconds_left < seconds:
             raise TimeoutError(f"not started: needs about {seconds:.0f} s, {self.seconds_left:.0f} s are left")
 

@@ -148,7 +148,7 @@ def _stack_rows(
         rows.require(needs)
         call, weights = _stack_call(provider, sizes)
         bounds = torch.arange(0, frames + 1, 4 if sizes.dry else 240, device=sizes.device)
-        factory = dict(device=sizes.device, dtype=torch.bfloat16)
+        factory = {"device": sizes.device, "dtype": torch.bfloat16}
         poses = [torch.rand(frames, len(PART_JOINTS[part]), 3, **factory) for part in PARTS]
         whole = graph_stack("meta")
         limits = {d: _roofline_ms(steps, ceilings) * frames / whole.items for d, steps in whole.work.items()}

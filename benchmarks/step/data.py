@@ -34,7 +34,7 @@ def made_store(path: Path, clips: int, max_frames: int, videos: bool, crop_size:
     with KeypointStoreWriter(path, SOURCE) as writer:
         for number, (frames, tokens, source) in enumerate(zip(frames_N, tokens_N, sources)):
             text = "".join(np.random.default_rng(number).choice(CHARACTERS, tokens - 2))
-            labels = dict(id=str(number), split="train", language="zh", text=text)
+            labels = {"id": str(number), "split": "train", "language": "zh", "text": text}
             keypoints = moving_signer(number, frames)
             writer.add(keypoints, **labels, fps=float(FPS), width=side, height=side, source=source)
     store = KeypointStore.open(path)

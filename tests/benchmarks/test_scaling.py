@@ -1,4 +1,4 @@
-"""benchmarks/scaling.py: what it says a rank sends is what DeepSpeed sends, and what it foretells follows from that."""
+"""benchmarks/scaling.py: what it says a rank sends is what DeepSpeed sends, and what it predicts follows from that."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def counted(tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.parametrize("zero", ZERO_STAGES)
-def test_a_rank_sends_what_is_foretold(counted, zero):
+def test_a_rank_sends_what_is_predicted(counted, zero):
     model = make_model()
     whole = FLOAT32 * sum(parameter.numel() for parameter in model.parameters())
     gradients, weights = COLLECTIVES[zero].passes(MICRO_BATCHES, large_share(model))
@@ -63,7 +63,7 @@ def test_a_rank_sends_what_is_foretold(counted, zero):
     assert sent.get("allgather_base", 0) == pytest.approx(weights * whole, rel=0.001)
 
 
-def test_batch_statistics_are_reduced_as_often_as_foretold(counted):
+def test_batch_statistics_are_reduced_as_often_as_predicted(counted):
     expected = MICRO_BATCHES * moment_reductions(make_model())
     assert all(expected < result["calls"]["allreduce"] <= expected + 8 for result in counted)
 
@@ -75,15 +75,15 @@ def scaling(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def foretold(tmp_path_factory) -> tuple[str, list[dict]]:
-    out = tmp_path_factory.mktemp("foretold") / "rows.json"
+def predicted(tmp_path_factory) -> tuple[str, list[dict]]:
+    out = tmp_path_factory.mktemp("predicted") / "rows.json"
     done = scaling("--tflops", "400", "--json", str(out))
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(out.read_text())["rows"]
 
 
-def test_assumptions_are_printed(foretold):
-    said, _ = foretold
+def test_assumptions_are_printed(predicted):
+    said, _ = predicted
     for words in (
         "400 TFLOP/s",
         "587.7 M parameters",
@@ -96,8 +96,8 @@ def test_assumptions_are_printed(foretold):
         assert words in said, words
 
 
-def test_efficiency_falls_with_gpus_and_overlap_never_harms(foretold):
-    _, rows = foretold
+def test_efficiency_falls_with_gpus_and_overlap_never_harms(predicted):
+    _, rows = predicted
     places = {(r["scaling"], r["network"], r["stage"], r["zero"], r["gpus"]): r for r in rows}
     assert all(row["efficiency"] == 1 for row in rows if row["gpus"] == 1)
     assert all(0 < row["efficiency"] <= row["efficiency_overlapped"] <= 1 for row in rows)
@@ -111,8 +111,8 @@ def test_efficiency_falls_with_gpus_and_overlap_never_harms(foretold):
     assert places["weak", "node", 1, 3, 8]["state_gb"] == pytest.approx(18 * 0.587747368 / 8)
 
 
-def test_there_is_no_row_with_less_than_a_clip_a_gpu(foretold):
-    _, rows = foretold
+def test_there_is_no_row_with_less_than_a_clip_a_gpu(predicted):
+    _, rows = predicted
     most = max(row["gpus"] for row in rows if row["stage"] == 3 and row["scaling"] == "strong")
     assert most == 32, "stage 3 has 32 clips a step"
     assert max(row["gpus"] for row in rows if row["stage"] == 3 and row["scaling"] == "weak") == 64

@@ -160,7 +160,8 @@ def test_the_norm_of_the_gradient_is_that_of_the_whole_step(trained):
 
 
 def test_plain_python_needs_no_launcher(tmp_path):
-    script = "from unisign_fast.utils.distributed import start_ranks; r = start_ranks(); assert (r.rank, r.world_size) == (0, 1)"
+    script = "from unisign_fast.utils.distributed import start_ranks; r = start_ranks(); "
+    script += "assert (r.rank, r.world_size) == (0, 1)"
     status, output = run_script([sys.executable, "-c", script])
     assert status == 0, output[-4000:]
 

@@ -1,8 +1,8 @@
-"""Checkpoints, whole or not at all: whenever a rank is killed, the newest whole one is found again.
+"""Atomic checkpoints: a run can resume from the newest complete one, whenever a rank is killed.
 
 A checkpoint is a folder step_XXXXXXXX. Its manifest.json, written last, holds the trainer's state and the size and
-SHA-256 of every file; a folder without one, or whose files differ from it, does not count. `latest` beside the folders
-names the newest, for other tools.
+SHA-256 of every file. A folder is ignored if it has no manifest or its files do not match. The file `latest` beside the
+folders names the newest checkpoint, for other tools.
 """
 
 import math
@@ -27,30 +27,30 @@ from unisign_fast.utils.distributed import Ranks
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: where its files are, and the state that was saved with them."""
+    """A complete checkpoint: the folder of its files, and the trainer's state."""
 
     folder: Path
     state: dict
 
 
 class Checkpoints:
-    """The checkpoints of a run. All ranks call each method together, and see one file system."""
+    """The checkpoints of a run. Every method is collective, and all ranks must share one file system."""
 
     def __init__(self, folder: Path, ranks: Ranks):
         self.folder, self.ranks = folder, ranks
 
     def save(self, step: int, state: dict, write: Callable[[Path], object]) -> None:
-        """Save under number `step`: `write(folder)` on every rank writes files, `state` is JSON, the same on all ranks.
+        """Save checkpoint number `step`: every rank calls `write(folder)`; `state` is JSON, the same on all ranks.
 
-        The one saved before is kept as well, older ones go. Returns when the checkpoint is safe on the disk. Raises
-        InputError on every rank when it cannot be written; nothing of it is left then.
+        Keeps the previous checkpoint and deletes older ones. Returns once all files are synced to disk. If the
+        checkpoint cannot be written, deletes what was written and raises InputError on every rank.
         """
         folder = self.folder / f"step_{step:08d}"
         try:
             self._on_first(lambda: self._make(folder))
             self._together(lambda: write(folder))
             names = self.ranks.from_first(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
-            mine = names[self.ranks.rank :: self.ranks.world_size]  # reading all again for the hash is work to share
+            mine = names[self.ranks.rank :: self.ranks.world_size]  # ranks share the work of hashing
             shares = self.ranks.gather(self._together(lambda: {name: secured(folder / name) for name in mine}))
             files = {name: entry for part in shares for name, entry in part.items()}
             self._on_first(lambda: self._finish(folder, state, files))
@@ -61,7 +61,7 @@ class Checkpoints:
             raise
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole checkpoint, every byte verified, and why newer ones were passed over ("FOLDER: REASON")."""
+        """The newest complete checkpoint, verified by checksum, and why newer ones were skipped ("FOLDER: REASON")."""
         return self.ranks.from_first(self._find() if self.ranks.is_first else None)
 
     def _together(self, work: Callable[[], object]):
@@ -76,7 +76,7 @@ class Checkpoints:
 
     def _make(self, folder: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        remove(folder)  # what a killed process left; had it been whole, the run would have gone on from it
+        remove(folder)  # incomplete: left by a killed process
         folder.mkdir()
 
     def _finish(self, folder: Path, state: dict, files: dict) -> None:
@@ -86,7 +86,7 @@ class Checkpoints:
 
     def _find(self) -> tuple[Checkpoint | None, list[str]]:
         passed_over: list[str] = []
-        for folder in reversed(sorted(self.folder.glob("step_" + "[0-9]" * 8))):
+        for folder in sorted(self.folder.glob("step_" + "[0-9]" * 8), reverse=True):
             try:
                 return Checkpoint(folder, _trainer_state(folder)), passed_over
             except NotWhole as reason:
@@ -94,7 +94,7 @@ class Checkpoints:
         return None, passed_over
 
     def _prune(self, current: Path) -> None:
-        """Remove all folders but `current`, just secured, and the newest sealed one before it."""
+        """Remove all folders except `current`, just saved, and the newest sealed one before it."""
         folders = [path for path in sorted(self.folder.glob("step_" + "[0-9]" * 8)) if path.is_dir()]
         sealed = [folder for folder in folders if folder < current and (folder / MANIFEST).exists()]
         for folder in folders:
@@ -103,7 +103,7 @@ class Checkpoints:
 
 
 def _trainer_state(folder: Path) -> dict:
-    """The trainer's state of a checkpoint. Raises NotWhole where the folder or a value of the state is not ours."""
+    """The trainer's state of a checkpoint. Raises NotWhole if the folder or a value of the state is invalid."""
     state = sealed_state(folder)
     if type(state.get("step")) is not int or folder.name != f"step_{state['step']:08d}":
         raise NotWhole(f"{MANIFEST} is of another step")

@@ -1,4 +1,4 @@
-"""The command line of training: a recipe gives every default, so that --help shows what would really run."""
+"""The command line of training: a recipe sets every default, so --help shows the values a run would use."""
 
 import argparse
 import json
@@ -18,15 +18,18 @@ from unisign_fast.training.settings import RecipeName, RunSettings, Source, Trai
 from unisign_fast.utils.console import one_line_errors, without_local_rank
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
-IN_SHORT = {  # what --help shows, one screen; --help-all shows everything
+IN_SHORT = {  # shown by --help; --help-all shows everything
     RunSettings: ("recipe", "stage", "stores", "out", "start_from", "mt5", "data", "train", "model"),
     ModelConfig: (),
     MT5Shape: (),
     DataSettings: ("task", "p_samp"),
     TrainSettings: ("epochs", "clips_per_step", "frames_per_device", "learning_rate", "precision", "seed"),
 }
-DERIVED = {ModelConfig: ("rgb", "head_classes"), MT5Shape: ("vocab_size",)}  # from p_samp and the data: no options
-MORE = f"{HELP_ALL} shows every option; --config RUN/settings.json repeats a run, options given beside it override it."
+DERIVED = {
+    ModelConfig: ("rgb", "head_classes"),
+    MT5Shape: ("vocab_size",),
+}  # follow from p_samp and the data, so they are not options
+MORE = f"{HELP_ALL} shows every option; --config RUN/settings.json repeats a run, other options override it."
 
 
 def training_command(description: str, stages: tuple[int, ...]) -> None:
@@ -34,13 +37,13 @@ def training_command(description: str, stages: tuple[int, ...]) -> None:
     arguments = without_local_rank(sys.argv[1:])
     with one_line_errors():
         settings = parse(description, stages, arguments)
-        from unisign_fast.training.run import train  # late: torch and deepspeed take seconds that --help need not
+        from unisign_fast.training.run import train  # late: importing torch and deepspeed takes seconds
 
         train(settings)
 
 
 def parse(description: str, stages: tuple[int, ...], arguments: list[str]) -> RunSettings:
-    """The settings that a command line asks for. Raises InputError where they are impossible."""
+    """The settings given on the command line. Raises InputError for invalid ones."""
     default, arguments = _defaults(stages, arguments)
     for group, names in DERIVED.items():
         _annotate(group, names, tyro.conf.Fixed)
@@ -64,8 +67,7 @@ def parse(description: str, stages: tuple[int, ...], arguments: list[str]) -> Ru
 
 
 def _defaults(stages: tuple[int, ...], arguments: list[str]) -> tuple[RunSettings, list[str]]:
-    """The settings that --config and the options which choose others (recipe, stage, task, ...) lead to, and the
-    arguments without --config."""
+    """The defaults implied by --config and by recipe, stage, task and the like; and the arguments without --config."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     try:
@@ -80,7 +82,7 @@ def _defaults(stages: tuple[int, ...], arguments: list[str]) -> tuple[RunSetting
     parser.add_argument("--start-from", type=Path)
     try:
         chosen, _ = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:  # tyro will say it better
+    except argparse.ArgumentError:  # tyro reports it in more detail
         chosen = parser.parse_args([])
     if chosen.recipe not in get_args(RecipeName) or chosen.stage not in (1, 2, 3):
         raise InputError(f"{config.config}: recipe", "recipe or stage is not known", "use the settings.json of a run")
@@ -90,7 +92,7 @@ def _defaults(stages: tuple[int, ...], arguments: list[str]) -> tuple[RunSetting
 
 
 def _read_config(path: Path) -> dict:
-    """The settings in a run's settings.json, without what it says of the start."""
+    """The settings in a run's settings.json, without its record of the start."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values.pop("start", None)
@@ -103,12 +105,12 @@ def _read_config(path: Path) -> dict:
 
 
 def _annotate(group: type, names: Iterable[str], marker: Any) -> None:
-    """Mark fields of a group of settings for tyro: Fixed is no option, Suppress is left out of the help."""
+    """Mark fields of a group of settings for tyro: Fixed removes the option, Suppress hides it from the help."""
     group.__annotations__ |= {f.name: marker[f.type] for f in fields(group) if f.name in names}
 
 
 def _settings_of(start_from: Path | None) -> Source:
-    """A model that came from the published code goes on with the published settings, unless told otherwise."""
+    """Default of --settings: a model imported from the published code keeps the published settings."""
     if start_from is None or not (start_from / "config.json").is_file():
         return "paper"
     return "published" if ModelConfig.load(start_from / "config.json").gate == "published" else "paper"

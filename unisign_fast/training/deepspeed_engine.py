@@ -1,7 +1,7 @@
-"""DeepSpeed, set up once for every way to start: `deepspeed`, `torchrun` or plain `python`; CPU or GPU; ZeRO 0 to 3.
+"""DeepSpeed setup for every launcher (`deepspeed`, `torchrun`, plain `python`), CPU or GPU, and ZeRO 0 to 3.
 
-DeepSpeed averages gradients over ranks and knows nothing of tokens; the trainer scales losses, and the boundary of
-gradient accumulation is set by hand (`backward_step`), since the last step of an epoch has fewer micro-batches.
+DeepSpeed averages gradients over ranks, whatever their number of tokens, so the trainer scales the losses. The
+last step of an epoch has fewer micro-batches, so `backward_step` sets the gradient accumulation boundary itself.
 """
 
 import io
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class StepResult(NamedTuple):
-    """What an optimiser step did, on the device; nothing here was waited for."""
+    """Result of an optimiser step, as tensors on the device that the host has not waited for."""
 
-    loss_sum: Tensor  # [] of all ranks' targets
-    grad_norm: Tensor  # [] of the step's gradient, before clipping
+    loss_sum: Tensor  # [] summed over the targets of all ranks
+    grad_norm: Tensor  # [] before clipping
     is_bad: Tensor  # [] bool: loss or gradient was not finite, and the step was not taken
-    micro_losses: Tensor  # [micro-batches] sums of this rank's losses
+    micro_losses: Tensor  # [micro-batches] this rank's summed losses
 
 
 def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) -> "DeepSpeedEngine":
     """Wrap `model` for training over `total_steps` optimiser steps. `model` is changed in place (device, bf16).
 
-    A parameter may take part on one rank and not on another (no hand crops there), but must then have a zero gradient,
-    not none: ZeRO 1 to 3 count on equal gradients everywhere. The model adds `0 * parameter.sum()` for those unused.
+    A parameter may be unused on some ranks (those without hand crops), but needs a zero gradient there instead of
+    None: ZeRO 1 to 3 expect the same gradients on every rank. The model adds `0 * parameter.sum()` for unused ones.
     """
     deepspeed = import_deepspeed()
     from transformers import get_scheduler
@@ -47,13 +47,13 @@ def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) ->
     )
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=0, num_training_steps=total_steps)
     config = engine_config(settings)
-    with redirect_stdout(io.StringIO()):  # it prints its memory use whatever its log level
+    with redirect_stdout(io.StringIO()):  # it prints its memory use at any log level
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     if hasattr(engine.optimizer, "fp32_groups"):
         _undo_first_step(engine)
     make_moments(engine)
     if engine.world_size == 1 and settings.zero_stage == 0:
-        engine.enable_backward_allreduce = False  # it would copy all gradients into one tensor and back
+        engine.enable_backward_allreduce = False  # saves copying all gradients into one tensor and back
     engine.step_guard = StepGuard(engine)
     return engine
 
@@ -82,11 +82,11 @@ def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict]:
 def engine_config(settings: TrainSettings) -> dict:
     """The DeepSpeed configuration of a run."""
     config = {
-        "train_micro_batch_size_per_gpu": 1,  # means nothing here: micro-batches hold as many clips as fit
-        "gradient_accumulation_steps": 1,  # the loss must not be divided again: it is weighted by tokens already
+        "train_micro_batch_size_per_gpu": 1,  # unused: micro-batches hold as many clips as fit
+        "gradient_accumulation_steps": 1,  # the loss is already weighted by tokens: do not divide it again
         "gradient_clipping": settings.clip_norm,
         "zero_optimization": {"stage": settings.zero_stage},
-        "zero_allow_untested_optimizer": True,  # torch's fused AdamW; DeepSpeed's own is compiled for minutes
+        "zero_allow_untested_optimizer": True,  # torch's fused AdamW; DeepSpeed's takes minutes to compile
         "bf16": {"enabled": settings.precision == "bf16"},
         "steps_per_print": None,
     }
@@ -98,12 +98,12 @@ def engine_config(settings: TrainSettings) -> dict:
 def backward_step(engine: "DeepSpeedEngine", micro_batches: Sequence[PackedBatch], scale: Tensor) -> StepResult:
     """Accumulate the gradients of sum of losses * `scale`, averaged over ranks, and take the optimiser step.
 
-    `scale` is ranks / targets of the whole step, so that the average over ranks is the gradient of (sum of losses /
-    number of targets), however clips fall to ranks and micro-batches. Every rank gives as many micro-batches. Where the
-    loss or the gradient is not finite, weights, optimiser and running statistics stay as they were, on every rank.
-    Nothing here waits for the device, except DeepSpeed's own step where it does.
+    `scale` is the number of ranks over the number of targets of the whole step, so the average over ranks is the
+    gradient of the mean loss per target, however clips are distributed. Every rank passes the same number of
+    micro-batches. If the loss or the gradient is not finite, weights, optimiser and running statistics stay unchanged
+    on every rank. The host waits for the device only where DeepSpeed's own step does.
     """
-    assert micro_batches, "a step needs at least one micro-batch, if an empty one"
+    assert micro_batches, "a step needs at least one micro-batch, possibly empty"
     device, guard = engine.device, engine.step_guard
     guard.keep_buffers()
     losses = []
@@ -115,14 +115,14 @@ def backward_step(engine: "DeepSpeedEngine", micro_batches: Sequence[PackedBatch
     micro_losses = torch.stack(losses)
     loss_sum, grad_norm, is_bad = guard.check(micro_losses.sum())
     engine.step()
-    if not engine.was_step_applied():  # some of DeepSpeed's optimisers look for themselves, and leave the schedule out
+    if not engine.was_step_applied():  # some of DeepSpeed's optimisers skip bad steps themselves, and the schedule too
         engine.lr_scheduler.step()
     guard.restore_buffers(is_bad)
     return StepResult(loss_sum, grad_norm, is_bad, micro_losses)
 
 
 def set_schedule(engine: "DeepSpeedEngine", step: int) -> None:
-    """Learning rates as they are before optimiser step number `step` (from 0), and DeepSpeed's count of steps."""
+    """Set the learning rates for optimiser step `step` (from 0), and DeepSpeed's step count."""
     schedule = engine.lr_scheduler
     schedule.last_epoch = engine.global_steps = step
     rates = [base * rate(step) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas)]
@@ -132,10 +132,10 @@ def set_schedule(engine: "DeepSpeedEngine", step: int) -> None:
 
 
 def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | None:
-    """The model's whole state on the CPU on rank 0, None elsewhere; every rank must call it.
+    """The model's whole state on the CPU on rank 0, None elsewhere; collective.
 
-    Parameters are the float32 master weights the optimiser works on (in bf16 they hold more than the module's own),
-    buffers the module's. Names that share a parameter share a tensor.
+    Parameters are the optimiser's float32 master weights, which are more precise than the module's in bf16; buffers are
+    the module's. Names that share a parameter share a tensor.
     """
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -158,7 +158,7 @@ def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | No
 
 
 def master_weights(engine: "DeepSpeedEngine") -> dict[nn.Parameter, Tensor]:
-    """The float32 weight of each parameter where stage 0 in bf16 keeps them, out of DeepSpeed's common accessor."""
+    """The float32 master of each parameter with ZeRO 0 in bf16, which DeepSpeed's accessors do not reach."""
     if not hasattr(engine.optimizer, "fp32_groups"):
         return {}
     groups = zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups)
@@ -167,8 +167,8 @@ def master_weights(engine: "DeepSpeedEngine") -> dict[nn.Parameter, Tensor]:
 
 @contextmanager
 def evaluation_mode(engine: "DeepSpeedEngine") -> Iterator[None]:
-    """The module in eval mode without gradients; under ZeRO-3 with all weights in place, so that ranks need not agree
-    in how many forward passes they do (shares and generated lengths differ)."""
+    """Eval mode without gradients. Under ZeRO-3 all weights are gathered first, so ranks may run different numbers of
+    forward passes (their numbers of clips and generated lengths differ)."""
     was_training = engine.module.training
     engine.module.eval()
     try:
@@ -185,8 +185,8 @@ def evaluation_mode(engine: "DeepSpeedEngine") -> Iterator[None]:
 
 
 def _undo_first_step(engine: "DeepSpeedEngine") -> None:
-    """Stage 0 in bf16 takes a step without gradients while it is built, which decays the masters and, worse, counts in
-    AdamW's bias correction: the first real update would be a quarter too small."""
+    """With ZeRO 0 in bf16, DeepSpeed takes a step without gradients during construction. It decays the masters and
+    counts in AdamW's bias correction, so the first real update would be a quarter too small."""
     engine.optimizer.optimizer.state.clear()
     with torch.no_grad():
         for short, long in master_weights(engine).items():
@@ -194,9 +194,9 @@ def _undo_first_step(engine: "DeepSpeedEngine") -> None:
 
 
 def make_moments(engine: "DeepSpeedEngine") -> None:
-    """Those of AdamW, zero, before any activation. The first step would put them among the activations just freed, and
-    no large one would ever fit between them: 0.3 GiB of 6.5 at mT5-Base's size on a CPU. DeepSpeed would also link
-    only those of the first parameter group to the parameters, and could not give the others back.
+    """Allocate AdamW's moments, zero, before any activation. The first step would allocate them among the activations
+    just freed and fragment the memory: 0.3 of 6.5 GiB at mT5-Base's size on a CPU. DeepSpeed would also link only the
+    moments of the first parameter group to their parameters, and its accessors could not return the others.
     """
     optimizer, basic = engine.optimizer, engine.basic_optimizer
     of_stage_3 = getattr(optimizer, "fp32_partitioned_groups_flat", None)
@@ -210,7 +210,7 @@ def make_moments(engine: "DeepSpeedEngine") -> None:
 
 
 def link_moments(engine: "DeepSpeedEngine") -> None:
-    """Let DeepSpeed's accessors find the moments of every parameter at stages 1 and 2."""
+    """Make the moments of every parameter available to DeepSpeed's accessors at stages 1 and 2."""
     if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()

@@ -1,4 +1,4 @@
-"""What a disk refuses, as a user reads it; and folders that are sealed by a manifest of their files' checksums."""
+"""Disk errors as one-line messages, and folders sealed by a manifest of their files' checksums."""
 
 import errno
 import hashlib
@@ -17,19 +17,19 @@ from unisign_fast.pipelines.errors import InputError
 
 MANIFEST = "manifest.json"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-MAX_MANIFEST = 2**26  # bytes; one of ours has some kilobytes
+MAX_MANIFEST = 2**26  # bytes; a real one has a few kilobytes
 
 
 class NotWhole(Exception):
-    """Why a folder does not count."""
+    """Why a folder is not a complete sealed folder."""
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """What goes wrong inside while files are written below `folder` becomes an InputError that names the folder."""
+    """Turn a disk error while writing below `folder` into an InputError that names the folder."""
     try:
         yield
-    except (OSError, SafetensorError) as error:  # safetensors gives the number in its message only
+    except (OSError, SafetensorError) as error:  # safetensors gives errno only in its message
         number = error.errno if isinstance(error, OSError) else _number(str(error))
         if number is None:
             raise
@@ -46,19 +46,19 @@ def _number(message: str) -> int | None:
 def seal(folder: Path, state: dict, files: dict[str, tuple[int, str]]) -> None:
     """Write the manifest of a folder whose `files` (name: size and SHA-256) are on the disk, with the JSON `state`."""
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
-        sync_to_disk(path)  # the names of the files
+        sync_to_disk(path)  # so that the directory entries are on disk
     content = {"state": state, "files": files}
     replace_text(folder / MANIFEST, json.dumps(content | {"sha256": _digest(content)}, indent=1))
 
 
 def secured(path: Path) -> tuple[int, str]:
-    """Bring a file to the disk; its size and SHA-256."""
+    """Sync a file to disk; returns its size and SHA-256."""
     sync_to_disk(path)
     return path.stat().st_size, _sha256(path)
 
 
 def sealed_state(folder: Path) -> dict:
-    """The state in a folder's manifest. Raises NotWhole unless every file is as the manifest says."""
+    """The state in a folder's manifest. Raises NotWhole unless every file matches the manifest."""
     if folder.is_symlink() or not folder.is_dir():
         raise NotWhole("is no folder")
     try:
@@ -87,7 +87,7 @@ def sealed_state(folder: Path) -> dict:
 
 
 def _checked(manifest: dict) -> tuple[dict, dict[str, list]]:
-    """State and files of a manifest; raises ValueError, TypeError or KeyError for anything else than ours."""
+    """State and files of a manifest; raises ValueError, TypeError or KeyError if it is malformed."""
     state, files = manifest["state"], manifest["files"]
     if not isinstance(state, dict) or not isinstance(files, dict) or not files:
         raise ValueError("state or files are missing")
@@ -100,9 +100,9 @@ def _checked(manifest: dict) -> tuple[dict, dict[str, list]]:
 
 
 def write_files(folder: Path, write: Callable[[Path], object]) -> None:
-    """Replace files in `folder` by those that `write(staging)` writes, each at once: there is never half of one.
+    """Replace files in `folder` by those that `write(staging)` writes, each atomically.
 
-    For a folder that must always be usable, such as the best weights so far. One process calls it.
+    For a folder that must always be usable, such as the best weights so far. Called by one process.
     """
     staging = folder.with_name(folder.name + ".unfinished")
     with writing(folder):
@@ -116,7 +116,7 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
                 os.replace(path, folder / path.name)
             sync_to_disk(folder)
         finally:
-            remove(staging)  # what fills a disk must not stay on it
+            remove(staging)  # leftovers must not keep the disk full
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""What a checkpoint holds of the engine: float32 weights, AdamW's moments and buffers by name, as safetensors.
+"""The engine's state in a checkpoint: float32 weights, AdamW's moments and buffers by name, as safetensors.
 
-Whole tensors, so that a run goes on with any number of ranks, any ZeRO stage and either precision. Every rank writes a
-share of the names, into files of about a GiB. Loading executes nothing.
+Tensors are stored unsharded, so a run can resume with any number of ranks, any ZeRO stage and either precision. Every
+rank writes a share of the tensors, into files of about 1 GiB. Loading executes no code from the files.
 """
 
 from collections.abc import Iterator
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
-UPDATES = "updates"  # how often AdamW has changed the weights
+UPDATES = "updates"  # number of AdamW's updates so far
 FILES = "state-*.safetensors"
 FILE_BYTES = 2**30
 
 
 def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
-    """Write this rank's share into `folder`. Raises InputError if a value is not finite: it must not be kept."""
+    """Write this rank's share into `folder`. Raises InputError rather than save a value that is not finite."""
     rank, ranks = engine.global_rank, engine.world_size
     share: dict[str, Tensor] = {}
     files, size = 0, 0
     for number, (name, value) in enumerate(_whole_state(engine)):
         if number % ranks != rank:
-            continue  # gathering it took every rank
+            continue  # only another rank's share, but gathering it is collective
         if value.is_floating_point() and not torch.isfinite(value).all():
-            remedy = "go on from the checkpoint before, with a lower --learning-rate"
+            remedy = "resume from the previous checkpoint with a lower --learning-rate"
             raise InputError(folder.parent, f"{name} is not finite any more and is not saved", remedy)
         share[name] = value.detach().to("cpu", copy=True).contiguous()
         size += value.nbytes
@@ -46,13 +46,13 @@ def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
 
 
 def has_engine_state(folder: Path) -> bool:
-    """Whether a checkpoint is written this way; before version 0.2 they held DeepSpeed's own files."""
+    """Whether a checkpoint has this format; before version 0.2 checkpoints held DeepSpeed's own files."""
     return any(folder.glob(FILES))
 
 
 @torch.no_grad()
 def load_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
-    """Take up what `save_engine` wrote, on every rank, before the engine's first step."""
+    """Load what `save_engine` wrote. Every rank calls it, before the engine's first step."""
     files = [safe_open(path, "pt") for path in sorted(folder.glob(FILES))]
     where = {name: file for file in files for name in file.keys()}
 
@@ -71,7 +71,7 @@ def load_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
 
 
 def _whole_state(engine: "DeepSpeedEngine") -> Iterator[tuple[str, Tensor]]:
-    """Name and whole value of all that is saved; every rank must go through it."""
+    """Name and unsharded value of everything that is saved. Collective: every rank must exhaust it."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     masters, states = master_weights(engine), engine.basic_optimizer.state
@@ -87,9 +87,9 @@ def _whole_state(engine: "DeepSpeedEngine") -> Iterator[tuple[str, Tensor]]:
 
 
 def _set(engine: "DeepSpeedEngine", parameter: nn.Parameter, key: str, value: Tensor) -> None:
-    """This rank's part of a weight or moment."""
+    """Set this rank's part of a weight or moment."""
     optimizer, state_key = engine.optimizer, None if key == WEIGHT else key
-    if hasattr(parameter, "ds_id"):  # stage 3; DeepSpeed's own setter fails on a share with padding
+    if hasattr(parameter, "ds_id"):  # stage 3; DeepSpeed's own setter fails on a padded partition
         part, _ = optimizer._get_fp32_opt_state_partition(parameter, False, state_key)
         mine = value.flatten()[engine.global_rank * part.numel() :][: part.numel()]
         part[: len(mine)].copy_(mine)
@@ -102,7 +102,7 @@ def _set(engine: "DeepSpeedEngine", parameter: nn.Parameter, key: str, value: Te
 
 
 def _weights_from_masters(engine: "DeepSpeedEngine") -> None:
-    """The module's weights, rounded to its precision, on every rank."""
+    """Copy the masters into the module's weights, rounded to its precision, on every rank."""
     optimizer = engine.optimizer
     for short, long in master_weights(engine).items():
         short.copy_(long)

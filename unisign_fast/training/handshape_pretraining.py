@@ -1,7 +1,7 @@
 """First weights of the demo's RGB encoder: it learns to name the handshape in pictures of single hands.
 
-Stands in for ImageNet. From random weights the RGB branch and a language model that has never seen it wait for each
-other: on the demo corpus the gate is then still closed after ten epochs of stage 2.
+It replaces ImageNet weights. With a random RGB branch the language model gets no useful RGB features, and the branch
+no useful gradients: on the demo corpus the gate is still closed after ten epochs of stage 2.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from unisign_fast.pipelines.demo_corpus.handshapes import SHAPES, handshape_pict
 from unisign_fast.pipelines.rng import stream
 
 STEPS, PICTURES, LEARNING_RATE = 700, 32, 4e-3
-LAST = 50  # steps whose accuracy is told
+LAST = 50  # steps whose accuracy is reported
 
 
 def learn_handshapes(rgb: RGBBranch, size: int, seed: int, steps: int = STEPS) -> float:

@@ -61,13 +61,13 @@ def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor
 
     `rows`: those of the vocabulary that `language_model` has, if it is trimmed.
 
-    Not through transformers, which fills what is missing with random values and says so in its log only: of an
-    untied mT5 saved as safetensors, the embeddings of both stacks.
+    It does not use transformers, which initialises missing weights randomly and only logs it: for an untied mT5 saved
+    as safetensors, the embeddings of both stacks.
     """
     path = _mt5_file(source, "model.safetensors", "pytorch_model.bin")
     weights = {name: weight for name, weight in read_weights(path).items() if name not in UNUSED}
     if SHARED in weights:
-        weights |= {name: weights[SHARED] for name in TIED}
+        weights |= dict.fromkeys(TIED, weights[SHARED])
     load_strictly(language_model.mt5, trimmed_weights(weights, rows), path)
 
 
@@ -104,7 +104,7 @@ def _remedy(option: str = "--mt5") -> str:
 
 
 def _mt5_file(source: str, *names: str, option: str = "--mt5") -> Path:
-    """The first of these files that is in the folder, or can be had from the hub."""
+    """The first of these files that the folder or the hub has."""
     if Path(source).is_dir():
         result = [Path(source, name) for name in names if Path(source, name).is_file()]
         if not result:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: noted when they come, obeyed between two steps, by all ranks at the same one."""
+"""Ctrl-C and SIGTERM during training: recorded on arrival, handled by all ranks after the same step."""
 
 import signal
 from types import FrameType
@@ -15,7 +15,7 @@ class Interrupted(Exception):
 
 
 class SignalWatch:
-    """`with SignalWatch() as signals:` notes the first signal in `signals.received`; a second one ends the process."""
+    """`with SignalWatch() as signals:` records the first signal as `signals.received`; a second ends the process."""
 
     def __enter__(self) -> "SignalWatch":
         self.received = 0

@@ -1,7 +1,8 @@
-"""Sizes of a micro-batch from the memory of a GPU.
+"""Micro-batch sizes from the memory of a GPU.
 
-What autograd keeps of a clip is counted on meta tensors before training, on the paths that a GPU takes; so it follows
-the model's geometry, its precision and the share of sampled hands. The clips of an optimiser step do not change.
+The bytes that autograd saves for a clip are counted on meta tensors before training, on the GPU's code paths, so they
+depend on the model's geometry, the precision and the share of sampled hands. The clips of an optimiser step stay the
+same.
 """
 
 from collections import defaultdict
@@ -34,7 +35,7 @@ PROMPT_TOKENS = 14
 
 
 class SavedBytes:
-    """Bytes of the distinct storages that autograd saves, by what `key` says at that time, without the model's own.
+    """Bytes of the distinct storages that autograd saves, grouped by `key()`, without the model's own tensors.
 
     `pack` is the hook for torch.autograd.graph.saved_tensors_hooks.
     """
@@ -43,7 +44,7 @@ class SavedBytes:
         self.bytes: dict[str, int] = defaultdict(int)
         self._key = key
         self._seen = {x.untyped_storage()._cdata for x in (*model.parameters(), *model.buffers())}
-        self._kept: list[torch.UntypedStorage] = []  # alive, so that no address comes twice
+        self._kept: list[torch.UntypedStorage] = []  # kept alive, so that no address is reused
 
     def pack(self, x: Tensor) -> Tensor:
         """Count the tensor's storage once, and save the tensor as it is."""
@@ -60,7 +61,7 @@ def micro_batch_budget(
 ) -> Budget:
     """What a micro-batch may hold: the settings' own numbers, and for `auto` as many clips of full length as fit.
 
-    Raises InputError where not even one clip fits.
+    Raises InputError if not even one clip fits.
     """
     clips = PUBLISHED_CLIPS[stage]
     if AUTO in (settings.frames_per_device, settings.tokens_per_device) and ranks.device.type == "cuda":
@@ -76,7 +77,7 @@ def micro_batch_budget(
 def clips_that_fit(
     free_bytes: int, settings: TrainSettings, data: DataSettings, config: ModelConfig, world_size: int
 ) -> int:
-    """Clips of full length for which so much memory, still without the model, is enough; at most a step's."""
+    """Number of full-length clips that fit into `free_bytes` along with the model; at most those of a step."""
     state = state_bytes(settings, config, world_size)
     of_a_clip = (saved_bytes(4, settings, data, config) - saved_bytes(2, settings, data, config)) // 2
     clips = int((USED_SHARE * free_bytes - state - WORKSPACE) // of_a_clip)
@@ -96,7 +97,7 @@ def state_bytes(settings: TrainSettings, config: ModelConfig, world_size: int) -
 
 
 def saved_bytes(clips: int, settings: TrainSettings, data: DataSettings, config: ModelConfig) -> int:
-    """Bytes that autograd keeps of a forward pass over so many clips of full length, counted on meta tensors."""
+    """Bytes that autograd saves in a forward pass over `clips` full-length clips, counted on meta tensors."""
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     with torch.device("meta"):
         model = UniSign(replace(config))
@@ -108,7 +109,7 @@ def saved_bytes(clips: int, settings: TrainSettings, data: DataSettings, config:
 
 
 def _full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBatch:
-    """Clips of full length, with as many sampled hands as are drawn."""
+    """A batch of full-length clips with the number of hand crops that `p_samp` draws."""
     frames, crops = clips * data.max_frames, clips * round(data.p_samp * data.max_frames) if config.rgb else 0
     return PackedBatch(
         clip_ids=[""] * clips,
@@ -126,7 +127,7 @@ def _full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBa
 
 @contextmanager
 def naming_what_to_lower(budget: Budget) -> Iterator[None]:
-    """A GPU's lack of memory inside becomes an InputError that says which setting to lower, and to what."""
+    """Turn a GPU out-of-memory error into an InputError that names the settings to lower, and their new values."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,4 +1,4 @@
-"""What a training run says: a progress bar on rank 0, TensorBoard, Weights & Biases if wanted, and RUN/log.jsonl.
+"""Logs of a training run: a progress bar on rank 0, TensorBoard, Weights & Biases if wanted, and RUN/log.jsonl.
 
 log.jsonl has one JSON object a line. Every line has `event` (start, resume, step, bad_clip, bad_step, evaluation,
 checkpoint, checkpoint_passed_over, stopped, finished) and `time`. A step has loss, grad_norm (before clipping),
@@ -25,14 +25,14 @@ from unisign_fast.training.disk import writing
 from unisign_fast.utils.distributed import Ranks
 from unisign_fast.utils.event_log import EventLog
 
-LINE_EVERY_SECONDS = 15  # where the output is no terminal and a bar makes no sense
+LINE_EVERY_SECONDS = 15  # without a terminal there is no progress bar
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, by NVIDIA's data sheets
 
 T = TypeVar("T")
 
 
 class StepReport(NamedTuple):
-    """What became of a step, read once the device is through with it; the same on every rank."""
+    """Outcome of a step, read once the device has finished it; the same on every rank."""
 
     step: int  # from 1
     loss: float
@@ -43,7 +43,7 @@ class StepReport(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A step that the device may still be at."""
+    """A step that the device may not have finished."""
 
     step: int
     row: dict
@@ -54,7 +54,7 @@ class _Pending(NamedTuple):
 
 
 class MetricsLogger:
-    """The voice of a run. Every rank has one; all but rank 0's are silent, except for the bad clips they meet."""
+    """Logs of a run. Every rank has one, but only rank 0 logs, except for bad clips."""
 
     def __init__(self, run: Path, ranks: Ranks, log_every: int = 1, wandb_project: str | None = None):
         self.ranks, self.log_every = ranks, log_every
@@ -99,7 +99,7 @@ class MetricsLogger:
             self.log.close()
 
     def waiting_for(self, items: Iterable[T]) -> Iterator[T]:
-        """The items; the time that each takes to come counts as waiting for input."""
+        """Yields the items, counting the time until each arrives as waiting for input."""
         iterator = iter(items)
         while True:
             start = time.monotonic()
@@ -145,7 +145,7 @@ class MetricsLogger:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Around what is not training, with nothing pending: the time is not counted in clips/s."""
+        """Exclude what runs inside, such as evaluation, from clips/s. No step may be pending."""
         assert self._pending is None, "fetch first"
         self._busy += time.monotonic() - self._clock
         yield
@@ -166,7 +166,7 @@ class MetricsLogger:
         self._plot("scores", scores, self._step)
 
     def bad_clip(self, clip_id: str, error: InputError) -> None:
-        """Log a clip that was left out, once in a run, however many epochs and ranks meet it."""
+        """Log a clip that was left out, only once per run, over all epochs and ranks."""
         self._bad_clips |= {event["clip"] for event in self.log.news() if event["event"] == "bad_clip"}
         if clip_id not in self._bad_clips:
             with writing(self._run):

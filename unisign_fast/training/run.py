@@ -65,9 +65,9 @@ MUCH_UNKNOWN = 0.01  # of the targets' tokens
 
 
 def train(settings: RunSettings) -> None:
-    """Train as the settings say, in `settings.folder`; an interrupted run goes on, a finished one is left alone.
+    """Train in `settings.folder`. An interrupted run is resumed, a finished one is left unchanged.
 
-    Fine-tuning ends with the scores of its best weights on the test split, where the stores have one.
+    Fine-tuning ends with the scores of its best weights on the test split, if the stores have one.
     """
     keep_memory()
     ranks = start_ranks()
@@ -87,7 +87,7 @@ def train(settings: RunSettings) -> None:
 
 
 def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | None, ranks: Ranks) -> None:
-    """The run itself, in a folder that is ours."""
+    """The run itself, in a locked folder."""
     tokenizer, shape, rows = _language(settings, source, stores, ranks)
     reader = ClipReader(stores, settings.data, tokenizer, settings.train.seed, ranks.device)
     if ranks.is_first:
@@ -103,7 +103,7 @@ def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | No
     if trained:
         trainer = _trainer(settings, config, model, tokenizer, reader, clips, ranks)
         trainer.resume()
-        _record(settings, stores, ranks)  # not before: a start that is refused must not change what is said of the run
+        _record(settings, stores, ranks)  # only now: a refused start must not change the record of the run
         with naming_what_to_lower(trainer.loader.budget):
             trained = trainer.train()
     else:
@@ -116,7 +116,7 @@ def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | No
 
 
 def _record(settings: RunSettings, stores: list[KeypointStore], ranks: Ranks) -> None:
-    """RUN/settings.json: the settings, and how this start came about. `--config` reads it."""
+    """Write RUN/settings.json, which `--config` reads: the settings, and the circumstances of this start."""
     start = {
         "command": sys.argv,
         "commit": commit(),
@@ -140,7 +140,7 @@ def _record(settings: RunSettings, stores: list[KeypointStore], ranks: Ranks) ->
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, with a + where files were changed since; None outside a repository."""
+    """The commit of the running code, with a + if files have changed since; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).resolve().parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
@@ -151,7 +151,7 @@ def commit() -> str | None:
 
 
 def content_of(store: KeypointStore) -> str:
-    """What is in a store, wherever it is: the manifest's checksum covers texts and the checksums of the keypoints."""
+    """A store's content, independent of its path: the manifest's checksum covers texts and keypoint checksums."""
     return f"{len(store.clips)} clips, {store.clips.total_frames} frames, CRC-32C {store.manifest_crc32c:08x}"
 
 
@@ -197,7 +197,7 @@ def _open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
 
 
 def compare_keypoint_sources(stores: list[KeypointStore]) -> None:
-    """Warn where keypoints to be tested on come from elsewhere than those to be trained on: scores suffer silently."""
+    """Warn if dev or test keypoints come from another source than the training keypoints, which lowers scores."""
     trained = [store for store in stores if len(store.clips.of_split("train"))]
     for store in stores:
         tested = any(len(store.clips.of_split(split)) for split in ("dev", "test"))
@@ -208,7 +208,7 @@ def compare_keypoint_sources(stores: list[KeypointStore]) -> None:
 
 
 def warn_of_unknown(clips: ClipSet, tokenizer: Tokenizer) -> None:
-    """Where the tokenizer has no pieces for much of the targets: the model can never write them."""
+    """Warn if the tokenizer lacks pieces for much of the targets, which the model can then never write."""
     share = clips.share_of(UNKNOWN)
     if share > MUCH_UNKNOWN:
         problem = f"{share:.1%} of the targets' tokens are unknown to {tokenizer.path}"
@@ -256,7 +256,7 @@ def _language(
 
 
 def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, make: Callable[[Path], Tokenizer]) -> Tokenizer:
-    """A tokenizer that is made for the training texts once a run, and kept in its folder; again if it was damaged."""
+    """The run's tokenizer: trained on the training texts once, and trained again if its files are damaged."""
     folder = settings.folder / "tokenizer"
 
     def keep() -> None:
@@ -276,7 +276,7 @@ def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, make: Callable[[Path]
 
 
 def _is_sound(folder: Path) -> bool:
-    """Whether the run's tokenizer is as it was written; one of version 0.1, without a manifest, if it can be read."""
+    """Whether the run's tokenizer is undamaged; without a manifest (version 0.1), whether it can be read."""
     try:
         if (folder / MANIFEST).exists():
             sealed_state(folder)
@@ -288,13 +288,13 @@ def _is_sound(folder: Path) -> bool:
 
 
 def _texts(stores: list[KeypointStore]) -> list[str]:
-    """All texts of the training clips: what a tokenizer made for this corpus should know."""
+    """All texts of the training clips, which the corpus tokenizer should cover."""
     clips = [store.clips[number] for store in stores for number in store.clips.of_split("train")]
     return [text for clip in clips for text in (clip.text, clip.gloss, *clip.translations.values()) if text]
 
 
 def _training_clips(reader: ClipReader, ranks: Ranks) -> ClipSet:
-    """Tokenised once, by rank 0, for all ranks."""
+    """The training clips; rank 0 tokenises them, and the others read its cache."""
     if ranks.is_first:
         reader.clips("train")
     ranks.barrier()
@@ -337,7 +337,7 @@ def _first_weights(
 
 
 def _learn_handshapes(rgb: RGBBranch, settings: RunSettings, ranks: Ranks) -> None:
-    """Once a run: its folder keeps what was learned, for later starts."""
+    """Learn handshapes once per run; later starts load the weights from its folder."""
     file, backbone = settings.folder / "handshapes.safetensors", rgb.backbone
     if ranks.from_first(file.is_file()):
         load_strictly(backbone, read_weights(file), file)
@@ -413,9 +413,9 @@ def _trainer(
 
 
 def _identity(settings: RunSettings, tokenizer: Tokenizer, stores: list[KeypointStore]) -> dict:
-    """What makes the run what it is besides TrainSettings; data, tokenizer and first weights by their content."""
+    """What defines the run besides TrainSettings; data, tokenizer and first weights by checksum."""
     plain = settings.as_json()
-    derived = ("mt5", "rgb", "head_classes")  # they follow, and the shapes of the weights tell them
+    derived = ("mt5", "rgb", "head_classes")  # they follow from the rest, and the weights' shapes cover them
     model = {name: value for name, value in plain["model"].items() if name not in derived}
     others = {name: plain[name] for name in ("recipe", "settings", "stage", "mt5", "efficientnet")}
     others |= {name: plain[name] for name in ("trim_vocabulary", "data_fraction")}
@@ -439,7 +439,7 @@ def _has_split(reader: ClipReader, split: str) -> bool:
 
 
 def _score_test(settings: RunSettings, reader: ClipReader, ranks: Ranks, again: bool) -> None:
-    """Scores of the best weights on the test split, once, or `again` after more training."""
+    """Score the best weights on the test split, unless done before; `again` repeats it after more training."""
     written = settings.folder / "scores-test.json"
     if ranks.from_first(written.is_file()) and not again or not _has_split(reader, "test"):
         return

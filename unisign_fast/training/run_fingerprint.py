@@ -1,7 +1,7 @@
 """What must be the same for a checkpoint to be resumed, and what may change between the starts of one run.
 
-Data is told by its checksums, not by its paths. Ranks, ZeRO stage and the size of micro-batches may change: the clips
-of each step stay the same.
+Data is identified by its checksums, not by its paths. Ranks, ZeRO stage and micro-batch sizes may change, because the
+clips of each step stay the same.
 """
 
 import json
@@ -37,7 +37,7 @@ REMEDY = "go on with what the run was started with, or start another in a new fo
 def run_fingerprint(
     model: nn.Module, settings: TrainSettings, ranks: Ranks, steps_per_epoch: int, recipe: dict
 ) -> dict:
-    """The fingerprint of a run, as it comes back from JSON."""
+    """The fingerprint of a run, as JSON values."""
     kept = {name: value for name, value in asdict(settings).items() if name not in MAY_CHANGE}
     kept |= {"steps of an epoch": steps_per_epoch}
     shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
@@ -46,7 +46,7 @@ def run_fingerprint(
 
 
 def check_fingerprint(folder: Path, saved: dict, ours: dict) -> list[str]:
-    """What has changed and may, as sentences. Raises InputError naming the first difference that makes another run."""
+    """Allowed changes, as sentences. Raises InputError that names the first difference that is not allowed."""
     is_old = LAYOUT not in saved
     saved = _of_version_0_1(saved, ours) if is_old else saved
     for kind in ("setting", "recipe", "shape"):

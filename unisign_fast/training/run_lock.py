@@ -15,15 +15,15 @@ from unisign_fast.pipelines.errors import InputError
 from unisign_fast.utils.distributed import Ranks
 
 NAME = "lock"
-WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems say that know none
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file systems without locks
 
 
 @contextmanager
 def locked(run: Path, ranks: Ranks) -> Iterator[None]:
     """Hold RUN/lock on every rank. Raises InputError, naming the holder, while a rank of another start is alive.
 
-    The file is removed at the end, with the folder where nothing else was written into it. One that a killed run left
-    locks nothing.
+    The file is removed at the end, and so is the folder if nothing else was written into it. A file left by a killed
+    run does not hold a lock.
     """
     made: list[Path] = []
     if ranks.is_first:
@@ -38,14 +38,14 @@ def locked(run: Path, ranks: Ranks) -> Iterator[None]:
             with suppress(OSError):
                 (run / NAME).unlink()
             for folder in made:
-                with suppress(OSError):  # it is in use by now
+                with suppress(OSError):  # not empty
                     folder.rmdir()
         if file is not None:
             os.close(file)
 
 
 def _take(run: Path) -> int | None:
-    """The locked file, with who holds it written into it; None where the file system knows no locks."""
+    """The locked file, which names its holder; None if the file system has no locks."""
     path = run / NAME
     try:
         run.mkdir(parents=True, exist_ok=True)

@@ -22,12 +22,14 @@ Stage = Literal[1, 2, 3]
 class TrainSettings:
     """Length, sizes, optimiser and precision; the optimiser's are the published ones (AdamW, cosine, no warm-up)."""
 
-    epochs: int = 20  # passes over the training clips; may grow when a run goes on
+    epochs: int = 20  # passes over the training clips; may be raised when a run is resumed
     clips_per_step: int = 512  # clips of one optimiser step, all ranks and micro-batches together
-    frames_per_device: int | Literal["auto"] = "auto"  # of a micro-batch, padded to its longest clip; auto: as fit
-    tokens_per_device: int | Literal["auto"] = "auto"  # target tokens of a micro-batch; auto: as fit the GPU's memory
+    frames_per_device: int | Literal["auto"] = (
+        "auto"  # of a micro-batch, padded to its longest clip; auto: as many as fit
+    )
+    tokens_per_device: int | Literal["auto"] = "auto"  # target tokens of a micro-batch; auto: as many as fit
     learning_rate: float = 3e-4
-    rgb_rate: float = 1.0  # times as fast the RGB branch learns; for one that starts from random weights
+    rgb_rate: float = 1.0  # learning rate of the RGB branch over the others', for random first weights
     weight_decay: float = 1e-4  # none on biases and 1-D parameters
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-9
@@ -37,10 +39,10 @@ class TrainSettings:
     seed: int = 0  # of everything random: weights, order, frames, sampling, dropout
     checkpoint_every_steps: int = 500  # and after every evaluation
     evaluate_every_epochs: int = 1  # on the dev split, where there is one
-    early_stopping: int = 0  # evaluations without a better score that end the run; 0: none do
+    early_stopping: int = 0  # evaluations without a better score before the run ends; 0: never
     log_every_steps: int = 10  # to log.jsonl and TensorBoard
     wandb: str | None = None  # project on Weights & Biases to log to as well
-    resume: Literal["auto", "never"] = "auto"  # auto: from the newest whole checkpoint; never: the run must be new
+    resume: Literal["auto", "never"] = "auto"  # auto: from the newest complete checkpoint; never: the run must be new
     max_bad_share: float = 0.05  # a run stops when more of its clips than this are bad
     on_bad_step: Literal["stop", "skip"] = "stop"  # a step whose loss or gradient is not finite is never taken
     max_skipped_steps: int = 10  # of a run, with --on-bad-step skip
@@ -70,7 +72,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One training run, whole."""
+    """All settings of one training run."""
 
     recipe: RecipeName = "demo"  # base: the paper's Table 2
     settings: Source = "paper"  # published: the published code's gate, smoothing and sampling, where it differs
@@ -120,7 +122,7 @@ class RunSettings:
 
     @property
     def source(self) -> Path | None:
-        """The model folder this run starts from; stage 1 starts from `mt5` unless told otherwise."""
+        """The model folder this run starts from; stage 1 starts from `mt5` by default."""
         if self.start_from is not None or self.stage == 1:
             return self.start_from
         before = 2 if self.stage == 3 and self.rgb else 1

@@ -1,9 +1,9 @@
-"""A step whose loss or gradient is not finite is not taken, decided on the device and by all ranks alike.
+"""Skips a step whose loss or gradient is not finite. The device decides, and all ranks decide alike.
 
-torch's fused AdamW leaves weights, moments and step counts alone where its `found_inf` is 1, without the host knowing.
-Running statistics have followed the forward passes by then, and are put back. The cost of a step: one pass over the
-gradients (2.4 GB at mT5-Base's size in float32, about 0.6 ms on an H200 by its bandwidth: predicted, not measured), two
-numbers summed over ranks, and two copies of the buffers in one piece.
+torch's fused AdamW leaves weights, moments and step counts unchanged if its `found_inf` is 1, without involving the
+host. The forward passes have updated the running statistics by then, so these are restored. The cost of a step: one
+pass over the gradients (2.4 GB at mT5-Base's size in float32, about 0.6 ms on an H200 by its bandwidth: predicted, not
+measured), two numbers summed over ranks, and two copies of the buffers in one piece.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class StepGuard:
     def check(self, loss_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """After backward: the loss summed over ranks, the norm of the whole gradient, and whether one is not finite.
 
-        From here to the next check the optimiser takes no step if it is so.
+        If so, the optimiser takes no step until the next check.
         """
         gradients, shared = gradients_of(self.engine)
         squares = torch.nn.utils.get_total_norm(gradients).float().square() if gradients else torch.zeros_like(loss_sum)
@@ -48,7 +48,7 @@ class StepGuard:
 
     @torch.no_grad()
     def restore_buffers(self, is_bad: Tensor) -> None:
-        """Put the running statistics back where the step was bad."""
+        """Restore the running statistics if the step was bad."""
         for dtype, buffers in self._buffers.items():
             chosen = torch.where(is_bad, self._kept[dtype], _flat(buffers))
             parts = chosen.split([buffer.numel() for buffer in buffers])

@@ -1,7 +1,8 @@
 """The training loop: resume, steps, evaluation, best and last weights, checkpoints.
 
-Where a run stands is one integer, its optimiser steps so far: data order and choices follow from (seed, epoch, clip),
-dropout from (seed, step, rank). A run folder holds settings.json, log.jsonl, tensorboard/, checkpoints/, best/, last/.
+The position of a run is one integer, the number of optimiser steps so far: data order and random choices follow from
+(seed, epoch, clip), dropout from (seed, step, rank). A run folder holds settings.json, log.jsonl, tensorboard/,
+checkpoints/, best/ and last/.
 """
 
 from collections.abc import Callable
@@ -48,10 +49,10 @@ class CountsTargets(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """How a run is scored, and by which score its best weights are chosen."""
+    """How a run is evaluated, and the score that selects its best weights."""
 
     evaluate: Callable[[int], dict[str, float]]  # every rank calls it with the epoch (from 0); rank 0's scores count
-    metric: str  # the score that decides
+    metric: str  # name of the selecting score
     mode: Literal["max", "min"]
 
     def is_better(self, score: float, best: float | None) -> bool:
@@ -61,22 +62,23 @@ class Validation:
 
 @dataclass
 class Progress:
-    """Where a run stands; every checkpoint holds it."""
+    """Progress of a run, saved in every checkpoint."""
 
-    step: int = 0  # optimiser steps done, the skipped ones too
+    step: int = 0  # optimiser steps done, including skipped ones
     best: float | None = None  # score of the best weights so far
-    since_best: int = 0  # evaluations without a better one
-    skipped: int = 0  # bad steps that were passed over
+    since_best: int = 0  # evaluations since the best
+    skipped: int = 0  # bad steps skipped
 
 
 class Trainer:
-    """Trains `model` in the run folder `run`, going on from its newest whole checkpoint; every rank builds one.
+    """Trains `model` in the run folder `run`, resuming from the newest complete checkpoint. Every rank creates one.
 
-    `model(batch)` gives [2]: the sum of the targets' losses and their number, which `model.target_count(batch)` knows
-    before. `open_loader(on_bad_clip)` makes this rank's BatchLoader. `save_weights(folder, state_dict)` is called on
-    rank 0 for RUN/best and RUN/last with the whole float32 state and writes plain files. `recipe` is what else makes
-    the run what it is (model, data), as JSON: a checkpoint is resumed with the same one only. `flops(batch)` is the
-    useful work of a training step on a micro-batch, for the utilisation in the log.
+    `model(batch)` returns [2]: the sum of the targets' losses, and the number of targets, which
+    `model.target_count(batch)` gives before the forward pass. `open_loader(on_bad_clip)` creates this rank's
+    BatchLoader. `save_weights(folder, state_dict)` is called on rank 0 for RUN/best and RUN/last with the full float32
+    state and writes plain files. `recipe` is what else defines the run (model, data), as JSON; a checkpoint is only
+    resumed with the same recipe. `flops(batch)` are the useful FLOPs of training on a micro-batch, for the MFU in the
+    log.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Trainer:
         self.last_step: tuple[list[PackedBatch], StepResult] | None = None
 
     def resume(self) -> None:
-        """Take up the newest whole checkpoint, if there is one. Raises InputError if it is of another run."""
+        """Load the newest complete checkpoint, if any. Raises InputError if it belongs to another run."""
         result, passed_over = self.checkpoints.newest()
         for reason in passed_over:
             self.metrics_logger.event("checkpoint_passed_over", f"passed over {reason}", reason=reason)
@@ -125,7 +127,7 @@ class Trainer:
         self.metrics_logger.event("resume", said, step=self.progress.step, ranks=self.ranks.world_size)
 
     def train(self) -> bool:
-        """From where the run stands to its end; whether there was anything to do. Raises Interrupted on a signal."""
+        """Train to the end of the run. Returns False if it was already finished. Raises Interrupted on a signal."""
         if self.is_finished:
             said = f"{self.run} is finished already; nothing to do"
             self.metrics_logger.event("finished", said, step=self.progress.step)
@@ -169,7 +171,7 @@ class Trainer:
         self.last_step = micro_batches, result
 
     def _look_at(self, report: StepReport | None) -> None:
-        """What a step turned out to be, once the device is through with it. Every rank sees the same report."""
+        """Handle the report of a step that the device has finished. Every rank gets the same report."""
         if report is None:
             return
         self.wants_stop |= report.wants_stop
@@ -177,13 +179,13 @@ class Trainer:
             self._pass_over(report)
 
     def _pass_over(self, report: StepReport) -> None:
-        """A bad step: the weights did not take it. Raises InputError unless it may be skipped."""
+        """Log a bad step, which did not change the weights. Raises InputError unless it may be skipped."""
         assert self.last_step is not None, "a report belongs to a step"
         batches, result = self.last_step
         finite = torch.isfinite(result.micro_losses).tolist()
         blamed = [clip for batch, good in zip(batches, finite) if not good for clip in batch.clip_ids]
         clips = [clip for part in self.ranks.gather(blamed) for clip in part]
-        if not clips:  # the gradient alone: any clip of the step may be the cause
+        if not clips:  # only the gradient is bad: any clip of the step may be the cause
             clips = [c for part in self.ranks.gather([c for b in batches for c in b.clip_ids]) for c in part]
         self.progress.skipped += 1
         said = f"loss {report.loss:.4g} and gradient norm {report.grad_norm:.4g} at step {report.step}"
@@ -199,11 +201,11 @@ class Trainer:
         self.metrics_logger.event("skipped", f"skipped a step: {said}; clips {named}", step=report.step)
 
     def _settle(self) -> None:
-        """Before anything is saved or scored: no step is left that the host has not looked at."""
+        """Handle the pending report, before anything is saved or evaluated."""
         self._look_at(self.metrics_logger.fetch())
 
     def _end_epoch(self, epoch: int) -> None:
-        """Evaluate and save as due. The checkpoint comes last: a run killed before it does all of this again."""
+        """Evaluate and save if due. The checkpoint comes last, so a run killed before it repeats all of this."""
         ends = self.is_finished
         is_due = ends or (epoch + 1) % self.settings.evaluate_every_epochs == 0
         evaluates = self.validation is not None and is_due
@@ -249,7 +251,7 @@ class Trainer:
         self.saved_step = self.progress.step
 
     def _stop(self) -> None:
-        """All ranks leave after the same step; the signal is the one that any of them got."""
+        """Stop all ranks after the same step, because of a signal that any of them received."""
         if self.saved_step != self.progress.step:
             self._save_checkpoint()
         signum = max(self.ranks.gather(self.signals.received))
@@ -274,12 +276,12 @@ def count(model: CountsTargets, micro_batches: list[PackedBatch], device: torch.
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of dropout in a step, other for each rank; no generator's state has to be saved."""
+    """Dropout seed of a step and rank, so that no generator state has to be saved."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
 
 
 def check_run_folder(run: Path, settings: TrainSettings, ranks: Ranks) -> None:
-    """Raises InputError on every rank when the run folder is a file, or in use though the run must be new."""
+    """Raises InputError on every rank if the run folder is a file, or is not empty with --resume never."""
     is_file = ranks.from_first(ranks.is_first and run.is_file())
     if is_file:
         raise InputError(run, "is a file", "name a folder for the run")
@@ -289,7 +291,7 @@ def check_run_folder(run: Path, settings: TrainSettings, ranks: Ranks) -> None:
 
 
 def check_finite(where: Path, state: dict[str, Tensor]) -> None:
-    """Raises InputError if a weight or statistic is no finite number: it must not replace a sound one."""
+    """Raises InputError if a weight or statistic is not finite, so that it never replaces a valid one."""
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             problem = f"{name} is not finite any more and is not saved"

@@ -1,1 +1,1 @@
-"""What every part needs: commands, processes, event logs."""
+"""Shared helpers: commands, processes, event logs."""

@@ -1,4 +1,4 @@
-"""The processes that train together: who they are, how they meet, and what they tell each other."""
+"""The processes that train together: their ranks, how they join, and their collectives."""
 
 import atexit
 import logging
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unisign_fast.pipelines.errors import InputError
 
-MEETING = timedelta(seconds=45)  # of ranks that no launcher watches: one that died while starting is not waited for
+MEETING = timedelta(seconds=45)  # to join without a launcher, which would notice a rank that died while starting
 LAUNCHERS = "TORCHELASTIC_RUN_ID", "CROSS_RANK"  # what torchrun and deepspeed set; they end all ranks when one dies
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which alone talks, logs and writes weights."""
+        """Whether this is rank 0, the only one that prints, logs and writes weights."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -62,7 +62,7 @@ class Ranks:
         return values
 
     def together(self, work: Callable[[], T]) -> T:
-        """This rank's `work()`. Where it raises InputError on any rank, every rank raises that of the first such."""
+        """Run `work()` on every rank. If any raises InputError, all raise that of the lowest such rank."""
         error: tuple[object, str, str] | None = None
         try:
             result = work()
@@ -74,10 +74,10 @@ class Ranks:
         return result
 
     def leave(self, status: int = 0) -> None:
-        """The end of all work, with an exit status. One process among several ends right here.
+        """End the program with an exit status; with several ranks, without the interpreter's own shutdown.
 
-        DeepSpeed's objects hold the process groups to the very end of the interpreter, where gloo's threads make one
-        process in some hundred abort, and its launcher call a finished training a failure.
+        DeepSpeed's objects keep the process groups alive until the interpreter shuts down. gloo's threads then abort
+        about one process in a hundred, and the launcher reports a finished training as failed.
         """
         if self.world_size > 1:
             self.barrier()
@@ -126,22 +126,22 @@ def _meet(backend: str, timeout: timedelta | None) -> None:
         problem = f"not all {os.environ['WORLD_SIZE']} ranks came within {timeout.seconds} s ({reason})"
         address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
         raise InputError(address, problem, "look at what the other ranks said, and start all of them again") from None
-    if timeout is not None:  # from here on a rank may work for long while others wait
+    if timeout is not None:  # later a rank may work for a long time while others wait
         dist.distributed_c10d._set_pg_timeout(usual)
 
 
 def _destroy_group() -> None:
-    """For whoever does not `leave`: an error, or a process alone."""
+    """At exit, if `Ranks.leave` did not end the process: after an error, or with a single rank."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def import_deepspeed():
-    """DeepSpeed, quiet. Imported late: it settles on an accelerator while it is imported."""
+    """DeepSpeed with its logging reduced. Imported late, since importing it selects the accelerator."""
     import deepspeed
     import deepspeed.ops
 
-    # Marked first, or initialisation compiles an operation for minutes that gloo does without.
+    # Otherwise initialisation spends minutes compiling an operation that gloo does not need.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`?torch.distributed.*deprecated", FutureWarning)  # names in use here
@@ -149,7 +149,7 @@ def import_deepspeed():
 
 
 def free_port() -> int:
-    """A TCP port that nobody on this machine listens on."""
+    """A TCP port that is free on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -3,7 +3,7 @@
 import json
 import os
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from unisign_fast.pipelines.errors import InputError
@@ -15,27 +15,27 @@ class EventLog:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._read = 0  # bytes that `news` has been through
+        self._read = 0  # bytes that `news` has read
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":  # a machine that lost power in the middle of a line
+        if size and os.pread(self._file, 1, size - 1) != b"\n":  # the last line was cut short by a loss of power
             os.write(self._file, b"\n")
 
     def write(self, event: str, **values) -> None:
-        """One line."""
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        """Append one event as a line."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"event": event, "time": now, **values}, ensure_ascii=False)
         os.write(self._file, line.encode() + b"\n")
 
     def news(self) -> list[dict]:
-        """The events that any process has written since the last call; at first, all there are."""
+        """The events that any process has written since the last call; the first call returns all."""
         text = os.pread(self._file, os.fstat(self._file).st_size - self._read, self._read)
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
         return _parse(whole)
 
     def close(self) -> None:
-        """No more events."""
+        """Close the file."""
         os.close(self._file)
 
 

@@ -1,7 +1,7 @@
-"""How a process on a CPU asks for memory: it keeps what it has, in large pages.
+"""Memory allocation of a CPU process: it keeps freed memory and uses large pages.
 
-A training step allocates the same gigabytes as the one before. glibc gives a large tensor back to the system when it is
-freed, and the system hands out the next one in pages of 4 KiB, each filled with zeros first.
+Every training step allocates the same gigabytes. By default glibc returns a large tensor's memory to the system when it
+is freed, and the system zero-fills the next one in pages of 4 KiB.
 """
 
 import ctypes
