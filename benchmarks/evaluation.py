@@ -4,8 +4,8 @@
     python benchmarks/evaluation.py --model random --max-new-tokens 40   mT5-Base's geometry, CSL-News's lengths
 
 The published way is in baseline/evaluation.py. Both run interleaved, one thread each, with 4 beams, and use the
-published mixture of both hands' running statistics. Texts may differ where the published padding changes the ends of clips, and
-those of random weights, which rounding decides.
+published mixture of both hands' running statistics. Texts may differ where the published padding changes the ends of
+clips, and with random weights, where rounding decides.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""How training scales over GPUs: predicted from counted bytes and stated speeds; measured with two ranks here.
+"""How training scales over GPUs: predicted from counted bytes and assumed speeds, and measured with two ranks on CPU.
 
     python benchmarks/scaling.py               the base recipe on 1 to 64 GPUs, predicted; needs no GPU
     python benchmarks/scaling.py --measure     one rank against two on CPU, by torchrun and by DeepSpeed's launcher
     python benchmarks/scaling.py --overhead    DeepSpeed's ZeRO 0 to 3 against a plain PyTorch loop, one rank
 
-Strong scaling shares out the clips of the recipe's optimiser step; weak scaling keeps the clips a GPU of the published
-four. What a rank sends is tested against the calls that DeepSpeed makes (tests/benchmarks/test_scaling.py).
+Strong scaling divides the clips of the recipe's optimiser step among the GPUs; weak scaling keeps the
+clips per GPU of the published four. What a rank sends is tested against the calls that DeepSpeed makes (tests/benchmarks/test_scaling.py).
 """
 
 import sys
@@ -60,7 +60,7 @@ STATE_BYTES = {0: (16, 0), 1: (6, 12), 2: (2, 16), 3: (0, 18)}  # a parameter: o
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage of the base recipe asks for."""
+    """Work of a training clip or micro-batch in a stage of the base recipe."""
 
     parameters: int
     large: float  # share of the parameters that ZeRO-3 gathers in every micro-batch
@@ -153,7 +153,7 @@ def predicted(flops: float) -> list[Row]:
 
 
 def assumptions(flops: float) -> Iterator[str]:
-    """What the figures rest on, a line each."""
+    """The assumptions behind the figures, a line each."""
     yield f"{flops / 1e12:.0f} TFLOP/s a GPU of useful work at any micro-batch; not measured"
     yield f"every clip {FRAMES} frames, {TOKENS} target and {PROMPT} prompt tokens; equal work for all ranks"
     for stage in STAGES:
