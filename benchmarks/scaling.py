@@ -5,7 +5,8 @@
     python benchmarks/scaling.py --overhead    DeepSpeed's ZeRO 0 to 3 against a plain PyTorch loop, one rank
 
 Strong scaling divides the clips of the recipe's optimiser step among the GPUs; weak scaling keeps the
-clips per GPU of the published four. What a rank sends is tested against the calls that DeepSpeed makes (tests/benchmarks/test_scaling.py).
+clips per GPU of the published four. What a rank sends is tested against the calls that DeepSpeed makes
+(tests/benchmarks/test_scaling.py).
 """
 
 import sys
