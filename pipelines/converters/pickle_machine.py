@@ -122,15 +122,19 @@ class Machine:
         self._charge(4 * len(line))
         self._stack.append(OldString.of(line[1:-1].decode("unicode-escape").encode("latin-1")))
 
-    def _int_line(self) -> None:
+    def _number_line(self) -> bytes:
         line = self._line()
         if len(line) > 2 * MAX_INT_BYTES:
-            raise PickleError(f"an integer of {len(line)} digits")
+            raise PickleError(f"a number of {len(line)} digits")
+        return line
+
+    def _int_line(self) -> None:
+        line = self._number_line()
         special = {b"00": False, b"01": True}
         self._stack.append(special[line] if line in special else int(line.removesuffix(b"L")))
 
     def _float_line(self) -> None:
-        self._stack.append(float(self._line()))
+        self._stack.append(float(self._number_line()))
 
     # Containers -------------------------------------------------------------------------------------------------------
 
@@ -169,6 +173,7 @@ class Machine:
         self._fill_set(self._top(set), values)
 
     def _pairs(self, target: dict, values: list) -> dict:
+        self._charge(36 * len(values))  # of the list of pairs
         return self._fill_dict(target, list(zip(values[::2], values[1::2], strict=True)))
 
     def _fill_dict(self, target: dict, pairs: list[tuple]) -> dict:
@@ -188,11 +193,12 @@ class Machine:
         kind = type(value)
         if kind is str or kind is bytes or value is None or kind is bool or (kind is int and abs(value) < 2**32):
             return value
-        self._odd_keys += 1
+        size = len(value) if kind is tuple else 0
+        self._charge(_PER_ENTRY * size)
+        self._odd_keys += 1 + size  # long tuples of one hash are slow to compare
         if self._odd_keys > MAX_ODD_KEYS:
             raise PickleError(f"more than {MAX_ODD_KEYS} keys that are no texts")
         if kind is tuple and not any(type(x) is tuple for x in value):
-            self._charge(_PER_ENTRY * len(value))
             return tuple(map(self._key, value))
         if kind in (int, float) or isinstance(value, np.generic):
             return value

@@ -201,15 +201,16 @@ class Finisher:
         if record.data is None:
             raise PickleError("an array without data")
         assert record.dtype is not None, record  # build_array sets both
-        size = math.prod(n or 1 for n in record.shape) * 8  # an empty array may still be long
-        self._checked(None, size if 0 in record.shape or record.dtype.spec in ("U0", "S0") else 0)
+        empty = 0 in record.shape or record.dtype.spec in ("U0", "S0")
+        size = math.prod(n or 1 for n in record.shape) * 8 if empty else 0  # an empty array may still be long
+        self._make(size)
         if record.dtype.spec.startswith("O"):
             return self._object_array(record, depth)
         if type(record.data) is not bytes:
             raise PickleError("an array of a list")
         self._make(64 + len(record.data))
         array = array_of(record.dtype, record.shape, record.fortran, record.data)
-        return _transposed(array, record.axes)[()], 64 + max(size if 0 in record.shape else 0, array.nbytes)
+        return _transposed(array, record.axes)[()], 64 + max(size, array.nbytes)
 
     def _object_array(self, record: ArrayRecord, depth: int) -> tuple[object, int]:
         if type(record.data) is not list or len(record.data) != math.prod(record.shape):

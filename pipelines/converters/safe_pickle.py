@@ -52,14 +52,25 @@ def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
         return _read_npy(content, path)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-            contents = {name: archive.read(name) for name in archive.namelist() if size <= max_bytes}
+            entries = {entry.filename: entry for entry in archive.infolist()}.values()
+            size = sum(entry.file_size for entry in entries)
+            contents = {entry.filename: _read_entry(archive, entry) for entry in entries if size <= max_bytes}
     except Exception as error:  # damaged bytes make zipfile raise anything
         problem = f"is not a whole .npz file ({type(error).__name__}: {error})"
         raise InputError(path, problem, "copy the file again") from None
     if size > max_bytes:
         raise InputError(path, f"is larger than {max_bytes} bytes", _CUT)
     return {name.removesuffix(".npy"): _read_npy(content, path) for name, content in contents.items()}
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The bytes of an entry, which take no more memory than it says it has, whatever its compressed bytes are."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{entry.filename} is compressed in another way than numpy does")  # bzip2 has no limit
+    with archive.open(entry) as file:
+        content = read_at_most(file, entry.file_size)  # in pieces: `ZipFile.read` inflates everything at once
+    assert content is not None  # zipfile gives no more than file_size
+    return content
 
 
 def _read_npy(content: bytes, path: Path) -> object:

@@ -4,6 +4,7 @@ import gzip
 import os
 import pickle
 import tracemalloc
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -90,6 +91,22 @@ def test_damaged_and_forbidden_numpy_files(tmp_path, monkeypatch, name):
     assert "cannot be read" in refusal(load_numpy, tmp_path / "none.npy")
 
 
+def test_zip_entries_that_are_larger_than_they_say(tmp_path):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes(150 * 2**20))
+    path.write_bytes(path.read_bytes().replace((150 * 2**20).to_bytes(4, "little"), (100).to_bytes(4, "little")))
+    tracemalloc.start()
+    try:
+        assert "is not a whole .npz file" in refusal(load_numpy, path)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.npy", b"")
+    assert "another way than numpy" in refusal(load_numpy, path)
+
+
 def raw(*parts):
     """Opcodes, and values as one opcode each or more."""
     return b"".join(x if isinstance(x, bytes) else pickle.dumps(x[0], 3)[2:-1] for x in parts)
@@ -98,6 +115,7 @@ def raw(*parts):
 DTYPE = raw(b"cnumpy\ndtype\n", [("f8", False, True)], b"Rq\x10")
 STATE = (3, "<", None, None, None, -1, -1, 0)
 EMPTY_ARRAY = raw(b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n", [(0,)], [b"b"], b"tRq\x11")
+TEXT_DTYPE = raw(b"cnumpy\ndtype\n", [("U0", False, True)], b"R")
 DOUBLED = b"".join(b"0](" + b"h" + bytes([n]) + b"h" + bytes([n]) + b"eq" + bytes([n + 1]) for n in range(60))
 HOSTILE = {
     "a dtype that grows after an array was made of it": (
@@ -155,6 +173,16 @@ HOSTILE = {
     "keys that are one long tuple": (
         b"((" + b"N" * 10**6 + b"tq\x01" + b"}h\x01Ns" * 1000 + b"l.",
         "much more memory than its size",
+    ),
+    "arrays of texts of no characters": (
+        raw(b"(", (EMPTY_ARRAY + raw(b"(K\x01", [(10**6,)], TEXT_DTYPE, b"\x89", [b""], b"tb")) * 50, b"l."),
+        "too much memory",
+    ),
+    "a float of many digits": (b"F" + b"x\x01" * 10**6 + b"\n.", "a number of 2000000 digits"),
+    "a dict of many pairs of one byte": (b"(" + b"N" * 3 * 10**6 + b"d.", "much more memory than its size"),
+    "tuples of one hash as keys": (
+        raw([{tuple(-1 - (n >> bit & 1) for bit in range(14)): 0 for n in range(1000)}], b"."),
+        "keys that are no texts",
     ),
     "keys of one hash": (raw([{(2**61 - 1) * n: 0 for n in range(1, 20_000)}], b"."), "keys that are no texts"),
 }
