@@ -19,3 +19,7 @@ class InputError(Exception):
         if len(line) > MAX_LINE:
             line = f"{line[: MAX_LINE // 2]} ... {line[-MAX_LINE // 2 :]}"
         super().__init__(line)
+
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
+        """Made again from its parts where a worker process passes it on."""
+        return type(self), (self.where, self.problem, self.remedy)

@@ -274,7 +274,8 @@ def backward(
         grad_weight_OC = shortcut_grad_RO.T @ x_FVC.flatten(0, 1)
         grad_shortcut = [grad_weight_OC, grad_bias_VO.sum(0).to(shortcut[1].dtype)]
     sizes = {"K": hops, "C": channels, "USED": used}
-    narrow = block | {"INPUTS": block["INPUTS"] // 2}  # D stays in registers or shared memory beside it
+    # Narrow, so that D stays in shared memory beside it; one stage spills on sm_80 in float32.
+    narrow = block | {"INPUTS": block["INPUTS"] // 2, "stages": 2}
     result, aggregated = ActivationGradient(x, relu_before_residual, tiles), torch.empty_like(mixed)
     launch(
         graph_conv_input_gradient, (tiles,),
