@@ -168,7 +168,7 @@ def test_published_batches_repeat_the_last_frame_and_keep_hands_apart(store, tok
     batch = published_batch(samples, ["zh"] * len(samples), parts, crops)
     short = int(np.argmin(batch.lengths))
     assert batch.lengths[short] < max(batch.lengths)
-    for part, x_BTV3 in batch.parts.items():
+    for x_BTV3 in batch.parts.values():
         end = batch.lengths[short]
         assert x_BTV3.shape[1] == max(batch.lengths)
         torch.testing.assert_close(x_BTV3[short, end:], x_BTV3[short, end - 1 : end].expand_as(x_BTV3[short, end:]))
