@@ -119,9 +119,10 @@ except InputError as error:
 
 @pytest.mark.parametrize(
     "change",
-    [{"mt5": {"num_layers": 10**6}}, {"mt5": {"d_model": 5.5}}, {"mt5": {"d_model": -1}}, {"projection_std": float("nan")},
-     {"label_smoothing": 2}, {"mt5": {"dropout_rate": float("inf")}}, {"pose_channels": [0, 1, 1, 1]}, {"rgb": 1},
-     {"head": "ctc"}, {"mt5": {"layers": 3}}, {"mt5": {"num_heads": True}}, {"head_classes": [1]}],
+    [{"mt5": {"num_layers": 10**6}}, {"mt5": {"d_model": 5.5}}, {"mt5": {"d_model": -1}},
+     {"projection_std": float("nan")}, {"label_smoothing": 2}, {"mt5": {"dropout_rate": float("inf")}},
+     {"pose_channels": [0, 1, 1, 1]}, {"rgb": 1}, {"head": "ctc"}, {"mt5": {"layers": 3}},
+     {"mt5": {"num_heads": True}}, {"head_classes": [1]}],
 )  # fmt: skip
 def test_impossible_values_of_a_configuration(tmp_path, change):
     path = tmp_path / "config.json"

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ def evaluate_split(
     for loaded in track(batches, "generating", total=len(mine), console=console, disable=quiet):
         bad.update({clip.number: str(clip.error) for clip in loaded.bad})
         batch = loaded.batch.to(ranks.device)
-        texts = model.generate(batch, generation.beams, generation.max_new_tokens)
+        texts: Sequence[list[int] | str] = model.generate(batch, generation.beams, generation.max_new_tokens)
         for number, clip_id, text, tokens in zip(loaded.numbers, batch.clip_ids, batch.texts, texts):
             prediction = tokens if isinstance(tokens, str) else tokenizer.decode(tokens)
             outcome[number] = Prediction(clip_id, prediction, text)

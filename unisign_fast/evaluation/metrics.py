@@ -115,7 +115,7 @@ def _cslr(predictions: list[str], references: list[str]) -> tuple[dict[str, Clip
     counts = [edit_counts(r.split(), p.split()) for p, r in zip(predictions, references, strict=True)]
     words = [len(r.split()) for r in references]
     assert sum(words), "no glosses in the references"
-    columns = {"WER": [sum(c) for c in counts]}
+    columns: dict[str, Sequence[int]] = {"WER": [sum(c) for c in counts]}
     columns |= dict(zip(("substitutions", "insertions", "deletions"), zip(*counts, strict=True), strict=True))
     signature = f"WER alignment costs sub:{SUBSTITUTION}|ins:{INSERTION}|del:{DELETION}|ties:match,sub,ins,del"
     return {metric: _ratio(errors, words) for metric, errors in columns.items()}, signature
@@ -149,7 +149,7 @@ def _ratio(errors: Sequence[float], words: Sequence[float]) -> ClipStatistics:
     return ClipStatistics(per_clip, lambda total: 100 * float(total[0] / max(total[1], 1)))
 
 
-def _mean(percents: Sequence[float]) -> ClipStatistics:
+def _mean(percents: Sequence[float] | np.ndarray) -> ClipStatistics:
     per_clip = np.stack([percents, np.ones(len(percents))], axis=1).astype(np.float32)
     return ClipStatistics(per_clip, lambda total: float(total[0] / total[1]))
 

@@ -96,11 +96,12 @@ def _parse(path: Path, field: str) -> Iterator[tuple[int, str, str]]:
             yield number, match[1], match[2] or ""
             continue
         try:
-            row = parse_json(line, path)
+            value = parse_json(line, path)
         except InputError:
             raise InputError(f"{path}: line {number}: {field}", "is not in this line", remedy) from None
+        row = value if isinstance(value, dict) else {}
         for name in ("id", field):
-            if not isinstance(row, dict) or not isinstance(row.get(name), str):
+            if not isinstance(row.get(name), str):
                 raise InputError(f"{path}: line {number}: {name}", "is missing or no string", remedy)
         yield number, row["id"], row[field]
 

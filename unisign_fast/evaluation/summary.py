@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich.table import Table
 
@@ -82,5 +83,5 @@ def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) 
     return table
 
 
-def _read_json(path: Path) -> dict | list:
+def _read_json(path: Path) -> Any:
     return read_json(path, "name a file that a run or --json wrote")

@@ -6,6 +6,7 @@ MSASL_synonym.json). The first word names the class. Words of no class are class
 """
 
 from pathlib import Path
+from typing import Any
 
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import parse_json
@@ -44,7 +45,7 @@ def _from_lines(text: str) -> list[list[str]]:
 
 
 def _from_json(path: Path, text: str) -> list[list[str]]:
-    content = parse_json(text, path, REMEDY)
+    content: Any = parse_json(text, path, REMEDY)
     rows = [[row] if isinstance(row, str) else row for row in content] if isinstance(content, list) else [content]
     for number, row in enumerate(rows, start=1):
         if not (isinstance(row, list) and row and all(isinstance(word, str) for word in row)):

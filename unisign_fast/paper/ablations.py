@@ -158,8 +158,9 @@ def fine_tuning(
 
 
 def _task_heads(features: str) -> dict[Task, TrainingRun]:
-    runs = {}
-    for task, head in (("islr", "classifier"), ("cslr", "ctc")):
+    runs: dict[Task, TrainingRun] = {}
+    heads: dict[Task, str] = {"islr": "classifier", "cslr": "ctc"}
+    for task, head in heads.items():
         options = (*POSE, "--head", head, "--head-features", features)
         runs |= fine_tuning((task,), pose_pretraining(), *options, name=f"-{head}-{features}")
     return runs
@@ -272,4 +273,6 @@ def read_scores(run: Path, task: Task) -> dict[tuple[str, str], float]:
     dev = better(evaluations, key=lambda scores: scores[metric])
     scores = {("test", name): value for name, value in test.items()}
     scores |= {("dev", name): value for name, value in dev.items()}
-    return scores | {("train", "time"): 1 / training_speed(run)}
+    speed = training_speed(run)
+    assert speed is not None, "a finished run has logged steps"
+    return scores | {("train", "time"): 1 / speed}

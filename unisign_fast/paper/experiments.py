@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from unisign_fast.paper.ablations import BOTH, Ablation, Setting, TrainingRun, read_scores
 from unisign_fast.pipelines.crops.cutting import cut_crops
@@ -39,10 +39,11 @@ def command(run: TrainingRun, seed: int, epochs: tuple[int, int, int], corpus: P
     return [sys.executable, str(SCRIPTS / f"{run.script}.py"), *map(str, options)]
 
 
-def train(arguments: list[str], progress: Progress, bar: int) -> None:
+def train(arguments: list[str], progress: Progress, bar: TaskID) -> None:
     """One run in a process of its own, whose last line is shown; InputError with what it said if it fails."""
     said = []
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             said.append(line.rstrip())
             progress.update(bar, said=line.strip()[:50])

@@ -32,6 +32,7 @@ def parameter_table() -> list[ParameterRow]:
         model = UniSign(replace(RECIPES["base"].model, rgb=True))
         backbone = EfficientNet()
         classifier = nn.Linear(backbone.channels, IMAGENET_CLASSES)
+    assert model.rgb and model.language_model and model.part_bias is not None, "the base recipe has every part"
     rgb = count(model.rgb)
     return [
         ParameterRow("EfficientNet-B0 with its classifier", 5.2, count(backbone, classifier)),

@@ -1,7 +1,8 @@
 """Uni-Sign's published test scores, in percent: Li et al., ICLR 2025.
 
 Tables 18 to 21 are the complete results. Table 20's test columns are shifted in print; its figures here stand where
-Table 6 confirms them. "Scored anew" are the authors' published pose-only predictions, through unisign_fast/evaluation/metrics.py.
+Table 6 confirms them. "Scored anew" are the authors' published pose-only predictions, scored with
+unisign_fast/evaluation/metrics.py.
 """
 
 from dataclasses import dataclass

@@ -100,8 +100,8 @@ class ClipViewer:
         crops = self._sampled_crops(sampled) if sampled else []
         hands = []
         for hand, name in enumerate(HANDS):
-            mine = [crops[row] for row in _rows(sampled, hand)]
-            pictures = {int(every.crop_frame[row]): _picture(every, row) for row in _rows(every, hand)}
+            mine = [crops[row] for row in _rows(sampled, hand)] if sampled else []
+            pictures = _pictures_by_frame(every, hand) if every else {}
             pictures |= {crop.frame: crop.picture for crop in mine}
             confidence = packed[:, PART_SLICES[name], 2].mean(axis=1)
             hands.append(HandView(name, confidence, dict(sorted(pictures.items())), mine))
@@ -136,11 +136,13 @@ class ClipViewer:
         return np.stack([np.asarray(Image.fromarray(p).resize((FACE_WIDTH, height))) for p in pictures])
 
 
-def _rows(batch: PackedBatch | None, hand: int) -> range:
+def _rows(batch: PackedBatch, hand: int) -> range:
     """The crops of HANDS[hand]."""
-    if batch is None:
-        return range(0)
     return range(len(batch.crops))[hand_rows(batch.crops_per_hand, hand)]
+
+
+def _pictures_by_frame(batch: PackedBatch, hand: int) -> dict[int, np.ndarray]:
+    return {int(batch.crop_frame[row]): _picture(batch, row) for row in _rows(batch, hand)}
 
 
 def _picture(batch: PackedBatch, row: int) -> np.ndarray:

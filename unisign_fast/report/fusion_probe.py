@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from unisign_fast.model.fusion import KeypointAttention
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 
@@ -19,9 +21,11 @@ class Fusion(NamedTuple):
 def probe(model: UniSign, batch: PackedBatch) -> Fusion:
     """Runs the sign encoder of a model with an RGB branch in evaluation mode; the batch has crops."""
     assert model.rgb is not None and len(batch.crops)
-    fusion, seen = model.rgb.fusion, {}
+    fusion = model.rgb.fusion
+    seen: dict[str, Tensor] = {}
     hooks = [fusion.gate.register_forward_hook(lambda module, inputs, gate_NV1: seen.update(gate=gate_NV1))]
     if fusion.deformable:  # the position bias is told where each joint's samples are taken
+        assert isinstance(fusion.local, KeypointAttention)
         bias = fusion.local.position_bias
         hooks.append(bias.register_forward_hook(lambda module, inputs, out: seen.update(position=inputs[1])))
     model.eval()

@@ -106,6 +106,7 @@ def _clips(run: RunFolder, model: UniSign | None, count: int, faces: bool) -> tu
         viewer = ClipViewer(run, stores, "test" if said else _split(stores), model, faces)
     except InputError as error:
         return [(h, [ShownClip(s.id, s, None) for s in group]) for h, group in groups], str(error)
+    wanted: list[tuple[str, list[tuple[Said | None, int | None]]]]
     if said:
         numbers = _numbers(run, viewer)
         references = {row.id: row.reference for row in run.predictions}
@@ -120,6 +121,7 @@ def _clips(run: RunFolder, model: UniSign | None, count: int, faces: bool) -> tu
 
 def _shown(viewer: ClipViewer, said: Said | None, number: int | None, place: int) -> ShownClip:
     if number is None:
+        assert said is not None, "a clip without a prediction comes from the stores"
         return ShownClip(said.id, said, None, "The run's stores hold no such clip any more.")
     try:
         return ShownClip(viewer.clips.name(number), said, clip_figures(viewer.view(number), place))

@@ -61,7 +61,8 @@ def read_run(path: Path) -> RunFolder:
 
 def _settings_of_log(events: list[dict]) -> dict:
     """As in settings.json, which version 0.1 wrote at the end: the log of an unfinished run has them in `start`."""
-    start = next((event for event in events if event.get("event") == "start"), {"recipe": {}, "setting": {}})
+    nothing: dict = {"recipe": {}, "setting": {}}
+    start = next((event for event in events if event.get("event") == "start"), nothing)
     said = start["recipe"]
     data = {f.name: said[f.name] for f in fields(DataSettings) if f.name in said}
     return {**said, "data": data, "train": start["setting"]}
