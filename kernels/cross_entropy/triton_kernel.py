@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..launch import launch
 
-BLOCK, WARPS = 4096, 8
+BLOCK, WARPS = 4096, 16
 
 
 @triton.jit
