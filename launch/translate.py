@@ -61,9 +61,10 @@ def translate(
         raise InputError("translate", "there is nothing to translate", "name videos, --store STORE or --live CAMERA")
     if live is not None and (inputs or store or poses):
         raise InputError("--live", "a camera is translated alone", "leave out the other inputs, or --live")
-    from unisign_fast.inference.session import Choices, translate_camera, translate_inputs  # late: --help is quick
+    from unisign_fast.inference.processor import ProcessorChoices  # late: --help is quick
+    from unisign_fast.inference.session import Choices, translate_camera, translate_inputs
 
-    translation = dict(language=language, p_samp=p_samp, window=window, overlap=overlap)
+    translation = ProcessorChoices(language=language, p_samp=p_samp, window=window, overlap=overlap)
     choices = Choices(model, translation, out, detector, pose_model, pose_device)
     if live is not None:
         translate_camera(live, choices)

@@ -3,7 +3,7 @@
 Nothing here needs a model, nor downloads anything, so that all inputs can be checked first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -52,14 +52,16 @@ def find_inputs(
         problem = f"{len(poses)} pose files for {len(items)} videos"
         raise InputError("--poses", problem, "give one for each video, in their order, or no video")
     opened = [KeypointStore.open(path) for path in stores]
+    tasks: list[Callable[[], Input]]
     if poses:
-        videos = [Path(item) for item in items] or [None] * len(poses)
+        videos: list[Path | None] = [Path(item) for item in items] or [None] * len(poses)
         tasks = [partial(_read_pose, path, format, video) for path, video in zip(poses, videos, strict=True)]
     elif items:
         tasks = [partial(_find, str(item), opened, split, format) for item in items]
     else:
         tasks = [partial(_clips, store, split) for store in opened]
-    found, bad = [], []
+    found: list[Input] = []
+    bad: list[InputError] = []
     for task in tasks:
         try:
             found.append(task())

@@ -62,6 +62,7 @@ def _translate(
     camera: str, translator: Translator, moments: Sequence[_Moment], shape: tuple[int, int, int]
 ) -> Translation | InputError:
     height, width, _ = shape
+    assert translator.language is not None  # a camera does not say which to write
     with TemporaryDirectory(prefix="live-") as folder:
         source = {"estimator": "live", "version": "live", "coordinates": "fractions of the picture"}
         with KeypointStoreWriter(Path(folder) / "store", source) as writer:

@@ -18,7 +18,7 @@ SUBTITLES = {".srt": "srt", ".vtt": "vtt"}
 class Writer(Protocol):
     """Takes translations one by one."""
 
-    def __call__(self, one: Translation) -> None: ...
+    def __call__(self, one: Translation, /) -> None: ...
 
 
 def check_output(out: Path | None, recordings: int) -> None:

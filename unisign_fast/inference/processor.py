@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 import torch
 
@@ -45,6 +45,16 @@ class Window:
         """The clip's own where the window is all of it: its hands are then sampled as in evaluation."""
         clip = self.recording.clip
         return clip.id if self.end - self.first == clip.frames else f"{clip.id}:{self.first}"
+
+
+class ProcessorChoices(TypedDict, total=False):
+    """What a user may choose; as of the constructor of `Processor`."""
+
+    language: str | None
+    p_samp: float | None
+    window: int | None
+    overlap: float
+    device: torch.device | str
 
 
 class Processor:
@@ -84,7 +94,7 @@ class Processor:
         self.device = torch.device(device)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **choices) -> Self:
+    def from_pretrained(cls, source: str | Path, **choices: Unpack[ProcessorChoices]) -> Self:
         """The processor of a model folder, a run or a hub id; `choices` as of the constructor.
 
         A model trained in one language writes that by default. Raises InputError if the folder can't be read.
@@ -115,6 +125,7 @@ class Processor:
             (prepared,) = self.batches(clips, most=None)
             for error in prepared.bad.values():
                 raise error
+            assert prepared.batch is not None  # as no window is bad
             return prepared.batch.to(self.device)
 
     def decode(self, tokens: list[int] | str) -> str:

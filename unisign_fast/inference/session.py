@@ -1,18 +1,18 @@
 """One run of launch/translate.py: inputs are checked first, then the model and the networks, then texts are written."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 
 from unisign_fast.checkpoints.model_folder import find_model
 from unisign_fast.inference.inputs import NamedPose, find_inputs
 from unisign_fast.inference.outputs import check_output, open_output, write_all
-from unisign_fast.inference.processor import Processor
+from unisign_fast.inference.processor import Processor, ProcessorChoices
 from unisign_fast.inference.translator import Translator, demo_model
 from unisign_fast.pipelines.errors import InputError
 
@@ -27,14 +27,23 @@ class Choices:
     """What the command line says besides the inputs."""
 
     model: str | None
-    translation: Mapping[str, object]  # of Translator
+    translation: ProcessorChoices
     out: Path | None = None
     detector: Path | None = None
     pose_model: Path | None = None
     pose_device: Literal["cpu", "cuda"] = "cpu"
 
 
-def translate_inputs(choices: Choices, items: Sequence[str], **where: object) -> None:
+class Where(TypedDict, total=False):
+    """Where inputs are looked for; as of `find_inputs`."""
+
+    stores: Sequence[Path]
+    split: str | None
+    poses: Sequence[Path]
+    format: str | None
+
+
+def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Where]) -> None:
     """Translates what `find_inputs` finds of the items; what cannot be used is named and stops nothing else.
 
     Raises InputError where nothing can be used, or the model or a network is missing.
@@ -69,6 +78,7 @@ def translate_camera(camera: str, choices: Choices) -> None:
     coming = pictures(camera)
     first = next(coming)  # before any weights
     translator, networks = _open(choices, networks=True, speaks=False)
+    assert networks is not None  # asked for
     from unisign_fast.inference.live import translate_live
 
     with suppress(KeyboardInterrupt), open_output(choices.out) as write:
@@ -100,11 +110,12 @@ def _open(
         remedy = "give it, such as --language zh"
         missing.append(InputError("--language", "neither model nor inputs say which to write", remedy))
     opened = attempt(lambda: _networks(choices)) if networks else None
-    translator = None if missing else attempt(lambda: Translator(folder, **choices.translation))
+    translator = None if missing or folder is None else attempt(lambda: Translator(folder, **choices.translation))
     for error in missing[:-1]:
         print(f"error: {error}", file=sys.stderr)
     if missing:
         raise missing[-1]
+    assert translator is not None  # as nothing is missing
     return translator, opened
 
 

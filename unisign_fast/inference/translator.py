@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -72,8 +72,9 @@ class Translator:
         """
         folder = find_model(source)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        choices = dict(language=language, p_samp=p_samp, window=window, overlap=overlap, device=self.device)
-        self.processor = Processor.from_pretrained(folder, **choices)
+        self.processor = Processor.from_pretrained(
+            folder, language=language, p_samp=p_samp, window=window, overlap=overlap, device=self.device
+        )
         self.model = UniSign.from_pretrained(folder, dtype=dtype, device=self.device)
 
     @property
@@ -99,16 +100,18 @@ class Translator:
         it, or are estimated. Raises InputError where one of them cannot be used.
         """
         paths = _paths(inputs)
+        found: list[Input]
+        bad: list[InputError] = []
         if paths is None:
-            found, bad = array_poses(inputs, scores, fps, width, height), []
+            found = [*array_poses(cast(Arrays, inputs), scores, fps, width, height)]
         else:
             found, bad = find_inputs(paths, format=format)
         with TemporaryDirectory(prefix="inputs-") as folder:
             recordings, lost = ([], []) if bad else self.recordings(found, Path(folder))
-            result = [] if lost else list(self.translate(recordings))
-        for error in [*bad, *lost, *(one for one in result if isinstance(one, InputError))]:
+            answers = [] if lost else list(self.translate(recordings))
+        for error in [*bad, *lost, *(one for one in answers if isinstance(one, InputError))]:
             raise error
-        return result
+        return [one for one in answers if isinstance(one, Translation)]
 
     def recordings(
         self, found: Sequence[Input], folder: Path, networks: "tuple[PersonDetector, PoseNetwork] | None" = None
@@ -122,8 +125,10 @@ class Translator:
         poses = [one for one in found if isinstance(one, NamedPose)]
         if videos and self.language is None:
             raise InputError("--language", "the videos do not say which to write", "give it, such as --language zh")
-        estimated, bad = [], []
+        estimated: list[Recording] = []
+        bad: list[InputError] = []
         if videos:
+            assert self.language is not None  # checked above
             networks = networks or default_networks()
             estimated, bad = estimated_recordings(videos, folder / "estimated", self.language, *networks)
         of_video = {recording.name: [recording] for recording in estimated}
@@ -156,7 +161,9 @@ class Translator:
             return {}
         batch: PackedBatch = prepared.batch.to(self.device)
         if self.model.head is not None:
-            return {id: (text, []) for id, text in zip(batch.clip_ids, self.model.generate(batch), strict=True)}
+            return {
+                id: (cast(str, text), []) for id, text in zip(batch.clip_ids, self.model.generate(batch), strict=True)
+            }
         beams = self.model.hypotheses(batch, GENERATION.beams, GENERATION.max_new_tokens)
         decode = self.processor.tokenizer.decode
         texts = [[Beam(decode(one.tokens), one.score) for one in several] for several in beams]
@@ -177,7 +184,8 @@ class Translator:
 def _paths(inputs: object) -> list[Source] | None:
     """The inputs as paths, None where they are arrays."""
     several = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-    return list(several) if several and all(isinstance(one, (str, Path)) for one in several) else None
+    paths: list[Source] = [one for one in several if isinstance(one, (str, Path))]
+    return paths if paths and len(paths) == len(several) else None
 
 
 def default_networks() -> "tuple[PersonDetector, PoseNetwork]":
