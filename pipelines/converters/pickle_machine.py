@@ -1,8 +1,8 @@
 """A pickle interpreter restricted to plain values, containers and numpy arrays.
 
-It never runs code chosen by the pickle and creates no array or dtype while opcodes execute: arrays and dtypes stay
-inert records (pickle_records.py) until the last opcode. Every allocation is charged in advance to a memory budget
-proportional to the size of the pickle; memo keys are not charged.
+It never runs code chosen by the pickle. While opcodes execute, arrays and dtypes are inert records that a pickle can
+reach (pickle_records.py); only numpy scalars, which nothing can change, are built at once. Every allocation is charged
+in advance to a memory budget proportional to the size of the pickle; memo keys are not charged.
 """
 
 import pickle
