@@ -30,7 +30,8 @@ def test_csl_news_is_learned_by_heart(shared, tmp_path):
         news / "CSL_News_Labels.json",
     )
     run("prepare", "convert", "--format", "unisign", *files, "--out", store, "--split", "train")
-    run("pretrain", "--stores", store, "--tokenizer", shared / "mt5_tokenizer_zh", "--out", out, "--epochs", 120)
+    tokenizer = "--tokenizer", shared / "mt5_tokenizer_zh"
+    run("pretrain", "--stores", store, *tokenizer, "--out", out, "--epochs", 120, "--log-every-steps", 1)
     steps = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     losses = [step["loss"] for step in steps if step["event"] == "step"]
     assert losses[0] > 5 and losses[-1] < 0.05
