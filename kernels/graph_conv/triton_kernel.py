@@ -181,11 +181,6 @@ def graph_conv_adjacency_gradient(
     tl.store(partial + ((split * K + k) * ROWS + local[:, None]) * ROWS + local[None, :], total)
 
 
-def tile_rows(dtype: torch.dtype) -> int:
-    """R of D [K, R, R]."""
-    return _block(dtype)["ROWS"]
-
-
 def _block(dtype: torch.dtype, outputs: int = 64, inputs: int = 64) -> dict[str, int]:
     """Rows, outputs and inputs of a tile, warps and stages: the largest without spills; float32 has no tensor cores."""
     if dtype == torch.float32:
