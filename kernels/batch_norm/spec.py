@@ -1,4 +1,6 @@
-"""Cases, FLOPs and bytes of the batch normalisation."""
+"""Cases, FLOPs and bytes of the batch normalization."""
+
+import torch
 
 from ..spec import Case, KernelSpec
 from .op import batch_norm
@@ -10,7 +12,8 @@ def _inputs(shape: dict[str, int], random) -> tuple:
         return mean_C, var_C.detach().square().requires_grad_()
 
     running = [tensor.detach() for tensor in stats()]
-    return *stats(), random(shape["C"]), random(shape["C"]), *running, None, shape["F"], 0.1
+    batches = torch.zeros((), dtype=torch.int64, device=running[0].device)
+    return *stats(), random(shape["C"]), random(shape["C"]), *running, batches, None, shape["F"], 0.1
 
 
 SPEC = KernelSpec(

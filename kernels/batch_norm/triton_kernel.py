@@ -13,32 +13,33 @@ CHANNELS, WARPS = 128, 4  # of a program
 
 @triton.jit(do_not_specialize=["rows"])
 def batch_norm_forward(
-    mean, var, weight, bias, running_mean, running_var, count, out, rows, momentum,
+    mean, var, weight, bias, running_mean, running_var, batches, count, scale, shift, rows, momentum,
     COUNTED: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    """out [4, C]: scale, shift, running mean, running variance. COUNTED: the number of rows is in `count`."""
+    """COUNTED: the number of rows is in `count`."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < C
     mean_C, var_C = tl.load(mean + channel, inside, 0), tl.load(var + channel, inside, 0)
-    scale = tl.load(weight + channel, inside, 0).to(tl.float32) / tl.sqrt_rn(var_C + EPS)
-    tl.store(out + channel, scale, inside)
-    tl.store(out + C + channel, tl.load(bias + channel, inside, 0).to(tl.float32) - mean_C * scale, inside)
+    scale_C = tl.load(weight + channel, inside, 0).to(tl.float32) / tl.sqrt_rn(var_C + EPS)
+    tl.store(scale + channel, scale_C, inside)
+    tl.store(shift + channel, tl.load(bias + channel, inside, 0).to(tl.float32) - mean_C * scale_C, inside)
     number = rows.to(tl.float32)
     if COUNTED:
         number = tl.load(count)
     share = tl.where(number > 1, momentum, 0)
     unbiased = var_C * number / tl.maximum(number - 1, 1)
     before, before_var = tl.load(running_mean + channel, inside, 0), tl.load(running_var + channel, inside, 0)
-    tl.store(out + 2 * C + channel, before + share * (mean_C - before), inside)
-    tl.store(out + 3 * C + channel, before_var + share * (unbiased - before_var), inside)
+    tl.store(running_mean + channel, before + share * (mean_C - before), inside)
+    tl.store(running_var + channel, before_var + share * (unbiased - before_var), inside)
+    if tl.program_id(0) == 0:
+        tl.store(batches, tl.load(batches) + (number > 0).to(tl.int64))
 
 
 @triton.jit
 def batch_norm_backward(
-    grad_scale, grad_shift, mean, var, weight, grad_stats, grad_weight, grad_bias,
+    grad_scale, grad_shift, mean, var, weight, grad_mean, grad_var, grad_weight, grad_bias,
     C: tl.constexpr, CHANNELS: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    """grad_stats [2, C]: gradients of mean and variance."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < C
     mean_C = tl.load(mean + channel, inside, 0)
@@ -46,38 +47,30 @@ def batch_norm_backward(
     weight_C = tl.load(weight + channel, inside, 0).to(tl.float32)
     upstream_shift = tl.load(grad_shift + channel, inside, 0)
     upstream_scale = tl.load(grad_scale + channel, inside, 0) - mean_C * upstream_shift
-    tl.store(grad_stats + channel, -weight_C * inverse * upstream_shift, inside)
-    tl.store(grad_stats + C + channel, -0.5 * upstream_scale * weight_C * inverse * inverse * inverse, inside)
+    tl.store(grad_mean + channel, -weight_C * inverse * upstream_shift, inside)
+    tl.store(grad_var + channel, -0.5 * upstream_scale * weight_C * inverse * inverse * inverse, inside)
     tl.store(grad_weight + channel, (upstream_scale * inverse).to(grad_weight.dtype.element_ty), inside)
     tl.store(grad_bias + channel, upstream_shift.to(grad_bias.dtype.element_ty), inside)
 
 
 def forward(
-    mean_C: Tensor,
-    var_C: Tensor,
-    weight_C: Tensor,
-    bias_C: Tensor,
-    running_mean_C: Tensor,
-    running_var_C: Tensor,
-    count: Tensor | None,
-    rows: int,
-    momentum: float,
-) -> Tensor:
-    """Scale, shift, running mean and variance: [4, C] in float32."""
-    out = mean_C.new_empty(4, len(mean_C))
+    vectors: list[Tensor], running: list[Tensor], count: Tensor | None, rows: int, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift. vectors: mean, variance, weight, bias; running: mean, variance, number of batches, updated."""
+    mean_C = vectors[0]
+    scale_C, shift_C = torch.empty_like(mean_C), torch.empty_like(mean_C)
     sizes = {"COUNTED": count is not None, "C": len(mean_C), "CHANNELS": CHANNELS, "EPS": EPS}
     grid = (triton.cdiv(len(mean_C), CHANNELS),)
-    vectors = mean_C, var_C, weight_C, bias_C, running_mean_C, running_var_C, mean_C if count is None else count
-    launch(batch_norm_forward, grid, *vectors, out, rows, momentum, **sizes, warps=WARPS, stages=1)
-    return out
+    inputs = *vectors, *running, mean_C if count is None else count
+    launch(batch_norm_forward, grid, *inputs, scale_C, shift_C, rows, momentum, **sizes, warps=WARPS, stages=1)
+    return scale_C, shift_C
 
 
 def backward(
     grad_scale_C: Tensor, grad_shift_C: Tensor, mean_C: Tensor, var_C: Tensor, weight_C: Tensor, bias_C: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of mean and variance [2, C], of weight, and of bias."""
-    grad_stats = mean_C.new_empty(2, len(mean_C))
-    grads = grad_stats, torch.empty_like(weight_C), torch.empty_like(bias_C)
+) -> list[Tensor]:
+    """Gradients of mean, variance, weight and bias."""
+    grads = [torch.empty_like(x) for x in (mean_C, var_C, weight_C, bias_C)]
     grid, sizes = (triton.cdiv(len(mean_C), CHANNELS),), {"C": len(mean_C), "CHANNELS": CHANNELS, "EPS": EPS}
     vectors = grad_scale_C, grad_shift_C, mean_C, var_C, weight_C
     launch(batch_norm_backward, grid, *vectors, *grads, **sizes, warps=WARPS, stages=1)

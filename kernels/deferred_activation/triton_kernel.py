@@ -14,9 +14,11 @@ from ..launch import launch
 # Plain; with scale and shift; with a residual; with one that has its own scale and shift: by the number of tensors.
 PLAIN, SCALED, ADDED, BOTH_SCALED = range(4)
 KINDS = {1: PLAIN, 3: SCALED, 4: ADDED, 6: BOTH_SCALED}
+VECTORS = {1: 0, 3: 2, 4: 2, 6: 4}  # scales and shifts among them
 ROWS, COLUMNS, WARPS = 32, 64, 4  # of a tile of what has no matrix product
 MOST_SPLITS = 64  # of the frames in sums over them, each with a partial sum of its own
-MERGED_COLUMNS, MERGED_TILES = 16, 128  # of a program that merges statistics: narrow, for more programs
+# Of a program that merges partial results: as narrow as a 32-byte sector, for more programs, with as many rows at once.
+MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS = 8, 512, 8
 
 
 def arguments(x: list[Tensor]) -> list[Tensor]:
@@ -88,6 +90,20 @@ def store_batch_stats(value, batch_stats, tile, count, valid, column, C: tl.cons
     row = batch_stats + tile * 2 * C + column
     tl.store(row, mean, column < C)
     tl.store(row + C, tl.sum(deviation * deviation, 0), column < C)
+
+
+@triton.jit
+def store_sums(
+    partial, sums, rows, block, WIDTH: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """The sums over `rows` of a block of columns of partial [rows, STRIDE], of which WIDTH columns count."""
+    column = block * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, rows, ROWS):
+        row = first + tl.arange(0, ROWS)
+        inside = (row < rows)[:, None] & (column < WIDTH)[None, :]
+        total += tl.load(partial + row[:, None] * STRIDE + column[None, :], inside, 0)
+    tl.store(sums + column, tl.sum(total, 0).to(sums.dtype.element_ty), column < WIDTH)
 
 
 @triton.jit(do_not_specialize=["tiles", "rows", "rows_a_tile"])
@@ -203,7 +219,9 @@ def forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
 
 
 class ActivationGradient:
-    """Buffers for an activation's gradients, which a kernel fills with `store_activation_gradient`."""
+    """Buffers for an activation's gradients. A kernel fills them with `store_activation_gradient`, and another one adds
+    up `sums` over the tiles: merged [0, 2 or 4, C], as many scales and shifts as the activation has.
+    """
 
     def __init__(self, x: list[Tensor], relu_before_residual: bool, tiles: int):
         self.x = x
@@ -211,6 +229,7 @@ class ActivationGradient:
         self.grad_conv_out = torch.empty_like(x[0])
         self.grad_residual = torch.empty_like(x[0]) if len(x) > 3 else self.grad_conv_out
         self.sums = torch.empty(tiles, 4, x[0].shape[2], dtype=torch.float32, device=x[0].device)
+        self.merged = self.sums.new_empty(VECTORS[len(x)], x[0].shape[2])
 
     def arguments(self, x_FVC: Tensor) -> list[Tensor]:
         """What `store_activation_gradient` takes from `x` to `sums`; x_FVC: the activation computed."""
@@ -218,12 +237,11 @@ class ActivationGradient:
 
     def gradients(self) -> list[Tensor]:
         """Those of the activation as an operator returns them, where no two tensors may share memory: of the output, of
-        the residual, and [2 or 4, C] of the scales and shifts, as far as it has them.
+        the residual, and `merged`, as far as it has them.
         """
         if len(self.x) == 1:
             return [self.grad_conv_out]
-        residual = [self.grad_residual] if len(self.x) > 3 else []
-        return [self.grad_conv_out, *residual, self.sums[:, : 4 if len(self.x) == 6 else 2].sum(0)]
+        return [self.grad_conv_out, *([self.grad_residual] if len(self.x) > 3 else []), self.merged]
 
 
 def backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
@@ -234,6 +252,7 @@ def backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_res
     result = ActivationGradient(x, relu_before_residual, grid[0])
     sizes = {"C": channels, **result.constants, "ROWS": ROWS, "COLUMNS": COLUMNS}
     launch(activation_backward, grid, grad_x_FVC, *result.arguments(x_FVC), rows, **sizes, warps=WARPS, stages=1)
+    torch.sum(result.sums[:, : len(result.merged)], 0, out=result.merged)
     return result.gradients()
 
 
@@ -241,14 +260,15 @@ def merged(batch_stats: Tensor, rows: int, rows_a_tile: int) -> list[Tensor]:
     """Mean and biased variance [C] of all rows from the tiles' [tiles, 2, C]."""
     tiles, _, channels = batch_stats.shape
     mean, var = batch_stats.new_empty(channels), batch_stats.new_empty(channels)
-    sizes = {"C": channels, "COLUMNS": MERGED_COLUMNS, "TILES": MERGED_TILES}
+    sizes = {"C": channels, "COLUMNS": MERGED_COLUMNS, "TILES": MERGED_ROWS, "warps": MERGING_WARPS, "stages": 1}
     grid = (triton.cdiv(channels, MERGED_COLUMNS),)
-    launch(merge_batch_stats, grid, batch_stats, mean, var, tiles, rows, rows_a_tile, **sizes, warps=WARPS, stages=1)
+    launch(merge_batch_stats, grid, batch_stats, mean, var, tiles, rows, rows_a_tile, **sizes)
     return [mean, var]
 
 
 def output_gradient(gradients: list[Tensor], out: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The whole gradient of a convolution's output, through its batch statistics too, and its sum over frames [V, O].
+    """The whole gradient of a convolution's output, through its batch statistics too, and its sums over a part of the
+    frames each, [parts, V, O].
 
     gradients: that of the output, and those of its batch statistics if used; out: the output with its batch statistics.
     """
@@ -264,4 +284,4 @@ def output_gradient(gradients: list[Tensor], out: list[Tensor]) -> tuple[Tensor,
         batch_stats_gradient, (splits, triton.cdiv(joints * channels, COLUMNS)),
         gradients[0], out[0], *vectors, total, sums, *numbers, **sizes, warps=WARPS, stages=1,
     )  # fmt: skip
-    return total, sums.sum(0)
+    return total, sums

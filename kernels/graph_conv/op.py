@@ -2,7 +2,6 @@
 batch statistics: the operation the model calls.
 """
 
-import torch
 from torch import Tensor
 
 from ..deferred_activation.op import as_conv_output, by_tensor, whole_gradient
@@ -21,22 +20,24 @@ def _forward(
     relu_before_residual: bool,
     adjacency_KVV: Tensor,
     weight_KOC: Tensor,
-    bias_VO: Tensor,
+    bias_KO: Tensor,
     shortcut: list[Tensor],
     batch_stats: bool,
 ) -> list[Tensor]:
     from .triton_kernel import forward
 
     x, shortcut = contiguous(x), contiguous(shortcut)
-    adjacency_KVV, weight_KOC, bias_VO = contiguous([adjacency_KVV, weight_KOC, bias_VO])
-    return forward(x, relu_before_residual, adjacency_KVV, weight_KOC, bias_VO, shortcut, batch_stats)
+    adjacency_KVV, weight_KOC, bias_KO = contiguous([adjacency_KVV, weight_KOC, bias_KO])
+    return forward(x, relu_before_residual, adjacency_KVV, weight_KOC, bias_KO, shortcut, batch_stats)
 
 
 def _results(result: list, plain: bool, shortcut: bool, batch_stats: bool) -> tuple:
-    """D, the output, the shortcut's (each with its batch_stats), and x_FVC or None, from the operator's list."""
+    """D and the sums of A, the output, the shortcut's (each with its batch_stats), and x_FVC or None, from the
+    operator's list.
+    """
     each = 3 if batch_stats else 1
-    diagonal, out, rest = result[0], result[1 : 1 + each], result[1 + each :]
-    return diagonal, out, rest[:each] if shortcut else [], None if plain else rest[-1]
+    graph, out, rest = result[:2], result[2 : 2 + each], result[2 + each :]
+    return graph, out, rest[:each] if shortcut else [], None if plain else rest[-1]
 
 
 @operator("graph_conv_backward")
@@ -45,42 +46,44 @@ def _backward(
     grad_out: list[Tensor],
     grad_shortcut_out: list[Tensor],
     x_FVC: Tensor,
-    diagonal: Tensor,
+    graph: list[Tensor],
     out: list[Tensor],
     shortcut_out: list[Tensor],
     x: list[Tensor],
     relu_before_residual: bool,
     weight_KOC: Tensor,
+    bias_KO: Tensor,
     shortcut: list[Tensor],
 ) -> list[Tensor]:
     from .triton_kernel import backward
 
     grad_x_FVC = None if grad_x_FVC is None else grad_x_FVC.contiguous()
     grad_out, grad_shortcut_out = contiguous(grad_out), contiguous(grad_shortcut_out)
-    x_FVC, weight_KOC, x, shortcut = x_FVC.contiguous(), weight_KOC.contiguous(), contiguous(x), contiguous(shortcut)
-    gradients = grad_x_FVC, grad_out, grad_shortcut_out
-    return backward(*gradients, x_FVC, diagonal, out, shortcut_out, x, relu_before_residual, weight_KOC, shortcut)
+    x_FVC, weight_KOC, bias_KO = contiguous([x_FVC, weight_KOC, bias_KO])
+    gradients, results = (grad_x_FVC, grad_out, grad_shortcut_out), (x_FVC, graph, out, shortcut_out)
+    inputs = contiguous(x), relu_before_residual, weight_KOC, bias_KO, contiguous(shortcut)
+    return backward(*gradients, *results, *inputs)
 
 
 def _save(ctx, inputs, output) -> None:
-    x, ctx.relu_before_residual, _, weight_KOC, _, shortcut, batch_stats = inputs
+    x, ctx.relu_before_residual, _, weight_KOC, bias_KO, shortcut, batch_stats = inputs
     ctx.set_materialize_grads(False)
     ctx.sizes, ctx.batch_stats = (len(x), len(shortcut)), batch_stats
-    ctx.save_for_backward(weight_KOC, *x, *shortcut, *output)
+    ctx.save_for_backward(weight_KOC, bias_KO, *x, *shortcut, *output)
 
 
 def _gradients(ctx, gradients: list[Tensor | None]):
-    weight_KOC, *saved = ctx.saved_tensors
+    weight_KOC, bias_KO, *saved = ctx.saved_tensors
     xs, shortcuts = ctx.sizes
     x, shortcut, result = saved[:xs], saved[xs : xs + shortcuts], saved[xs + shortcuts :]
     layout = xs == 1, shortcuts > 0, ctx.batch_stats
-    diagonal, out, shortcut_out, x_FVC = _results(result, *layout)
+    graph, out, shortcut_out, x_FVC = _results(result, *layout)
     _, grad_out, grad_shortcut_out, grad_x_FVC = _results(gradients, *layout)
     whole = whole_gradient(grad_out, out), whole_gradient(grad_shortcut_out, shortcut_out)
     x_FVC = x[0] if x_FVC is None else x_FVC
-    result = _backward(
-        grad_x_FVC, *whole, x_FVC, diagonal, out, shortcut_out, x, ctx.relu_before_residual, weight_KOC, shortcut
-    )
+    results = x_FVC, graph, out, shortcut_out
+    parameters = weight_KOC, bias_KO, shortcut
+    result = _backward(grad_x_FVC, *whole, *results, x, ctx.relu_before_residual, *parameters)
     grad_adjacency, grad_weight, grad_bias, *rest = result
     return by_tensor(rest[shortcuts:]), None, grad_adjacency, grad_weight, grad_bias, rest[:shortcuts], None
 
@@ -96,10 +99,8 @@ def _gpu(
     shortcut: tuple[Tensor, Tensor] | None,
     batch_stats: bool,
 ) -> GraphConvOutput:
-    # The bias goes through the adjacency: a small product that autograd differentiates, in float32.
-    bias_VO = adjacency_KVV.sum(1, dtype=torch.float32).T @ bias_KO.float()
     result = _forward(
-        x.tensors(), x.relu_before_residual, adjacency_KVV, weight_KOC, bias_VO, list(shortcut or ()), batch_stats
+        x.tensors(), x.relu_before_residual, adjacency_KVV, weight_KOC, bias_KO, list(shortcut or ()), batch_stats
     )
     _, out, shortcut_out, x_FVC = _results(result, x.plain, shortcut is not None, batch_stats)
     x_FVC = x.conv_out_FVC if x_FVC is None else x_FVC

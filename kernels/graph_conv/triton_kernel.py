@@ -24,6 +24,7 @@ from ..deferred_activation.triton_kernel import (
     store_batch_stats,
 )
 from ..launch import launch
+from .parameter_gradients import parameter_gradients
 
 MOST_SPLITS = 132  # of the frames in the adjacency's gradient, each with a partial sum: one for each multiprocessor
 
@@ -57,24 +58,28 @@ def _matrix(weight, k, output, column, O: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def block_diagonal(adjacency, diagonal, V: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr):
-    """D_k from A_k [V, V], a program each."""
+def block_diagonal(adjacency, diagonal, column_sums, V: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr):
+    """D_k, and the sums of A_k over v [K, V] in float32, from A_k [V, V]: a program each."""
     k, local = tl.program_id(0), tl.arange(0, ROWS)
     to, source = local[:, None], local[None, :]
     inside = (to // V == source // V) & (to < USED) & (source < USED)
     value = tl.load(adjacency + (k * V + source % V) * V + to % V, inside, 0)
     tl.store(diagonal + (k * ROWS + to) * ROWS + source, value)
+    tl.store(column_sums + k * V + local, tl.sum(value.to(tl.float32), 1), local < V)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def graph_conv_forward(
     conv_out, scale, shift, residual, residual_scale, residual_shift,
-    adjacency, weight, bias, shortcut_weight, shortcut_bias, x, out, batch_stats, shortcut, shortcut_batch_stats, rows,
+    adjacency, column_sums, weight, bias, shortcut_weight, shortcut_bias,
+    x, out, batch_stats, shortcut, shortcut_batch_stats, rows,
     KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, SHORTCUT: tl.constexpr, BATCH_STATS: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """bias [V, O] float32, the hops' biases summed at each joint. x is written unless it is `conv_out` itself."""
+    """adjacency: D. column_sums [K, V]: of A over v, through which the bias goes. x is written unless it is `conv_out`
+    itself.
+    """
     tile, block = tl.program_id(0), tl.program_id(1)
     row, valid = _tile_rows(tile, rows, USED, ROWS)
     output = block * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -110,7 +115,8 @@ def graph_conv_forward(
             matrix = tl.trans(_matrix(shortcut_weight, 0, output, column, O, C))
             shortcut_total = tl.dot(x_tile, matrix, shortcut_total, input_precision="ieee")
     joint = tl.arange(0, ROWS) % V
-    total += tl.load(bias + joint[:, None] * O + output[None, :], (output < O)[None, :], 0)
+    for k in tl.static_range(K):
+        total += tl.load(column_sums + k * V + joint)[:, None] * by_channel(bias + k * O, output, O)
     place, inside = row[:, None] * O + output[None, :], valid[:, None] & (output < O)[None, :]
     count = tl.minimum(rows - tile * USED, USED)
     rounded = total.to(out.dtype.element_ty)
@@ -163,9 +169,10 @@ def graph_conv_input_gradient(
 @triton.jit(do_not_specialize=["rows", "tiles", "tiles_a_split"])
 def graph_conv_adjacency_gradient(
     x, mixed, partial, rows, tiles, tiles_a_split,
-    K: tl.constexpr, C: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr, INPUTS: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, USED: tl.constexpr,
+    ROWS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """partial [splits, K, ROWS, ROWS]: (dY W_k) X^T over each split's frames; blocks between frames mean nothing."""
+    """partial [splits, K, ROWS, ROWS]: (dY W_k) X^T over each split's frames; only its diagonal blocks are written."""
     k, split = tl.program_id(0), tl.program_id(1)
     total = tl.zeros((ROWS, ROWS), tl.float32)
     first = split * tiles_a_split
@@ -178,7 +185,8 @@ def graph_conv_adjacency_gradient(
             x_tile = tl.load(x + row[:, None] * C + column[None, :], inside, 0)
             total = tl.dot(upstream, tl.trans(x_tile), total, input_precision="ieee")
     local = tl.arange(0, ROWS)
-    tl.store(partial + ((split * K + k) * ROWS + local[:, None]) * ROWS + local[None, :], total)
+    place = partial + ((split * K + k) * ROWS + local[:, None]) * ROWS + local[None, :]
+    tl.store(place, total, local[:, None] // V == local[None, :] // V)
 
 
 def _block(dtype: torch.dtype, outputs: int = 64, inputs: int = 64) -> dict[str, int]:
@@ -193,13 +201,16 @@ def _used(joints: int, rows: int) -> int:
     return rows // joints * joints
 
 
-def _block_diagonal(adjacency_KVV: Tensor, rows: int) -> Tensor:
-    """D [K, rows, rows]: the transposed adjacency once for each frame of a tile, zero elsewhere."""
+def _block_diagonal(adjacency_KVV: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """D [K, rows, rows]: the transposed adjacency once for each frame of a tile, zero elsewhere; and the sums over v
+    [K, V] in float32.
+    """
     hops, joints, _ = adjacency_KVV.shape
     diagonal = adjacency_KVV.new_empty(hops, rows, rows)
     sizes = {"V": joints, "USED": _used(joints, rows), "ROWS": rows}
-    launch(block_diagonal, (hops,), adjacency_KVV, diagonal, **sizes, warps=4, stages=1)
-    return diagonal
+    column_sums_KV = torch.empty(hops, joints, dtype=torch.float32, device=diagonal.device)
+    launch(block_diagonal, (hops,), adjacency_KVV, diagonal, column_sums_KV, **sizes, warps=4, stages=1)
+    return diagonal, column_sums_KV
 
 
 def forward(
@@ -207,32 +218,32 @@ def forward(
     relu_before_residual: bool,
     adjacency_KVV: Tensor,
     weight_KOC: Tensor,
-    bias_VO: Tensor,
+    bias_KO: Tensor,
     shortcut: list[Tensor],
     batch_stats: bool,
 ) -> list[Tensor]:
-    """D; out_FVO, with its mean and variance if `batch_stats`; the same of the shortcut, if `shortcut` has its
-    weight_OC and bias_O; x_FVC, unless it is plain. x: `DeferredActivation.tensors`. bias_VO in float32.
+    """D and the sums of A over v; out_FVO, with its mean and variance if `batch_stats`; the same of the shortcut, if
+    `shortcut` has its weight_OC and bias_O; x_FVC, unless it is plain. x: `DeferredActivation.tensors`.
     """
     frames, joints, channels = x[0].shape
     hops, outputs, _ = weight_KOC.shape
     block = _block(x[0].dtype, outputs=64 if shortcut else 128, inputs=32)
     rows, used = frames * joints, _used(joints, block["ROWS"])
     tiles = triton.cdiv(rows, used)
-    diagonal = _block_diagonal(adjacency_KVV, block["ROWS"])
+    diagonal, column_sums_KV = _block_diagonal(adjacency_KVV, block["ROWS"])
     x_FVC = torch.empty_like(x[0]) if KINDS[len(x)] != PLAIN else x[0]
     outs = [x[0].new_empty(frames, joints, outputs) for _ in range(2 if shortcut else 1)]
     measures = [torch.empty(tiles, 2, outputs, dtype=torch.float32, device=x_FVC.device) for _ in outs]
     sizes = {"K": hops, "V": joints, "C": channels, "O": outputs, "USED": used}
     launch(
         graph_conv_forward, (tiles, triton.cdiv(outputs, block["OUTPUTS"])),
-        *arguments(x), diagonal, weight_KOC, bias_VO, *(shortcut or [weight_KOC, bias_VO]),
+        *arguments(x), diagonal, column_sums_KV, weight_KOC, bias_KO, *(shortcut or [weight_KOC, bias_KO]),
         x_FVC, outs[0], measures[0], outs[-1], measures[-1], rows,
         KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual, SHORTCUT=bool(shortcut), BATCH_STATS=batch_stats,
         **sizes, **block,
     )  # fmt: skip
     result = [[out, *(merged(measure, rows, used) if batch_stats else [])] for out, measure in zip(outs, measures)]
-    return [diagonal, *sum(result, []), *([] if x_FVC is x[0] else [x_FVC])]
+    return [diagonal, column_sums_KV, *sum(result, []), *([] if x_FVC is x[0] else [x_FVC])]
 
 
 def backward(
@@ -240,34 +251,34 @@ def backward(
     grad_out: list[Tensor],
     grad_shortcut_out: list[Tensor],
     x_FVC: Tensor,
-    diagonal: Tensor,
+    graph: list[Tensor],
     out: list[Tensor],
     shortcut_out: list[Tensor],
     x: list[Tensor],
     relu_before_residual: bool,
     weight_KOC: Tensor,
+    bias_KO: Tensor,
     shortcut: list[Tensor],
 ) -> list[Tensor]:
-    """Gradients of adjacency, weight, bias_VO (float32), the shortcut's weight and bias if there is one, and the
-    activation's tensors. `out` and `shortcut_out` are results of `forward`, `grad_out` and `grad_shortcut_out` their
-    gradients; those of the batch statistics and of x_FVC may be missing.
+    """Gradients of adjacency, weight and bias, the shortcut's weight and bias if there is one, and the activation's
+    tensors. `graph`, `out` and `shortcut_out` are results of `forward`, `grad_out` and `grad_shortcut_out` gradients;
+    those of the batch statistics and of x_FVC may be missing.
     """
     frames, joints, channels = x_FVC.shape
     hops, outputs, _ = weight_KOC.shape
-    block = _block(x_FVC.dtype)
+    block, (diagonal, column_sums_KV) = _block(x_FVC.dtype), graph
     del block["OUTPUTS"]
     rows, used = frames * joints, _used(joints, block["ROWS"])
     tiles = triton.cdiv(rows, used)
-    grad, grad_bias = output_gradient(grad_out, out)
+    grad, sums = output_gradient(grad_out, out)
     grad_RO = grad.flatten(0, 1)
     mixed = grad_RO @ weight_KOC.transpose(0, 1).reshape(outputs, hops * channels)
-    shortcut_mixed, grad_shortcut = mixed, []
+    shortcut_mixed, shortcut_sums, grad_shortcut = mixed, None, []
     if shortcut:
-        shortcut_grad, grad_bias_VO = output_gradient(grad_shortcut_out, shortcut_out)
+        shortcut_grad, shortcut_sums = output_gradient(grad_shortcut_out, shortcut_out)
         shortcut_grad_RO = shortcut_grad.flatten(0, 1)
         shortcut_mixed = shortcut_grad_RO @ shortcut[0]
-        grad_weight_OC = shortcut_grad_RO.T @ x_FVC.flatten(0, 1)
-        grad_shortcut = [grad_weight_OC, grad_bias_VO.sum(0).to(shortcut[1].dtype)]
+        grad_shortcut = [shortcut_grad_RO.T @ x_FVC.flatten(0, 1)]
     sizes = {"K": hops, "C": channels, "USED": used}
     # Narrow, so that D stays in shared memory beside it; one stage spills on sm_80 in float32.
     narrow = block | {"INPUTS": block["INPUTS"] // 2, "stages": 2}
@@ -278,12 +289,10 @@ def backward(
         *result.arguments(x_FVC), rows,
         **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None, **sizes, **narrow,
     )  # fmt: skip
-    grad_weight_OKC = (grad_RO.T @ aggregated).view(outputs, hops, channels)
     splits = min(MOST_SPLITS, tiles)
     partial = torch.empty(splits, hops, *[block["ROWS"]] * 2, dtype=torch.float32, device=x_FVC.device)
     shares = rows, tiles, triton.cdiv(tiles, max(splits, 1))
-    launch(graph_conv_adjacency_gradient, (hops, splits), x_FVC, mixed, partial, *shares, **sizes, **block)
-    framewise = partial.sum(0)[:, :used, :used].unflatten(1, (-1, joints)).unflatten(3, (-1, joints))
-    grad_adjacency = framewise.diagonal(dim1=1, dim2=3).sum(-1).transpose(1, 2)  # [K, w, v] to [K, v, w]
-    grad_parameters = grad_adjacency.to(weight_KOC.dtype).contiguous(), grad_weight_OKC.transpose(0, 1).contiguous()
-    return [*grad_parameters, grad_bias, *grad_shortcut, *result.gradients()]
+    launch(graph_conv_adjacency_gradient, (hops, splits), x_FVC, mixed, partial, *shares, V=joints, **sizes, **block)
+    parts = partial, sums, shortcut_sums, result, column_sums_KV, bias_KO, grad_RO.T @ aggregated
+    grads, grad_shortcut_bias = parameter_gradients(*parts, used)
+    return [*grads, *grad_shortcut, *grad_shortcut_bias, *result.gradients()]

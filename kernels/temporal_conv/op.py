@@ -36,31 +36,30 @@ def _backward(
     relu_before_residual: bool,
     bounds_2F: Tensor,
     weight_TOC: Tensor,
+    bias_O: Tensor,
 ) -> list[Tensor]:
     from .triton_kernel import backward
 
-    x_FVC, weight_TOC = contiguous([x_FVC, weight_TOC])
-    return backward(contiguous(grad_out), x_FVC, out, contiguous(x), relu_before_residual, bounds_2F, weight_TOC)
+    x_FVC, weight_TOC, bias_O = contiguous([x_FVC, weight_TOC, bias_O])
+    inputs = contiguous(x), relu_before_residual, bounds_2F, weight_TOC, bias_O
+    return backward(contiguous(grad_out), x_FVC, out, *inputs)
 
 
 def _save(ctx, inputs, output) -> None:
     x, ctx.relu_before_residual, bounds_2F, weight_TOC, bias_O, batch_stats = inputs
     ctx.set_materialize_grads(False)
-    ctx.outs, ctx.bias_dtype = 3 if batch_stats else 1, bias_O.dtype
-    ctx.save_for_backward(bounds_2F, weight_TOC, *output, *x)
-    ctx.result = len(output)
+    ctx.outs, ctx.result = 3 if batch_stats else 1, len(output)
+    ctx.save_for_backward(bounds_2F, weight_TOC, bias_O, *output, *x)
 
 
 def _gradients(ctx, gradients: list[Tensor | None]):
-    bounds_2F, weight_TOC, *saved = ctx.saved_tensors
+    parameters, saved = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
     result, x = saved[: ctx.result], saved[ctx.result :]
     out = result[: ctx.outs]
     x_FVC = x[0] if len(x) == 1 else result[-1]
     grad_out = whole_gradient(gradients[: ctx.outs], out)
-    grad_weight, grad_bias, *grad_x = _backward(
-        grad_out, x_FVC, out, x, ctx.relu_before_residual, bounds_2F, weight_TOC
-    )
-    return by_tensor(grad_x), None, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
+    grad_weight, grad_bias, *grad_x = _backward(grad_out, x_FVC, out, x, ctx.relu_before_residual, *parameters)
+    return by_tensor(grad_x), None, None, grad_weight, grad_bias, None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

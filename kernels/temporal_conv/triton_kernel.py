@@ -10,17 +10,22 @@ import triton.language as tl
 from torch import Tensor
 
 from ..deferred_activation.triton_kernel import (
+    MERGED_COLUMNS,
+    MERGED_ROWS,
+    MERGING_WARPS,
     ActivationGradient,
     by_channel,
     merged,
     output_gradient,
     store_activation_gradient,
     store_batch_stats,
+    store_sums,
 )
 from ..deferred_activation.triton_kernel import forward as activate
 from ..launch import launch
 
 MOST_SPLITS = 16  # of the rows in the weights' gradient, each with a partial sum of its own
+WEIGHT_COLUMNS = MERGED_ROWS * MERGED_COLUMNS // MOST_SPLITS  # of a program that adds those up
 
 
 @triton.jit
@@ -110,6 +115,27 @@ def temporal_conv_weight_gradient(
     tl.store(partial + place, total, (output < O)[:, None] & (column < C)[None, :])
 
 
+@triton.jit(do_not_specialize=["splits", "rows", "tiles"])
+def temporal_conv_parameter_gradients(
+    partial, sums, activation_sums, grad_weight, grad_bias, grad_activation, splits, rows, tiles,
+    VECTORS: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
+    SPLITS: tl.constexpr, WEIGHT_COLUMNS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Adds up what is in parts: a program for each block of the weight, of the bias, and of the activation's scales
+    and shifts. partial [splits, WEIGHTS]; sums [rows, O]; activation_sums [tiles, 4, C].
+    """
+    biases: tl.constexpr = (WEIGHTS + WEIGHT_COLUMNS - 1) // WEIGHT_COLUMNS
+    activations: tl.constexpr = biases + (O + COLUMNS - 1) // COLUMNS
+    program = tl.program_id(0)
+    if program < biases:
+        store_sums(partial, grad_weight, splits, program, WEIGHTS, WEIGHTS, SPLITS, WEIGHT_COLUMNS)
+    elif program < activations:
+        store_sums(sums, grad_bias, rows, program - biases, O, O, ROWS, COLUMNS)
+    else:
+        block = program - activations
+        store_sums(activation_sums, grad_activation, tiles, block, VECTORS * C, 4 * C, ROWS, COLUMNS)
+
+
 def _tile(dtype: torch.dtype) -> dict[str, int]:
     """Rows, outputs and inputs of a tile, warps and stages: what fits without spills; float32 has no tensor cores."""
     if dtype == torch.float32:
@@ -148,15 +174,16 @@ def backward(
     relu_before_residual: bool,
     bounds_2F: Tensor,
     weight_TOC: Tensor,
+    bias_O: Tensor,
 ) -> list[Tensor]:
-    """Gradients of weight, bias (float32) and the activation's tensors. `out`: the output with its batch_stats;
+    """Gradients of weight, bias and the activation's tensors. `out`: the output with its batch_stats;
     `grad_out`: their gradients; those of the batch statistics may be missing.
     """
     frames, joints, channels = x_FVC.shape
     kernel_size, outputs, _ = weight_TOC.shape
     tile, rows = _tile(x_FVC.dtype) | {"stages": 2}, frames * joints
     sizes = {"KERNEL_SIZE": kernel_size, "V": joints, "C": channels, "O": outputs}
-    grad, grad_bias = output_gradient(grad_out, out)
+    grad, sums = output_gradient(grad_out, out)
     tiles = triton.cdiv(rows, tile["ROWS"])
     result = ActivationGradient(x, relu_before_residual, tiles)
     launch(
@@ -169,4 +196,12 @@ def backward(
     grid = kernel_size * triton.cdiv(outputs, tile["OUTPUTS"]), triton.cdiv(channels, tile["INPUTS"]), splits
     inputs = x_FVC, grad, *bounds_2F
     launch(temporal_conv_weight_gradient, grid, *inputs, partial, rows, rows_a_split, **sizes, **tile)
-    return [partial.sum(0).to(weight_TOC.dtype), grad_bias.sum(0), *result.gradients()]
+    grads, vectors = [torch.empty_like(weight_TOC), torch.empty_like(bias_O)], len(result.merged)
+    programs = triton.cdiv(weight_TOC.numel(), WEIGHT_COLUMNS) + triton.cdiv(outputs, MERGED_COLUMNS)
+    launch(
+        temporal_conv_parameter_gradients, (programs + triton.cdiv(vectors * channels, MERGED_COLUMNS),),
+        partial, sums, result.sums, *grads, result.merged, splits, len(sums) * joints, tiles,
+        VECTORS=vectors, WEIGHTS=weight_TOC.numel(), C=channels, O=outputs, SPLITS=MOST_SPLITS,
+        WEIGHT_COLUMNS=WEIGHT_COLUMNS, ROWS=MERGED_ROWS, COLUMNS=MERGED_COLUMNS, warps=MERGING_WARPS, stages=1,
+    )  # fmt: skip
+    return [*grads, *result.gradients()]

@@ -73,18 +73,11 @@ class BatchNorm(Float32Buffers):
         rows, mean_C, var_C = out.conv_out_FVO.shape[:2].numel(), out.mean_O, out.var_O
         assert mean_C is not None and var_C is not None, "in training a convolution returns its batch statistics"
         count: Tensor | None = None
-        running = [buffer_PC[part] for buffer_PC in self.running()]
-        if alone():
-            self.num_batches_tracked += rows > 0
-        else:
+        if not alone():
             every = self._over_ranks(mean_C[None], var_C[None], [rows], slice(part, part + 1))
-            mean_C, var_C, count_1 = (of_one_part[0] for of_one_part in every)
-            self.num_batches_tracked += (count_1[0] > 0).long()
-            count = count_1
-        y = scale_and_shift(mean_C, var_C, self.weight, self.bias, *running, count, rows, self.momentum)
-        with torch.no_grad():
-            torch._foreach_copy_(running, [y.running_mean_C, y.running_var_C])
-        return y.scale_C, y.shift_C
+            mean_C, var_C, count = (of_one_part[0] for of_one_part in every)
+        running = *(buffer_PC[part] for buffer_PC in self.running()), self.num_batches_tracked
+        return scale_and_shift(mean_C, var_C, self.weight, self.bias, *running, count, rows, self.momentum)
 
     def running(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each part, [P, C]; their memory is the buffers'."""
