@@ -60,9 +60,11 @@ def _backward(
     grad_x_FVC = None if grad_x_FVC is None else grad_x_FVC.contiguous()
     grad_out, grad_shortcut_out = contiguous(grad_out), contiguous(grad_shortcut_out)
     x_FVC, weight_KOC, bias_KO = contiguous([x_FVC, weight_KOC, bias_KO])
-    gradients, results = (grad_x_FVC, grad_out, grad_shortcut_out), (x_FVC, graph, out, shortcut_out)
-    inputs = contiguous(x), relu_before_residual, weight_KOC, bias_KO, contiguous(shortcut)
-    return backward(*gradients, *results, *inputs)
+    x, shortcut = contiguous(x), contiguous(shortcut)
+    return backward(
+        grad_x_FVC, grad_out, grad_shortcut_out, x_FVC, graph, out, shortcut_out,
+        x, relu_before_residual, weight_KOC, bias_KO, shortcut,
+    )  # fmt: skip
 
 
 def _save(ctx, inputs, output) -> None:
