@@ -1,20 +1,20 @@
 """Training faults: a killed, stopped or damaged run resumes to the same weights, or one line says why it cannot.
 
-Each trial copies a run that has its first checkpoints, injects a fault, and repeats the command until it ends. Two
-outcomes are correct: the final weights are bitwise equal to those of an undisturbed run, or the command is refused with
-one line. A traceback, other weights, and a start that never ends are wrong.
+Each trial copies a run that was killed after its third checkpoint, injects a fault, and repeats the command until it
+ends. Three outcomes are correct: the final weights are bitwise equal to those of an undisturbed run; the losses of all
+steps agree to float tolerance, where ranks or ZeRO stage have changed; or the command is refused with one line. A
+traceback, other weights, and a start that never ends are wrong.
 """
 
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
@@ -22,193 +22,144 @@ sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of th
 import numpy as np
 
 from benchmarks.faults_stores import FaultRow
+from benchmarks.faults_training_kinds import FAULTS, OTHER_LAYOUT, OTHER_WEIGHTS, TWO_RANKS
+from benchmarks.faults_training_starts import Trial, is_refusal
 from unisign_fast.pipelines.store.keypoint_store import KeypointStoreWriter
+from unisign_fast.utils.event_log import read_events
 
-RIGHT = ("identical", "refused in one line")
-CLIPS, FRAMES, EPOCHS = 16, 12, 4
+IDENTICAL, TOLERANT, SKIPPED, REFUSED = "identical", "equal losses", "step skipped", "refused in one line"
+RIGHT = (IDENTICAL, TOLERANT, SKIPPED, REFUSED)
+TRAIN, DEV, FRAMES, EPOCHS = 16, 2, 12, 4
+STEPS = 2 * EPOCHS
+LOSS_TOLERANCE = 1e-4  # relative
 STARTS = 4  # of a trial at most
-LIMIT = 300  # seconds of a start
 TEXTS = ("good morning", "good evening", "how are you", "thank you very much")
-ROOT = Path(__file__).parents[1]
+SIZES = {"d-model": 32, "d-kv": 8, "d-ff": 64, "num-layers": 1, "num-decoder-layers": 1}
+LENGTH = {"epochs": EPOCHS, "clips-per-step": 8, "checkpoint-every-steps": 2, "evaluate-every-epochs": 2}
+LENGTH |= {"log-every-steps": 1}
 
 
-def write_corpus(path: Path) -> None:
+def write_corpus(path: Path, seed: int = 0) -> None:
     """A store of a few short clips."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     with KeypointStoreWriter(path, {"estimator": "none", "version": "1", "coordinates": "fractions"}) as writer:
-        for i in range(CLIPS):
-            fields = {
-                "split": "train",
-                "language": "en",
-                "text": TEXTS[i % len(TEXTS)],
-                "fps": 25,
-                "width": 64,
-                "height": 48,
-            }
-            writer.add(rng.uniform(0.2, 0.8, (FRAMES, 133, 3)), id=f"clip{i}", **fields)
-
-
-def command(store: Path, run: Path) -> list[str]:
-    """The training whose faults are tried: eight steps, a checkpoint after every second."""
-    sizes = ["--d-model", "32", "--d-kv", "8", "--d-ff", "64", "--num-layers", "1", "--num-decoder-layers", "1"]
-    length = ["--epochs", str(EPOCHS), "--clips-per-step", "8", "--checkpoint-every-steps", "2"]
-    script = [sys.executable, str(ROOT / "launch" / "pretrain.py"), "--stores", str(store), "--out", str(run)]
-    return [*script, *length, *sizes, "--log-every-steps", "1"]
-
-
-class Start:
-    """One start of the command in a process group of its own, its output in a file."""
-
-    def __init__(self, arguments: list[str], output: Path):
-        self.output = output
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-        with output.open("w") as file:
-            self.process = subprocess.Popen(
-                arguments, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        for i in range(TRAIN + DEV):
+            writer.add(
+                rng.uniform(0.2, 0.8, (FRAMES, 133, 3)),
+                id=f"clip{i}",
+                split="train" if i < TRAIN else "dev",
+                language="en",
+                text=TEXTS[i % len(TEXTS)],
+                fps=25,
+                width=64,
+                height=48,
             )
 
-    def wait(self, seconds: float = LIMIT) -> int | None:
-        """The exit status; None, and the processes are gone, where it takes longer."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.send(signal.SIGKILL)
-            self.process.wait()
-            return None
 
-    def send(self, number: int) -> None:
-        """A signal to the whole group."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-    @property
-    def said(self) -> str:
-        return self.output.read_text(errors="replace")
+def options(dropout: float) -> list[str]:
+    """Of the command: eight steps, a checkpoint after every second, an evaluation after every fourth."""
+    values = SIZES | LENGTH | {"dropout-rate": dropout}
+    return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
-Fault = Callable[[Path, list[str], random.Random], None]  # of a run folder and the command that goes on with it
+def losses(run: Path) -> list[float | None]:
+    """The logged loss of every step; of a repeated step the last."""
+    logged = {event["step"]: event["loss"] for event in read_events(run / "log.jsonl") if event["event"] == "step"}
+    return [logged.get(step) for step in range(1, STEPS + 1)]
 
 
-def _signalled(number: int) -> Fault:
-    """A signal at some moment of a start, from the first import to the last checkpoint."""
+@dataclass
+class Baseline:
+    """An undisturbed run's weights and losses, and a run of the same command that was killed after step 6."""
 
-    def act(run: Path, arguments: list[str], rng: random.Random) -> None:
-        start = Start(arguments, run.with_name("fault.log"))
-        log = run / "log.jsonl"
-        size, wanted = log.stat().st_size, rng.randrange(1, 1200)
-        delay = rng.choice([0.0, 0.0, rng.uniform(0, 3)])
-        while start.process.poll() is None and log.stat().st_size - size < wanted:
-            time.sleep(0.002)
-        time.sleep(delay)
-        start.send(number)
-        status = start.wait()
-        allowed = (0, -number, 128 + number)
-        assert status in allowed and "Traceback" not in start.said, f"status {status}: {start.said[-500:]}"
+    options: list[str]
+    ranks: int
+    weights: bytes
+    losses: list[float | None]
+    begun: Path
 
-    return act
-
-
-def _file_of(run: Path, rng: random.Random, *patterns: str) -> Path:
-    files = sorted(path for pattern in patterns for path in run.glob(pattern) if path.is_file())
-    return rng.choice(files)
-
-
-def _cut(run: Path, _arguments: list[str], rng: random.Random) -> None:
-    path = _file_of(run, rng, "checkpoints/*/*", "tokenizer/*", "log.jsonl", "settings.json")
-    os.truncate(path, rng.randrange(path.stat().st_size))
+    @classmethod
+    def make(cls, folder: Path, ranks: int, dropout: float) -> "Baseline":
+        """Trains in `folder`, whose parent has the store."""
+        trials = [Trial(folder / name, options(dropout), random.Random(0), ranks) for name in ("whole", "begun")]
+        for trial in trials:
+            trial.folder.mkdir(parents=True)
+            trial.store = folder.parent / "store"
+        whole, begun = trials
+        whole.expect(whole.start(), 0)
+        begun.expect(begun.start(_kill_after_step_6), -signal.SIGKILL)
+        weights = (whole.run / "last" / "model.safetensors").read_bytes()
+        return cls(whole.options, ranks, weights, losses(whole.run), begun.run)
 
 
-def _flipped(run: Path, _arguments: list[str], rng: random.Random) -> None:
-    path = _file_of(run, rng, "checkpoints/*/*", "tokenizer/*", "settings.json")
-    content = bytearray(path.read_bytes())
-    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(content)
+def _kill_after_step_6(rank: int) -> None:
+    from unisign_fast.training.checkpoint import Checkpoints
+
+    save = Checkpoints.save
+
+    def then_die(self, step, *arguments):
+        save(self, step, *arguments)
+        if step == 6:
+            self.ranks.barrier()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Checkpoints.save = then_die
 
 
-def _deleted(run: Path, _arguments: list[str], rng: random.Random) -> None:
-    _file_of(run, rng, "checkpoints/*/*", "checkpoints/latest", "tokenizer/*", "settings.json").unlink()
-
-
-def _strange(run: Path, _arguments: list[str], rng: random.Random) -> None:
-    """Things called like a checkpoint, and manifests of wrong types."""
-    folder = run / "checkpoints"
-    match rng.randrange(5):
-        case 0:
-            (folder / "step_00000099").write_text("no folder")
-        case 1:
-            (folder / "step_00000098").symlink_to("nowhere")
-        case 2:
-            (folder / "step_00000097").mkdir()
-            (folder / "step_00000097" / "manifest.json").write_text("[" * 100_000)
-        case 3:
-            (folder / "step_00000096").mkdir()
-            values = rng.choice(['{"state": null, "files": {}}', '{"state": {}, "files": {"a": 7}}', "7", '"x"'])
-            (folder / "step_00000096" / "manifest.json").write_text(values)
-        case 4:
-            (run / "lock").write_bytes(rng.randbytes(40))
-
-
-def _second_start(run: Path, arguments: list[str], _rng: random.Random) -> None:
-    """Two starts at once: one of them trains."""
-    starts = [Start(arguments, run.with_name(f"start{number}.log")) for number in (1, 2)]
-    statuses = [start.wait() for start in starts]
-    said = "".join(start.said for start in starts)
-    assert 0 in statuses and set(statuses) <= {0, 2} and "Traceback" not in said, f"{statuses} {said[-500:]}"
-
-
-FAULTS: dict[str, Fault] = {
-    "SIGKILL": _signalled(signal.SIGKILL),
-    "SIGTERM": _signalled(signal.SIGTERM),
-    "Ctrl-C": _signalled(signal.SIGINT),
-    "a file cut short": _cut,
-    "a flipped bit": _flipped,
-    "a file deleted": _deleted,
-    "strange checkpoints": _strange,
-    "two starts at once": _second_start,
-}
-
-
-def outcome(run: Path, arguments: list[str], expected: bytes) -> str:
+def outcome(trial: Trial, kind: str, baseline: Baseline) -> str:
     """What repeating the command comes to: one of RIGHT, or what is wrong."""
-    for number in range(STARTS):
-        start = Start(arguments, run.with_name(f"again{number}.log"))
-        status = start.wait()
+    status: int | None = None
+    for _ in range(STARTS):
+        start = trial.start()
+        status, said = start.wait(), start.said
         if status is None:
             return "no end"
-        if "Traceback" in start.said:
-            return "traceback"
+        if "Traceback" in said:
+            return f"traceback: {said.strip().splitlines()[-1][:160]}"
         if status == 0:
-            same = (run / "last" / "model.safetensors").read_bytes() == expected
-            return "identical" if same else "other weights"
-        if status == 2 and start.said.rstrip().splitlines()[-1].startswith("error: "):
-            return "refused in one line"
+            return _compared(trial.run, kind, baseline)
+        if status == 2 and is_refusal(said):
+            return REFUSED
     return f"status {status}"
+
+
+def _compared(run: Path, kind: str, baseline: Baseline) -> str:
+    """A finished run beside the undisturbed one."""
+    if kind in OTHER_LAYOUT:
+        pairs = zip(losses(run), baseline.losses)
+        same = all(a is not None and b is not None and abs(a - b) <= LOSS_TOLERANCE * abs(b) for a, b in pairs)
+        return TOLERANT if same else f"other losses: {losses(run)}"
+    same = (run / "last" / "model.safetensors").read_bytes() == baseline.weights
+    if kind in OTHER_WEIGHTS:
+        return "the step was taken" if same else SKIPPED
+    return IDENTICAL if same else "other weights"
 
 
 def trials(minutes: float, seed: int, kinds: tuple[str, ...] = tuple(FAULTS)) -> Iterator[tuple[str, str, float]]:
     """(kind, outcome, seconds until the run was through) of one fault after the other, for so long."""
     end = time.monotonic() + 60 * minutes
+    baselines: dict[tuple[int, float], Baseline] = {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         write_corpus(work / "store")
-        whole, begun = work / "whole", work / "begun"
-        assert Start(command(work / "store", whole), work / "whole.log").wait() == 0, (work / "whole.log").read_text()
-        expected = (whole / "last" / "model.safetensors").read_bytes()
-        shutil.copytree(whole, begun)  # a run that stands after step 6: its last checkpoint is taken away
-        shutil.rmtree(max((begun / "checkpoints").glob("step_*")))
-        shutil.rmtree(begun / "last")
+        write_corpus(work / "other store", seed=1)
         number = 0
         while number < len(kinds) or time.monotonic() < end:
             rng, kind = random.Random(f"{seed} {number}"), kinds[number % len(kinds)]
-            run = work / "trial" / "run"
-            shutil.rmtree(run.parent, ignore_errors=True)
-            shutil.copytree(begun, run)
-            arguments, start = command(work / "store", run), time.monotonic()
+            layout = 2 if kind in TWO_RANKS else 1, 0.0 if kind in OTHER_LAYOUT else 0.1
+            if layout not in baselines:
+                baselines[layout] = Baseline.make(work / "_".join(map(str, layout)), *layout)
+            baseline = baselines[layout]
+            trial = Trial(work / "trial", baseline.options, rng, baseline.ranks)
+            shutil.rmtree(trial.folder, ignore_errors=True)
+            shutil.copytree(baseline.begun, trial.run)
+            shutil.copytree(work / "store", trial.store)
+            start = time.monotonic()
             try:
-                FAULTS[kind](run, arguments, rng)
-                result = outcome(run, arguments, expected)
+                FAULTS[kind](trial)
+                result = outcome(trial, kind, baseline)
             except AssertionError as error:
-                result = f"wrong: {' '.join(str(error).split())[:160]}"
+                result = f"wrong: {' '.join(str(error).split())[-300:]}"
             yield kind, result, time.monotonic() - start
             number += 1
 
@@ -216,7 +167,9 @@ def trials(minutes: float, seed: int, kinds: tuple[str, ...] = tuple(FAULTS)) ->
 def run(minutes: float, seed: int, kinds: tuple[str, ...] = tuple(FAULTS)) -> list[FaultRow]:
     """A row a kind of fault; every kind is tried once at least."""
     rows = {kind: FaultRow(kind, right=RIGHT) for kind in kinds}
-    for kind, result, seconds in trials(minutes, seed, kinds):
+    for number, (kind, result, seconds) in enumerate(trials(minutes, seed, kinds)):
         rows[kind].outcomes[result] += 1
         rows[kind].worst_seconds = max(rows[kind].worst_seconds, seconds)
+        if result not in RIGHT:
+            print(f"trial {number}, seed {seed}, {kind}: {result}", file=sys.stderr, flush=True)
     return list(rows.values())
