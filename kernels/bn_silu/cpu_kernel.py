@@ -1,4 +1,4 @@
-"""BatchNorm + SiLU of channels-last maps on a CPU, float32, one rank: the passes of triton_kernel.py as compiled loops.
+"""BatchNorm + SiLU of channels-last maps on a CPU, float32, one rank: the passes of operators.py as compiled loops.
 
 PyTorch takes three passes forward and five back and keeps the normalized map.
 """
@@ -18,7 +18,7 @@ BLOCK = 512  # rows of a partial sum: sums do not depend on the number of thread
 
 
 def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
-    """[P, 5, C] as triton_kernel.py has it; the running statistics follow."""
+    """[P, 5, C] as triton_tiles.py has it; the running statistics follow."""
     stats = []
     for (first, end), mean_C, var_C in zip(_parts(bounds), *norm.running()):
         _, batch_mean_C, batch_var_C = with_batch_stats(x_RC[first * cells : end * cells, None], True)

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, silu
 
 from ..dispatch import Operation, backend_for
-from ..launch import operator
+from . import operators
 from .convolution import Conv, as_map, convolve, convolve_backward, rows
 from .reference import EPS, Excitation, Norm, Parts, is_alone
 from .reference import bn_silu as reference
@@ -19,100 +18,9 @@ MOST_PARTS = 4  # unrolled by the kernels that merge
 BUCKETS = 16  # to each doubling of the number of crops: a batch is padded by a sixteenth at most
 
 
-@operator("bn_batch_stats", mutates=("running_mean", "running_var", "tracked"))
-def _batch_stats(
-    x_RC: Tensor, cells: int, bounds: Tensor, weight_C: Tensor, bias_C: Tensor,
-    running_mean: Tensor, running_var: Tensor, tracked: Tensor, momentum: float,
-) -> Tensor:  # fmt: skip
-    from .triton_kernel import batch_stats
-
-    return batch_stats(x_RC, cells, bounds, [weight_C, bias_C, running_mean, running_var, tracked], momentum, EPS)
-
-
-@operator("bn_rank_sums")
-def _rank_sums(
-    x_RC: Tensor, cells: int, bounds: Tensor, weight_C: Tensor, bias_C: Tensor,
-    running_mean: Tensor, running_var: Tensor, tracked: Tensor,
-) -> Tensor:  # fmt: skip
-    from .triton_kernel import rank_sums
-
-    return rank_sums(x_RC, cells, bounds, [weight_C, bias_C, running_mean, running_var, tracked])
-
-
-@operator("bn_stats_of_sums", mutates=("running_mean", "running_var", "tracked"))
-def _stats_of_sums(
-    sums: Tensor, weight_C: Tensor, bias_C: Tensor, running_mean: Tensor, running_var: Tensor, tracked: Tensor,
-    momentum: float,
-) -> Tensor:  # fmt: skip
-    from .triton_kernel import stats_of_sums
-
-    return stats_of_sums(sums, [weight_C, bias_C, running_mean, running_var, tracked], momentum, EPS)
-
-
-@operator("bn_silu_apply")
-def _apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate_NC: Tensor | None, activate: bool) -> Tensor:
-    from .triton_kernel import apply
-
-    return apply(x_RC, cells, stats, bounds, gate_NC, activate)
-
-
-@operator("bn_silu_mean")
-def _mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, grad_RC: Tensor | None) -> Tensor:
-    from .triton_kernel import mean
-
-    return mean(x_RC, cells, stats, bounds, grad_RC)
-
-
-@operator("bn_silu_backward_sums")
-def _backward_sums(
-    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
-    weight_C: Tensor,
-) -> list[Tensor]:  # fmt: skip
-    from .triton_kernel import backward_sums
-
-    return backward_sums(grad_RC, x_RC, cells, stats, bounds, gate, activate, weight_C)
-
-
-@operator("bn_silu_backward")
-def _backward_map(
-    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
-    sums: Tensor,
-) -> Tensor:  # fmt: skip
-    from .triton_kernel import backward_map
-
-    return backward_map(grad_RC, x_RC, cells, stats, bounds, gate, activate, sums)
-
-
-class _TritonPasses:
-    """Passes over a map as Triton kernels; cpu_kernel.py has the CPU versions."""
-
-    @staticmethod
-    def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
-        tensors, momentum = norm[:5], norm.momentum
-        if is_alone():
-            return _batch_stats(x_RC, cells, bounds, *tensors, momentum)
-        sums = _rank_sums(x_RC, cells, bounds, *tensors)
-        dist.all_reduce(sums)
-        return _stats_of_sums(sums, *tensors, momentum)
-
-    apply, mean = staticmethod(_apply), staticmethod(_mean)
-
-    @staticmethod
-    def backward(
-        grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
-        weight_C: Tensor, training: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Gradients of x, weight and bias."""
-        values = grad_RC, x_RC, cells, stats, bounds, gate, activate
-        sums, *grads = _backward_sums(*values, weight_C)
-        if training and not is_alone():
-            dist.all_reduce(sums)
-        return _backward_map(*values, sums), *grads
-
-
 def _passes(name: str):
     if name == "gpu":
-        return _TritonPasses
+        return operators
     from . import cpu_kernel
 
     return cpu_kernel
@@ -123,12 +31,17 @@ class _BNSiLU(Function):
 
     @staticmethod
     def forward(ctx, options, x_NCHW, bounds, weight_C, bias_C, *rest):
+        """The result of `reference.bn_silu`.
+
+        options: the backend, and what is no tensor: training, activate, momentum, stride and groups. rest: the running
+        mean and variance, batches tracked, the four tensors of `Excitation` and the convolution's weight, or None.
+        """
         name, training, activate, momentum, stride, groups = options
         running_mean, running_var, tracked, *excitation, conv_weight = rest
         passes, cells = _passes(name), x_NCHW.shape[2:].numel()
         norm = Norm(weight_C, bias_C, running_mean, running_var, tracked, momentum)
         x_RC = rows(x_NCHW).contiguous()
-        stats = passes.batch_stats(x_RC, cells, bounds, norm) if training else _running_stats(norm)
+        stats = passes.batch_stats(x_RC, cells, bounds, norm) if training else running_stats(norm)
         mean_NC = hidden_NE = gate_NC = None
         if excitation[0] is not None:
             mean_NC = passes.mean(x_RC, cells, stats, bounds, None).to(x_NCHW.dtype)
@@ -144,6 +57,11 @@ class _BNSiLU(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_NCHW: Tensor):
+        """Gradients of what `forward` took: x, weight, bias, the excitation's four tensors, the convolution's weight.
+
+        In order: the convolution's, from its recomputed input; the gate's, which needs the sums over a crop of
+        gradient times activated map; that of the normalization, which needs sums over all crops.
+        """
         name, training, activate, _, stride, groups = ctx.options
         x_NCHW, bounds, stats, weight_C, mean_NC, hidden_NE, gate_NC, *excitation, conv_weight = ctx.saved_tensors
         passes, cells, x_RC = _passes(name), x_NCHW.shape[2:].numel(), rows(x_NCHW)
@@ -158,15 +76,15 @@ class _BNSiLU(Function):
         grad_excitation: Sequence[Tensor | None] = [None] * 4
         if gate_NC is not None:
             grad_gate_NC = passes.mean(x_RC, cells, stats, bounds, grad_RC).to(x_NCHW.dtype)
-            grad_mean_NC, grad_excitation = _gate_backward(grad_gate_NC, mean_NC, hidden_NE, gate_NC, excitation)
+            grad_mean_NC, grad_excitation = gate_backward(grad_gate_NC, mean_NC, hidden_NE, gate_NC, excitation)
             gate = [gate_NC, grad_mean_NC]
         values = grad_RC, x_RC, cells, stats, bounds, gate, activate
         grad_x_RC, *grad_norm = passes.backward(*values, weight_C, training)
         return None, as_map(grad_x_RC, x_NCHW), None, *grad_norm, None, None, None, *grad_excitation, grad_conv
 
 
-def _running_stats(norm: Norm) -> Tensor:
-    """`stats` of the running mean and variance (triton_kernel.py)."""
+def running_stats(norm: Norm) -> Tensor:
+    """`stats` of the running mean and variance (triton_tiles.py)."""
     mean_PC, var_PC = norm.running()
     rstd_PC = torch.rsqrt(var_PC + EPS)
     scale_PC = norm.weight_C.float() * rstd_PC
@@ -174,7 +92,7 @@ def _running_stats(norm: Norm) -> Tensor:
     return torch.stack([mean_PC, rstd_PC, scale_PC, shift_PC, torch.zeros_like(mean_PC)], 1)
 
 
-def _gate_backward(
+def gate_backward(
     grad_gate_NC: Tensor, mean_NC: Tensor, hidden_NE: Tensor, gate_NC: Tensor, excitation: list[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradients of the mean and of the two layers of `reference.gate`."""

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import batch_norm, silu
 
-from unisign_fast.kernels.bn_silu import cpu_kernel, triton_kernel
+from unisign_fast.kernels.bn_silu import cpu_kernel, triton_stats
 from unisign_fast.kernels.bn_silu.convolution import Conv, convolve, rows
 from unisign_fast.kernels.bn_silu.cpu_kernel import BLOCK
 from unisign_fast.kernels.bn_silu.op import bucketed_crops
 from unisign_fast.kernels.bn_silu.reference import EPS, Norm, Parts
 from unisign_fast.kernels.bn_silu.spec import SPEC
+from unisign_fast.kernels.bn_silu.triton_tiles import Map
 from unisign_fast.kernels.deferred_activation.reference import with_batch_stats
 from unisign_fast.kernels.dispatch import forcing
 from unisign_fast.kernels.testing import leaves, make_inputs, repair_interpreter, results_and_gradients
@@ -142,13 +143,18 @@ def test_sums_of_two_ranks_give_the_statistics_of_all_crops():
     whole = make_inputs(SPEC, TWO_HANDS | {"parts": (2, 4), "O": 0}, torch.float32, DEVICE)
     x_NCHW, parts, norm = whole[0].detach(), whole[1], whole[2]
     tensors = [tensor.detach() for tensor in norm[:5]]
-    cells, x_RC = x_NCHW.shape[2:].numel(), rows(x_NCHW)
+    cells = x_NCHW.shape[2:].numel()
+
+    def partial(x_NCHW: Tensor, bounds: Tensor) -> Tensor:
+        return triton_stats.partial_moments(Map(rows(x_NCHW), cells, bounds))
+
     moved = [tensor.clone() for tensor in tensors]
-    expected = triton_kernel.batch_stats(x_RC, cells, parts.bounds, moved, norm.momentum, EPS)
+    expected = triton_stats.stats_alone(partial(x_NCHW, parts.bounds), cells, parts.bounds, moved, norm.momentum, EPS)
     shares = [(x_NCHW[:3], (2, 1)), (x_NCHW[3:], (0, 3))]
     bounds = [Parts.of(counts, x).bounds for x, counts in shares]
-    sums = sum(triton_kernel.rank_sums(rows(x), cells, of_rank, tensors) for (x, _), of_rank in zip(shares, bounds))
-    result = triton_kernel.stats_of_sums(sums, tensors, norm.momentum, EPS)
+    each = zip(shares, bounds)
+    sums = sum(triton_stats.rank_sums(partial(x, of_rank), cells, of_rank, tensors) for (x, _), of_rank in each)
+    result = triton_stats.stats_of_sums(sums, tensors, norm.momentum, EPS)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
     for mine, theirs in zip(tensors, moved, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,131 @@
+"""BatchNorm + SiLU in Triton, backward: the sums that the statistics' gradients need, then the gradient of the map."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..launch import launch
+from .triton_stats import MERGED_COLUMNS
+from .triton_tiles import WARPS, Map, crop_row, crop_tile, share_of, stat, store_pair
+
+
+@triton.jit
+def _grad_normal(
+    x, grad, offset, mask, scale, shift, crop_gate, crop_grad, ACTIVATE: tl.constexpr, GATED: tl.constexpr
+):
+    """x, and the gradient of z = scale * x + shift, zero where the tile has no cell."""
+    x = tl.load(x + offset, mask, 0).to(tl.float32)
+    grad = tl.load(grad + offset, mask, 0).to(tl.float32)
+    if GATED:
+        grad = grad * crop_gate + crop_grad
+    if ACTIVATE:
+        z = x * scale + shift
+        sigmoid = tl.sigmoid(z)
+        grad *= sigmoid * (1 + z * (1 - sigmoid))
+    return x, tl.where(mask, grad, 0)
+
+
+@triton.jit
+def bn_silu_sums(
+    grad, x, stats, bounds, gate, grad_mean, partial,
+    HW: tl.constexpr, C: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ACTIVATE: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """partial [P, 2, programs, C]: sums of the gradient of z, and of its products with the normalized x."""
+    part = tl.program_id(2)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    first, end = share_of(bounds, part)
+    mean, rstd = stat(stats, 0, part, column, C, P)[None, :], stat(stats, 1, part, column, C, P)
+    scale, shift = stat(stats, 2, part, column, C, P)[None, :], stat(stats, 3, part, column, C, P)[None, :]
+    total, product = tl.zeros([COLUMNS], tl.float32), tl.zeros([COLUMNS], tl.float32)
+    for crop in range(first, end):
+        crop_gate, crop_grad = scale, shift  # unused unless GATED
+        if GATED:
+            crop_gate = crop_row(gate, crop, column, C)[None, :]
+            crop_grad = crop_row(grad_mean, crop, column, C)[None, :] / HW
+        for row in range(0, HW, ROWS):
+            offset, mask = crop_tile(crop, row, column, HW, C, ROWS)
+            values, grad_z = _grad_normal(x, grad, offset, mask, scale, shift, crop_gate, crop_grad, ACTIVATE, GATED)
+            total += tl.sum(grad_z, 0)
+            product += tl.sum(grad_z * (values - mean), 0)
+    store_pair(partial, part, column, total, product * rstd, C)
+
+
+@triton.jit
+def merge_sums(
+    partial, sums, grad_weight, grad_bias,
+    C: tl.constexpr, P: tl.constexpr, PROGRAMS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """sums [P, 2, C] over the programs; the gradients of weight and bias are those over the parts."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    mask = column < C
+    program = tl.arange(0, PROGRAMS)
+    weight_total, bias_total = tl.zeros([COLUMNS], tl.float32), tl.zeros([COLUMNS], tl.float32)
+    for part in tl.static_range(P):
+        at = partial + (part * 2 * PROGRAMS + program[:, None]) * C + column[None, :]
+        total = tl.sum(tl.load(at, mask[None, :], 0), 0)
+        product = tl.sum(tl.load(at + PROGRAMS * C, mask[None, :], 0), 0)
+        tl.store(sums + part * 2 * C + column, total, mask)
+        tl.store(sums + (part * 2 + 1) * C + column, product, mask)
+        bias_total += total
+        weight_total += product
+    tl.store(grad_weight + column, weight_total.to(grad_weight.dtype.element_ty), mask)
+    tl.store(grad_bias + column, bias_total.to(grad_bias.dtype.element_ty), mask)
+
+
+@triton.jit
+def bn_silu_backward(
+    grad, x, stats, bounds, gate, grad_mean, sums, grad_x,
+    HW: tl.constexpr, C: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ACTIVATE: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """The gradient of x; `sums` [P, 2, C] are those of all ranks."""
+    part = tl.program_id(2)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    first, end = share_of(bounds, part)
+    mean, rstd = stat(stats, 0, part, column, C, P), stat(stats, 1, part, column, C, P)
+    scale, shift = stat(stats, 2, part, column, C, P), stat(stats, 3, part, column, C, P)
+    per_value = stat(stats, 4, part, column, C, P)
+    is_real = (column < C) & (part < P)
+    slope = rstd * per_value * tl.load(sums + (part * 2 + 1) * C + column, is_real, 0)
+    constant = per_value * tl.load(sums + part * 2 * C + column, is_real, 0)
+    scale, shift = scale[None, :], shift[None, :]
+    for crop in range(first, end):
+        crop_gate, crop_grad = scale, shift  # unused unless GATED
+        if GATED:
+            crop_gate = crop_row(gate, crop, column, C)[None, :]
+            crop_grad = crop_row(grad_mean, crop, column, C)[None, :] / HW
+        for row in range(0, HW, ROWS):
+            offset, mask = crop_tile(crop, row, column, HW, C, ROWS)
+            values, grad_z = _grad_normal(x, grad, offset, mask, scale, shift, crop_gate, crop_grad, ACTIVATE, GATED)
+            result = scale * (grad_z - constant[None, :] - slope[None, :] * (values - mean[None, :]))
+            tl.store(grad_x + offset, result.to(grad_x.dtype.element_ty), mask)
+
+
+def backward_sums(
+    x: Map, stats: Tensor, grad_RC: Tensor, gate: list[Tensor], activate: bool, weight_C: Tensor
+) -> list[Tensor]:
+    """`sums` [P, 2, C] of this rank, and the gradients of weight and bias; gate: [N, C] and its mean's gradient."""
+    partial, tensors = x.partial(), [grad_RC, x.x_RC, stats, x.bounds, *(gate or [stats, stats])]
+    flags = dict(ACTIVATE=activate, GATED=bool(gate), P=x.parts, **x.sizes())
+    launch(bn_silu_sums, x.grid(padding=False), *tensors, partial, warps=WARPS, stages=1, **flags)
+    return merged_sums(partial, weight_C)
+
+
+def merged_sums(partial: Tensor, weight_C: Tensor) -> list[Tensor]:
+    """`sums` [P, 2, C] of this rank, and the gradients of weight and bias, from partial sums [P, 2, programs, C]."""
+    parts, _, programs, channels = partial.shape
+    sums, *grads = partial.new_empty(parts, 2, channels), torch.empty_like(weight_C), torch.empty_like(weight_C)
+    sizes = {"C": channels, "P": parts, "PROGRAMS": programs, "COLUMNS": MERGED_COLUMNS}
+    grid = (triton.cdiv(channels, MERGED_COLUMNS),)
+    launch(merge_sums, grid, partial, sums, *grads, warps=WARPS, stages=1, **sizes)
+    return [sums, *grads]
+
+
+def backward_map(x: Map, stats: Tensor, grad_RC: Tensor, gate: list[Tensor], activate: bool, sums: Tensor) -> Tensor:
+    """The gradient of x [R, C]; `sums` of all ranks."""
+    grad_x_RC, tensors = torch.empty_like(x.x_RC), [grad_RC, x.x_RC, stats, x.bounds, *(gate or [stats, stats])]
+    flags = dict(ACTIVATE=activate, GATED=bool(gate), P=x.parts, **x.sizes())
+    launch(bn_silu_backward, x.grid(padding=True), *tensors, sums, grad_x_RC, warps=WARPS, stages=1, **flags)
+    return grad_x_RC

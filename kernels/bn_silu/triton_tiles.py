@@ -1,0 +1,122 @@
+"""Tiles of channels-last maps: what the Triton kernels of a map share.
+
+A map [N, HW, C] is stored as rows [N * HW, C]. A program owns a block of channels and a share of one part's crops, and
+passes over their cells in tiles of ROWS x COLUMNS. The padding after the last part counts as one more part. Sums over a
+map are partial sums, one row a program, which one small launch merges: no atomics, bitwise deterministic.
+
+`stats` [P, 5, C] float32 holds mean, 1 / standard deviation, scale, shift, and 1 / count (zero in evaluation, where
+statistics are constants); all are zero for padding.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..launch import padded
+
+TILE = 4096  # values of a tile
+MOST_COLUMNS = 64
+PROGRAMS = 256  # of each part: two parts give four programs to each of an H200's multiprocessors
+WARPS = 4
+
+
+@triton.jit
+def share_of(bounds, part):
+    """This program's crops of a part; int64, as offsets into a map must be."""
+    first, end = tl.load(bounds + part), tl.load(bounds + part + 1)
+    share = tl.cdiv(end - first, tl.num_programs(0))
+    first += tl.program_id(0) * share
+    return first, tl.minimum(first + share, end)
+
+
+@triton.jit
+def stat(stats, number, part, column, C: tl.constexpr, P: tl.constexpr):
+    """One of the rows of `stats`; zero for padding."""
+    return tl.load(stats + (part * 5 + number) * C + column, (column < C) & (part < P), 0)
+
+
+@triton.jit
+def crop_row(values, crop, column, C: tl.constexpr):
+    """[COLUMNS] of [N, C]."""
+    return tl.load(values + crop * C + column, column < C, 0).to(tl.float32)
+
+
+@triton.jit
+def crop_tile(crop, first, column, HW: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr):
+    """Offsets of a tile of one crop, and which of them exist."""
+    row = first + tl.arange(0, ROWS)
+    offset = crop * (HW * C) + (row[:, None] * C + column[None, :])
+    return offset, (row[:, None] < HW) & (column[None, :] < C)
+
+
+@triton.jit
+def merge_moments(values, mask, count, before, mean, square):
+    """Mean and squared distances of `before` rows, and of the `count` rows of a tile after them (Chan et al. 1983)."""
+    tile_mean = tl.sum(tl.where(mask, values, 0), 0) / count
+    centred = tl.where(mask, values - tile_mean[None, :], 0)
+    distance = tile_mean - mean
+    share = count / (before + count)
+    square += tl.sum(centred * centred, 0) + distance * distance * before * share
+    return mean + distance * share, square
+
+
+@triton.jit
+def store_pair(partial, part, column, first, second, C: tl.constexpr):
+    """This program's row of both sums in partial [P, 2, programs, C]."""
+    at = partial + (part * 2 * tl.num_programs(0) + tl.program_id(0)) * C + column
+    tl.store(at, first, column < C)
+    tl.store(at + tl.num_programs(0) * C, second, column < C)
+
+
+class Map(NamedTuple):
+    """A map as rows, and where its parts start."""
+
+    x_RC: Tensor
+    cells: int  # of a crop: HW
+    bounds: Tensor  # [P + 2], see Parts
+
+    @property
+    def parts(self) -> int:
+        """P, without the padding."""
+        return len(self.bounds) - 2
+
+    @property
+    def crops(self) -> int:
+        """N."""
+        return len(self.x_RC) // self.cells
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.x_RC.shape[1]
+
+    @property
+    def programs(self) -> int:
+        """Of each part and block of channels, a power of two: fewer where there are more blocks or few crops."""
+        blocks = triton.next_power_of_2(triton.cdiv(self.channels, columns(self.channels)))
+        return max(1, min(PROGRAMS // blocks, triton.next_power_of_2(self.crops)))
+
+    def grid(self, padding: bool) -> tuple[int, int, int]:
+        """Programs, blocks of channels, and parts, with that of the padding or without."""
+        return self.programs, triton.cdiv(self.channels, columns(self.channels)), self.parts + padding
+
+    def sizes(self) -> dict[str, int]:
+        """The compile-time sizes of a pass over the map."""
+        wide = columns(self.channels)
+        return {"HW": self.cells, "C": self.channels, "ROWS": min(TILE // wide, padded(self.cells)), "COLUMNS": wide}
+
+    def empty(self, *shape: int) -> Tensor:
+        """An uninitialized float32 tensor on the map's device."""
+        return torch.empty(shape, dtype=torch.float32, device=self.x_RC.device)
+
+    def partial(self) -> Tensor:
+        """Uninitialized partial sums of two kinds, [P, 2, programs, C]."""
+        return self.empty(self.parts, 2, self.programs, self.channels)
+
+
+def columns(channels: int) -> int:
+    """Channels of a block."""
+    return min(MOST_COLUMNS, padded(channels))
