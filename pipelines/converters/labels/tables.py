@@ -6,21 +6,19 @@ How2Sign      how2sign_realigned_train.csv, _val, _test, separated by tabs or co
               START_REALIGNED, END_REALIGNED, SENTENCE; also YouTube-ASL in this form
 OpenASL       openasl-v1.0.tsv: vid, yid, start, end, raw-text, tokenized-text, gloss, split
 YouTube-ASL   youtube_asl_video_ids.txt, one a line, and captions in its folder or captions/ in there, as
-              downloaded: ID*.vtt or ID*.srt, or ID*.json as youtube-transcript-api has it, [{text, start, duration}].
+              downloaded: ID.vtt or ID.LANGUAGE.vtt, also .srt and .ttml, or .json as youtube-transcript-api has it.
               Clips are called ID-000, ID-001, ...
 """
 
 import csv
-import html
 import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ...errors import InputError
-from ...input_files import MAX_BYTES, read_json, read_text
-from ...targets import LANGUAGES
+from ...input_files import MAX_BYTES, read_text
+from ..captions import Caption, find_captions, read_captions
 from .entry import Row, split_in_name
 
 _COLUMNS = {
@@ -36,7 +34,6 @@ _COLUMNS = {
 }
 _OPTIONAL = {"gloss", "split"}
 MOST_LINES = 100  # of one row, whose cells in quotes hold line breaks
-_CUE = re.compile(r"((?:\d+:)?\d+:\d+[.,]\d+)\s+-->\s+((?:\d+:)?\d+:\d+[.,]\d+).*")
 
 
 def read_table(path: Path) -> Iterator[Row]:
@@ -105,62 +102,20 @@ def read_video_ids(path: Path, language: str | None = None) -> Iterator[Row]:
         except InputError as error:
             yield Row(where, error)
             continue
-        for i, (start, end, text) in enumerate(captions):
-            values = {"id": f"{video}-{i:03}", "text": text, "recording": video, "start": start, "end": end}
+        for i, caption in enumerate(captions):
+            times = {"start": caption.start, "end": caption.end}
+            values = {"id": f"{video}-{i:03}", "text": caption.text, "recording": video, **times}
             yield Row(f"{file}: caption {i}", values | {"split": split_in_name(path)})
 
 
-def _captions_of(video: str, folders: list[Path], language: str | None, where: str) -> tuple[Path, list]:
+def _captions_of(video: str, folders: list[Path], language: str | None, where: str) -> tuple[Path, list[Caption]]:
     """The file of a video's captions in a language, and its captions. Raises InputError if there is none."""
     if not re.fullmatch(r"[\w-]+", video):
         raise InputError(where, "is no name of a YouTube video", "give one name a line")
-    files = [file for folder in folders for file in sorted(folder.glob(f"{video}*")) if _is_caption(file, video)]
-    if not files:
-        problem = f"has no captions {video}*.vtt, .srt or .json in {folders[0]}"
-        raise InputError(where, problem, "download them, or leave the video out")
-    named = {file: _language_of(file) for file in files}
-    spoken = {one for one in named.values() if one}
-    if language is None and len(spoken) > 1:
-        problem = f"has captions in several languages: {', '.join(sorted(spoken))}"
-        raise InputError(where, problem, "say --language, or keep those of one language")
-    if language and language in spoken:
-        files = [file for file in files if named[file] == language]
-    elif language and spoken:  # without a language in the name it may be any
-        files = [file for file in files if not named[file]]
-        if not files:
-            problem = f"has captions in {', '.join(sorted(spoken))} and none in {language}"
-            raise InputError(where, problem, "download them, or leave the video out")
     errors = []
-    for file in sorted(files, key=lambda file: (not named[file], len(file.name))):
+    for file in find_captions(video, folders, language, where):
         try:
-            return file, _captions(file)
+            return file, read_captions(file)
         except InputError as error:
             errors.append(error)
     raise errors[0]
-
-
-def _is_caption(file: Path, video: str) -> bool:
-    return file.suffix in (".vtt", ".srt", ".json") and file.name.split(".")[0] == video
-
-
-def _language_of(file: Path) -> str:
-    """The language in a caption file's name, as yt-dlp names them (ID.en.vtt, ID.en-US.vtt); "" if there is none."""
-    words = file.name.split(".")
-    code = words[-2].split("-")[0].split("_")[0].lower() if len(words) > 2 else ""
-    return code if code in LANGUAGES else ""
-
-
-def _captions(path: Path) -> list[tuple[object, object, object]]:
-    """(start, end, text) of each caption."""
-    if path.suffix != ".json":
-        text = read_text(path)
-        cues = re.split(r"\n\s*\n", text.replace("\r\n", "\n"))
-        result = [(match, cue) for cue in cues if (match := _CUE.search(cue))]
-        return [
-            (match[1], match[2], html.unescape(re.sub(r"<[^>]*>", "", cue[match.end() :]))) for match, cue in result
-        ]
-    rows: Any = read_json(path, "download the captions again")
-    try:
-        return [(row["start"], row["start"] + row["duration"], row["text"]) for row in rows]
-    except (TypeError, KeyError):
-        raise InputError(path, "holds no list of text, start and duration", "download the captions again") from None

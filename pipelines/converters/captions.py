@@ -1,0 +1,145 @@
+"""Caption files beside a video: which one is in a language, and its captions.
+
+SRT, WebVTT and TTML are read by pysubs2; NAME.json as youtube-transcript-api writes it: [{text, start, duration}].
+"""
+
+import glob
+import html
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ..errors import InputError
+from ..input_files import read_json, read_text
+from ..targets import LANGUAGES
+
+SUFFIXES = (".vtt", ".srt", ".ttml", ".json")
+MAX_BYTES = 16 * 2**20  # of a file; a day of captions has about 3 MB
+MAX_TEXT = 10_000  # characters of a caption
+MAX_ELEMENTS = 1_000  # XML elements in a caption
+_REMEDY = "download the captions again, or leave the video out"
+_TTML = "{http://www.w3.org/ns/ttml}"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text on the screen, its lines separated by newlines, from `start` to `end` in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+def find_captions(name: str, folders: Sequence[Path], language: str | None, where: object) -> list[Path]:
+    """The caption files NAME.SUFFIX and NAME.LANGUAGE.SUFFIX in `folders` that may be used, the best one first.
+
+    Of several languages those in `language` are taken (None: there must be only one), before files whose names say no
+    language. Raises InputError, its place being `where`, if there is none.
+    """
+    paths = (file for folder in folders for file in sorted(folder.glob(f"{glob.escape(name)}.*")))
+    named = {file: language_of(file, name) for file in paths if file.suffix in SUFFIXES}
+    if not named:
+        problem = f"has no captions {name}*.vtt, .srt, .ttml or .json in {folders[0]}"
+        raise InputError(where, problem, "download them, or leave the video out")
+    spoken = {one for one in named.values() if one}
+    if language is None and len(spoken) > 1:
+        problem = f"has captions in several languages: {', '.join(sorted(spoken))}"
+        raise InputError(where, problem, "say --language, or keep those of one language")
+    files = list(named)
+    if language and language in spoken:
+        files = [file for file in files if named[file] == language]
+    elif language and spoken:  # without a language in the name it may be any
+        files = [file for file in files if not named[file]]
+        if not files:
+            problem = f"has captions in {', '.join(sorted(spoken))} and none in {language}"
+            raise InputError(where, problem, "download them, or leave the video out")
+    return sorted(files, key=lambda file: (not named[file], len(file.name)))
+
+
+def language_of(file: Path, name: str) -> str:
+    """The language in the name of a caption file of video `name`, as yt-dlp writes it (NAME.en.vtt, NAME.en-US.vtt).
+
+    "" if it says none.
+    """
+    words = file.name.removeprefix(f"{name}.").split(".")
+    code = words[-2].split("-")[0].split("_")[0].lower() if len(words) > 1 else ""
+    return code if code in LANGUAGES else ""
+
+
+def read_captions(path: Path) -> list[Caption]:
+    """All captions of a file in its order, markup removed. Some may have no text, or end before they start.
+
+    Raises InputError if the file cannot be read or is too large.
+    """
+    captions = _of_json(path) if path.suffix == ".json" else _of_subtitles(path)
+    if any(len(caption.text) > MAX_TEXT for caption in captions):
+        raise InputError(path, f"has a caption of more than {MAX_TEXT} characters", _REMEDY)
+    return captions
+
+
+def _of_json(path: Path) -> list[Caption]:
+    rows: Any = read_json(path, "download the captions again", MAX_BYTES)
+    try:
+        times = [(float(row["start"]), float(row["duration"]), row["text"]) for row in rows]
+    except (TypeError, KeyError, ValueError, OverflowError):
+        raise InputError(path, "holds no list of text, start and duration", "download the captions again") from None
+    if not all(isinstance(text, str) and math.isfinite(start + length) for start, length, text in times):
+        raise InputError(path, "holds no list of text, start and duration", "download the captions again")
+    return [Caption(start, start + length, text) for start, length, text in times]
+
+
+def _of_subtitles(path: Path) -> list[Caption]:
+    from pysubs2 import SSAFile  # late: a dependency of captions alone
+
+    text = read_text(path, MAX_BYTES).replace("\r\n", "\n").replace("\r", "\n")
+    kind = path.suffix.removeprefix(".")
+    text = _checked_ttml(path, text) if kind == "ttml" else _blocks(text)
+    try:
+        # Tags are removed here: the parser's own expressions take quadratic time on some texts.
+        options = {} if kind == "ttml" else {"keep_html_tags": True}
+        events = SSAFile.from_string(text, kind, **options).events
+    except (ValueError, KeyError, NotImplementedError, RecursionError, OverflowError) as error:
+        raise InputError(path, f"cannot be read ({type(error).__name__}: {error})", _REMEDY) from None
+    return [Caption(e.start / 1000, e.end / 1000, _plain(e.plaintext)) for e in events]
+
+
+def _plain(text: str) -> str:
+    return html.unescape(re.sub(r"<[^<>]*>", "", text)).strip()
+
+
+def _blocks(text: str) -> str:
+    """SRT or WebVTT with its cues alone: pysubs2 adds comments and names of cues to the caption before them."""
+    blocks = re.split(r"\n[ \t]*(?=\n)", text)
+    cues = [block.strip("\n") for block in blocks if "-->" in block]
+    return "\n\n".join(cue[_cue_start(cue) :] for cue in cues) + "\n"
+
+
+def _cue_start(cue: str) -> int:
+    """Where the line with the times starts; a line before it is the name of the cue."""
+    return cue.rfind("\n", 0, cue.index("-->")) + 1
+
+
+def _checked_ttml(path: Path, text: str) -> str:
+    """The document without what pysubs2 passes over in silence or takes quadratic time for.
+
+    Raises InputError if it is not XML, declares entities or holds captions outside body/div/p.
+    """
+    if "<!" in text.replace("<!--", "").replace("<![CDATA[", ""):
+        raise InputError(path, "is XML with a document type", "remove the DOCTYPE")
+    try:
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, RecursionError, ValueError, LookupError) as error:
+        raise InputError(path, f"is not XML ({error})", _REMEDY) from None
+    paragraphs = [element for element in root.iter() if str(element.tag).rpartition("}")[2] == "p"]
+    if len(paragraphs) != len(root.findall(f"{_TTML}body/{_TTML}div/{_TTML}p")):
+        raise InputError(path, "has captions that are not in TTML's body/div/p", "convert the captions to WebVTT")
+    for paragraph in paragraphs:
+        if sum(1 for _ in paragraph.iter()) > MAX_ELEMENTS or sum(map(len, paragraph.itertext())) > MAX_TEXT:
+            raise InputError(path, f"has a caption of more than {MAX_TEXT} characters or {MAX_ELEMENTS} tags", _REMEDY)
+        if "dur" in paragraph.attrib:  # pysubs2 knows it by another name
+            paragraph.set("duration", paragraph.attrib.pop("dur"))
+    return ElementTree.tostring(root, "unicode")

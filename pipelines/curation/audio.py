@@ -1,0 +1,52 @@
+"""The sound of a programme: 16 kHz, one channel, aligned with the video's first frame."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+from ..errors import InputError
+
+SAMPLE_RATE = 16_000  # what speech recognisers take
+MOST_SECONDS = 12 * 3600  # 2.8 GB of samples
+_REMEDY = "leave the programme out, or use --text captions"
+
+
+def read_audio(video: Path) -> np.ndarray:
+    """The samples [N] of the first audio stream, float32 in [-1, 1]; sample 0 is heard with the first video frame.
+
+    Raises InputError if there is no sound, it cannot be decoded, or it is longer than MOST_SECONDS.
+    """
+    pieces: list[np.ndarray] = []
+    try:
+        with av.open(str(video), metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise InputError(video, "has no sound", _REMEDY)
+            stream = container.streams.audio[0]
+            shown = container.streams.video[0] if container.streams.video else None
+            offset = _start(stream) - (_start(shown) if shown else 0.0)
+            resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            samples = 0
+            for frame in container.decode(stream):
+                for out in resampler.resample(frame):
+                    pieces.append(out.to_ndarray().reshape(-1))
+                    samples += len(pieces[-1])
+                if samples > MOST_SECONDS * SAMPLE_RATE:
+                    raise InputError(video, f"has more than {MOST_SECONDS // 3600} hours of sound", "cut it into parts")
+            pieces += [out.to_ndarray().reshape(-1) for out in resampler.resample(None)]
+    except (OSError, ValueError) as error:  # FFmpeg's errors are either
+        raise InputError(video, f"its sound cannot be decoded ({error})", _REMEDY) from None
+    if not pieces:
+        raise InputError(video, "has no sound", _REMEDY)
+    return _shifted(np.concatenate(pieces), round(offset * SAMPLE_RATE))
+
+
+def _start(stream) -> float:
+    return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
+
+
+def _shifted(samples: np.ndarray, by: int) -> np.ndarray:
+    """Later by so many samples; none may be earlier than 0. Delays beyond a minute are damaged times."""
+    if abs(by) > 60 * SAMPLE_RATE:
+        return samples
+    return np.concatenate([np.zeros(by, np.float32), samples]) if by > 0 else samples[-by:]

@@ -1,0 +1,103 @@
+"""The text of a programme from its captions: words with times interpolated within each caption.
+
+Captions name sounds and repeat themselves: sound names in square brackets and note signs are removed, and rolling
+captions, whose lines stay on the screen while new ones come, are merged so that every line counts once.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from ..converters.captions import Caption, find_captions, read_captions
+from ..errors import InputError
+from .records import Word
+
+MOST_CAPTIONS = 100_000  # of a programme; a day of news has about 30,000
+LATEST = 48 * 3600.0  # seconds
+CONTIGUOUS = 0.15  # seconds between a rolling caption and the one before it, at most
+_NOT_SPOKEN = re.compile(r"\[[^\[\]]*\]|[♪♫#]+(?=\s|$)|(?:^|(?<=\n))\s*(?:>>+|-)")
+# A word is a run without spaces, or one character of a script that writes none.
+_UNSPACED = r"\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff"
+_WORD = re.compile(rf"\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
+
+
+def caption_file(video: Path, language: str) -> Path:
+    """The captions of a programme: VIDEO.LANGUAGE.vtt, or .srt, .ttml, .json, beside it or in captions/ there.
+
+    A file without a language in its name is taken where no other one is. Raises InputError if there is none.
+    """
+    return find_captions(video.stem, [video.parent, video.parent / "captions"], language, video)[0]
+
+
+def read_caption_words(path: Path) -> list[Word]:
+    """The words of a caption file in the order of their times, none of them before the end of the last.
+
+    Raises InputError if the file cannot be read, is too large or holds no text.
+    """
+    captions = read_captions(path)
+    if len(captions) > MOST_CAPTIONS:
+        raise InputError(path, f"has more than {MOST_CAPTIONS} captions", "cut programme and captions into parts")
+    shown = [replace(one, text=_NOT_SPOKEN.sub(" ", one.text)) for one in captions]
+    shown = [one for one in shown if one.text.strip() and 0 <= one.start < one.end <= LATEST]
+    words = [word for caption in _without_overlap(_merge_rolling(shown)) for word in _words(caption)]
+    if not words:
+        raise InputError(path, "holds no captions with a text", "download the captions again, or leave the video out")
+    return [replace(words[0], text=words[0].text.lstrip()), *words[1:]]
+
+
+def _merge_rolling(captions: Sequence[Caption]) -> list[Caption]:
+    """In the order of their starts, without the lines and parts of lines that the caption before showed already."""
+    result: list[Caption] = []
+    before: list[str] = []  # lines of the caption before
+    end = -1.0
+    for caption in sorted(captions, key=lambda one: (one.start, one.end)):
+        lines = [line for raw in caption.text.split("\n") if (line := " ".join(raw.split()))]
+        new = _new_lines(before, lines) if caption.start <= end + CONTIGUOUS else lines
+        if new:
+            result.append(replace(caption, text=" ".join(new)))
+        before, end = lines, max(end, caption.end)
+    return result
+
+
+def _new_lines(before: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """The lines that follow the longest overlap of the end of `before` with the start of `lines`."""
+    for shared in range(min(len(before), len(lines)), 0, -1):
+        kept = lines[: shared - 1]
+        last, shown = lines[shared - 1], before[-1]
+        if list(before[len(before) - shared : -1]) == list(kept) and _continues(last, shown):
+            rest = last[len(shown) :].strip()
+            return [*([rest] if rest else []), *lines[shared:]]
+    return list(lines)
+
+
+def _continues(line: str, shown: str) -> bool:
+    """Whether a line is the one shown before, or that one with more words behind it."""
+    rest = line[len(shown) :]
+    return line.startswith(shown) and (not rest or rest[0] == " " or re.match(f"[{_UNSPACED}]", rest) is not None)
+
+
+def _without_overlap(captions: Sequence[Caption]) -> list[Caption]:
+    """Captions end where the next one starts; those that start together are one."""
+    together = [list(group) for _, group in groupby(captions, key=lambda one: one.start)]
+    starts = [group[0].start for group in together[1:]] + [LATEST]
+    return [
+        Caption(group[0].start, min(max(one.end for one in group), after), " ".join(one.text for one in group))
+        for group, after in zip(together, starts, strict=True)
+    ]
+
+
+def _words(caption: Caption) -> list[Word]:
+    """The time of a caption, divided among its words by their letters and digits."""
+    texts = _WORD.findall(f" {caption.text}")
+    if re.match(rf"\s*[{_UNSPACED}]", texts[0]):  # scripts without spaces need none between captions either
+        texts[0] = texts[0].lstrip()
+    weights = [sum(unicodedata.category(c)[0] in "LNM" for c in text) for text in texts]
+    step = (caption.end - caption.start) / max(sum(weights), 1)
+    words, at = [], caption.start
+    for text, weight in zip(texts, weights, strict=True):
+        words.append(Word(text, round(at, 3), round(at + weight * step, 3), 1.0))
+        at += weight * step
+    return words

@@ -1,0 +1,47 @@
+"""What the stages hand on: words and sentences with their times, and an interpreter's lag.
+
+Times are seconds of the programme: 0 is its first video frame.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Word:
+    """A token of the text as it stands there: a leading space and trailing punctuation belong to it.
+
+    The texts of all words joined by nothing give the whole text. A Chinese character is a word.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float  # of the recogniser, 0 to 1; 1 for captions
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The text of one clip, when it is spoken, and the mean confidence of its words."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How much later than the speech the signing of a sentence starts and ends, in seconds; negative where earlier.
+
+    `confidence` is the z-score of the correlation between speech and hand movement (see lag.py); 0 where nothing was
+    estimated.
+    """
+
+    start_seconds: float = 0.0
+    end_seconds: float = 0.0
+    confidence: float = 0.0
+
+    def applied(self, sentence: Sentence) -> tuple[float, float]:
+        """Start and end of the signing of a sentence, in seconds of the programme: not before 0."""
+        start, end = sentence.start + self.start_seconds, sentence.end + self.end_seconds
+        return max(0.0, start), max(0.0, end)
