@@ -3,6 +3,7 @@
 After a crash at any moment, a file is either complete in its old version or complete in its new one.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from .errors import InputError
 
@@ -55,6 +57,49 @@ def replaced(path: Path, writer: str = "") -> Iterator[Path]:
             with suppress(OSError):
                 _remove(part)
             raise
+
+
+@contextmanager
+def created_once(path: Path, unfinished: Path) -> Iterator[Path]:
+    """`with created_once(path, unfinished) as part`: write the folder `part`; it becomes `path` when the block ends.
+
+    Any number of writers, on any machine of a shared file system, may create one `path`: the first to end wins, and
+    what the others wrote is removed. `unfinished` is the folder of all that is being written, on the same file system;
+    whoever clears it uses `clear_unfinished`. Raises InputError if the file system reports an error.
+    """
+    part = unfinished / f"{path.name}.{uuid4().hex}"
+    with writing_to(path):
+        try:
+            part.mkdir(parents=True)
+            made = part.stat()
+            yield part
+            for file in sorted(part.rglob("*")):
+                sync_to_disk(file)
+            sync_to_disk(part)
+            if not os.path.samestat(made, part.stat()):  # cleared meanwhile, and files written since
+                raise OSError(errno.ESTALE, "was cleared while it was written")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                part.rename(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            sync_to_disk(path.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def clear_unfinished(unfinished: Path) -> None:
+    """Removes what killed writers left in the folder of `created_once`; a writer still alive cannot finish its folder.
+
+    The folder is renamed before its content is removed, so that no half-removed folder takes a finished name.
+    """
+    with writing_to(unfinished), suppress(FileNotFoundError):
+        removed = unfinished.with_name(f".{unfinished.name}.{uuid4().hex}")
+        unfinished.rename(removed)
+    with writing_to(unfinished):
+        for folder in unfinished.parent.glob(f".{unfinished.name}.*"):
+            shutil.rmtree(folder)
 
 
 def replace_text(path: Path, text: str) -> None:

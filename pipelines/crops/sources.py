@@ -127,7 +127,7 @@ class VideoHandCrops:
         if not len(wanted.frames):
             return torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8, device=self._device)
         try:
-            with VideoFile(_video_of(wanted)) as video:
+            with VideoFile(_video_of(wanted), wanted.clip.box) as video:
                 _check(video, wanted)
                 if not (self._decoder and self._decoder.supports(video.codec) and video.plain):
                     return self._by_pyav(video, wanted)
@@ -161,7 +161,7 @@ class VideoHandCrops:
 
     def _alone(self, wanted: WantedHands) -> Tensor | InputError:
         try:
-            with VideoFile(_video_of(wanted)) as video:
+            with VideoFile(_video_of(wanted), wanted.clip.box) as video:
                 return self._by_pyav(video, wanted)
         except InputError as error:
             return error

@@ -8,10 +8,10 @@ Where packets determine the frame count (`VideoFile.scan`), the file is read but
 every frame is decoded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -57,24 +57,29 @@ class VideoInfo:
 class Scan:
     """The result of reading a file to its end: shown frames, their times, whether the size changes.
 
-    `plain`: every packet is a shown frame, so that a decoder that counts packets numbers the frames alike.
+    `plain`: every packet is a shown frame, so that a decoder that counts packets numbers the frames alike. `pts` are the
+    frames' timestamps, int64 in units of the stream, where packets determine them: reading may then start anywhere.
     """
 
     frames: int
     times: np.ndarray | None
     resized: bool
     plain: bool
+    pts: np.ndarray | None = None
 
 
 class VideoFile:
-    """An open video; `frames` or `pictures` may be read once. Use it in a `with` block.
+    """An open video; `frames`, `pictures`, `sampled` or `stretch` may be read once. Use it in a `with` block.
 
     `width` and `height` in pixels as shown; `codec` by FFmpeg's name.
     """
 
-    def __init__(self, path: Path):
-        """Decodes the first frame. Raises InputError if there is no such file, no video in it or no frame of it."""
-        self.path = path
+    def __init__(self, path: Path, box: Sequence[int] = ()):
+        """Decodes the first frame. `box` is the part of the picture to show: left, top, right, bottom in pixels.
+
+        Raises InputError if there is no such file, no video in it or no frame of it, or the box is not inside.
+        """
+        self.path, self._box = path, box
         if not path.is_file():
             raise InputError(path, "there is no such video", "put it there, or leave the clip out")
         try:
@@ -107,7 +112,13 @@ class VideoFile:
         if first is None:
             raise InputError(self.path, "the video does not decode (it has no frame)", REMEDY)
         self._first = first
-        self.width, self.height = self._shown_size(self._first, 0)
+        self._whole_size = self.width, self.height = self._shown_size(self._first, 0)
+        if self._box:
+            left, top, right, bottom = self._box
+            if not (0 <= left < right <= self.width and 0 <= top < bottom <= self.height):
+                problem = f"has pictures of {self.width}x{self.height}, and the box is {tuple(self._box)}"
+                raise InputError(self.path, problem, "give a box inside the picture")
+            self.width, self.height = right - left, bottom - top
 
     def __enter__(self) -> "VideoFile":
         return self
@@ -143,7 +154,7 @@ class VideoFile:
     @property
     def plain(self) -> bool:
         """Whether a decoder that knows of packets alone (DALI) gives the same frames, upright and of one size."""
-        return self.scan.plain and _display_matrix(self._first) is None
+        return self.scan.plain and not self._box and _display_matrix(self._first) is None
 
     @cached_property
     def scan(self) -> Scan:
@@ -202,7 +213,7 @@ class VideoFile:
             return None
         removed = self._mov and stream.frames and stream.frames != len(shown)  # by an edit list
         plain = not (discarded or hidden or removed) and len(container.streams.video) == 1
-        return Scan(len(times), self._seconds(times, container, stream), False, plain)
+        return Scan(len(times), self._seconds(times, container, stream), False, plain, times)
 
     def _scan_frames(self) -> Scan:
         """Decodes all frames up to the first that fails, and drops damaged frames at the end."""
@@ -213,7 +224,7 @@ class VideoFile:
             try:
                 for number, frame in enumerate(_decode(container, stream)):
                     times.append(frame.pts)
-                    resized |= self._shown_size(frame, number) != (self.width, self.height)
+                    resized |= self._shown_size(frame, number) != self._whole_size
                     if not frame.is_corrupt:
                         frames = number + 1
             except av.FFmpegError:
@@ -274,16 +285,58 @@ class VideoFile:
             number, frame = last
             yield number, self._picture(frame, number)
 
+    def stretch(self, first: int, end: int, every: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+        """Frames `first`, `first + every`, ... and `end - 1`: number, and RGB [H, W, 3] uint8.
+
+        Decoding starts at the key frame before `first` where packets determine the frames, else with the video. Ends at
+        the first frame that does not decode.
+        """
+        try:
+            for number, frame in self._all_from(first):
+                if number >= end:
+                    return
+                if (number - first) % every == 0 or number == end - 1:
+                    if frame.is_corrupt:
+                        return
+                    yield number, self._picture(frame, number)
+        except av.FFmpegError:
+            return
+
     def _all(self) -> Iterator[av.VideoFrame]:
         return chain([self._first], self._decoded)
 
+    def _all_from(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The frames from number `first` on, numbered."""
+        pts = self.scan.pts
+        if not first or pts is None or first >= len(pts):
+            yield from islice(enumerate(self._all()), first, None)
+            return
+        container, stream = self._open()
+        with container:
+            container.seek(int(pts[first]), stream=stream)
+            expected = first
+            for frame in _decode(container, stream):
+                if frame.pts is None or frame.pts < pts[first]:
+                    continue
+                if expected == len(pts) or frame.pts != pts[expected]:
+                    break
+                yield expected, frame
+                expected += 1
+        if expected == first:  # the container's seek led past it
+            yield from islice(enumerate(self._all()), first, None)
+
     def _picture(self, frame: av.VideoFrame, number: int) -> np.ndarray:
-        """The frame as it is shown, scaled where the video's first frame has another size."""
-        size, matrix = (self.width, self.height), _display_matrix(frame)
+        """The frame, or the box of it, as it is shown, scaled where the video's first frame has another size."""
+        size, matrix = self._whole_size, _display_matrix(frame)
         if self._shown_size(frame, number) == size:
-            return _upright(frame.to_ndarray(format="rgb24"), matrix)
-        width, height = size[::-1] if matrix and matrix[0] == 0 else size
-        return _upright(frame.to_ndarray(format="rgb24", width=width, height=height), matrix)
+            picture = _upright(frame.to_ndarray(format="rgb24"), matrix)
+        else:
+            width, height = size[::-1] if matrix and matrix[0] == 0 else size
+            picture = _upright(frame.to_ndarray(format="rgb24", width=width, height=height), matrix)
+        if not self._box:
+            return picture
+        left, top, right, bottom = self._box
+        return np.ascontiguousarray(picture[top:bottom, left:right])
 
     def _shown_size(self, frame: av.VideoFrame, number: int) -> tuple[int, int]:
         """Width and height. Raises InputError if no right angles turn the picture upright, or if its shape changes."""
@@ -294,8 +347,10 @@ class VideoFile:
         width, height = frame.width, frame.height
         if matrix and matrix[0] == 0:
             width, height = height, width
-        if number and abs(width * self.height / (height * self.width) - 1) > SAME_SHAPE:
-            problem = f"its picture changes size from {self.width}x{self.height} to {width}x{height} at frame {number}"
+        if number:
+            first_width, first_height = self._whole_size
+        if number and abs(width * first_height / (height * first_width) - 1) > SAME_SHAPE:
+            problem = f"its picture changes size from {first_width}x{first_height} to {width}x{height} at frame {number}"
             raise InputError(self.path, problem, "encode it again in one size, or leave the clip out")
         return width, height
 

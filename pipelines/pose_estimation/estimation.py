@@ -9,7 +9,7 @@ as long as the pose network.
 """
 
 from bisect import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,26 @@ class _Frame:
     detected: bool
 
 
+Pictures = Callable[[int], Iterator[tuple[int, np.ndarray]]]
+"""Called with n, it yields every n-th picture and the last: its number from 0, and RGB [height, width, 3] uint8."""
+
+
+@dataclass
+class Poses:
+    """The signer in a sequence of pictures."""
+
+    points: np.ndarray  # [T, 133, 2] float64, pixels; 0 where the signer is not found
+    confidence: np.ndarray  # [T, 133] float32; 0 where the signer is not found
+    persons: dict[int, int]  # picture with a detection of the first pass -> persons in it
+
+
+def track_signer(
+    pictures: Pictures, detector: PersonDetector, network: PoseNetwork, detect_every: int = DETECT_EVERY
+) -> Poses:
+    """Keypoints of the signer in each of `pictures`, which are read twice, so that few are in memory."""
+    return _poses(pictures, _Detections(pictures(detect_every), detector), detector, network)
+
+
 def estimate_pose(
     video: Path, detector: PersonDetector, network: PoseNetwork, detect_every: int = DETECT_EVERY
 ) -> dict[str, Any]:
@@ -47,28 +67,28 @@ def estimate_pose(
 
     The video is decoded twice, which costs little beside the networks and keeps few pictures in memory.
     """
+
+    def pictures(every: int) -> Iterator[tuple[int, np.ndarray]]:
+        with VideoFile(video) as file:
+            yield from file.sampled(every)
+
     with VideoFile(video) as file:
-        info = file.info()
-        declared = max(info.frames, file.declared_frames)
-        found = _Detections(file, detector, detect_every)
+        info, declared = file.info(), file.declared_frames
+    found = _Detections(pictures(detect_every), detector)
+    declared = max(info.frames, declared)
     if declared - found.frames > UNDECODABLE_FRAMES:
         problem = f"decodes only to frame {found.frames} of {declared}"
         raise InputError(video, problem, "copy or encode the video again, or leave the clip out")
     if not found.known and detect_every > 1:  # the signer may appear only briefly
-        with VideoFile(video) as file:
-            found = _Detections(file, detector, 1)
+        found = _Detections(pictures(1), detector)
     if not found.known:
         raise InputError(video, f"no person is found in its {found.frames} frames", "leave the clip out")
-    frames = max(info.frames, found.frames)  # what a converter counts; the last few may not decode
-    keypoints = np.zeros((frames, 1, JOINTS, 2), np.float32)
-    scores = np.zeros((frames, 1, JOINTS), np.float32)
-    with VideoFile(video) as file:
-        for numbers, points, confidence in _follow(file, found, detector, network):
-            keypoints[numbers, 0] = points / (info.width, info.height)
-            scores[numbers, 0] = confidence
+    poses = _poses(pictures, found, detector, network)
+    missing = max(0, info.frames - found.frames)  # what a converter counts; the last few may not decode
+    points = np.pad(poses.points / (info.width, info.height), ((0, missing), (0, 0), (0, 0))).astype(np.float32)
     return {
-        "keypoints": list(keypoints),
-        "scores": list(scores),
+        "keypoints": list(points[:, None]),
+        "scores": list(np.pad(poses.confidence, ((0, missing), (0, 0)))[:, None]),
         "w_h": [info.width, info.height],
         "estimator": network.weights.name,
     }
@@ -77,11 +97,12 @@ def estimate_pose(
 class _Detections:
     """The signer's box [4] in the frames of the first detection pass, None where there is no signer."""
 
-    def __init__(self, file: VideoFile, detector: PersonDetector, every: int):
-        """Detects persons in one frame of `every` and in the last that decodes."""
-        persons = {number: detector(picture) for number, picture in file.sampled(every)}
+    def __init__(self, sampled: Iterator[tuple[int, np.ndarray]], detector: PersonDetector):
+        """Detects persons in the `sampled` frames, of which the last is the video's."""
+        persons = {number: detector(picture) for number, picture in sampled}
         signer = follow_signer(list(persons.values()))
         self.boxes = {n: None if k is None else found[k, :4] for (n, found), k in zip(persons.items(), signer)}
+        self.persons = {number: len(found) for number, found in persons.items()}
         self.numbers = list(self.boxes)
         self.known = {number: box for number, box in self.boxes.items() if box is not None}
         self.frames = self.numbers[-1] + 1 if persons else 0
@@ -100,13 +121,22 @@ class _Detections:
         return self.known[min(self.known, key=lambda n: abs(n - number))]
 
 
+def _poses(pictures: Pictures, found: _Detections, detector: PersonDetector, network: PoseNetwork) -> Poses:
+    points = np.zeros((found.frames, JOINTS, 2))
+    confidence = np.zeros((found.frames, JOINTS), np.float32)
+    if found.known:
+        for numbers, some_points, some_confidence in _follow(pictures(1), found, detector, network):
+            points[numbers], confidence[numbers] = some_points, some_confidence
+    return Poses(points, confidence, found.persons)
+
+
 def _follow(
-    file: VideoFile, found: _Detections, detector: PersonDetector, network: PoseNetwork
+    pictures: Iterator[tuple[int, np.ndarray]], found: _Detections, detector: PersonDetector, network: PoseNetwork
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Batches of frames in which the signer is: numbers, keypoints [n, 133, 2] in pixels, confidences [n, 133]."""
     sure = np.zeros(len(PARTS))  # mean confidence of each part in the last frame with a detection
     batch: list[_Frame] = []
-    for number, picture in enumerate(file.pictures()):
+    for number, picture in pictures:
         located = _locate(number, picture, found, detector)
         if located is not None:
             batch.append(located)

@@ -186,6 +186,7 @@ class KeypointStoreWriter:
         tags: dict[str, str] | None = None,
         video_start: int = 0,
         video_frames: int = 0,
+        box: tuple[int, ...] = (),
     ) -> Clip:
         """Appends a clip: keypoints [T, 133, 3] (fractions of the picture, raw confidence), the rest as in Clip.
 
@@ -211,6 +212,7 @@ class KeypointStoreWriter:
             tags=dict(tags or {}),
             video_start=video_start,
             video_frames=video_frames,
+            box=box,
         )
         check_clip(f"clip {id}", clip)
         if id in self._ids:

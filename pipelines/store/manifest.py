@@ -24,7 +24,13 @@ from .checked_files import FileReader
 SPLITS = ("train", "dev", "test")  # of a corpus with labels
 UNLABELLED = "unlabelled"  # the split of clips without a text: to be translated, not to train on or to score
 ALL_SPLITS = (*SPLITS, UNLABELLED)
-_KINDS = {str: "a text", int: "a whole number", float: "a number", dict: "texts by name"}
+_KINDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    dict: "texts by name",
+    tuple: "left, top, right, bottom in pixels",
+}
 _OLD_INDEX = np.dtype(
     [("line", "<i8"), ("first_frame", "<i8"), ("frames", "<i4"), ("crc32c", "<u4"), ("split", "u1")]
 )  # line: where the clip's line starts in the manifest; split: a number of ALL_SPLITS
@@ -52,6 +58,7 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: dict[str, str] = {}  # free: signer, ...
     video_start: int = 0  # the video frame that keypoint frame 0 belongs to
     video_frames: int = 0  # frames of the whole video that can be decoded; 0 if it ends with the clip
+    box: tuple[int, ...] = ()  # the part of the video's picture that the clip shows, as VideoFile's; (): all of it
 
     def target(self, task: Task, language: str | None = None) -> str:
         """The target text for `task`, in `language` (None: the clip's own).
@@ -82,6 +89,7 @@ _REMEDIES = {
     "height": "give the height in pixels",
     "video_start": "count video frames from 0",
     "video_frames": "the clip ends at video frame {end}",
+    "box": "give left, top, right, bottom in pixels of the video; width and height are the box's",
 }
 
 
@@ -224,7 +232,10 @@ class ManifestWriter:
 
     def append(self, clip: Clip) -> None:
         """One line, and its entry in the index."""
-        line = json.dumps(msgspec.structs.asdict(clip), ensure_ascii=False).encode() + b"\n"
+        fields = msgspec.structs.asdict(clip)
+        if not clip.box:  # earlier versions, which do not know it, read the store
+            del fields["box"]
+        line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
         split = ALL_SPLITS.index(clip.split)
         packed = np.array((self.size, clip.first_frame, clip.frames, clip.crc32c, split), _OLD_INDEX).tobytes()
         if self.index_crc32c is not None:
@@ -268,6 +279,7 @@ def check_clip(where: object, clip: Clip) -> None:
 
 def _check_values(where: object, clip: Clip) -> None:
     end = clip.video_start + clip.frames
+    box = clip.box or (0, 0, clip.width, clip.height)
     good = {
         "id": clip.id != "",
         "split": clip.split in ALL_SPLITS,
@@ -278,6 +290,7 @@ def _check_values(where: object, clip: Clip) -> None:
         "height": clip.height > 0,
         "video_start": clip.video_start >= 0,
         "video_frames": clip.video_frames == 0 or clip.video_frames >= end,
+        "box": len(box) == 4 and min(box) >= 0 and (box[2] - box[0], box[3] - box[1]) == (clip.width, clip.height),
     }
     for name in good:
         if not good[name]:

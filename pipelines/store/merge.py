@@ -44,6 +44,7 @@ def merge_stores(stores: list[KeypointStore], out: Path, compress: bool = False)
                 tags=clip.tags,
                 video_start=clip.video_start,
                 video_frames=clip.video_frames,
+                box=clip.box,
             )
     merged = KeypointStore.open(out)
     if crops:

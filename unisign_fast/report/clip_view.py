@@ -128,7 +128,7 @@ class ClipViewer:
     def _video_frames(self, ref: ClipRef, frames: np.ndarray, problems: list[str]) -> np.ndarray | None:
         height = max(1, round(FACE_WIDTH * ref.clip.height / ref.clip.width))
         try:
-            with VideoFile(ref.store.video(ref.clip)) as video:
+            with VideoFile(ref.store.video(ref.clip), ref.clip.box) as video:
                 pictures = [p for _, p in video.frames(ref.clip.video_start + frames)]
         except InputError as error:
             problems.append(str(error))
