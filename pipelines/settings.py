@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from .clips.augmentation import read_augmentation
 from .clips.frame_sampling import RULES, Rule
 from .crops.boxes import BOX_RULES, BoxRule
 from .errors import InputError
@@ -21,6 +22,7 @@ class DataSettings:
     boxes: BoxRule = "clip"  # side of the hand boxes: fixed per clip, or from the sampled hands (published code)
     crops: Literal["store", "video"] | None = None  # source of hand crops; None: the crop store if present
     crop_size: int = 112  # side of a hand crop, pixels
+    augment: tuple[str, ...] = ()  # in training: time_warp=0.2 rotation=10 scale=0.1 noise=0.01 joint_dropout=0.05
 
     def __post_init__(self):
         self._check("task", self.task in get_args(Task), f"choose one of {', '.join(get_args(Task))}")
@@ -31,6 +33,7 @@ class DataSettings:
         self._check("boxes", self.boxes in BOX_RULES, f"choose one of {', '.join(BOX_RULES)}")
         self._check("crops", self.crops in (None, "store", "video"), "choose store or video")
         self._check("crop_size", self.crop_size >= 1, "give 1 or more pixels")
+        read_augmentation(self.augment)
         if self.crops == "store" and self.boxes != "clip":
             raise InputError("--crops store", f"stored crops are not cut by --boxes {self.boxes}", "use --crops video")
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..clips.augmentation import Frames, augment, read_augmentation
 from ..clips.dataset import ClipRef, ClipSet
 from ..clips.frame_sampling import sample_frames
 from ..clips.keypoint_normalization import choose_frames, normalize_parts
@@ -25,6 +26,7 @@ from ..settings import DataSettings
 from ..skeleton import HANDS, PART_JOINTS
 from ..store.crop_store import CropStore, crops_folder
 from ..store.keypoint_store import KeypointStore
+from ..store.manifest import Clip
 from .collate import Sample, collate
 from .packed_batch import PackedBatch
 
@@ -69,6 +71,7 @@ class ClipReader:
         """Raises InputError if a crop store to be used has no crops of the requested size."""
         self.stores, self.settings, self.tokenizer, self.seed = stores, settings, tokenizer, seed
         self.device = torch.device(device)
+        self._augmentation = read_augmentation(settings.augment)
         self._crop_stores = {store.path: _crop_store(store, settings) for store in stores} if settings.p_samp else {}
         self._sources = threading.local()  # a decoder belongs to a thread
 
@@ -98,9 +101,12 @@ class ClipReader:
         is_cut = clip.frames > self.settings.max_frames
         rng = stream(self.seed, epoch, clip.id, "frames") if training and is_cut else None
         frames = choose_frames(clip.frames, self.settings.max_frames, rng)
-        chosen = packed[frames] if is_cut else packed
+        chosen = shown = packed[frames] if is_cut else packed
+        if training and self._augmentation:
+            frames, shown = self._augmented(clip, epoch, frames, chosen)
+            chosen = packed[frames]
         try:
-            poses = normalize_parts(chosen)
+            poses = normalize_parts(shown)
         except ValueError:
             where, remedy = f"{store.path}: clip {clip.id}: keypoints", "extract the pose again, or leave the clip out"
             raise InputError(where, "are not all finite numbers", remedy) from None
@@ -154,6 +160,15 @@ class ClipReader:
         good = [number for number in samples if number in crops]
         batch = collate([samples[n] for n in good], [crops[n] for n in good], self.settings.crop_size)
         return LoadedClips(batch, good, bad)
+
+    def _augmented(
+        self, clip: Clip, epoch: int, frames: np.ndarray, keypoints: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The frames to show instead of `frames`, and their augmented keypoints, float32."""
+        aspect = clip.width / clip.height
+        before = Frames(keypoints.astype(np.float32), frames, aspect, PART_JOINTS["body"])
+        after = augment(before, self._augmentation, lambda purpose: stream(self.seed, epoch, clip.id, purpose))
+        return after.numbers, after.keypoints
 
     def _sampled(
         self, keypoints: np.ndarray, clip_id: str, epoch: int

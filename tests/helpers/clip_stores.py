@@ -1,12 +1,17 @@
 """Small stores with real videos, and what reads them, for the tests of the reader, the loader and the crop store."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import torch
 from video_files import write_video
 
+from unisign_fast.pipelines.batches.batch_sampler import Budget
+from unisign_fast.pipelines.batches.loader import BatchLoader
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.batches.reader import ClipReader
+from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 
@@ -83,3 +88,18 @@ def batch_of(r: ClipReader, numbers: list[int], epoch: int = 0, training: bool =
         raise bad.error
     assert loaded.numbers == numbers
     return loaded.batch
+
+
+def batch_loader(r: ClipReader, clips: ClipSet | None = None, **more) -> BatchLoader:
+    usual = {"clips_per_step": 4, "budget": Budget(40, 1000), "on_bad_clip": lambda clip_id, error: None}
+    return BatchLoader(r, clips or r.clips("train"), **usual | more)
+
+
+def assert_same_steps(steps, others):
+    assert len(steps) == len(others)
+    for step, other in zip(steps, others):
+        assert (step.epoch, step.step, len(step.batches)) == (other.epoch, other.step, len(other.batches))
+        for batch, twin in zip(step.batches, other.batches):
+            for field in fields(PackedBatch):
+                mine, its = getattr(batch, field.name), getattr(twin, field.name)
+                assert torch.equal(mine, its) if isinstance(mine, torch.Tensor) else mine == its, field.name

@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,16 @@ from clip_stores import (
     LENGTHS,
     RGB,
     FakeTokenizer,
+    assert_same_steps,
+    batch_loader,
     reader,
     write_clips_of_many_lengths,
     write_store,
 )
 
 from unisign_fast.pipelines.batches.batch_sampler import Budget
-from unisign_fast.pipelines.batches.loader import BatchLoader, copy_stream
-from unisign_fast.pipelines.batches.packed_batch import PackedBatch
+from unisign_fast.pipelines.batches.loader import copy_stream
 from unisign_fast.pipelines.batches.reader import ClipReader
-from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
@@ -29,21 +28,6 @@ from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> KeypointStore:
     return write_clips_of_many_lengths(tmp_path_factory.mktemp("data"))
-
-
-def batch_loader(r: ClipReader, clips: ClipSet | None = None, **more) -> BatchLoader:
-    usual = {"clips_per_step": 4, "budget": Budget(40, 1000), "on_bad_clip": lambda clip_id, error: None}
-    return BatchLoader(r, clips or r.clips("train"), **usual | more)
-
-
-def assert_same_steps(steps, others):
-    assert len(steps) == len(others)
-    for step, other in zip(steps, others):
-        assert (step.epoch, step.step, len(step.batches)) == (other.epoch, other.step, len(other.batches))
-        for batch, twin in zip(step.batches, other.batches):
-            for field in fields(PackedBatch):
-                mine, its = getattr(batch, field.name), getattr(twin, field.name)
-                assert torch.equal(mine, its) if isinstance(mine, torch.Tensor) else mine == its, field.name
 
 
 def test_steps_come_in_order_and_hold_the_planned_clips(store):

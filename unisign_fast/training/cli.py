@@ -22,7 +22,7 @@ IN_SHORT = {  # shown by --help; --help-all shows everything
     RunSettings: ("recipe", "stage", "stores", "out", "start_from", "mt5", "data", "train", "model"),
     ModelConfig: (),
     MT5Shape: (),
-    DataSettings: ("task", "p_samp"),
+    DataSettings: ("task", "p_samp", "augment"),
     TrainSettings: ("epochs", "clips_per_step", "frames_per_device", "learning_rate", "precision", "seed"),
 }
 DERIVED = {

@@ -422,7 +422,8 @@ def _identity(settings: RunSettings, tokenizer: Tokenizer, stores: list[Keypoint
     first = crc32c_of(settings.source / "model.safetensors") if settings.source else None
     contents = {f"store {number}": content_of(store) for number, store in enumerate(stores, 1)}
     of_data = contents | {"tokenizer content": tokenizer.fingerprint, "first weights": first}
-    return others | of_data | plain["data"] | model
+    data = {name: value for name, value in plain["data"].items() if name != "augment" or value}  # runs before had none
+    return others | of_data | data | model
 
 
 def crc32c_of(path: Path) -> str:
