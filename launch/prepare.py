@@ -16,13 +16,14 @@ from typing import Literal
 
 import tyro
 
+from unisign_fast.pipelines.converters.formats import PoseFormat
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS
 from unisign_fast.utils.console import run_command
 
 
 def convert(
-    format: Literal["unisign", "mmpose", "rtmlib", "openpose", "pose"],
+    format: PoseFormat,
     poses: Path,
     out: Path,
     labels: Path | None = None,

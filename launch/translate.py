@@ -14,6 +14,7 @@ from typing import Literal
 
 import tyro
 
+from unisign_fast.pipelines.converters.formats import PoseFormat
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.utils.console import run_command
 
@@ -24,7 +25,7 @@ def translate(
     store: tuple[Path, ...] = (),
     split: Literal["train", "dev", "test"] | None = None,
     poses: tuple[Path, ...] = (),
-    format: Literal["unisign", "mmpose", "rtmlib", "openpose", "pose"] | None = None,
+    format: PoseFormat | None = None,
     live: str | None = None,
     language: str | None = None,
     p_samp: float | None = None,

@@ -1,4 +1,4 @@
-"""Converts poses in any of FORMATS, with or without labels and videos, into a keypoint store."""
+"""Converts poses in any of POSE_FORMATS, with or without labels and videos, into a keypoint store."""
 
 import re
 from functools import lru_cache
@@ -9,24 +9,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from ..converters import dot_pose, mmpose, openpose, rtmlib, unisign
 from ..crops.video import VIDEO_SUFFIXES, VideoInfo, read_video_info
 from ..errors import InputError
 from ..file_names import NamedFiles, is_hidden
 from ..store.keypoint_store import KeypointStoreWriter
 from ..store.manifest import UNLABELLED
 from ..targets import LANGUAGES
+from .formats import pose_format
 from .labels import Label, read_labels
 from .labels.entry import without_suffix
 from .pose import Pose, check_signer
 
-FORMATS: dict[str, ModuleType] = {
-    "unisign": unisign,
-    "mmpose": mmpose,
-    "rtmlib": rtmlib,
-    "openpose": openpose,
-    "pose": dot_pose,
-}
 UNDECODABLE_FRAMES = 3  # a video may declare, and its pose contain, this many more frames than decode
 
 
@@ -57,7 +50,8 @@ def convert(
     for option, folder in (("--poses", poses), ("--videos", videos)):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{option}: {folder}", "is not a folder", "name the folder that holds the files")
-    files = _Files(FORMATS[format], poses, videos)
+    reader = pose_format(format)
+    files = _Files(reader, poses, videos)
     if labels is None:
         for option, value in (("--split", split), ("--classes", classes)):
             if value is not None:
@@ -71,7 +65,7 @@ def convert(
     language = language or ("zh" if any(re.search("[\u4e00-\u9fff]", clip.text) for clip in clips) else "en")
     for error in bad_labels:
         bad.add(error)
-    with KeypointStoreWriter(out, FORMATS[format].SOURCE, append=append) as writer:
+    with KeypointStoreWriter(out, reader.SOURCE, append=append) as writer:
         for label in track(clips, "converting clips", console=bad.console, disable=not bad.console.is_terminal):
             try:
                 _add_clip(writer, label, files, language)

@@ -1,7 +1,8 @@
 """`Pose`, the common result of all pose readers, and their shared helpers.
 
-Each format's module has a reader `read_pose(path, video)`, SUFFIXES (of its files) and SOURCE (keypoint source
-recorded in the store). Its keypoints are in COCO-WholeBody order (pipelines/skeleton.py).
+A format is a module of this package, named in formats.py, with a reader `read_pose(path, video)`, SUFFIXES (of its
+files; "" for folders) and SOURCE (keypoint source recorded in the store). Its keypoints are in COCO-WholeBody order
+(pipelines/skeleton.py).
 
 A clip has one signer (pipelines/signer_tracking.py); a person's box encloses the confident joints.
 """

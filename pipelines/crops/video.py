@@ -350,7 +350,9 @@ class VideoFile:
         if number:
             first_width, first_height = self._whole_size
         if number and abs(width * first_height / (height * first_width) - 1) > SAME_SHAPE:
-            problem = f"its picture changes size from {first_width}x{first_height} to {width}x{height} at frame {number}"
+            problem = (
+                f"its picture changes size from {first_width}x{first_height} to {width}x{height} at frame {number}"
+            )
             raise InputError(self.path, problem, "encode it again in one size, or leave the clip out")
         return width, height
 

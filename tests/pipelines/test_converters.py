@@ -12,7 +12,8 @@ from pose_files import FPS, FRAMES, HEIGHT, WIDTH, in_pixels, make_keypoints
 from video_files import write_video
 
 from unisign_fast.pipelines.converters import dot_pose
-from unisign_fast.pipelines.converters.convert import FORMATS, convert
+from unisign_fast.pipelines.converters.convert import convert
+from unisign_fast.pipelines.converters.formats import POSE_FORMATS, pose_format
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 
@@ -65,7 +66,7 @@ def write_corpus(root, format):
     return root / "poses", root / "videos", root / "labels.json", root / "store"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", POSE_FORMATS)
 def test_a_corpus_with_a_broken_clip_and_a_name_twice(tmp_path, capfd, format):
     poses, videos, labels, out = write_corpus(tmp_path, format)
     broken = break_pose(format, poses)
@@ -75,7 +76,7 @@ def test_a_corpus_with_a_broken_clip_and_a_name_twice(tmp_path, capfd, format):
     assert [clip.id for clip in store.clips] == ["c0", "c2", "c3"] and store.clips[0].language == "zh"
     assert [broken in str(error) for error in bad] == [True, False] and "c0: was added before" in str(bad[1])
     assert capfd.readouterr().err.count("left out: ") == 2
-    assert store.keypoint_source == FORMATS[format].SOURCE
+    assert store.keypoint_source == pose_format(format).SOURCE
     if format != "pose":
         np.testing.assert_allclose(store.keypoints(store.clips[1]), make_keypoints(2), rtol=1e-3, atol=1e-3)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unisign_fast.pipelines.converters.convert import FORMATS
+from unisign_fast.pipelines.converters.formats import POSE_FORMATS, pose_format
 from unisign_fast.pipelines.converters.pose import Pose, make_pose
 from unisign_fast.pipelines.corpus.recordings import Recording, known_recordings
 from unisign_fast.pipelines.crops.video import VIDEO_SUFFIXES, read_video_info
@@ -155,21 +155,22 @@ def _read_pose(path: Path, format: str | None, video: Path | None = None) -> Nam
     if video is not None and not video.is_file():
         raise InputError(video, "there is no such video", "name a video that is there")
     suffix = "" if path.is_dir() else path.suffix.lower()  # OpenPose writes folders
-    fitting = [name for name, module in FORMATS.items() if suffix in module.SUFFIXES]
+    suffixes = {name: pose_format(name).SUFFIXES for name in POSE_FORMATS}
+    fitting = [name for name in POSE_FORMATS if suffix in suffixes[name]]
     if not path.exists():
         raise InputError(path, "there is no such pose file", "name one that is there")
-    if format is not None and path.is_dir() != (FORMATS[format].SUFFIXES == ("",)):
+    if format is not None and path.is_dir() != (suffixes[format] == ("",)):
         problem = f"is a {'folder' if path.is_dir() else 'file'}, and {format} writes the other"
         raise InputError(path, problem, "choose the --format that it has")
     formats = [format] if format else fitting
     if not formats:
-        suffixes = ", ".join(sorted({suffix for module in FORMATS.values() for suffix in module.SUFFIXES if suffix}))
-        problem = f"is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a pose file ({suffixes})"
+        known = ", ".join(sorted(set().union(*suffixes.values()) - {""}))
+        problem = f"is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a pose file ({known})"
         raise InputError(path, problem, "name one, or say what it is with --poses FILE --format FORMAT")
     info, errors = read_video_info(video) if video else None, []
     for name in formats:
         try:
-            return NamedPose(str(video or path), FORMATS[name].read_pose(path, info), video)
+            return NamedPose(str(video or path), pose_format(name).read_pose(path, info), video)
         except InputError as error:
             errors.append(error)
     raise errors[0]

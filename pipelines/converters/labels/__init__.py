@@ -1,27 +1,37 @@
-"""Label files of the corpora -> `Label` entries: which reader a file is for is seen in the file itself."""
+"""Label files of the corpora -> `Label` entries: the first of FORMATS that knows a file reads it.
 
-from collections.abc import Iterable
-from contextlib import suppress
+A format is a module of this package, named in FORMATS, with
+    NAME                 what messages call it
+    matches(file)        whether it reads this `LabelFile`
+    read_rows(file)      its entries as `Row`s, unchecked: entry.py checks all formats' alike
+    CLASSES = True       where it is a list of words of which --classes takes the first (optional)
+"""
+
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from ...errors import InputError
-from ...input_files import parse_json, read_bytes
-from ..safe_pickle import load_pickle
-from .entry import Label, Row, make_label
-from .json_and_pickle import (
-    read_csl_daily,
-    read_csl_news,
-    read_msasl,
-    read_nslt,
-    read_published,
-    read_wlasl,
-)
-from .tables import read_table, read_video_ids
+from .entry import Label, make_label
+from .label_file import LabelFile
 
 __all__ = ["Label", "read_labels"]
-REMEDY = (
-    "name a label file of CSL-News, CSL-Daily, WLASL, MS-ASL, How2Sign, OpenASL or YouTube-ASL, or a CSV of your own"
-)
+FORMATS: list[ModuleType] = [
+    import_module(f".{name}", __name__)
+    for name in (
+        "csl_daily",
+        "wlasl",
+        "wlasl_subset",
+        "msasl",
+        "csl_news",
+        "published",
+        "how2sign",
+        "openasl",
+        "youtube_asl",
+        "own_table",  # takes what no other format takes of .csv and .tsv
+    )
+]
+REMEDY = f"name a label file of {', '.join(dict.fromkeys(format.NAME for format in FORMATS))}"
 
 
 def read_labels(
@@ -34,7 +44,8 @@ def read_labels(
     file cannot be read or has no good entry.
     """
     good, bad = [], []
-    for row in _rows(path, classes, language):
+    file = LabelFile(path, classes, language)
+    for row in _format_of(file).read_rows(file):
         try:
             good.append(make_label(row, split))
         except InputError as error:
@@ -46,44 +57,13 @@ def read_labels(
     return good, bad
 
 
-def _rows(path: Path, classes: int | None, language: str | None) -> Iterable[Row]:
-    if path.suffix in (".csv", ".tsv", ".txt"):
-        content = None
-    else:
-        content = _content(path)
-    words = isinstance(content, list) and _has(content, "instances", "label")
-    if classes is not None and not words:
-        raise InputError("--classes", f"{path} is not a list of words", "give it with WLASL_v0.3.json or MSASL_*.json")
-    if content is None:
-        return read_video_ids(path, language) if path.suffix == ".txt" else read_table(path)
-    if isinstance(content, list):
-        if _has(content, "instances"):
-            return read_wlasl(path, content, classes)
-        return read_msasl(path, content, classes) if words else read_csl_news(path, content)
-    if isinstance(content, dict):
-        if isinstance(content.get("info"), list):
-            return read_csl_daily(path, content)
-        return read_nslt(path, content) if _has(content.values(), "subset") else read_published(path, content)
-    raise InputError(path, "holds no list or dict of clips", REMEDY)
-
-
-def _has(rows: Iterable[object], *names: str) -> bool:
-    """Whether any row is a dict with one of the names."""
-    return any(isinstance(row, dict) and any(name in row for name in names) for row in rows)
-
-
-def _content(path: Path) -> object:
-    content = read_bytes(path, remedy="name the label file")
-    if content[:1] == b"\x80":
-        return load_pickle(path)
-    if content[:2] == b"\x1f\x8b":
-        return load_pickle(path, compressed=True)
-    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
-        return parse_json(content, path)
-    for read in (
-        lambda: parse_json(content, path),
-        lambda: load_pickle(path),
-    ):  # pickles before protocol 2 have no mark
-        with suppress(InputError):
-            return read()
-    raise InputError(path, "is neither JSON nor a pickle, gzip-compressed or not", REMEDY)
+def _format_of(file: LabelFile) -> ModuleType:
+    format = next((format for format in FORMATS if format.matches(file)), None)
+    if format is None:
+        known = file.content is not None
+        problem = "holds no list or dict of clips" if known else "is neither JSON nor a pickle, gzip-compressed or not"
+        raise InputError(file.path, problem, REMEDY)
+    if file.classes is not None and not getattr(format, "CLASSES", False):
+        problem = f"{file.path} is not a list of words"
+        raise InputError("--classes", problem, "give it with WLASL_v0.3.json or MSASL_*.json")
+    return format

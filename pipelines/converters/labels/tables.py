@@ -1,53 +1,40 @@
-"""Readers of labels in tables, and of captions: your own, How2Sign, OpenASL, YouTube-ASL -> rows.
-
-Your own      NAME.csv or NAME.tsv, separated by commas, semicolons or tabs: name (the video's), text and, if
-              you like, gloss (glosses separated by spaces) and split
-How2Sign      how2sign_realigned_train.csv, _val, _test, separated by tabs or commas: VIDEO_NAME, SENTENCE_NAME,
-              START_REALIGNED, END_REALIGNED, SENTENCE; also YouTube-ASL in this form
-OpenASL       openasl-v1.0.tsv: vid, yid, start, end, raw-text, tokenized-text, gloss, split
-YouTube-ASL   youtube_asl_video_ids.txt, one a line, and captions in its folder or captions/ in there, as
-              downloaded: ID.vtt or ID.LANGUAGE.vtt, also .srt and .ttml, or .json as youtube-transcript-api has it.
-              Clips are called ID-000, ID-001, ...
-"""
+"""Tables with a header, separated by commas, semicolons or tabs -> rows."""
 
 import csv
 import io
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 from ...errors import InputError
-from ...input_files import MAX_BYTES, read_text
-from ..captions import Caption, find_captions, read_captions
+from ...input_files import MAX_BYTES
 from .entry import Row, split_in_name
+from .label_file import LabelFile
 
-_COLUMNS = {
-    "name": {"id": "name", "text": "text", "gloss": "gloss", "split": "split"},
-    "SENTENCE_NAME": {
-        "id": "SENTENCE_NAME",
-        "text": "SENTENCE",
-        "recording": "VIDEO_NAME",
-        "start": "START_REALIGNED",
-        "end": "END_REALIGNED",
-    },
-    "vid": {"id": "vid", "text": "raw-text", "recording": "yid", "start": "start", "end": "end", "split": "split"},
-}
-_OPTIONAL = {"gloss", "split"}
+OPTIONAL = {"gloss", "split"}  # columns
 MOST_LINES = 100  # of one row, whose cells in quotes hold line breaks
 
 
-def read_table(path: Path) -> Iterator[Row]:
-    """A table of your own, How2Sign's or OpenASL's, told apart by their columns."""
-    lines = read_text(path).split("\n")  # not splitlines, which takes some letters of mojibake for ends of lines
-    separator = next((character for character in "\t;" if character in lines[0]), ",")
-    header = [name.strip() for name in next(csv.reader([lines[0]], delimiter=separator), [])]
-    columns = next((columns for name, columns in _COLUMNS.items() if name in header), {})
-    if not columns or not set(columns.values()) - _OPTIONAL <= set(header):
-        problem = f"has columns {', '.join(filter(None, header)) or '(none)'}"
-        raise InputError(path, problem, f"give {' or '.join(', '.join(c.values()) for c in _COLUMNS.values())}")
+def header_of(file: LabelFile) -> tuple[str, list[str]]:
+    """The separator and the names of a table's columns."""
+    first = file.text.split("\n", 1)[0]
+    separator = next((character for character in "\t;" if character in first), ",")
+    return separator, [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+
+
+def has_columns(file: LabelFile, columns: Mapping[str, str]) -> bool:
+    """Whether the file is a table with all of these `columns` but optional ones."""
+    if file.path.suffix not in (".csv", ".tsv"):
+        return False
+    return set(columns.values()) - OPTIONAL <= set(header_of(file)[1])
+
+
+def table_rows(file: LabelFile, columns: Mapping[str, str]) -> Iterator[Row]:
+    """The rows of a table; `columns` says which column each field of a label is."""
+    separator, header = header_of(file)
+    lines = file.text.split("\n")  # not splitlines, which takes some letters of mojibake for ends of lines
     number = 1  # of lines that were read
     while number < len(lines):
-        line, where = lines[number], f"{path}: line {number + 1}"
+        line, where = lines[number], f"{file.path}: line {number + 1}"
         if not line.strip():
             number += 1
             continue
@@ -59,7 +46,7 @@ def read_table(path: Path) -> Iterator[Row]:
             continue
         row = dict(zip(header, fields))
         values = {new: row[old] for new, old in columns.items() if old in row}
-        yield Row(where, {"split": split_in_name(path)} | values)
+        yield Row(where, {"split": split_in_name(file.path)} | values)
 
 
 def _fields(lines: list[str], separator: str, wanted: int) -> tuple[list[str], int]:
@@ -86,36 +73,3 @@ def _open_quote(text: str, separator: str) -> bool:
     """Whether the text ends inside a cell that begins with a double quote."""
     outside = re.sub(rf'(?:^|(?<={re.escape(separator)}))"(?:[^"]|"")*"(?={re.escape(separator)}|\r?$)', "", text)
     return re.search(rf'(?:^|{re.escape(separator)})"', outside) is not None
-
-
-def read_video_ids(path: Path, language: str | None = None) -> Iterator[Row]:
-    """YouTube-ASL's list; every caption is a clip, a video without captions is one bad entry.
-
-    Of captions in several languages those in `language` are taken. Files beside them that are no captions are passed
-    over.
-    """
-    folders = [path.parent, path.parent / "captions"]
-    for number, video in enumerate(read_text(path).split(), 1):
-        where = f"{path}: line {number}: {video}"
-        try:
-            file, captions = _captions_of(video, folders, language, where)
-        except InputError as error:
-            yield Row(where, error)
-            continue
-        for i, caption in enumerate(captions):
-            times = {"start": caption.start, "end": caption.end}
-            values = {"id": f"{video}-{i:03}", "text": caption.text, "recording": video, **times}
-            yield Row(f"{file}: caption {i}", values | {"split": split_in_name(path)})
-
-
-def _captions_of(video: str, folders: list[Path], language: str | None, where: str) -> tuple[Path, list[Caption]]:
-    """The file of a video's captions in a language, and its captions. Raises InputError if there is none."""
-    if not re.fullmatch(r"[\w-]+", video):
-        raise InputError(where, "is no name of a YouTube video", "give one name a line")
-    errors = []
-    for file in find_captions(video, folders, language, where):
-        try:
-            return file, read_captions(file)
-        except InputError as error:
-            errors.append(error)
-    raise errors[0]

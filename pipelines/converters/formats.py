@@ -1,0 +1,25 @@
+"""The pose formats by the names that --format takes, each a module of this package; pose.py says what it has.
+
+Modules are imported when they are used, so that --help is quick.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+POSE_FORMATS = {
+    "unisign": "unisign",
+    "mmpose": "mmpose",
+    "rtmlib": "rtmlib",
+    "openpose": "openpose",
+    "pose": "dot_pose",
+}
+if TYPE_CHECKING:
+    PoseFormat = str
+else:
+    PoseFormat = Literal[tuple(POSE_FORMATS)]  # choices of a command line
+
+
+def pose_format(name: str) -> ModuleType:
+    """The module of a format."""
+    return import_module(f".{POSE_FORMATS[name]}", __package__)
