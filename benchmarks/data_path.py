@@ -83,7 +83,7 @@ class FakeTokenizer:
 
 
 def made_clip(folder: Path, number: int, frames: int = 250, side: int = 512) -> np.ndarray:
-    """Keypoints [T, 133, 3] of somebody whose hands move, and their video in H.264 and VP9; noise fills the bits."""
+    """Keypoints [T, 133, 3] of a signer with moving hands, and the video in H.264 and VP9; noise sets the bit rate."""
     rng = np.random.default_rng(number)
     t = np.linspace(0, 6, frames)[:, None, None]
     keypoints = rng.uniform(0.3, 0.7, (1, 133, 3)) + 0.002 * rng.standard_normal((frames, 133, 3))
@@ -145,7 +145,7 @@ def demo_corpus(folder: Path) -> tuple[KeypointStore, KeypointStore]:
 
 
 def transcode(source: Path, target: Path) -> None:
-    """To VP9 of the same bit rate."""
+    """Re-encode as VP9 at the same bit rate."""
     with av.open(str(source)) as container, av.open(str(target), "w") as out:
         encoder, options = CODECS["webm"]
         stream = out.add_stream(encoder, rate=25, options=options | {"b": str(container.bit_rate)})

@@ -46,7 +46,7 @@ class Subject:
 
 
 def work(spec: KernelSpec, case: Case) -> dict[str, Work]:
-    """Of one operation, forward and backward."""
+    """Useful bytes and FLOPs of one operation, forward and backward."""
     forward = spec.bytes(case.shape, 2), spec.flops(case.shape)
     backward = spec.backward_bytes(case.shape, 2), spec.backward_flops(case.shape)
     return {"forward": [forward], "backward": [backward]}
@@ -102,7 +102,7 @@ def graph_stack(device: str) -> Subject:
 
 
 def _graph_stack_work() -> dict[str, Work]:
-    """Of all layers of both encoders and the four parts, as each operation counts for itself.
+    """Useful bytes and FLOPs of all layers of both encoders and the four parts, as each operation counts itself.
 
     The temporal encoder has three blocks: the second and the third begin with a residual added.
     """
@@ -138,7 +138,7 @@ def fusion(device: str) -> Subject:
 
 
 def _flops_of_a_crop(channels: int) -> int:
-    """Of the forward pass, matrix products only, counted by PyTorch."""
+    """FLOPs of the forward pass: matrix products only, counted by PyTorch."""
     with torch.device("meta"):
         module = PriorGuidedFusion(channels, "deformable", "live", "pose,fused")
         inputs = torch.empty(1, 21, channels), torch.empty(1, channels, 4, 4), torch.empty(1, 21, 2)

@@ -53,7 +53,7 @@ class Collectives:
     weights: Literal["kept", "once", "large ones again"]  # gathered: in every micro-batch, where they are large
 
     def passes(self, micro_batches: int, large: float) -> tuple[int, float]:
-        """Of all gradients, and of all weights; `large` is the share of weights that ZeRO-3 does not leave whole."""
+        """How often all gradients and all weights pass; `large` is the share of weights that ZeRO-3 partitions."""
         again = {"kept": 0, "once": 1, "large ones again": 1 + (micro_batches - 1) * large}
         return micro_batches if self.every_micro_batch else 1, again[self.weights]
 

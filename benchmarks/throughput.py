@@ -166,8 +166,10 @@ def tables(rows: list[Row]) -> Iterator[Table]:
 
 
 def cost_of_rgb(rows: list[Row]) -> list[tuple[float, float, float, float]]:
-    """Of each share: nominal and unique, and the time of a clip relative to pose-only, both recipes; nothing without
-    pose-only."""
+    """For each share of frames: nominal, unique, and time per clip relative to pose-only of both recipes.
+
+    Empty without a pose-only row.
+    """
     result = {(row.candidate, row.p_samp): row for row in rows}
     shares = sorted({row.p_samp for row in rows})
     if shares[0] > 0 or len(shares) == 1:

@@ -1,4 +1,4 @@
-"""What the published code does to feed the model, written from its rules, to be compared with.
+"""The published code's data path, reimplemented from its rules as a baseline.
 
 One pickle of a small array a frame and one video a clip; numpy frame by frame; the video read from its start, whole
 frames converted; PIL; float pixels normalised on the CPU; clips padded with their last frame.

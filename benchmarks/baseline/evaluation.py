@@ -1,4 +1,4 @@
-"""What the published code does to evaluate a pose-only model, written from its rules, to be compared with.
+"""The published code's evaluation of a pose-only model, reimplemented from its rules as a baseline.
 
 Batches in the order of the data set, clips padded with their last frame, the padding inside the graph convolutions,
 each hand's run on its own; a forward pass with the vocabulary loss computed twice; then generation, which runs mT5's

@@ -1,4 +1,4 @@
-"""The published forward pass restated from its rules, on published names, one padded batch at a time, to compare with.
+"""The published forward pass, reimplemented from its rules under the published names, one padded batch at a time.
 
 Only torch, Hugging Face's mT5 and (for the backbone, which has its own test) our EfficientNet; float32 throughout.
 `make_case` dumps what a run of the published code would: inputs, weights, numbers of every stage.

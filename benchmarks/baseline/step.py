@@ -1,4 +1,4 @@
-"""The training step of the published code, written from its rules, to be compared with: the reference recipe.
+"""The published code's training step, reimplemented from its rules: the baseline.
 
 Clips padded with their last frame; graph convolutions over [B, C, T, V], padding too; backbone and hand encoder once a
 hand; a loop over the clips in the fusion that copies the whole feature tensor each time; texts tokenised in the forward
@@ -84,7 +84,7 @@ def _conv(weight: Tensor, bias: Tensor, padding: tuple[int, int] = (0, 0)) -> nn
 
 
 class TorchBatchNorm(nn.BatchNorm2d):
-    """torch's own in the place of ours: one set of statistics, and maps of one part a call."""
+    """torch's own BatchNorm: one set of statistics, one part per call."""
 
     def __init__(self, channels: int, parts: int):
         assert parts == 1, "one running mixture, as published"

@@ -72,7 +72,7 @@ def make_step(sizes: Sizes, clips: int, per_micro_batch: int, p_samp: float) -> 
 
 
 def useful_flops(sizes: Sizes, batch: PackedBatch, rgb: bool) -> int:
-    """Of forward and backward; nothing padded or recomputed."""
+    """Useful FLOPs of forward and backward, without padding or recomputation."""
     config = replace(sizes.model, rgb=rgb)
     lengths = batch.lengths, batch.prompt_lengths, batch.label_lengths
     return TRAINING * sum(forward_flops(config, *lengths, sum(batch.crops_per_hand), sizes.crop_size).values())

@@ -95,7 +95,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the clips of a step: frames, prompt tokens and target tokens of each, and the hand crops of all."""
+    """Sizes of a step: frames, prompt tokens and target tokens of each clip, and hand crops of all clips."""
 
     frames: list[int]
     prompts: list[int]
@@ -134,7 +134,7 @@ class Candidate(ABC):
 
     @abstractmethod
     def _batches(self) -> Iterator[list]:
-        """The micro-batches of one step after the other."""
+        """Yields the micro-batches of each step in order."""
 
     @abstractmethod
     def _take_step(self, batches: list) -> float:
@@ -142,7 +142,7 @@ class Candidate(ABC):
 
     @abstractmethod
     def _sizes(self, batch) -> Sizes:
-        """How much is in a micro-batch."""
+        """Sizes of a micro-batch."""
 
     def run(self, steps: int) -> dict:
         """Seconds of so many steps, what was in them, and the most memory so far."""
@@ -198,7 +198,7 @@ class Candidate(ABC):
         return {"operations": sorted(result, key=lambda one: -one[2])}
 
     def _peak_bytes(self) -> int:
-        """Of the GPU's memory, or of this process's."""
+        """Peak memory: the GPU's, or this process's."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -266,7 +266,7 @@ class BaselineStep(Candidate):
             yield [next(loaded) for _ in step]
 
     def _plans(self) -> Iterator[list[list[tuple[int, int]]]]:
-        """Of each step, the micro-batches of (epoch, clip): the fast step's clips, the way they were shuffled."""
+        """The micro-batches of (epoch, clip) of each step: the fast step's clips in shuffled order."""
         loader, size = self._loader(), self.job.clips_per_micro_batch
         for epoch in range(FOREVER):
             plan = loader.plan(epoch)

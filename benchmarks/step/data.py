@@ -27,7 +27,7 @@ HANDS_AT = (91, 112)  # first of 21 joints of each hand
 
 
 def made_store(path: Path, clips: int, max_frames: int, videos: bool, crop_size: int) -> KeypointStore:
-    """A store of made clips; with `videos`, each has one, in H.264, and its hands are cut to `crop_size` pixels."""
+    """A store of synthetic clips; with `videos`, each has an H.264 video and hand crops of `crop_size` pixels."""
     side = VIDEO_SIDE if max_frames == MAX_FRAMES else SMALL_VIDEO_SIDE
     frames_N, tokens_N = csl_news_lengths(clips, max_frames)
     sources = [str(path.resolve() / f"{number}.mp4") if videos else "" for number in range(clips)]
@@ -51,7 +51,7 @@ def made_store(path: Path, clips: int, max_frames: int, videos: bool, crop_size:
 
 
 def moving_signer(number: int, frames: int) -> np.ndarray:
-    """Keypoints [T, 133, 3] of somebody whose hands move; confidence is even."""
+    """Keypoints [T, 133, 3] of a signer with moving hands; confidence is uniform."""
     rng = np.random.default_rng(number)
     t = np.linspace(0, frames / 40, frames)[:, None, None]
     keypoints = rng.uniform(0.3, 0.7, (1, 133, 3)) + 0.002 * rng.standard_normal((frames, 133, 3))
@@ -63,8 +63,8 @@ def moving_signer(number: int, frames: int) -> np.ndarray:
 
 
 def write_video(path: str, number: int, frames: int, side: int, crop_size: int) -> list[bytes]:
-    """The video of a made clip, and its hands as JPEG files, two a frame; noise makes both as hard to decode as real
-    ones."""
+    """The video of a synthetic clip, and its hand crops as JPEG files, two per frame; noise makes both as hard to
+    decode as real ones."""
     rng = np.random.default_rng(number)
     blocks = np.ones((side // 16, side // 16, 1), np.uint8)
     ground, hand = (np.kron(coarse, blocks) for coarse in rng.integers(0, 256, (2, 16, 16, 3), np.uint8))

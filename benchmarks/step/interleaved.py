@@ -53,7 +53,7 @@ def interleaved(workers: dict[str, Worker], options: StepOptions, title: str) ->
 
 
 def peak_mib(trials: list[dict]) -> float:
-    """Of the GPU's memory, or of the process."""
+    """Peak memory in MiB: the GPU's, or the process's."""
     return max(trial["peak_bytes"] for trial in trials) / 2**20
 
 

@@ -135,7 +135,7 @@ class LaunchCounter(TorchDispatchMode):
 
 
 def _flops(name: str, args: tuple, kwargs: dict, result: object) -> int:
-    """Of products, convolutions and attention; the rest is bound by bytes.
+    """FLOPs of matrix products, convolutions and attention; all other operators are bound by bytes.
 
     By torch's formulas for attention and the forward pass of convolutions. Torch's of the backward pass ignores groups,
     and those of products do not take every overload (sums in float32, results written in place).

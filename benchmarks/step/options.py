@@ -81,7 +81,7 @@ class StepOptions:
         )
 
     def _clips_at_once(self) -> int:
-        """Of a micro-batch: the recipe's, or the published code's where the recipe leaves it to the GPU's memory."""
+        """Clips per micro-batch: the recipe's, or the published code's where the recipe derives it from GPU memory."""
         recipe = RECIPES[self.recipe]
         frames = recipe.stages[self.stage].frames_per_device
         return PUBLISHED_CLIPS[self.stage] if frames == AUTO else frames // recipe.max_frames
@@ -117,5 +117,5 @@ def baseline(job: Job) -> Job:
 
 
 def progress(line: str) -> None:
-    """Print what happens now, behind the seconds since the start, on stderr."""
+    """Print the seconds since the start and the current activity to stderr."""
     print(f"{time.monotonic() - START:6.0f} s  {line}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""A training step in a process of its own, paused while another candidate is measured.
+"""A training step in its own process, paused while another candidate is measured.
 
-So memory is each candidate's own, and reading ahead costs only the candidate that reads. Requests and replies are lines
-of JSON on stdin and stdout: {"do": "run" | "phases" | "profile", "steps": n, ...}; the process sends the first reply
-when it is ready.
+Each candidate thus has its own memory, and prefetching costs only the candidate that prefetches. Requests and replies
+are lines of JSON on stdin and stdout: {"do": "run" | "phases" | "profile", "steps": n, ...}; the process sends the
+first reply when it is ready.
 """
 
 import json
@@ -65,7 +65,7 @@ class Worker:
         return reply
 
     def _signal(self, number: signal.Signals) -> None:
-        """To the process and those that read for it."""
+        """Send a signal to the process and its data-loading children."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, number)
 
