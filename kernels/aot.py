@@ -50,9 +50,9 @@ class Row:
 
 
 def launches(spec: KernelSpec, dtype: torch.dtype) -> list[Launch]:
-    """The distinct launches of the operation's training sizes, forward and backward."""
+    """The distinct launches of the operation's training sizes, with dropout too, forward and backward."""
     with recording() as result:
-        for case in spec.training:
+        for case in (*spec.training, *spec.random):
             results_and_gradients(spec.operation.gpu, make_inputs(spec, case.shape, dtype, "meta"))
     return list(dict.fromkeys(result))
 

@@ -66,6 +66,12 @@ class Packing:
         """The position of each row among the B * S padded ones."""
         return self.seq_ids_P * self.longest + self.position_P
 
+    @cached_property
+    def row_N(self) -> Tensor:
+        """The row of each of the B * S padded positions, -1 where there is none."""
+        position_S = torch.arange(self.longest, device=self.device)
+        return torch.where(self.mask_BS, self.cu_seqlens[:-1, None] + position_S, -1).flatten()
+
     def pad(self, x_PC: Tensor) -> Tensor:
         """[P, ...] to [B, S, ...], with zeros behind each sequence."""
         shape = len(self.lengths), self.longest, *x_PC.shape[1:]

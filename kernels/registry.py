@@ -6,10 +6,12 @@ from .cross_entropy.spec import SPEC as cross_entropy
 from .deferred_activation.spec import SPEC as deferred_activation
 from .deformable_attention.spec import SPEC as deformable_attention
 from .deformable_offsets.spec import SPEC as deformable_offsets
+from .gather_rows.spec import SPEC as gather_rows
 from .geglu.spec import SPEC as geglu
 from .graph_conv.spec import SPEC as graph_conv
 from .position_bias.spec import SPEC as position_bias
-from .rms_norm_linear.spec import SPEC as rms_norm_linear
+from .projections.spec import SPEC as projections
+from .residual_rms_norm.spec import SPEC as residual_rms_norm
 from .spec import KernelSpec
 from .temporal_conv.spec import SPEC as temporal_conv
 from .varlen_attention.spec import SPEC as varlen_attention
@@ -22,9 +24,11 @@ SPECS: tuple[KernelSpec, ...] = (
     deformable_offsets,
     deformable_attention,
     position_bias,
+    gather_rows,
+    residual_rms_norm,
     geglu,
     cross_entropy,
     bn_silu,
 )
 # Operations whose GPU backend is a library's function, without a kernel of ours.
-LIBRARY_SPECS: tuple[KernelSpec, ...] = (rms_norm_linear, varlen_attention)
+LIBRARY_SPECS: tuple[KernelSpec, ...] = (projections, varlen_attention)

@@ -32,6 +32,7 @@ class KernelSpec:
     backward_flops: Callable[[dict[str, Any]], int]
     bytes: Callable[[dict[str, Any], int], int]  # shape, bytes of an element
     backward_bytes: Callable[[dict[str, Any], int], int]
+    random: tuple[Case, ...] = ()  # compiled like `training`, but not compared: results are random
 
     @property
     def name(self) -> str:

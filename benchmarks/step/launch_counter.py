@@ -32,7 +32,10 @@ ALLOCATIONS = {
 }
 MORE_LAUNCHES = {  # kernels of one call on a GPU, read off profiles of torch 2.11 by its source
     "aten::embedding_dense_backward": 6,  # sorts the tokens
+    "aten::index_put": 7,  # copies, and sorts the indices
     "aten::index_put_": 6,
+    "aten::index_copy": 2,  # copies first
+    "aten::index_fill": 2,
     "aten::_index_put_impl_": 6,
     "aten::cumsum": 2,
     "aten::repeat_interleave": 3,

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..launch import launch
+from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, sum_rows
 
 # Plain; with scale and shift; with a residual; with one that has its own scale and shift: by the number of tensors.
 PLAIN, SCALED, ADDED, BOTH_SCALED = range(4)
@@ -17,8 +18,6 @@ KINDS = {1: PLAIN, 3: SCALED, 4: ADDED, 6: BOTH_SCALED}
 VECTORS = {1: 0, 3: 2, 4: 2, 6: 4}  # scales and shifts among them
 ROWS, COLUMNS, WARPS = 32, 64, 4  # of a tile of what has no matrix product
 MOST_SPLITS = 64  # of the frames in sums over them, each with a partial sum of its own
-# Of a program that merges partial results: as narrow as a 32-byte sector, for more programs, with as many rows at once.
-MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS = 8, 512, 8
 
 
 def arguments(x: list[Tensor]) -> list[Tensor]:
@@ -90,20 +89,6 @@ def store_batch_stats(value, batch_stats, tile, count, valid, column, C: tl.cons
     row = batch_stats + tile * 2 * C + column
     tl.store(row, mean, column < C)
     tl.store(row + C, tl.sum(deviation * deviation, 0), column < C)
-
-
-@triton.jit
-def store_sums(
-    partial, sums, rows, block, WIDTH: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
-    """The sums over `rows` of a block of columns of partial [rows, STRIDE], of which WIDTH columns count."""
-    column = block * COLUMNS + tl.arange(0, COLUMNS)
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(0, rows, ROWS):
-        row = first + tl.arange(0, ROWS)
-        inside = (row < rows)[:, None] & (column < WIDTH)[None, :]
-        total += tl.load(partial + row[:, None] * STRIDE + column[None, :], inside, 0)
-    tl.store(sums + column, tl.sum(total, 0).to(sums.dtype.element_ty), column < WIDTH)
 
 
 @triton.jit(do_not_specialize=["tiles", "rows", "rows_a_tile"])
@@ -220,7 +205,7 @@ def forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
 
 class ActivationGradient:
     """Buffers for an activation's gradients. A kernel fills them with `store_activation_gradient`, and another one adds
-    up `sums` over the tiles: merged [0, 2 or 4, C], as many scales and shifts as the activation has.
+    up `sums` over the tiles: merged [0, 2 or 4, C], as many rows as the activation has scales and shifts.
     """
 
     def __init__(self, x: list[Tensor], relu_before_residual: bool, tiles: int):
@@ -252,7 +237,8 @@ def backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_res
     result = ActivationGradient(x, relu_before_residual, grid[0])
     sizes = {"C": channels, **result.constants, "ROWS": ROWS, "COLUMNS": COLUMNS}
     launch(activation_backward, grid, grad_x_FVC, *result.arguments(x_FVC), rows, **sizes, warps=WARPS, stages=1)
-    torch.sum(result.sums[:, : len(result.merged)], 0, out=result.merged)
+    if len(x) > 1:
+        result.merged = sum_rows(result.sums, result.merged)
     return result.gradients()
 
 

@@ -1,8 +1,9 @@
 """Dropout: the operation that the model calls."""
 
+import torch
 from torch import Tensor
 
-from ..dispatch import Operation
+from ..dispatch import Operation, backend_for
 from .reference import dropout as reference
 
 
@@ -17,3 +18,12 @@ def _refusal(*_) -> None:
 
 
 dropout = Operation("dropout", reference, reference, _refusal, _cpu)  # PyTorch's is one launch on a GPU
+
+
+def dropout_seeds(count: int, like: Tensor) -> list[Tensor | None]:
+    """What the masks of `count` fused dropouts follow from, [1] int64 each: a GPU's kernels draw a mask again in the
+    backward pass instead of saving it. None for other backends, which use torch's generator.
+    """
+    if backend_for(like) != "gpu":
+        return [None] * count
+    return list(torch.randint(2**31, (count,), device=like.device).split(1))

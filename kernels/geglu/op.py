@@ -1,6 +1,5 @@
 """The gate of a feed-forward: the operation that the model calls."""
 
-import torch
 from torch import Tensor
 
 from ..dispatch import Operation
@@ -9,14 +8,14 @@ from .reference import geglu as reference
 
 
 @operator("geglu")
-def _forward(gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
+def _forward(gate_up_R2F: Tensor, seed: Tensor | None, p: float) -> Tensor:
     from .triton_kernel import forward
 
     return forward(gate_up_R2F.contiguous(), seed, p)
 
 
 @operator("geglu_backward")
-def _backward(grad_RF: Tensor, gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
+def _backward(grad_RF: Tensor, gate_up_R2F: Tensor, seed: Tensor | None, p: float) -> Tensor:
     from .triton_kernel import backward
 
     return backward(grad_RF.contiguous(), gate_up_R2F.contiguous(), seed, p)
@@ -34,20 +33,15 @@ def _gradients(ctx, grad_RF: Tensor):
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _gpu(gate_up_R2F: Tensor, p: float) -> Tensor:
-    device = gate_up_R2F.device
-    seed = torch.randint(2**31, (1,), device=device) if p else torch.zeros(1, dtype=torch.int64, device=device)
+def _gpu(gate_up_R2F: Tensor, p: float, seed: Tensor | None) -> Tensor:
+    assert seed is not None or not p, "dropout on a GPU needs a seed"
     return _forward(gate_up_R2F, seed, p)
 
 
-def _cpu(gate_up_R2F: Tensor, p: float) -> Tensor:
+def _cpu(gate_up_R2F: Tensor, p: float, seed: Tensor | None) -> Tensor:
     from ..dropout.cpu_kernel import dropout
 
-    return dropout(reference(gate_up_R2F, 0.0), p)
+    return dropout(reference(gate_up_R2F, 0.0, None), p)
 
 
-def _refusal(*_) -> None:
-    return None
-
-
-geglu = Operation("geglu", reference, _gpu, _refusal, _cpu)
+geglu = Operation("geglu", reference, _gpu, refusal=lambda *_: None, cpu=_cpu)

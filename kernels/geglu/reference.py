@@ -4,12 +4,14 @@ from torch import Tensor
 from torch.nn.functional import dropout, gelu
 
 
-def geglu(gate_up_R2F: Tensor, p: float) -> Tensor:
+def geglu(gate_up_R2F: Tensor, p: float, seed: Tensor | None) -> Tensor:
     """gelu(gate) * up, with dropout (Shazeer, 2020: GLU variants; gelu by its tanh form, as in mT5).
 
     Args:
         gate_up_R2F: gate and up projection side by side.
         p: the probability of dropping an element.
+        seed: [1] int64, what the mask follows from where the backward pass draws it again (kernels/dropout); None where
+            torch's generator draws it.
     Returns:
         [R, F]
     """

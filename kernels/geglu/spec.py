@@ -1,7 +1,14 @@
 """Cases, FLOPs and bytes of the gate. N rows, H units of the feed-forward."""
 
+import torch
+
 from ..spec import Case, KernelSpec
 from .op import geglu
+
+
+def _inputs(shape: dict, random) -> tuple:
+    gate_up, p = random(shape["N"], 2 * shape["H"], scale=2.0), shape.get("p", 0.0)
+    return gate_up, p, torch.zeros(1, dtype=torch.int64, device=gate_up.device) if p else None
 
 
 def _flops(shape: dict[str, int]) -> int:
@@ -9,16 +16,19 @@ def _flops(shape: dict[str, int]) -> int:
     return 12 * shape["N"] * shape["H"]
 
 
+_TRAINING = {"N": 16 * 260, "H": 2048}
+
 SPEC = KernelSpec(
     operation=geglu,
-    inputs=lambda shape, random: (random(shape["N"], 2 * shape["H"], scale=2.0), 0.0),
+    inputs=_inputs,
     cases=(
         Case({"N": 37, "H": 48}, "the last block is not full"),
         Case({"N": 3, "H": 1}, "a single unit"),
         Case({"N": 2, "H": 512}, "exactly one block"),
         Case({"N": 0, "H": 64}, "no rows"),
     ),
-    training=(Case({"N": 16 * 260, "H": 2048}, "16 clips of 260 positions at mT5-Base's width"),),
+    training=(Case(_TRAINING, "16 clips of 260 positions at mT5-Base's width"),),
+    random=(Case({**_TRAINING, "p": 0.1}, "with dropout"),),
     flops=_flops,
     backward_flops=lambda shape: 2 * _flops(shape),
     bytes=lambda shape, itemsize: 3 * itemsize * shape["N"] * shape["H"],

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..dropout.triton_kernel import kept
 from ..launch import launch
 
 BLOCK, WARPS = 1024, 4
@@ -22,12 +23,12 @@ def _gelu(x):
 
 
 @triton.jit
-def _kept(seed, element, p, DROPOUT: tl.constexpr):
-    """What dropout multiplies each element by."""
+def _kept(seed, p, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
+    """What dropout multiplies each element of the block by."""
     if DROPOUT:
-        return tl.where(tl.rand(tl.load(seed), element) >= p, 1 / (1 - p), 0.0)
+        return tl.reshape(kept(seed, tl.program_id(0), p, 1, BLOCK), (BLOCK,))
     else:
-        return tl.full(element.shape, 1.0, tl.float32)
+        return tl.full((BLOCK,), 1.0, tl.float32)
 
 
 @triton.jit(do_not_specialize=["elements"])
@@ -38,7 +39,7 @@ def geglu_forward(gate_up, seed, y, elements, p, F: tl.constexpr, DROPOUT: tl.co
     x = tl.load(gate_up + gate, mask, 0).to(tl.float32)
     up = tl.load(gate_up + gate + F, mask, 0).to(tl.float32)
     value, _ = _gelu(x)
-    value = value * up * _kept(seed, element, p, DROPOUT)
+    value = value * up * _kept(seed, p, DROPOUT, BLOCK)
     tl.store(y + element, value.to(y.dtype.element_ty), mask)
 
 
@@ -51,7 +52,7 @@ def geglu_backward(
     gate = element // F * (2 * F) + element % F
     x = tl.load(gate_up + gate, mask, 0).to(tl.float32)
     up = tl.load(gate_up + gate + F, mask, 0).to(tl.float32)
-    upstream = tl.load(grad + element, mask, 0).to(tl.float32) * _kept(seed, element, p, DROPOUT)
+    upstream = tl.load(grad + element, mask, 0).to(tl.float32) * _kept(seed, p, DROPOUT, BLOCK)
     value, slope = _gelu(x)
     tl.store(grad_gate_up + gate, (upstream * up * slope).to(grad_gate_up.dtype.element_ty), mask)
     tl.store(grad_gate_up + gate + F, (upstream * value).to(grad_gate_up.dtype.element_ty), mask)
@@ -61,19 +62,28 @@ def _constants(width: int, p: float) -> dict:
     return {"F": width, "DROPOUT": p > 0, "BLOCK": BLOCK, "warps": WARPS, "stages": 1}
 
 
-def forward(gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
-    """[R, F]; seed: one int64 on the device."""
+def forward(gate_up_R2F: Tensor, seed: Tensor | None, p: float) -> Tensor:
+    """[R, F]; seed: one int64 on the device, None without dropout."""
     rows, width = gate_up_R2F.shape[0], gate_up_R2F.shape[1] // 2
     y_RF = torch.empty(rows, width, dtype=gate_up_R2F.dtype, device=gate_up_R2F.device)
     grid = (triton.cdiv(y_RF.numel(), BLOCK),)
-    launch(geglu_forward, grid, gate_up_R2F, seed, y_RF, y_RF.numel(), float(p), **_constants(width, p))
+    launch(
+        geglu_forward,
+        grid,
+        gate_up_R2F,
+        gate_up_R2F if seed is None else seed,
+        y_RF,
+        y_RF.numel(),
+        float(p),
+        **_constants(width, p),
+    )
     return y_RF
 
 
-def backward(grad_RF: Tensor, gate_up_R2F: Tensor, seed: Tensor, p: float) -> Tensor:
+def backward(grad_RF: Tensor, gate_up_R2F: Tensor, seed: Tensor | None, p: float) -> Tensor:
     """[R, 2 F]"""
     grad_gate_up_R2F, width = torch.empty_like(gate_up_R2F), grad_RF.shape[1]
     grid, elements = (triton.cdiv(grad_RF.numel(), BLOCK),), grad_RF.numel()
-    inputs = grad_RF, gate_up_R2F, seed, grad_gate_up_R2F, elements, float(p)
+    inputs = grad_RF, gate_up_R2F, gate_up_R2F if seed is None else seed, grad_gate_up_R2F, elements, float(p)
     launch(geglu_backward, grid, *inputs, **_constants(width, p))
     return grad_gate_up_R2F

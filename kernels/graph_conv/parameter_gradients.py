@@ -10,14 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..deferred_activation.triton_kernel import (
-    MERGED_COLUMNS,
-    MERGED_ROWS,
-    MERGING_WARPS,
-    ActivationGradient,
-    store_sums,
-)
+from ..deferred_activation.triton_kernel import ActivationGradient
 from ..launch import launch, padded
+from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
 
 LINES = 128  # of the adjacency's partial sums at once
 COPIED = 2048  # of the weight's elements that a program transposes

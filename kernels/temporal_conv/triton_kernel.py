@@ -10,19 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 from ..deferred_activation.triton_kernel import (
-    MERGED_COLUMNS,
-    MERGED_ROWS,
-    MERGING_WARPS,
     ActivationGradient,
     by_channel,
     merged,
     output_gradient,
     store_activation_gradient,
     store_batch_stats,
-    store_sums,
 )
 from ..deferred_activation.triton_kernel import forward as activate
 from ..launch import launch
+from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
 
 MOST_SPLITS = 16  # of the rows in the weights' gradient, each with a partial sum of its own
 WEIGHT_COLUMNS = MERGED_ROWS * MERGED_COLUMNS // MOST_SPLITS  # of a program that adds those up

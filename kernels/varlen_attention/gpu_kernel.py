@@ -8,6 +8,7 @@ contiguous in rows whose stride is a multiple of 8: an aligned `Packing` makes i
 import torch
 from torch import Tensor
 
+from ..gather_rows.op import gather_rows
 from ..packing import Packing
 from .reference import padded_heads
 
@@ -18,9 +19,17 @@ def varlen_attention(
     projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing, heads: int, p: float
 ) -> Tensor:
     """See kernels/varlen_attention/reference.py."""
-    query, key, value = padded_heads(projected, queries, keys, heads)
+    query, key, value = padded_heads([_pad(x, packing) for x, packing in zip(projected, (queries, keys))], heads)
     bias = bias.to(query.dtype).expand(*query.shape[:3], key.shape[2])
-    return queries.pack(efficient_attention(query, key, value, bias, p).transpose(1, 2).flatten(2))
+    out_ND = efficient_attention(query, key, value, bias, p).transpose(1, 2).flatten(0, 1).flatten(1)
+    return out_ND if queries.rows == len(out_ND) else gather_rows(out_ND, queries.slot_P, queries.row_N)
+
+
+def _pad(x_PC: Tensor, packing: Packing) -> Tensor:
+    """[B, S, C], like `Packing.pad`; forward and backward are one launch each."""
+    shape = len(packing.lengths), packing.longest, x_PC.shape[1]
+    full = packing.rows == shape[0] * shape[1]
+    return (x_PC if full else gather_rows(x_PC, packing.row_N, packing.slot_P)).view(shape)
 
 
 def efficient_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, p: float) -> Tensor:

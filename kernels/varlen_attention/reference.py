@@ -1,5 +1,7 @@
 """Attention of packed sequences in plain PyTorch: the truth that every faster version is held against."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout
@@ -12,12 +14,9 @@ def split_heads(x_BSD: Tensor, heads: int) -> Tensor:
     return x_BSD.unflatten(-1, (heads, -1)).transpose(-2, -3)
 
 
-def padded_heads(
-    projected: tuple[Tensor, ...], queries: Packing, keys: Packing, heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [B, H, S, C] of what `varlen_attention` takes."""
-    padded = [packing.pad(x) for x, packing in zip(projected, (queries, keys))]
-    width = projected[0].shape[1] // (3 if len(projected) == 1 else 1)
+def padded_heads(padded: Sequence[Tensor], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [B, H, S, C] of what `varlen_attention` takes as `projected`, once padded."""
+    width = padded[0].shape[-1] // (3 if len(padded) == 1 else 1)
     query, key, value = (split_heads(part, heads) for x in padded for part in x.split(width, -1))
     return query, key, value
 
@@ -38,7 +37,7 @@ def varlen_attention(
     Returns:
         [Q, D], D = H C.
     """
-    query, key, value = padded_heads(projected, queries, keys, heads)
+    query, key, value = padded_heads([packing.pad(x) for x, packing in zip(projected, (queries, keys))], heads)
     logits_BHST = query @ key.mT + bias
     exact = torch.promote_types(logits_BHST.dtype, torch.float32)
     weights_BHST = dropout(logits_BHST.softmax(-1, dtype=exact).to(value.dtype), p)

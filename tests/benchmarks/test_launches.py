@@ -11,13 +11,14 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.launches import CEILINGS, WHOLE, Row, count, launches
+from benchmarks.launches import CEILINGS, CLIPS_PER_MICRO_BATCH, WHOLE, Row, count, launches
 from benchmarks.step.launch_counter import LaunchCounter
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.utils.console import run_command
 
 H200 = CEILINGS["H200"]
+MOST_LAUNCHES = {1: 1800, 2: 2750, 3: 2750}  # of a micro-batch at its default size; lower them with the code
 
 
 def counted(stage: int, clips: int, config: ModelConfig = ModelConfig()) -> dict[tuple[str, str], Row]:
@@ -26,8 +27,21 @@ def counted(stage: int, clips: int, config: ModelConfig = ModelConfig()) -> dict
 
 
 @pytest.fixture(scope="module")
-def stage1() -> dict[tuple[str, str], Row]:
-    return counted(1, 128)
+def stages() -> dict[int, dict[tuple[str, str], Row]]:
+    """Of each stage at its default size."""
+    return {stage: counted(stage, clips) for stage, clips in CLIPS_PER_MICRO_BATCH.items()}
+
+
+@pytest.fixture(scope="module")
+def stage1(stages) -> dict[tuple[str, str], Row]:
+    return stages[1]
+
+
+@pytest.mark.parametrize("stage", MOST_LAUNCHES)
+def test_a_micro_batch_has_few_launches_and_keeps_the_gpu_ahead_of_the_host(stages, stage):
+    whole = stages[stage][WHOLE, "both"]
+    assert 0.9 * MOST_LAUNCHES[stage] < whole.launches <= MOST_LAUNCHES[stage]
+    assert whole.host_ms < whole.gpu_ms / 2
 
 
 def test_what_launches_a_kernel_is_counted_with_its_bytes_and_flops():

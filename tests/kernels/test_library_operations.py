@@ -10,10 +10,11 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from unisign_fast.kernels import dispatch
-from unisign_fast.kernels.dropout.op import dropout
+from unisign_fast.kernels.dropout.op import dropout, dropout_seeds
 from unisign_fast.kernels.geglu.op import geglu
 from unisign_fast.kernels.packing import Packing
 from unisign_fast.kernels.registry import LIBRARY_SPECS
+from unisign_fast.kernels.residual_rms_norm.op import residual_rms_norm
 from unisign_fast.kernels.spec import KernelSpec
 from unisign_fast.kernels.testing import check, make_inputs, repair_interpreter, results_and_gradients
 from unisign_fast.kernels.varlen_attention import gpu_kernel
@@ -23,6 +24,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = [(spec, name) for spec in LIBRARY_SPECS for name in ("gpu", "cpu") if getattr(spec.operation, name)]
 CASES = [(*one, case) for one in BACKENDS for case in one[0].cases]
 IDS = [f"{spec.name}-{backend}-{case.reason}" for spec, backend, case in CASES]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpreter() -> None:
+    if DEVICE == "cpu":
+        repair_interpreter()
 
 
 @pytest.fixture
@@ -101,16 +108,44 @@ def test_dropout_of_neighbors_is_independent():
 
 @pytest.mark.parametrize("backend", ["gpu", "cpu"])
 def test_the_gate_drops_its_share_and_the_gradient_passes_where_the_value_did(backend):
-    repair_interpreter()
     torch.manual_seed(0)
     x = torch.randn(20, 2 * 1000, device=DEVICE if backend == "gpu" else "cpu").requires_grad_()
-    whole = geglu.reference(x, 0.0)
-    y = getattr(geglu, backend)(x, 0.3)
+    whole = geglu.reference(x, 0.0, None)
+    y = getattr(geglu, backend)(x, 0.3, torch.tensor([5], device=x.device) if backend == "gpu" else None)
     (grad,) = torch.autograd.grad(y.sum(), x)
     (grad_whole,) = torch.autograd.grad((whole * (y != 0) / 0.7).sum(), x)
     assert (y != 0).float().mean().item() == pytest.approx(0.7, abs=0.02)
     torch.testing.assert_close(y, whole * (y != 0) / 0.7, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(grad, grad_whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["gpu", "cpu"])
+def test_the_residual_drops_its_share_and_the_gradient_passes_where_the_value_did(backend):
+    torch.manual_seed(0)
+    device = DEVICE if backend == "gpu" else "cpu"
+    x, branch, scale = torch.zeros(60, 768, device=device), torch.ones(60, 768, device=device), torch.ones(768)
+    branch.requires_grad_()
+    seeds = [torch.tensor([seed], device=device) if backend == "gpu" else None for seed in (5, 5, 6)]
+    z, again, other = (
+        getattr(residual_rms_norm, backend)(x, branch, scale.to(device), 1e-6, 0.3, seed)[0] for seed in seeds
+    )
+    (grad,) = torch.autograd.grad(z.sum(), branch)
+    torch.testing.assert_close(z, (z != 0) / 0.7)
+    assert torch.equal(grad, z), "the same mask both ways"
+    assert (z != 0).float().mean().item() == pytest.approx(0.7, abs=0.01)
+    assert ((z != 0) & (other != 0)).float().mean().item() == pytest.approx(0.49, abs=0.01), "independent of the seed"
+    if backend == "gpu":
+        assert torch.equal(z, again), "follows from the seed"
+    for apart in (1, 2, 3, 4, 768):
+        both = (z.flatten()[apart:] != 0) & (z.flatten()[:-apart] != 0)
+        assert both.float().mean().item() == pytest.approx(0.49, abs=0.01), "neighbors are independent"
+
+
+def test_seeds_are_drawn_for_a_gpu_only():
+    assert dropout_seeds(2, torch.empty(1)) == [None, None]
+    with dispatch.forcing("gpu"):
+        one, other = dropout_seeds(2, torch.empty(1))
+    assert one.shape == other.shape == (1,) and one.dtype == torch.int64 and one != other
 
 
 def attended(logit_S: list[float], value_S: list[float]) -> float:

@@ -17,9 +17,11 @@ from transformers import MT5Config, MT5ForConditionalGeneration
 from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5LayerFF, MT5LayerNorm, MT5LayerSelfAttention, MT5Stack
 
 from unisign_fast.kernels.cross_entropy.op import cross_entropy
+from unisign_fast.kernels.dropout.op import dropout_seeds
 from unisign_fast.kernels.geglu.op import geglu
 from unisign_fast.kernels.packing import Packing
-from unisign_fast.kernels.rms_norm_linear.op import rms_norm_linear
+from unisign_fast.kernels.projections.op import projections
+from unisign_fast.kernels.residual_rms_norm.op import residual_rms_norm
 from unisign_fast.kernels.varlen_attention.op import varlen_attention
 from unisign_fast.model.config import MT5Shape
 from unisign_fast.model.dropout import Dropout, replace_dropout
@@ -94,11 +96,11 @@ def encode(stack: MT5Stack, x_PD: Tensor, packing: Packing) -> Tensor:
     """Hidden states [P, D] of the encoder, from embeddings [P, D]."""
     packing = packing.aligned()
     bias_BHSS = _position_bias(stack, packing) + _additive(packing.mask_BS[:, None, None], x_PD.dtype)
-    x_PD = stack.dropout(x_PD)
+    stream = _Stream(stack, x_PD)
     for attention, feed_forward in sublayers(stack):
-        x_PD = _self_attention(attention, x_PD, packing, bias_BHSS)
-        x_PD = _feed_forward(feed_forward, x_PD)
-    return stack.dropout(norm(stack.final_layer_norm, x_PD))
+        stream.add(_self_attention(attention, stream, packing, bias_BHSS), attention.dropout)
+        stream.add(_feed_forward(feed_forward, stream), feed_forward.dropout)
+    return stack.dropout(stream.normed_PD)
 
 
 def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, encoder_packing: Packing) -> Tensor:
@@ -107,16 +109,38 @@ def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, e
     allowed_SS = torch.ones(packing.longest, packing.longest, dtype=torch.bool, device=x_LD.device).tril()
     bias_BHSS = _position_bias(stack, packing) + _additive(allowed_SS & packing.mask_BS[:, None, None], x_LD.dtype)
     bias_B11T = _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
-    x_LD = stack.dropout(x_LD)
+    stream = _Stream(stack, x_LD)
     for layers, key_value_P2D in zip(sublayers(stack), _keys_and_values(stack, hidden_PD), strict=True):
         attention, cross_attention, feed_forward = layers
-        x_LD = _self_attention(attention, x_LD, packing, bias_BHSS)
+        stream.add(_self_attention(attention, stream, packing, bias_BHSS), attention.dropout)
         module = cross_attention.EncDecAttention
-        query_LD = _normed_projections(cross_attention.layer_norm, x_LD, module.q)
+        query_LD = projections(stream.normed_PD, (module.q.weight,))
         attended_LD = _attend(module, (query_LD, key_value_P2D), bias_B11T, packing, encoder_packing)
-        x_LD = x_LD + cross_attention.dropout(attended_LD)
-        x_LD = _feed_forward(feed_forward, x_LD)
-    return stack.dropout(norm(stack.final_layer_norm, x_LD))
+        stream.add(attended_LD, cross_attention.dropout)
+        stream.add(_feed_forward(feed_forward, stream), feed_forward.dropout)
+    return stack.dropout(stream.normed_PD)
+
+
+class _Stream:
+    """The residual stream [P, D] of a stack, and its normalized values, which the next sublayer reads."""
+
+    def __init__(self, stack: MT5Stack, x_PD: Tensor):
+        layers = [layer for block in sublayers(stack) for layer in block]
+        self._norms = iter([*(layer.layer_norm for layer in layers), stack.final_layer_norm])
+        masks = len(layers) + len(sublayers(stack))  # of the sublayers' outputs, and of the feed-forwards' gates
+        self._seeds = iter(dropout_seeds(masks, x_PD) if stack.training else [None] * masks)
+        self.x_PD = stack.dropout(x_PD)
+        self.normed_PD = norm(next(self._norms), self.x_PD)
+
+    def add(self, branch_PD: Tensor, dropout: nn.Dropout) -> None:
+        """Add a sublayer's output."""
+        layer = next(self._norms)
+        inputs = self.x_PD, branch_PD, layer.weight, layer.variance_epsilon
+        self.x_PD, self.normed_PD = residual_rms_norm(*inputs, *self.mask_of(dropout))
+
+    def mask_of(self, dropout: nn.Dropout) -> tuple[float, Tensor | None]:
+        """Its probability, and the seed of its mask."""
+        return dropout.p if dropout.training else 0.0, next(self._seeds)
 
 
 def _keys_and_values(stack: MT5Stack, hidden_PD: Tensor) -> tuple[Tensor, ...]:
@@ -126,10 +150,10 @@ def _keys_and_values(stack: MT5Stack, hidden_PD: Tensor) -> tuple[Tensor, ...]:
     return linear(hidden_PD, torch.cat(weights)).chunk(len(modules), 1)
 
 
-def _self_attention(layer: MT5LayerSelfAttention, x_PD: Tensor, packing: Packing, bias_BHSS: Tensor) -> Tensor:
+def _self_attention(layer: MT5LayerSelfAttention, stream: _Stream, packing: Packing, bias_BHSS: Tensor) -> Tensor:
     module = layer.SelfAttention
-    qkv_P3D = _normed_projections(layer.layer_norm, x_PD, module.q, module.k, module.v)
-    return x_PD + layer.dropout(_attend(module, (qkv_P3D,), bias_BHSS, packing, packing))
+    qkv_P3D = projections(stream.normed_PD, (module.q.weight, module.k.weight, module.v.weight))
+    return _attend(module, (qkv_P3D,), bias_BHSS, packing, packing)
 
 
 def _attend(
@@ -139,17 +163,10 @@ def _attend(
     return module.o(varlen_attention(projected, bias, queries, keys, module.n_heads, p))
 
 
-def _feed_forward(layer: MT5LayerFF, x_PD: Tensor) -> Tensor:
+def _feed_forward(layer: MT5LayerFF, stream: _Stream) -> Tensor:
     module = layer.DenseReluDense
-    gate_up_P2F = _normed_projections(layer.layer_norm, x_PD, module.wi_0, module.wi_1)
-    p = module.dropout.p if module.training else 0.0
-    return x_PD + layer.dropout(module.wo(geglu(gate_up_P2F, p)))
-
-
-def _normed_projections(layer: MT5LayerNorm, x_PD: Tensor, *projections: nn.Linear) -> Tensor:
-    """The projections of the normalized x, side by side."""
-    weights = tuple(projection.weight for projection in projections)
-    return rms_norm_linear(x_PD, layer.weight, layer.variance_epsilon, weights)
+    gate_up_P2F = projections(stream.normed_PD, (module.wi_0.weight, module.wi_1.weight))
+    return module.wo(geglu(gate_up_P2F, *stream.mask_of(module.dropout)))
 
 
 def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:

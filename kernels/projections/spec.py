@@ -1,13 +1,12 @@
-"""Cases, FLOPs and bytes of RMS norm and projections. N rows, D model width, O outputs of each projection."""
+"""Cases, FLOPs and bytes of projections. N rows, D model width, O outputs of each projection."""
 
 from ..spec import Case, KernelSpec
-from .op import rms_norm_linear
+from .op import projections
 
 
 def _inputs(shape: dict, random) -> tuple:
     rows, width = shape["N"], shape["D"]
-    weights = tuple(random(outputs, width, scale=width**-0.5) for outputs in shape["O"])
-    return random(rows, width), random(width), 1e-6, weights
+    return random(rows, width), tuple(random(outputs, width, scale=width**-0.5) for outputs in shape["O"])
 
 
 def _flops(shape: dict) -> int:
@@ -20,10 +19,11 @@ def _bytes(shape: dict, itemsize: int) -> int:
 
 
 SPEC = KernelSpec(
-    operation=rms_norm_linear,
+    operation=projections,
     inputs=_inputs,
     cases=(
         Case({"N": 7, "D": 16, "O": [5, 3, 16]}, "projections of different widths"),
+        Case({"N": 3, "D": 8, "O": [8]}, "one projection"),
         Case({"N": 1, "D": 1, "O": [1]}, "a single number"),
         Case({"N": 0, "D": 8, "O": [8, 8]}, "no rows"),
     ),

@@ -1,0 +1,1 @@
+"""Several linear projections of one input."""

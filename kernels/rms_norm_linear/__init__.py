@@ -1,1 +1,0 @@
-"""Linear projections of an input after RMS normalization."""
