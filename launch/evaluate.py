@@ -27,7 +27,7 @@ from unisign_fast.evaluation.predictions import (
 from unisign_fast.evaluation.significance import Difference, difference
 from unisign_fast.evaluation.synonyms import read_class_list
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.targets import LANGUAGES, Task
+from unisign_fast.pipelines.targets import Task, language_code, read_language
 from unisign_fast.text.normalization import Normalization
 from unisign_fast.utils.console import run_command
 
@@ -65,8 +65,8 @@ class Settings:
             raise InputError(missing, "is needed with --model", "name keypoint stores, and a folder for the results")
         if self.model is None and self.language is None:
             raise InputError("--language", "is needed with --predictions", "give that of the texts, as zh or en")
-        if self.language not in (None, *LANGUAGES):
-            raise InputError("--language", f"{self.language!r} is not known", f"use one of {' '.join(LANGUAGES)}")
+        if self.language is not None:
+            object.__setattr__(self, "language", read_language(self.language))
 
 
 def evaluate(settings: tyro.conf.OmitArgPrefixes[Settings]) -> None:
@@ -122,8 +122,8 @@ def _score(
 ) -> None:
     """Print the scores of these predictions, and write them where the settings say, with what is known `about` them."""
 
-    language = settings.language
-    assert language is not None, "predictions come with a language, a model's clips know theirs"
+    assert settings.language is not None, "predictions come with a language, a model's clips know theirs"
+    language = language_code(settings.language)
 
     def scored(some: Sequence[Prediction]) -> Scores:
         texts = [r.prediction for r in some], [r.reference for r in some]
@@ -134,7 +134,7 @@ def _score(
         other = scored(read_baseline(settings.baseline, rows))
         compared = {metric: difference(other.statistics[metric], s) for metric, s in scores.statistics.items()}
     plain = scores.plain()
-    show(scores, plain["intervals"], compared, f"{settings.task}, {settings.language}")
+    show(scores, plain["intervals"], compared, f"{settings.task}, {language}")
     if settings.json is not None:
         files = {"predictions": settings.predictions, "references": settings.references or settings.predictions}
         files |= {"baseline": settings.baseline, "classes": settings.classes}
@@ -142,9 +142,7 @@ def _score(
         differences = (
             {"differences": {metric: asdict(result) for metric, result in compared.items()}} if compared else {}
         )
-        write_json(
-            settings.json, {"task": settings.task, "language": settings.language, **plain, **differences, **about}
-        )
+        write_json(settings.json, {"task": settings.task, "language": language, **plain, **differences, **about})
 
 
 def show(

@@ -7,7 +7,7 @@ from .clips.augmentation import read_augmentation
 from .clips.frame_sampling import RULES, Rule
 from .crops.boxes import BOX_RULES, BoxRule
 from .errors import InputError
-from .targets import LANGUAGES, Task
+from .targets import Task, read_language
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class DataSettings:
     """Settings of the data path, exposed as command-line options."""
 
     task: Task = "slt"  # the target: sentence, glosses or word
-    language: str | None = None  # of prompt and target, ISO 639-1 (de, fr, ...); None: the clip's own
+    language: str | None = None  # of prompt and target: CODE (de, gsw, ...) or CODE=NAME; None: the clip's own
     max_frames: int = 256  # of a clip; longer clips are subsampled to this many
     p_samp: float = 0.1  # share of frames whose hand crops are sampled; 0: pose only, no video or crop is read
     sampling: Rule = "paper"  # Algorithm 1, or the published code's rule
@@ -26,7 +26,8 @@ class DataSettings:
 
     def __post_init__(self):
         self._check("task", self.task in get_args(Task), f"choose one of {', '.join(get_args(Task))}")
-        self._check("language", self.language in (None, *LANGUAGES), f"choose one of {', '.join(LANGUAGES)}")
+        if self.language is not None:
+            object.__setattr__(self, "language", read_language(self.language))
         self._check("max_frames", self.max_frames >= 1, "give 1 or more")
         self._check("p_samp", 0 <= self.p_samp <= 1, "give a share in [0, 1]")
         self._check("sampling", self.sampling in RULES, f"choose one of {', '.join(RULES)}")

@@ -1,6 +1,13 @@
-"""The target of a clip: kind of text and language."""
+"""The target of a clip: kind of text and language.
 
+A language is CODE, a BCP-47 tag (de, gsw, zh-Hant), or CODE=NAME, where its user says what the prompt calls it.
+"""
+
+import re
+from functools import lru_cache
 from typing import Literal
+
+from .errors import InputError
 
 LANGUAGES = {
     "zh": "Chinese",
@@ -21,5 +28,47 @@ LANGUAGES = {
     "ja": "Japanese",
     "ko": "Korean",
     "vi": "Vietnamese",
-}  # ISO 639-1 -> language name used in the prompt
+}  # those used most; langcodes has the names of the others, and the same of these
 Task = Literal["slt", "cslr", "islr"]  # the target: sentence, glosses or word
+
+_TAG = re.compile(r"(?:[a-zA-Z]{2,8}|x)(?:-[a-zA-Z0-9]{1,8})*")
+
+
+def language_code(language: str) -> str:
+    """CODE of CODE or CODE=NAME."""
+    return language.partition("=")[0]
+
+
+@lru_cache(1024)
+def language_name(language: str) -> str | None:
+    """The English name of CODE, or NAME of CODE=NAME; None if the code is unknown or malformed, or the name empty."""
+    code, equals, name = language.partition("=")
+    if not _TAG.fullmatch(code):
+        return None
+    if equals:
+        return name if name.strip() and name.isprintable() else None
+    return LANGUAGES.get(code) or _name_in_table(code)
+
+
+def _name_in_table(code: str) -> str | None:
+    import langcodes  # late: it takes 0.2 s, and most languages are in LANGUAGES
+
+    try:
+        tag = langcodes.Language.get(code)
+        name = tag.display_name("en")
+    except ValueError:
+        return None
+    return None if name.startswith("Unknown language") or not tag.is_valid() else name
+
+
+def read_language(given: str) -> str:
+    """The language that a user gives, its code in standard form (deu and DE are de). Raises InputError."""
+    code, equals, name = given.partition("=")
+    if language_name(given) is None:
+        remedy = "give a code of BCP-47 or ISO 639, or CODE=NAME with the English name of the language"
+        raise InputError("--language", f"{given!r} is not known", remedy)
+    if code not in LANGUAGES:
+        import langcodes
+
+        code = langcodes.standardize_tag(code)
+    return f"{code}{equals}{name.strip()}"

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from ..errors import InputError
 from ..input_files import read_json, read_text
-from ..targets import LANGUAGES
+from ..targets import language_name
 
 SUFFIXES = (".vtt", ".srt", ".ttml", ".json")
 MAX_BYTES = 16 * 2**20  # of a file; a day of captions has about 3 MB
@@ -67,7 +67,7 @@ def language_of(file: Path, name: str) -> str:
     """
     words = file.name.removeprefix(f"{name}.").split(".")
     code = words[-2].split("-")[0].split("_")[0].lower() if len(words) > 1 else ""
-    return code if code in LANGUAGES else ""
+    return code if len(code) == 2 and language_name(code) else ""
 
 
 def read_captions(path: Path) -> list[Caption]:

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..file_names import NamedFiles, is_hidden
 from ..store.keypoint_store import KeypointStoreWriter
 from ..store.manifest import UNLABELLED
-from ..targets import LANGUAGES
+from ..targets import language_code, read_language
 from .formats import pose_format
 from .labels import Label, read_labels
 from .labels.entry import without_suffix
@@ -45,8 +45,7 @@ def convert(
     """
     if not 0 <= max_bad_share <= 1:
         raise InputError("--max-bad-share", f"is {max_bad_share}", "give a share from 0 to 1")
-    if language not in (None, *LANGUAGES):
-        raise InputError("--language", f"{language!r} is not known", f"use one of {', '.join(LANGUAGES)}")
+    language = None if language is None else read_language(language)
     for option, folder in (("--poses", poses), ("--videos", videos)):
         if folder is not None and not folder.is_dir():
             raise InputError(f"{option}: {folder}", "is not a folder", "name the folder that holds the files")
@@ -60,7 +59,7 @@ def convert(
                 )
         clips, bad_labels = files.unlabelled(), list[InputError]()
     else:
-        clips, bad_labels = read_labels(labels, split, classes, language)
+        clips, bad_labels = read_labels(labels, split, classes, language and language_code(language))
     bad = _BadClips(labels or poses, len(clips) + len(bad_labels), max_bad_share)
     language = language or ("zh" if any(re.search("[\u4e00-\u9fff]", clip.text) for clip in clips) else "en")
     for error in bad_labels:

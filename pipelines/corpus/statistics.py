@@ -6,7 +6,7 @@ any other's are words; neither counts punctuation or case. Clips are read one by
 
 import re
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -20,9 +20,8 @@ from rich.progress import track
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStore
 from ..store.manifest import ALL_SPLITS, Clip
-from ..targets import LANGUAGES
+from ..targets import LANGUAGES, language_code
 
-UNITS = {language: "characters" if language == "zh" else "words" for language in LANGUAGES}
 FORMATS = (".png", ".svg", ".pdf")
 SHOWN = 5  # examples of each kind of duplicate
 LONGEST = 99.5  # percent of the clips that the figure's axes reach
@@ -42,7 +41,7 @@ class Corpus:
     """The clips of several stores, numbered one store after the other."""
 
     stores: list[KeypointStore]
-    groups: dict[tuple[str, str], Group]  # (language, split), in the order of LANGUAGES and ALL_SPLITS
+    groups: dict[tuple[str, str], Group]  # (language code, split), in the order of LANGUAGES and ALL_SPLITS
     splits: np.ndarray  # of each clip: which of ALL_SPLITS, uint8
     texts: np.ndarray  # of each clip: a 64-bit hash of its text, white space made single spaces
     keypoints: np.ndarray  # of each clip: checksum and number of frames of its keypoints, uint64
@@ -69,12 +68,12 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
     stores = [KeypointStore.open(path) for path in paths]
     if not any(len(store.clips) for store in stores):
         raise InputError(", ".join(map(str, paths)), "there is no clip", "name stores that have some")
-    groups = {(language, split): Group() for language in LANGUAGES for split in ALL_SPLITS}
+    groups: dict[tuple[str, str], Group] = defaultdict(Group)
     splits, texts = array("B"), array("Q")
     console = Console(stderr=True)
     for store in stores:
         for clip in track(store.clips, str(store.path), console=console, disable=not console.is_terminal):
-            group, units = groups[clip.language, clip.split], units_of(clip.text, clip.language)
+            group, units = groups[language_code(clip.language), clip.split], units_of(clip.text, clip.language)
             group.seconds.append(clip.frames / clip.fps)
             group.lengths.append(len(units))
             group.vocabulary.update(units)
@@ -84,13 +83,25 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
             texts.append(int.from_bytes(digest, "little"))
     crc32c, frames = (np.concatenate([getattr(store.clips, name) for store in stores]) for name in ("crc32c", "frames"))
     keypoints = crc32c.astype(np.uint64) << np.uint64(32) | frames.astype(np.uint64)
-    groups = {key: group for key, group in groups.items() if group.seconds}
-    return Corpus(stores, groups, np.asarray(splits, np.uint8), np.asarray(texts, np.uint64), keypoints)
+    codes = [*LANGUAGES, *sorted({code for code, _ in groups} - LANGUAGES.keys())]
+    keys = [(code, split) for code in codes for split in ALL_SPLITS if (code, split) in groups]
+    return Corpus(
+        stores,
+        {key: groups[key] for key in keys},
+        np.asarray(splits, np.uint8),
+        np.asarray(texts, np.uint64),
+        keypoints,
+    )
+
+
+def unit_name(language: str) -> str:
+    """What a text is counted in: characters of a Chinese one, words of any other."""
+    return "characters" if language.partition("-")[0] == "zh" else "words"
 
 
 def units_of(text: str, language: str) -> list[str]:
     """The characters of a Chinese text, the words of any other, in lower case."""
-    return re.findall(r"\w" if language == "zh" else r"\w+(?:['’-]\w+)*", text.lower())
+    return re.findall(r"\w" if unit_name(language) == "characters" else r"\w+(?:['’-]\w+)*", text.lower())
 
 
 def describe(corpus: Corpus) -> str:
@@ -112,7 +123,7 @@ def describe(corpus: Corpus) -> str:
             rows.append(_row(f"{language} all", _together(list(parts.values())), None))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    units = ", ".join(f"{UNITS[language]} ({language})" for language in corpus.languages())
+    units = ", ".join(f"{unit_name(language)} ({language})" for language in corpus.languages())
     return "\n".join([*lines, f"texts are counted in {units}"])
 
 
@@ -180,7 +191,7 @@ def draw(corpus: Corpus, path: Path) -> None:
         whole = _together(list(corpus.of_language(language).values()))
         colour = f"C{place}"
         _draw_distribution(panels[0], np.asarray(whole.seconds), language, "s", colour)
-        _draw_distribution(panels[1], np.asarray(whole.lengths), language, UNITS[language], colour)
+        _draw_distribution(panels[1], np.asarray(whole.lengths), language, unit_name(language), colour)
         if whole.vocabulary:
             _draw_vocabulary(panels[2], sorted(whole.vocabulary.values(), reverse=True), language, colour)
     for panel, title, across, up in (

@@ -18,7 +18,7 @@ import numpy as np
 from ..atomic_io import sync_to_disk
 from ..errors import InputError
 from ..input_files import parse_json
-from ..targets import LANGUAGES, Task
+from ..targets import Task, language_code, language_name
 from .checked_files import FileReader
 
 SPLITS = ("train", "dev", "test")  # of a corpus with labels
@@ -44,7 +44,7 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: str  # unique within a store
     split: str  # one of ALL_SPLITS
-    language: str  # one of LANGUAGES: the language of `text`
+    language: str  # of `text`: CODE or CODE=NAME (pipelines/targets.py)
     text: str  # the sentence (SLT) or the word (ISLR)
     gloss: str  # glosses joined by single spaces, "" if there are none
     first_frame: int  # where the clip starts in the keypoint array
@@ -54,7 +54,7 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     height: int
     source: str  # video path, relative to the store or absolute; "" if there is no video
     crc32c: int  # of the clip's float16 bytes in the keypoint array
-    translations: dict[str, str] = {}  # other languages -> text
+    translations: dict[str, str] = {}  # codes of other languages -> text
     tags: dict[str, str] = {}  # free: signer, ...
     video_start: int = 0  # the video frame that keypoint frame 0 belongs to
     video_frames: int = 0  # frames of the whole video that can be decoded; 0 if it ends with the clip
@@ -67,10 +67,11 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         if task == "cslr":
             name, text = "gloss", self.gloss
-        elif language is None or language == self.language:
+        elif language is None or language_code(language) == language_code(self.language):
             name, text = "text", self.text
         else:
-            name, text = f"translations.{language}", self.translations.get(language, "")
+            code = language_code(language)
+            name, text = f"translations.{code}", self.translations.get(code, "")
         if not text.strip():
             problem = f"is empty, and {task} needs it"
             raise InputError(f"clip {self.id}: {name}", problem, "label the clip or leave it out")
@@ -82,7 +83,7 @@ _TYPES: dict[str, Any] = {name: get_origin(kind) or kind for name, kind in Clip.
 _REMEDIES = {
     "id": "give the clip a name",
     "split": f"use one of {', '.join(ALL_SPLITS)}",
-    "language": f"use one of {', '.join(LANGUAGES)}",
+    "language": "use a code of BCP-47 or ISO 639, or CODE=NAME",
     "frames": "leave the clip out",
     "fps": "give the frames per second",
     "width": "give the width in pixels",
@@ -283,7 +284,7 @@ def _check_values(where: object, clip: Clip) -> None:
     good = {
         "id": clip.id != "",
         "split": clip.split in ALL_SPLITS,
-        "language": clip.language in LANGUAGES,
+        "language": language_name(clip.language) is not None,
         "frames": clip.frames > 0,
         "fps": math.isfinite(clip.fps) and clip.fps > 0,
         "width": clip.width > 0,

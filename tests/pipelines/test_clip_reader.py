@@ -172,7 +172,6 @@ def test_a_split_without_clips(store):
         ("p_samp", -0.1, "--p-samp"),
         ("p_samp", float("nan"), "--p-samp"),
         ("task", "asr", "--task"),
-        ("language", "xx", "--language"),
         ("sampling", "best", "--sampling"),
         ("max_frames", 0, "--max-frames"),
         ("crop_size", 0, "--crop-size"),

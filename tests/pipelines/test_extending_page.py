@@ -63,6 +63,10 @@ def test_a_pose_format_is_a_file_and_a_line(copied, tmp_path):
         read_pose(tmp_path / "poses/b.csv")
 
 
+def test_the_examples_of_languages():
+    exec(compile(next(code for code in EXAMPLES if "read_language" in code), "docs/extending.md", "exec"), {})
+
+
 def test_a_transform_is_a_function_and_a_line(tmp_path, monkeypatch):
     known = dict(TRANSFORMS)
     try:

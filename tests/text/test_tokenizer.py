@@ -37,7 +37,7 @@ def test_prompt_names_the_language_and_ends(tokenizer):
         assert ids.count(END) == 1 and ids[-1] == END and UNKNOWN not in ids
         assert tokenizer.decode(ids) == f"Translate sign language video to {name}:"
     assert len({tuple(tokenizer.prompt_ids(language)) for language in ("zh", "en")}) == 2
-    with pytest.raises(InputError, match="language: 'xx' is not known; use one of zh en "):
+    with pytest.raises(InputError, match="language: 'xx' is not known; give CODE=NAME with its English name"):
         tokenizer.prompt_ids("xx")
 
 

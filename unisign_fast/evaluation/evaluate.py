@@ -17,6 +17,7 @@ from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.reader import ClipReader, LoadedClips
 from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.targets import language_code
 from unisign_fast.pipelines.workers import compute_alone
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.utils.distributed import Ranks
@@ -49,7 +50,7 @@ class Evaluation:
     """Predictions of a split in the order of its clips, their scores, and what could not be read."""
 
     rows: list[Prediction]
-    language: str  # of the texts
+    language: str  # of the texts, its code
     scores: Scores
     bad_clips: list[str]
     clips_per_second: float
@@ -92,7 +93,7 @@ def evaluate_split(
     if not outcome:
         raise InputError(f"{reader.stores[0].path}: {split}", "no clip of it can be read", next(iter(bad.values())))
     rows = [outcome[number] for number in sorted(outcome)]
-    language = reader.settings.language or clips[min(outcome)].clip.language
+    language = language_code(reader.settings.language or clips[min(outcome)].clip.language)
     scores = score(reader.settings.task, [r.prediction for r in rows], [r.reference for r in rows], language)
     rate = len(clips) / (time.perf_counter() - start)
     return Evaluation(rows, language, scores, [bad[n] for n in sorted(bad)], rate)

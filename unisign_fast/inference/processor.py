@@ -26,7 +26,7 @@ from unisign_fast.pipelines.corpus.recordings import Recording
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
-from unisign_fast.pipelines.targets import LANGUAGES
+from unisign_fast.pipelines.targets import language_name, read_language
 from unisign_fast.text.tokenizer import Tokenizer
 
 NO_TEXT = "?"  # a clip needs some text to be read
@@ -79,13 +79,11 @@ class Processor:
         """
         if not 0 <= overlap < 1:
             raise InputError("--overlap", f"{overlap} is not possible", "give a share in [0, 1)")
-        if language not in (None, *LANGUAGES):
-            raise InputError("--language", f"{language!r} is not known", f"use one of {', '.join(LANGUAGES)}")
         if p_samp and not rgb:
             raise InputError("--p-samp", "the model is pose-only", "leave it out, or name an RGB-pose model")
         p_samp = 0.0 if not rgb else data.p_samp if p_samp is None else p_samp
         self.tokenizer = tokenizer
-        self.language = language or data.language  # None: each clip's own
+        self.language = read_language(language) if language else data.language  # None: each clip's own
         self.settings = replace(data, language=None, p_samp=p_samp, crops=None)
         self.window = 2 * data.max_frames if window is None else window
         if self.window < 1:
@@ -101,7 +99,7 @@ class Processor:
         """
         folder = find_model(source)
         data = load_data_settings(folder)
-        if data.language is None and len(trained := trained_languages(folder)) == 1:
+        if data.language is None and len(trained := trained_languages(folder)) == 1 and language_name(trained[0]):
             data = replace(data, language=trained[0])
         return cls(Tokenizer(folder), data, rgb=ModelConfig.load(folder / "config.json").rgb, **choices)
 

@@ -17,6 +17,7 @@ from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.corpus.recordings import Recording, estimated_recordings
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.targets import language_code
 from unisign_fast.training.settings import RUNS
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Translation:
     start: float  # seconds in the video
     end: float
     took: float  # seconds, its share of the batch
-    language: str  # of the text
+    language: str  # of the text, its code
     reference: str  # what should be said, "" where that is not known
     beams: list[Beam] = field(default_factory=list)  # the best texts, the first of them `text`; [] of a task head
 
@@ -178,7 +179,8 @@ class Translator:
         except InputError:
             reference = ""
         score = beams[0].score if beams else None
-        return Translation(name, clip.id, text, score, start, end, took, language, reference, beams)
+        written = language_code(language)
+        return Translation(name, clip.id, text, score, start, end, took, written, reference, beams)
 
 
 def _paths(inputs: object) -> list[Source] | None:

@@ -18,6 +18,7 @@ from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES, hand_rows
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.pipelines.store.manifest import Clip
+from unisign_fast.pipelines.targets import language_code
 from unisign_fast.report.fusion_probe import Fusion, probe
 from unisign_fast.report.run_folder import RunFolder
 
@@ -91,7 +92,10 @@ class ClipViewer:
         ref = self.clips[number]
         keypoints = ref.store.keypoints(ref.clip)
         settings = self._as_trained.settings
-        target, language = ref.clip.target(settings.task, settings.language), settings.language or ref.clip.language
+        target, language = (
+            ref.clip.target(settings.task, settings.language),
+            language_code(settings.language or ref.clip.language),
+        )
         frames = choose_frames(len(keypoints), settings.max_frames, None)
         packed = keypoints[frames][:, PACKED_JOINTS]
         problems = list(self._problems)

@@ -16,7 +16,7 @@ from sentencepiece import SentencePieceProcessor
 from unisign_fast.pipelines.atomic_io import replaced
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import not_a_file_of_its_kind, read_bytes
-from unisign_fast.pipelines.targets import LANGUAGES
+from unisign_fast.pipelines.targets import language_name
 
 PAD, END, UNKNOWN = 0, 1, 2  # mT5's special ids; its decoder starts with PAD
 MAX_BYTES, MAX_PIECES = 64 * 2**20, 2**24  # mT5's has 4 MB and 250,100
@@ -26,6 +26,14 @@ MAX_TARGET_TOKENS = 50  # with the end token, as published
 def until_end(tokens: list[int]) -> list[int]:
     """The tokens with the first end token, without padding behind it."""
     return tokens[: tokens.index(END) + 1] if END in tokens else tokens
+
+
+def prompt(language: str) -> str:
+    """The published prompt. Raises InputError if the language (CODE or CODE=NAME) is not known."""
+    name = language_name(language)
+    if name is None:
+        raise InputError("language", f"{language!r} is not known", "give CODE=NAME with its English name")
+    return f"Translate sign language video to {name}: "
 
 
 class Tokenizer:
@@ -52,10 +60,8 @@ class Tokenizer:
         return self._pieces.get_piece_size()
 
     def prompt_ids(self, language: str) -> list[int]:
-        """Tokens of the prompt that names the target language (an ISO 639-1 code), with the end token."""
-        if language not in LANGUAGES:
-            raise InputError("language", f"{language!r} is not known", f"use one of {' '.join(LANGUAGES)}")
-        return self._pieces.encode(f"Translate sign language video to {LANGUAGES[language]}: ") + [END]
+        """Tokens of the prompt that names the target language (CODE or CODE=NAME), with the end token."""
+        return self._pieces.encode(prompt(language)) + [END]
 
     def target_ids(self, text: str) -> list[int]:
         """Tokens of a target, cut to MAX_TARGET_TOKENS with the end token."""
@@ -88,7 +94,7 @@ class Tokenizer:
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
     """A tokenizer for a small corpus, with mT5's special ids and normalisation; the same texts give the same file."""
-    prompts = [f"Translate sign language video to {LANGUAGES[language]}: " for language in ("zh", "en")]
+    prompts = [prompt(language) for language in ("zh", "en")]
     model = io.BytesIO()  # into a file, it would hold that file's path
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*prompts, *texts]),

@@ -32,7 +32,8 @@ from unisign_fast.pipelines.demo_corpus import write_demo_corpus
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.rng import stream
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.text.tokenizer import UNKNOWN, Tokenizer, train_tokenizer
+from unisign_fast.pipelines.targets import LANGUAGES
+from unisign_fast.text.tokenizer import UNKNOWN, Tokenizer, prompt, train_tokenizer
 from unisign_fast.text.vocabulary_trimming import MULTIPLE, rows_of, trim_tokenizer
 from unisign_fast.training.disk import (
     MANIFEST,
@@ -238,6 +239,10 @@ def _language(
 
     Where the vocabulary is trimmed, also which of its rows are kept.
     """
+
+    def texts() -> list[str]:
+        return _texts(stores, settings.data.language)
+
     if source is not None or settings.mt5 != "random":
         if source is not None:
             full, shape = Tokenizer(source), ModelConfig.load(source / "config.json").mt5
@@ -245,12 +250,12 @@ def _language(
             full, shape = pretrained_tokenizer(settings.mt5), pretrained_shape(settings.mt5)
         if not settings.trim_vocabulary:
             return full, shape, None
-        tokenizer = _corpus_tokenizer(settings, ranks, lambda folder: trim_tokenizer(full, _texts(stores), folder))
+        tokenizer = _corpus_tokenizer(settings, ranks, lambda folder: trim_tokenizer(full, texts(), folder))
         return tokenizer, replace(shape, vocab_size=len(tokenizer)), rows_of(tokenizer, full)
     if settings.tokenizer is not None:
         tokenizer = Tokenizer(settings.tokenizer)
     else:
-        tokenizer = _corpus_tokenizer(settings, ranks, lambda folder: train_tokenizer(_texts(stores), folder))
+        tokenizer = _corpus_tokenizer(settings, ranks, lambda folder: train_tokenizer(texts(), folder))
     shape = replace(settings.model.mt5, vocab_size=-(-len(tokenizer) // MULTIPLE) * MULTIPLE)
     return tokenizer, shape, None
 
@@ -287,10 +292,12 @@ def _is_sound(folder: Path) -> bool:
     return True
 
 
-def _texts(stores: list[KeypointStore]) -> list[str]:
-    """All texts of the training clips, which the corpus tokenizer should cover."""
+def _texts(stores: list[KeypointStore], language: str | None) -> list[str]:
+    """All texts of the training clips, which the corpus tokenizer should cover, and the prompts of rare languages."""
     clips = [store.clips[number] for store in stores for number in store.clips.of_split("train")]
-    return [text for clip in clips for text in (clip.text, clip.gloss, *clip.translations.values()) if text]
+    texts = [text for clip in clips for text in (clip.text, clip.gloss, *clip.translations.values()) if text]
+    others = {clip.language for clip in clips} | {language} - {None}
+    return texts + [prompt(other) for other in sorted(others - LANGUAGES.keys())]  # tokenizers know those of LANGUAGES
 
 
 def _training_clips(reader: ClipReader, ranks: Ranks) -> ClipSet:
