@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 from ..converters.captions import Caption, find_captions, read_captions
@@ -82,11 +82,12 @@ def _continues(line: str, shown: str) -> bool:
 def _without_overlap(captions: Sequence[Caption]) -> list[Caption]:
     """Captions end where the next one starts; those that start together are one."""
     together = [list(group) for _, group in groupby(captions, key=lambda one: one.start)]
-    starts = [group[0].start for group in together[1:]] + [LATEST]
-    return [
-        Caption(group[0].start, min(max(one.end for one in group), after), " ".join(one.text for one in group))
-        for group, after in zip(together, starts, strict=True)
-    ]
+    result = []
+    for group, following in zip_longest(together, together[1:]):
+        end = max(one.end for one in group)
+        after = following[0].start if following else end
+        result.append(Caption(group[0].start, min(end, after), " ".join(one.text for one in group)))
+    return result
 
 
 def _words(caption: Caption) -> list[Word]:
