@@ -25,7 +25,8 @@ def read_audio(video: Path) -> np.ndarray:
             stream = container.streams.audio[0]
             shown = container.streams.video[0] if container.streams.video else None
             offset = _start(stream) - (_start(shown) if shown else 0.0)
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            # Of float samples FFmpeg sums the channels instead of averaging them.
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
             samples = 0
             for frame in container.decode(stream):
                 for out in resampler.resample(frame):
@@ -38,7 +39,7 @@ def read_audio(video: Path) -> np.ndarray:
         raise InputError(video, f"its sound cannot be decoded ({error})", _REMEDY) from None
     if not pieces:
         raise InputError(video, "has no sound", _REMEDY)
-    return _shifted(np.concatenate(pieces), round(offset * SAMPLE_RATE))
+    return _shifted(np.concatenate(pieces).astype(np.float32) / 32_768, round(offset * SAMPLE_RATE))
 
 
 def _start(stream) -> float:

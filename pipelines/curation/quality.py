@@ -127,7 +127,8 @@ SCENE_CUT = 0.08  # picture_change between neighbouring frames
 
 def _blocks(picture_HW3: np.ndarray, side: int = 8) -> np.ndarray:
     """Mean colours [side, side, 3] of blocks; every fourth pixel of a line and column is enough."""
-    small = picture_HW3[::4, ::4] if min(picture_HW3.shape[:2]) >= 8 * side else picture_HW3
+    small = picture_HW3[::4, ::4] if min(picture_HW3.shape[:2]) >= 4 * side else picture_HW3
+    side = min(side, *small.shape[:2])
     rows, columns = (np.linspace(0, size, side + 1).astype(int)[:-1] for size in small.shape[:2])
     sums = np.add.reduceat(np.add.reduceat(small.astype(np.float32), rows, axis=0), columns, axis=1)
     counts = np.outer(np.diff([*rows, small.shape[0]]), np.diff([*columns, small.shape[1]]))
