@@ -1,11 +1,13 @@
-"""The report of a run: one HTML file with its curves, scores, and best and worst clips, that opens without a network.
+"""The report of a run: one HTML file, readable without a network.
 
-run_folder     what the run left: settings, log, scores, predictions, weights
-ranking        how well each clip was said, and where its text differs
-clip_view      what is to be seen of a clip: skeleton, hand crops, sampled frames
-fusion_probe   gates and sampling points, out of the model
-charts         curves as the numbers of an SVG
+run_folder     the files of a run: settings, log, scores, predictions, weights
+head           what was trained, by which code, on which data
+score_table    the scores beside the paper's, also as CSV and LaTeX
+charts         curves and histograms as the numbers of an SVG
+ranking        how each prediction compares with its reference; the worst and the best
+words          confusion matrix and worst words of isolated recognition
+clip_view      what the page shows of a clip: skeleton, hand crops, video frames
+fusion_probe   gates and sampling points of the model
 clip_figures   a clip's view as the numbers of its pictures; pictures: as text inside the page
-published      the paper's scores
-page           all of it, through page.html.j2, into one file with style.css and script.js
+page           puts all of it into one file, through the templates (*.j2), style.css and script.js
 """

@@ -1,83 +1,189 @@
-"""Curves as the numbers of an SVG: a line, its ticks, and the sentence that says it in words."""
+"""Charts as the numbers of an SVG: curves over training steps and a histogram, each with a sentence that says it."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
+
 WIDTH, HEIGHT = 360, 210  # of the picture, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34  # margins
-MOST_POINTS = 400  # of a line; more cannot be told apart
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 14, 34  # margins
+MAX_POINTS = 400  # of a line; more cannot be told apart
+MAX_DOTS = 30  # a line of more points has no dots; it gets a running mean where it is noisy
+BINS = 10
 
 
 class Tick(NamedTuple):
-    """Where on its axis, and what it says."""
+    """A labelled position on an axis."""
 
-    at: float
+    at: float  # units of the picture
     label: str
+
+
+class Bar(NamedTuple):
+    """A bin of a histogram, in units of the picture."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    count: int
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A line over training steps."""
+    """A curve over training steps."""
 
     title: str
     line: str  # points of an SVG polyline
-    dots: list[tuple[float, float]]  # few values are drawn as dots too
+    trend: str  # the running mean as another one; "" where there are few points or none is asked for
+    dots: list[tuple[float, float]]  # of few points
+    marked: tuple[float, float] | None  # the dot of the best point, where it has a meaning
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    words: str  # what the picture shows
-    rows: list[tuple[int, str]]  # step and value: some of them, the first and the last among them
+    summary: str  # what the picture shows
+    rows: list[tuple[int, str]]  # step and value of some points, including the first and the last
 
 
-def chart(title: str, points: Sequence[tuple[int, float]]) -> Chart:
-    """A chart of (step, value): at least one, and finite."""
-    kept = thinned(points, MOST_POINTS)
-    x_values, y_values = [x for x, _ in kept], [y for _, y in points]
-    x_marks, y_marks = nice_ticks(min(x_values), max(x_values), whole=True), nice_ticks(min(y_values), max(y_values))
-    x_low, x_high = min(x_values), max(max(x_values), min(x_values) + 1)
-    y_low, y_high = y_marks[0], y_marks[-1]
+@dataclass(frozen=True)
+class Histogram:
+    """How often the values of each bin occur."""
+
+    title: str
+    bars: list[Bar]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    summary: str
+    facts: list[tuple[str, str]]  # name and value
+
+
+def line_chart(title: str, points: Sequence[tuple[int, float]], smooth: bool = False, best=None) -> Chart:
+    """A chart of (step, value) pairs: at least one, all finite.
+
+    `smooth` adds the running mean where there are many points; `best` (max or min) marks the best one.
+    """
+    kept = thinned(points, MAX_POINTS)
+    steps, values = [step for step, _ in points], [value for _, value in points]
+    x_marks, y_marks = nice_ticks(steps[0], steps[-1], whole=True), nice_ticks(min(values), max(values))
+    if steps[0] == steps[-1]:  # a single point stands in the middle, with its step alone below it
+        x_low, x_high, x_marks = steps[0] - 1, steps[0] + 1, [float(steps[0])]
+    else:
+        x_low, x_high = steps[0], steps[-1]
+        x_marks = [x for x in x_marks if x_low <= x <= x_high]
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across, up = (x - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low)
-        x, y = LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
-        return round(x, 1), round(y, 1)
+        return _across((x - x_low) / (x_high - x_low)), _up(y, y_marks)
 
     placed = [place(x, y) for x, y in kept]
-    first, last = points[0], points[-1]
-    span = f"from {short(first[1])} at step {first[0]} to {short(last[1])} at step {last[0]}"
-    ends = f"least {short(min(y_values))}, most {short(max(y_values))}"
+    many = len(points) > MAX_DOTS
+    means = thinned(_running_mean(points), MAX_POINTS) if smooth and many else []
+    chosen = best(points, key=lambda point: point[1]) if best else None
+    span = f"from {short(values[0])} at step {steps[0]} to {short(values[-1])} at step {steps[-1]}"
+    ends = f"lowest {short(min(values))}, highest {short(max(values))}"
     return Chart(
         title=title,
-        line=" ".join(f"{x},{y}" for x, y in placed),
-        dots=placed if len(placed) <= 30 else [],
-        x_ticks=[Tick(place(x, y_low)[0], short(x)) for x in x_marks if x_low <= x <= x_high],
-        y_ticks=[Tick(place(x_low, y)[1], short(y)) for y in y_marks],
-        words=f"{title}: {span}; {ends}.",
+        line=_polyline(placed),
+        trend=_polyline([place(x, y) for x, y in means]),
+        dots=[] if many else placed,
+        marked=place(*chosen) if chosen and len(points) > 1 else None,
+        x_ticks=[Tick(place(x, y_marks[0])[0], label) for x, label in zip(x_marks, tick_labels(x_marks))],
+        y_ticks=[Tick(_up(y, y_marks), label) for y, label in zip(y_marks, tick_labels(y_marks))],
+        summary=f"{title}: {span}; {ends}" + (f"; best at step {chosen[0]}." if chosen else "."),
         rows=[(x, short(y)) for x, y in thinned(points, 12)],
     )
 
 
+def histogram(title: str, values: Sequence[float], above: bool = False) -> Histogram:
+    """A histogram of values from 0 to 100 (at least one), in ten bins; `above` adds one for all beyond 100."""
+    bins = BINS + above
+    counts = [0] * bins
+    for value in values:
+        counts[min(int(value / (100 / BINS)), bins - 1) if value != 100 else BINS - 1] += 1
+    y_marks = nice_ticks(0, max(counts), whole=True)
+    edges = [_across(number / bins) for number in range(bins + 1)]
+    bars = [
+        Bar(round(x + 1, 1), _up(n, y_marks), round(end - x - 2, 1), round(_up(0, y_marks) - _up(n, y_marks), 1), n)
+        for x, end, n in zip(edges, edges[1:], counts)
+    ]
+    x_ticks = [Tick(edges[number], str(10 * number)) for number in range(0, bins + 1 - above, 2)]
+    if above:
+        x_ticks[-1] = Tick(round((edges[-2] + edges[-1]) / 2, 1), "> 100")
+    ranges = [f"{10 * n} to {10 * n + 10}" for n in range(BINS)] + ["over 100"] * above
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    facts = {
+        "Clips": str(len(values)),
+        "Mean": f"{fmean(values):.1f}",
+        "Median": f"{middle:.1f}",
+        "Middle half": f"{low:.1f} to {high:.1f}",
+        "Exactly 0": str(sum(value == 0 for value in values)),
+        "Exactly 100": str(sum(value == 100 for value in values)),
+    }
+    return Histogram(
+        title=title,
+        bars=bars,
+        x_ticks=x_ticks,
+        y_ticks=[Tick(_up(y, y_marks), label) for y, label in zip(y_marks, tick_labels(y_marks))],
+        summary=f"{title}: " + ", ".join(f"{name}: {n}" for name, n in zip(ranges, counts, strict=True)) + ".",
+        facts=list(facts.items()),
+    )
+
+
 def nice_ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Round numbers a constant step apart, around `low` and `high`; a step is 1, 2 or 5 times a power of ten."""
+    """Round numbers a constant step apart that enclose `low` and `high`; the step is 1, 2 or 5 times a power of ten."""
     if high <= low:
-        low, high = low - 0.5, high + 0.5
+        low, high = (low - abs(low) / 10, low + abs(low) / 10) if low else (0.0, 1.0)
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough * 0.999)
     if whole:
         step = max(1.0, step)
-    return [number * step for number in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    return [number * step for number in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Labels of evenly spaced ticks, all with as many decimals as tell neighbours apart."""
+    largest = max(abs(tick) for tick in ticks)
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else largest or 1.0
+    if 0 < largest < 1e-3:
+        power = math.floor(math.log10(largest))
+        decimals = max(0, power - math.floor(math.log10(step) + 1e-9))
+        return ["0" if abs(t) < step / 2 else f"{t / 10.0**power:.{decimals}f}e{power}" for t in ticks]
+    unit, suffix = next(((u, s) for u, s in ((1e6, "M"), (1e3, "k")) if largest >= 10 * u), (1.0, ""))
+    decimals = max(0, -math.floor(math.log10(step / unit) + 1e-9)) if len(ticks) > 1 else 3 * (unit > 1)
+    return [f"{tick / unit:.{decimals}f}{suffix}" if abs(tick) >= step / 2 else "0" for tick in ticks]
 
 
 def short(value: float) -> str:
-    """Four digits at most."""
+    """A number with four significant digits."""
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
     text = f"{value:.4g}"
-    return text if "e" not in text else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    return text if "e" not in text else f"{value:.1e}".replace("e-0", "e-")
 
 
 def thinned(points: Sequence, most: int) -> list:
-    """At most so many of them, evenly, the first and the last among them."""
+    """At most `most` of the points, evenly spaced, including the first and the last."""
     if len(points) <= most:
         return list(points)
     return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+
+
+def _running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The mean of each value and its neighbours, a twentieth of the curve wide."""
+    reach = max(1, len(points) // 40)
+    return [(x, fmean(y for _, y in points[max(0, i - reach) : i + reach + 1])) for i, (x, _) in enumerate(points)]
+
+
+def _across(share: float) -> float:
+    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+
+
+def _up(value: float, ticks: Sequence[float]) -> float:
+    """The height of `value` on an axis from the first to the last of `ticks`."""
+    return round(HEIGHT - BOTTOM - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (HEIGHT - TOP - BOTTOM), 1)
+
+
+def _polyline(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in points)

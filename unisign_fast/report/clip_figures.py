@@ -1,4 +1,4 @@
-"""A clip's view as what the page draws: numbers of its SVGs, and of the player that script.js runs."""
+"""What the page draws of a clip: the numbers of its SVGs, and the data of the player in script.js."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +11,8 @@ from unisign_fast.report.charts import thinned
 from unisign_fast.report.clip_view import ClipView, HandView, SampledCrop
 from unisign_fast.report.pictures import FRACTION, data_uri, packed_numbers, sprite
 
-MOST_CROPS = 6  # sampled crops shown large, of each hand
+MAX_CROPS = 6  # sampled crops shown large, of each hand
+NOSE, SHOULDERS = 0, (3, 4)  # within the body
 
 
 class Mark(NamedTuple):
@@ -29,12 +30,12 @@ class Strip:
     line: str
     threshold: float  # height of CONFIDENT
     marks: list[Mark]
-    words: str
+    summary: str  # what the picture shows
 
 
 @dataclass(frozen=True)
 class CropFigure:
-    """A sampled crop with what the fusion did there; 100 x 100 units."""
+    """A sampled crop with its gates and sampling points; 100 x 100 units."""
 
     uri: str
     samples: str  # path of dots
@@ -44,9 +45,9 @@ class CropFigure:
 
 @dataclass(frozen=True)
 class ClipFigures:
-    """All of a clip but its texts."""
+    """Everything of a clip but its texts."""
 
-    place: int  # of the clip on the page
+    place: int  # number on the page
     target: str
     language: str
     about: str
@@ -60,9 +61,9 @@ class ClipFigures:
 
 
 def clip_figures(view: ClipView, place: int) -> ClipFigures:
-    """The figures of clip number `place` on the page."""
+    """The figures of a clip, which is number `place` on the page."""
     clip = view.clip
-    chosen = [(hand.name, crop) for hand in view.hands for crop in thinned(hand.sampled, MOST_CROPS)]
+    chosen = [(hand.name, crop) for hand in view.hands for crop in thinned(hand.sampled, MAX_CROPS)]
     sampled = [crop for hand in view.hands for crop in hand.sampled]
     tags = "".join(f", {name} {value}" for name, value in clip.tags.items())
     chosen_of = f"{len(view.frames)} of " if len(view.frames) < clip.frames else ""
@@ -87,13 +88,13 @@ def _strip(hand: HandView) -> Strip:
     up = 40 * (1 - hand.confidence_T.clip(0, 1))
     sampled = [crop.frame for crop in hand.sampled]
     confidence = f"between {hand.confidence_T.min():.2f} and {hand.confidence_T.max():.2f}"
-    which = f"sampled: {', '.join(str(t + 1) for t in sampled)}" if sampled else "no frame sampled"
+    which = f"sampled: {', '.join(str(t + 1) for t in sampled)}" if sampled else "no frame is sampled"
     return Strip(
         hand=hand.name,
         line=" ".join(f"{x:.2f},{y:.1f}" for x, y in zip(across, up)),
         threshold=40 * (1 - float(CONFIDENT)),
         marks=[Mark(round(float(across[t]), 2), t + 1) for t in sampled],
-        words=f"{hand.name.capitalize()} hand: mean confidence {confidence} over {frames} frames; {which}.",
+        summary=f"{hand.name.capitalize()} hand: mean confidence {confidence} over {frames} frames; {which}.",
     )
 
 
@@ -115,14 +116,14 @@ def _crop_figure(hand: str, crop: SampledCrop, view: ClipView) -> CropFigure:
 
 
 def _player(view: ClipView, place: int) -> dict:
-    """What script.js draws; `frames` are the numbers of the clip's frames."""
+    """The data that script.js draws."""
     return {
         "id": view.clip.id,
         "place": place,
         "width": view.clip.width,
         "height": view.clip.height,
         "fps": view.clip.fps * len(view.frames) / view.clip.frames,  # of the chosen frames
-        "rate": view.clip.fps,
+        "rate": view.clip.fps,  # of all frames
         "frames": view.frames.tolist(),
         "fraction": FRACTION,
         "confident": float(CONFIDENT),
@@ -144,9 +145,15 @@ def _player(view: ClipView, place: int) -> dict:
 
 
 def _edges(part: str) -> list[list[int]]:
-    """Lines between packed joints: the model's graph, each hand hung on its wrist, the nose without its rays."""
+    """Lines between packed joints: the model's graph without the rays from the nose, so that a person is recognisable.
+
+    The shoulders are joined to each other, and each hand to its wrist.
+    """
     first = PART_SLICES[part].start
-    edges = [[first + a, first + b] for a, b in PART_EDGES[part] if part != "face" or ROOT_JOINT["face"] not in (a, b)]
+    center = ROOT_JOINT.get(part) if part == "face" else NOSE if part == "body" else None
+    edges = [[first + a, first + b] for a, b in PART_EDGES[part] if center not in (a, b)]
+    if part == "body":
+        edges.append([first + joint for joint in SHOULDERS])
     if part in HANDS:
         edges.append([PART_SLICES["body"].start + ANCHOR_JOINT[part], first + ROOT_JOINT[part]])
     return edges

@@ -1,6 +1,7 @@
-"""What is to be seen of a clip: its skeleton, its hand crops, and what the model did with those it sampled.
+"""What the report shows of a clip: skeleton, hand crops, video frames, and what the model did with sampled crops.
 
-T chosen frames, as the model gets them in evaluation; J the 69 joints of PackedBatch.
+Shapes: T chosen frames, those the model gets in evaluation; J the 69 joints of PackedBatch; S the side of a crop; V the
+21 joints of a hand; G groups of sampling points.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,13 +17,14 @@ from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
 from unisign_fast.pipelines.crops.video import VideoFile
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES, hand_rows
+from unisign_fast.pipelines.store.crop_store import crops_folder
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.pipelines.store.manifest import Clip
 from unisign_fast.pipelines.targets import language_code
 from unisign_fast.report.fusion_probe import Fusion, probe
 from unisign_fast.report.run_folder import RunFolder
 
-FACE_WIDTH = 160  # of a shown video frame, pixels
+FRAME_SIDE = 256  # longer side of a shown video frame, pixels
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class SampledCrop:
     picture: np.ndarray  # [S, S, 3] uint8
     point_V2: np.ndarray  # keypoints in the crop, [0, 1]
     gate_V: np.ndarray | None  # None without weights
-    position_GV2: np.ndarray | None  # where the fusion sampled the crop; None without weights or by cross-attention
+    position_GV2: np.ndarray | None  # sampling points in the crop; None without weights or with cross-attention
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,17 @@ class ClipView:
     """One clip."""
 
     clip: Clip
-    target: str  # what the model should say
+    target: str  # the reference
     language: str  # of the target
-    frames: np.ndarray  # [T] their numbers in the clip
+    frames: np.ndarray  # [T] frame numbers in the clip
     keypoints_TJ3: np.ndarray  # x, y as fractions of the picture, raw confidence
     hands: list[HandView]
-    pictures: np.ndarray | None  # [T, h, w, 3] uint8: whole video frames, small, where asked for
+    pictures: np.ndarray | None  # [T, h, w, 3] uint8: whole video frames, scaled down; None unless asked for
     problems: list[str] = field(default_factory=list)  # why pictures are missing
 
 
 class NoTexts:
-    """A Tokenizer for readers of pictures and poses."""
+    """A Tokenizer for a reader whose batches are used for their pictures and poses only."""
 
     fingerprint = "none"
 
@@ -73,22 +75,23 @@ class NoTexts:
 
 
 class ClipViewer:
-    """Shows clips of a split of the run's stores; `model` is None where its weights are missing or without RGB."""
+    """Reads the clips of a split for the page; `model` is None without weights or without an RGB branch."""
 
     def __init__(self, run: RunFolder, stores: list[KeypointStore], split: str, model: UniSign | None, faces: bool):
-        """Raises InputError if the split is empty, or if the run samples crops and the crop store does not fit."""
+        """`faces`: with video frames. Raises InputError if the split is empty or a crop store has crops of another size
+        than the run samples."""
         self.model, self.faces = model, faces
         self._as_trained = ClipReader(stores, run.data, NoTexts(), run.seed)
         self.clips: ClipSet = self._as_trained.clips(split)
         self._every_hand, self._problems = None, []
-        try:  # the published rule at p_samp 1 takes every hand that was seen at all
+        try:  # the published rule at p_samp 1 samples every hand of non-zero confidence
             every = replace(run.data, p_samp=1.0, sampling="published")
             self._every_hand = ClipReader(stores, every, NoTexts(), run.seed)
-        except InputError as error:  # a pose-only run may name no crop size that is there
+        except InputError as error:  # the crop size of a pose-only run need not be that of the store
             self._problems.append(str(error))
 
     def view(self, number: int) -> ClipView:
-        """Clip `number` of `clips`; lost pictures are its problem. Raises InputError if keypoints or text are lost."""
+        """Clip `number` of `clips`. Unreadable pictures are among its `problems`; InputError without keypoints or text."""
         ref = self.clips[number]
         keypoints = ref.store.keypoints(ref.clip)
         settings = self._as_trained.settings
@@ -99,8 +102,11 @@ class ClipViewer:
         frames = choose_frames(len(keypoints), settings.max_frames, None)
         packed = keypoints[frames][:, PACKED_JOINTS]
         problems = list(self._problems)
-        every = self._batch(self._every_hand, number, problems)
-        sampled = self._batch(self._as_trained, number, problems)
+        has_pictures = bool(ref.clip.source) or (crops_folder(ref.store) / "crops.json").exists()
+        if not has_pictures:
+            problems.append(f"No hand crops and no video: {ref.store.path} holds keypoints only.")
+        every = self._batch(self._every_hand, number, problems) if has_pictures else None
+        sampled = self._batch(self._as_trained, number, problems) if has_pictures else None
         crops = self._sampled_crops(sampled) if sampled else []
         hands = []
         for hand, name in enumerate(HANDS):
@@ -109,7 +115,7 @@ class ClipViewer:
             pictures |= {crop.frame: crop.picture for crop in mine}
             confidence = packed[:, PART_SLICES[name], 2].mean(axis=1)
             hands.append(HandView(name, confidence, dict(sorted(pictures.items())), mine))
-        shown = self._video_frames(ref, frames, problems) if self.faces else None
+        shown = self._video_frames(ref, frames, problems) if self.faces and ref.clip.source else None
         reasons = list(dict.fromkeys(problems))
         return ClipView(ref.clip, target, language, frames, packed, hands, shown, reasons)
 
@@ -130,14 +136,15 @@ class ClipViewer:
         return None if loaded.bad else loaded.batch
 
     def _video_frames(self, ref: ClipRef, frames: np.ndarray, problems: list[str]) -> np.ndarray | None:
-        height = max(1, round(FACE_WIDTH * ref.clip.height / ref.clip.width))
+        scale = min(1, FRAME_SIDE / max(ref.clip.width, ref.clip.height))
+        size = max(1, round(scale * ref.clip.width)), max(1, round(scale * ref.clip.height))
         try:
             with VideoFile(ref.store.video(ref.clip), ref.clip.box) as video:
                 pictures = [p for _, p in video.frames(ref.clip.video_start + frames)]
         except InputError as error:
             problems.append(str(error))
             return None
-        return np.stack([np.asarray(Image.fromarray(p).resize((FACE_WIDTH, height))) for p in pictures])
+        return np.stack([np.asarray(Image.fromarray(p).resize(size)) for p in pictures])
 
 
 def _rows(batch: PackedBatch, hand: int) -> range:

@@ -1,4 +1,4 @@
-"""Puts a run's report together and writes it as one HTML file."""
+"""Gathers the parts of a run's report and writes them as one HTML file."""
 
 import math
 from dataclasses import dataclass
@@ -6,24 +6,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from rich.console import Console
 from rich.progress import track
 
 from unisign_fast.evaluation.evaluate import MAIN_METRIC
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.unisign import UniSign
-from unisign_fast.paper.scores import PUBLISHED
 from unisign_fast.pipelines.atomic_io import replace_text
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.report.charts import Chart, chart
+from unisign_fast.report import charts, head
 from unisign_fast.report.clip_figures import ClipFigures, clip_figures
 from unisign_fast.report.clip_view import ClipViewer
-from unisign_fast.report.ranking import Said, compare, worst_and_best
+from unisign_fast.report.pictures import text_uri
+from unisign_fast.report.ranking import Comparison, compare, worst_and_best
 from unisign_fast.report.run_folder import RunFolder, read_run
+from unisign_fast.report.score_table import as_csv, as_latex, score_table
+from unisign_fast.report.words import confusion_matrix, worst_words
 
 HERE = Path(__file__).parent
+SENTENCE_SCORES = {"slt": "Sentence BLEU of the test clips", "cslr": "Word error rate (WER) of the test clips"}
 
 
 @dataclass(frozen=True)
@@ -31,60 +34,132 @@ class ShownClip:
     """A clip on the page."""
 
     id: str
-    said: Said | None  # None where nothing was predicted
-    figures: ClipFigures | None  # None where the clip cannot be read: `problem` says why
+    compared: Comparison | None  # None without a prediction
+    figures: ClipFigures | None  # None if the clip cannot be read; `problem` says why
     problem: str = ""
 
 
 def write_report(folder: Path, out: Path, clips: int, faces: bool) -> None:
-    """The report of the run in `folder`, with so many of its worst and of its best clips, into the file `out`.
+    """Write the report of the run in `folder`, with its `clips` worst and as many of its best clips, to the file `out`.
 
-    What the run lacks is said on the page. Raises InputError if `folder` is no run or `out` cannot be written.
+    The page says what the run lacks. Raises InputError if `folder` is no run or `out` cannot be written.
     """
     run = read_run(folder)
+    stores = [_open(path) for path in run.stores]
+    rule = run.scores["normalization"] if run.scores else "single-spaces"
+    compared = [compare(run.data.task, rule, row) for row in run.predictions]
     model, without_model = _model(run)
-    groups, without_clips = _clips(run, model, clips, faces)
-    figures = [shown.figures for _, group in groups for shown in group if shown.figures]
-    files = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = files.get_template("page.html.j2").render(
+    groups, without_clips = _clips(run, stores, compared, model, clips, faces)
+    shown = [clip.figures for _, group in groups for clip in group if clip.figures]
+    problems = [clip.problems for clip in shown]
+    table = score_table(run, head.modality(run))
+    csv, latex = as_csv(table), as_latex(table)
+    titled = [(heading.lower().replace(" ", "-"), heading, group) for heading, group in groups]
+    is_words = run.data.task == "islr" and bool(compared)
+    page = _template().render(
         run=run,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "script.js").read_text(encoding="utf-8"),
-        charts=_charts(run),
-        published=PUBLISHED[run.data.task],
-        groups=groups,
+        facts=head.facts(run),
+        data=head.data_rows(run, stores),
+        settings=head.setting_rows(run),
+        sections=_sections(run, bool(compared), [(anchor, heading) for anchor, heading, _ in titled]),
+        table=table,
+        latex=latex,
+        csv_uri=text_uri("text/csv", csv),
+        latex_uri=text_uri("application/x-tex", latex),
+        charts=_curves(run),
+        compared=compared,
+        language=run.data.language or (run.scores or {}).get("language", "und"),
+        distribution=_distribution(run, compared),
+        matrix=confusion_matrix(compared) if is_words else None,
+        worst_words=worst_words(compared) if is_words else [],
+        groups=titled,
         without_clips=without_clips,
         without_model=without_model,
+        shared_problems=[p for p in problems[0] if all(p in other for other in problems)] if problems else [],
         faces=faces,
-        players=[f.player for f in figures],
+        players=[clip.player for clip in shown],
     )
     replace_text(out, page)
 
 
-def _charts(run: RunFolder) -> list[Chart]:
-    """Curves of what the log has."""
-    steps, evaluations = run.of("step"), run.of("evaluation")
-    metric = MAIN_METRIC[run.data.task][0]
-    curves = {
-        "Training loss": [(e["step"], e["loss"]) for e in steps],
-        f"{metric} on the dev split, percent": [(e["step"], e["scores"][metric]) for e in evaluations],
-        "Learning rate": [(e["step"], e["learning_rate"]) for e in steps],
-        "Speed, clips/s, median of five": _medians([(e["step"], e["clips_per_s"]) for e in steps]),
+def _template() -> Template:
+    """The page's template; every text put into it is escaped."""
+    files = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    right, bottom = charts.WIDTH - charts.RIGHT, charts.HEIGHT - charts.BOTTOM
+    files.globals["frame"] = {
+        "width": charts.WIDTH,
+        "height": charts.HEIGHT,
+        "left": charts.LEFT,
+        "right": right,
+        "bottom": bottom,
     }
-    finite = {title: [(x, y) for x, y in points if math.isfinite(y)] for title, points in curves.items()}
-    return [chart(title, points) for title, points in finite.items() if points]
+    return files.get_template("page.html.j2")
+
+
+def _open(path: Path) -> KeypointStore | InputError:
+    """A store, or why it cannot be opened."""
+    try:
+        return KeypointStore.open(path)
+    except InputError as error:
+        return error
+
+
+def _sections(run: RunFolder, has_predictions: bool, groups: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Anchor and heading of the page's sections."""
+    inner = ("words", "Words") if run.data.task == "islr" else ("distribution", "Sentence scores")
+    return [
+        ("scores", "Scores"),
+        ("curves", "Curves"),
+        *([inner] if has_predictions else []),
+        *groups,
+        *([("predictions", "All predictions")] if has_predictions else []),
+        ("left-out", "Clips left out"),
+    ]
+
+
+def _curves(run: RunFolder) -> list[charts.Chart]:
+    """Curves of what the log holds."""
+    steps = run.logged("step")
+    metric, best = MAIN_METRIC[run.data.task]
+    speeds = "Speed, clips/s, median of five"
+    scores = [(e["step"], s.get(metric)) for e in run.logged("evaluation") if isinstance(s := e.get("scores"), dict)]
+    curves = {
+        "Training loss": _finite([(e["step"], e.get("loss")) for e in steps]),
+        f"{metric} on the dev split, percent": _finite(scores),
+        "Learning rate": _finite([(e["step"], e.get("learning_rate")) for e in steps]),
+        speeds: _medians(_finite([(e["step"], e.get("clips_per_s")) for e in steps])),
+    }
+    return [
+        charts.line_chart(title, points, smooth=title == "Training loss", best=best if metric in title else None)
+        for title, points in curves.items()
+        if points
+    ]
+
+
+def _finite(points: list[tuple[int, object]]) -> list[tuple[int, float]]:
+    return [(x, float(y)) for x, y in points if isinstance(y, int | float) and math.isfinite(y)]
 
 
 def _medians(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Of each value and its neighbours: a pause in training is no speed."""
+    """The median of each value and its neighbours, so that a pause in training does not count as its speed."""
     return [(x, median(y for _, y in points[max(0, i - 2) : i + 3])) for i, (x, _) in enumerate(points)]
 
 
+def _distribution(run: RunFolder, compared: list[Comparison]) -> charts.Histogram | None:
+    """The histogram of the clips' own scores; a word is only right or wrong and has none."""
+    if run.data.task == "islr" or not compared:
+        return None
+    values = [clip.score for clip in compared]
+    return charts.histogram(SENTENCE_SCORES[run.data.task], values, above=run.data.task == "cslr")
+
+
 def _model(run: RunFolder) -> tuple[UniSign | None, str]:
-    """The weights that were tested, if they have an RGB branch; else why there is nothing to see inside."""
+    """The tested weights if they have an RGB branch; otherwise why gates and sampling points cannot be shown."""
     if run.data.p_samp == 0:
         return None, "The run is pose-only: it samples no hand crops, so there are no gates and no sampling points."
     if run.model is None:
@@ -96,41 +171,51 @@ def _model(run: RunFolder) -> tuple[UniSign | None, str]:
         return None, f"No gates and no sampling points: {error}"
 
 
-def _clips(run: RunFolder, model: UniSign | None, count: int, faces: bool) -> tuple[list, str]:
-    """Groups (heading, shown clips), and why clips cannot be seen, if they cannot."""
-    rule = run.scores["normalization"] if run.scores else "single-spaces"
-    said = [compare(run.data.task, rule, row) for row in run.predictions]
-    groups = list(zip(("Worst clips", "Best clips"), worst_and_best(said, count), strict=True)) if said else []
+def _clips(
+    run: RunFolder,
+    stores: list[KeypointStore | InputError],
+    compared: list[Comparison],
+    model: UniSign | None,
+    count: int,
+    faces: bool,
+) -> tuple[list[tuple[str, list[ShownClip]]], str]:
+    """Headings with their clips, and why clips cannot be shown, "" if they can."""
+    ends = worst_and_best(compared, count)
+    groups = list(zip(("Worst clips", "Best clips"), ends, strict=True)) if compared else []
+    opened = [store for store in stores if isinstance(store, KeypointStore)]
     try:
-        stores = [KeypointStore.open(path) for path in run.stores]
-        viewer = ClipViewer(run, stores, "test" if said else _split(stores), model, faces)
+        for store in stores:
+            if isinstance(store, InputError):
+                raise store
+        viewer = ClipViewer(run, opened, "test" if compared else _split(opened), model, faces)
     except InputError as error:
-        return [(h, [ShownClip(s.id, s, None) for s in group]) for h, group in groups], str(error)
-    wanted: list[tuple[str, list[tuple[Said | None, int | None]]]]
-    if said:
+        return [(h, [ShownClip(c.id, c, None) for c in group]) for h, group in groups], str(error)
+    wanted: list[tuple[str, list[tuple[Comparison | None, int | None]]]]
+    if compared:
         numbers = _numbers(run, viewer)
         references = {row.id: row.reference for row in run.predictions}
-        wanted = [(h, [(s, numbers.get((s.id, references[s.id]))) for s in group]) for h, group in groups]
+        wanted = [(h, [(c, numbers.get((c.id, references[c.id]))) for c in group]) for h, group in groups]
     else:
         wanted = [("Clips", [(None, number) for number in range(min(count, len(viewer.clips)))])]
     console, places = Console(stderr=True), [pair for _, group in wanted for pair in group]
     bar = track(places, "clips", console=console, disable=not console.is_terminal)
-    shown = iter([_shown(viewer, said, number, number_on_page) for number_on_page, (said, number) in enumerate(bar)])
+    shown = iter([_shown(viewer, clip, number, place) for place, (clip, number) in enumerate(bar)])
     return [(heading, [next(shown) for _ in group]) for heading, group in wanted], ""
 
 
-def _shown(viewer: ClipViewer, said: Said | None, number: int | None, place: int) -> ShownClip:
+def _shown(viewer: ClipViewer, compared: Comparison | None, number: int | None, place: int) -> ShownClip:
+    """Clip `number` of the viewer's clips, as clip `place` on the page."""
     if number is None:
-        assert said is not None, "a clip without a prediction comes from the stores"
-        return ShownClip(said.id, said, None, "The run's stores hold no such clip any more.")
+        assert compared is not None, "a clip without a prediction comes from the stores"
+        return ShownClip(compared.id, compared, None, "The run's stores no longer hold this clip.")
     try:
-        return ShownClip(viewer.clips.name(number), said, clip_figures(viewer.view(number), place))
+        return ShownClip(viewer.clips.name(number), compared, clip_figures(viewer.view(number), place))
     except InputError as error:
-        return ShownClip(viewer.clips.name(number), said, None, str(error))
+        return ShownClip(viewer.clips.name(number), compared, None, str(error))
 
 
 def _split(stores: list[KeypointStore]) -> str:
-    """Where clips come from when nothing was predicted."""
+    """The split to show clips of when there are no predictions."""
     for split in ("dev", "test"):
         if any(len(store.clips.of_split(split)) for store in stores):
             return split
@@ -138,12 +223,12 @@ def _split(stores: list[KeypointStore]) -> str:
 
 
 def _numbers(run: RunFolder, viewer: ClipViewer) -> dict[tuple[str, str], int]:
-    """Clips by id and target: an id is unique within a store only."""
+    """Clip numbers by id and target, because an id is unique within a store only."""
     result = {}
     for number in range(len(viewer.clips)):
         try:
             clip = viewer.clips[number].clip
             result[clip.id, clip.target(run.data.task, run.data.language)] = number
-        except InputError:  # a damaged line, or no text: nothing was predicted of it
+        except InputError:  # a damaged line, or no text: it has no prediction
             continue
     return result

@@ -1,14 +1,14 @@
-"""Pictures and numbers as text inside a page."""
+"""Pictures, numbers and files as text inside a page."""
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 QUALITY = 72  # of WebP
-COLUMNS = 16  # of a sprite
 FRACTION = 10_000  # int16 steps of a fraction of the picture; coordinates reach beyond [0, 1]
 
 
@@ -19,14 +19,20 @@ def data_uri(picture: np.ndarray) -> str:
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def text_uri(kind: str, text: str) -> str:
+    """A text of a media type as the target of a download link."""
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+
+
 def sprite(pictures: Sequence[np.ndarray]) -> dict:
-    """Pictures of one size in rows of COLUMNS, as one; what script.js needs to cut them out again."""
+    """Pictures of one size as one, about square since WebP allows 16,383 pixels a side; script.js cuts them out."""
     height, width, _ = pictures[0].shape
-    sheet = np.zeros((-(-len(pictures) // COLUMNS) * height, COLUMNS * width, 3), np.uint8)
+    columns = math.ceil(math.sqrt(len(pictures) * height / width))
+    sheet = np.zeros((-(-len(pictures) // columns) * height, columns * width, 3), np.uint8)
     for number, picture in enumerate(pictures):
-        y, x = number // COLUMNS * height, number % COLUMNS * width
+        y, x = number // columns * height, number % columns * width
         sheet[y : y + height, x : x + width] = picture
-    return {"uri": data_uri(sheet), "columns": COLUMNS, "width": width, "height": height}
+    return {"uri": data_uri(sheet), "columns": columns, "width": width, "height": height}
 
 
 def packed_numbers(fractions: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""How well each clip was said, which clips were said worst and best, and where a text differs from its reference."""
+"""How each prediction compares with its reference: its quality, and where the texts differ; the worst and the best."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,53 +11,63 @@ from unisign_fast.evaluation.metrics import edit_counts
 from unisign_fast.evaluation.predictions import Prediction
 from unisign_fast.text.normalization import RULES
 
-BY_CHARACTER = ("csl-daily", "nfkc-characters")  # rules of text_rules.py that put a space between characters
+BY_CHARACTER = ("csl-daily", "nfkc-characters")  # rules of normalization.py that put a space between characters
 
 
 class Span(NamedTuple):
-    """Neighbouring words (characters, where they are scored by character) of a text."""
+    """Adjacent words of a text, or characters where these are scored."""
 
     text: str
     differs: bool
 
 
 @dataclass(frozen=True)
-class Said:
-    """One clip's texts, as they are scored, and how well they agree."""
+class Comparison:
+    """A prediction and its reference, as they are scored."""
 
     id: str
     prediction: list[Span]
     reference: list[Span]
     space: str  # between spans
-    verdict: str
-    quality: float  # the higher the better; within a task only
+    score: float  # sentence BLEU, WER, or 100 for a correct word
+    verdict: str  # the score in words
+    quality: float  # higher is better; comparable within a task only
+
+    @property
+    def prediction_text(self) -> str:
+        return self.space.join(span.text for span in self.prediction)
+
+    @property
+    def reference_text(self) -> str:
+        return self.space.join(span.text for span in self.reference)
 
 
-def compare(task: str, rule: str, row: Prediction) -> Said:
-    """One prediction beside its reference; `rule` is a key of text_rules.RULES."""
+def compare(task: str, rule: str, row: Prediction) -> Comparison:
+    """One prediction beside its reference; `rule` is a key of normalization.RULES."""
     prediction, reference = (RULES[rule](text).split() for text in (row.prediction, row.reference))
     if task == "slt":
         bleu = BLEU(tokenize="13a", smooth_method="exp", effective_order=True)
-        quality = bleu.sentence_score(" ".join(prediction), [" ".join(reference)]).score
-        verdict = f"sentence BLEU {quality:.1f}"
+        score = quality = bleu.sentence_score(" ".join(prediction), [" ".join(reference)]).score
+        verdict = f"sentence BLEU {score:.1f}"
     elif task == "cslr":
         counts = edit_counts(reference, prediction)
-        words = max(len(reference), 1)
-        quality = -100 * sum(counts) / words
+        glosses = max(len(reference), 1)
+        score = 100 * sum(counts) / glosses
+        quality = -score
         substituted, inserted, deleted = counts
-        verdict = f"WER {-quality:.1f}: {substituted} substituted, {inserted} inserted, {deleted} deleted of {words}"
+        verdict = f"WER {score:.1f}: {substituted} substituted, {inserted} inserted, {deleted} deleted of {glosses}"
     else:
-        quality = 100.0 * (prediction == reference)
-        verdict = "right" if quality else "wrong"
+        score = quality = 100.0 * (prediction == reference)
+        verdict = "correct" if score else "wrong"
     space = "" if rule in BY_CHARACTER else " "
     blocks = SequenceMatcher(None, prediction, reference, autojunk=False).get_opcodes()
     ours = [Span(space.join(prediction[a:b]), kind != "equal") for kind, a, b, _, _ in blocks if a < b]
     theirs = [Span(space.join(reference[a:b]), kind != "equal") for kind, _, _, a, b in blocks if a < b]
-    return Said(row.id, ours, theirs, space, verdict, quality)
+    return Comparison(row.id, ours, theirs, space, score, verdict, quality)
 
 
-def worst_and_best(said: Sequence[Said], count: int) -> tuple[list[Said], list[Said]]:
+def worst_and_best(compared: Sequence[Comparison], count: int) -> tuple[list[Comparison], list[Comparison]]:
     """`count` clips of either end, the worst and the best first; no clip twice, so fewer where there are few."""
-    ordered = sorted(said, key=lambda clip: clip.quality)
+    ordered = sorted(compared, key=lambda clip: clip.quality)
     worst = ordered[: min(count, (len(ordered) + 1) // 2)]
     return worst, ordered[len(worst) :][::-1][:count]

@@ -1,4 +1,4 @@
-"""What a run left in its folder, as far as it is there."""
+"""The files of a run's folder, as far as they exist."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,15 +20,23 @@ class RunFolder:
     stores: list[Path]
     data: DataSettings
     seed: int
+    settings: dict  # as recorded, without the circumstances of the start
+    start: dict  # the circumstances of the last start: command, commit, versions, data; {} where not recorded
     events: list[dict]  # of log.jsonl; none if it is missing
     scores: dict | None  # of scores-test.json
     predictions: list[Prediction]  # of predictions-test.jsonl; none if it is missing
     model: Path | None  # the weights that were tested: best/, else last/
 
-    def of(self, event: str) -> list[dict]:
-        """The events of a kind; of steps logged again after a resume the last counts."""
-        result = [e for e in self.events if e.get("event") == event]
-        return list({e["step"]: e for e in result}.values()) if event in ("step", "evaluation") else result
+    def logged(self, event: str) -> list[dict]:
+        """The events of one kind; those of steps and evaluations in the order of their steps.
+
+        Where a resumed run logged a step twice, only the later entry counts.
+        """
+        events = [e for e in self.events if e.get("event") == event]
+        if event not in ("step", "evaluation"):
+            return events
+        by_step = {e["step"]: e for e in events if isinstance(e.get("step"), int)}
+        return [by_step[step] for step in sorted(by_step)]
 
 
 def read_run(path: Path) -> RunFolder:
@@ -49,6 +57,8 @@ def read_run(path: Path) -> RunFolder:
             stores=[Path(store) for store in values["stores"]],
             data=DataSettings(**values["data"]),
             seed=values["train"]["seed"],
+            settings={name: value for name, value in values.items() if name != "start"},
+            start=start if isinstance(start := values.get("start"), dict) else {},
             events=events,
             scores=_read_json(scores) if scores.is_file() else None,
             predictions=read_predictions(predictions) if predictions.is_file() else [],
@@ -60,12 +70,15 @@ def read_run(path: Path) -> RunFolder:
 
 
 def _settings_of_log(events: list[dict]) -> dict:
-    """As in settings.json, which version 0.1 wrote at the end: the log of an unfinished run has them in `start`."""
+    """The settings of an unfinished run of version 0.1, which wrote settings.json only at the end.
+
+    The log's `start` event holds them, in other groups.
+    """
     nothing: dict = {"recipe": {}, "setting": {}}
     start = next((event for event in events if event.get("event") == "start"), nothing)
-    said = start["recipe"]
-    data = {f.name: said[f.name] for f in fields(DataSettings) if f.name in said}
-    return {**said, "data": data, "train": start["setting"]}
+    recipe = start["recipe"]
+    data = {f.name: recipe[f.name] for f in fields(DataSettings) if f.name in recipe}
+    return {**recipe, "data": data, "train": start["setting"]}
 
 
 def _read_json(path: Path) -> dict:

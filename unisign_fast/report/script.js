@@ -1,13 +1,13 @@
 "use strict";
-// Players of clips: skeleton and hand crops, frame by frame. A clip in view plays by itself unless the reader prefers
-// reduced motion, or has paused it.
+// Players of clips, and the search in the list of predictions. A clip in view plays by itself unless the reader prefers
+// reduced motion or has paused it.
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 class Sprite {
-  // Pictures of one size in one; `numbers` says which frame each is of.
+  // Pictures of one size in one sheet; numbers[i] is the frame of picture i.
   constructor(sprite, numbers) {
     this.sprite = sprite;
     this.place = new Map(numbers.map((frame, place) => [frame, place]));
@@ -38,20 +38,18 @@ class Player {
     this.skeleton = box.querySelector(".skeleton canvas");
     this.skeleton.width = 544;
     this.skeleton.height = Math.round((544 * clip.height) / clip.width);
-    this.hands = clip.hands.map((hand, number) => {
-      const figure = box.querySelectorAll(".hand")[number];
+    this.hands = clip.hands.filter((hand) => hand.sprite).map((hand) => {
+      const figure = box.querySelector(`.hand[data-hand="${hand.name}"]`);
       const canvas = figure.querySelector("canvas");
       canvas.width = canvas.height = 224;
-      const sprite = hand.sprite && new Sprite(hand.sprite, hand.shown);
+      const sprite = new Sprite(hand.sprite, hand.shown);
       return { figure, canvas, sprite, state: figure.querySelector(".state"), sampled: new Set(hand.sampled) };
     });
     this.video = clip.video && new Sprite(clip.video, clip.frames.map((_, place) => place));
-    if (this.video) {
-      this.picture = box.querySelector(".video canvas");
-      [this.picture.width, this.picture.height] = [clip.video.width, clip.video.height];
-    }
+    this.over = box.querySelector(".over");
+    this.over?.addEventListener("change", () => this.drawSkeleton());
     this.button = box.querySelector(".toggle");
-    this.slider = box.querySelector("input");
+    this.slider = box.querySelector('input[type="range"]');
     this.button.addEventListener("click", () => this.toggle());
     this.slider.addEventListener("input", () => { this.hold(); this.show(this.slider.value - 1); });
     this.slider.addEventListener("keydown", (event) => {
@@ -93,12 +91,11 @@ class Player {
     for (const line of this.box.querySelectorAll(".now")) line.style.left = `${(100 * (frame + 0.5)) / clip.frames.length}%`;
     this.drawSkeleton();
     for (const hand of this.hands) this.drawHand(hand);
-    this.video?.draw(this.picture, frame);
   }
 
   drawHand({ figure, canvas, sprite, state, sampled }) {
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    const there = sprite?.place.has(this.frame);
+    const there = sprite.place.has(this.frame);
     if (there) sprite.draw(canvas, this.frame);
     const isSampled = sampled.has(this.frame);
     figure.classList.toggle("sampled", isSampled);
@@ -115,22 +112,30 @@ class Player {
     const { clip, skeleton } = this;
     const context = skeleton.getContext("2d");
     context.clearRect(0, 0, skeleton.width, skeleton.height);
+    const isOver = this.video && this.over.checked;
+    if (isOver) this.video.draw(skeleton, this.frame);
     context.lineCap = "round";
+    // A rim in the colour of the paper sets lines off from a picture of any brightness.
+    if (isOver) this.drawParts(context, () => colour("paper"), 4);
+    this.drawParts(context, (part) => colour({ left: "left", right: "right" }[part] ?? "ink"), 0);
+  }
+
+  drawParts(context, hueOf, rim) {
+    const { clip } = this;
     for (const [part, edges] of Object.entries(clip.parts)) {
-      const hue = colour({ left: "left", right: "right" }[part] ?? "ink");
-      context.strokeStyle = context.fillStyle = hue;
-      context.lineWidth = part === "body" ? 5 : 3;
+      context.strokeStyle = context.fillStyle = hueOf(part);
+      context.lineWidth = (part === "body" ? 5 : 3) + rim;
       for (const [a, b] of edges) {
         const [[ax, ay, ac], [bx, by, bc]] = [this.joint(a), this.joint(b)];
-        context.setLineDash(Math.min(ac, bc) > clip.confident ? [] : [2, 7]);
+        context.setLineDash(Math.min(ac, bc) > clip.confident ? [] : [2, 7 + rim]);
         context.beginPath();
         context.moveTo(ax, ay);
         context.lineTo(bx, by);
         context.stroke();
       }
       const [first, end] = clip.slices[part];
-      for (let number = first; number < end; number++) this.dot(context, number, part === "face" ? 2 : 4);
-      if (part === "left" || part === "right") this.letter(context, part, first, hue);
+      for (let number = first; number < end; number++) this.dot(context, number, (part === "face" ? 2 : 4) + rim / 2);
+      if (part === "left" || part === "right") this.letter(context, part, first, rim);
     }
   }
 
@@ -142,14 +147,58 @@ class Player {
     context.fill();
   }
 
-  letter(context, part, wrist, hue) {
+  letter(context, part, wrist, rim) {
     const [x, y] = this.joint(wrist);
+    const place = [part === "left" ? "L" : "R", x + (part === "left" ? 14 : -34), y + 30];
     context.font = "bold 26px system-ui, sans-serif";
-    context.fillStyle = hue;
-    context.fillText(part === "left" ? "L" : "R", x + (part === "left" ? 14 : -34), y + 30);
+    context.setLineDash([]);
+    if (rim) context.strokeText(...place);
+    context.fillText(...place);
   }
 }
 
+class Search {
+  // The list of predictions: rows that hold what is searched for, in the order that is chosen.
+  constructor(box) {
+    this.body = document.getElementById("rows");
+    this.rows = [...this.body.rows];
+    this.texts = null;
+    this.query = document.getElementById("query");
+    this.order = document.getElementById("order");
+    this.query.addEventListener("input", () => this.filter());
+    this.order.addEventListener("change", () => this.sort());
+    box.hidden = false;
+    this.filter();
+  }
+
+  static plain(text) { return text.normalize("NFKC").toLowerCase(); }
+
+  static text(row) { // without the marks of differences
+    const copy = row.cloneNode(true);
+    for (const mark of copy.querySelectorAll(".hidden, .sign, dt")) mark.remove();
+    return [...copy.querySelectorAll("code, dd, .quiet")].map((part) => Search.plain(part.textContent)).join("\n");
+  }
+
+  filter() {
+    const query = Search.plain(this.query.value.trim());
+    if (query) this.texts ??= new Map(this.rows.map((row) => [row, Search.text(row)]));
+    let count = 0;
+    for (const row of this.rows) {
+      row.hidden = query !== "" && !this.texts.get(row).includes(query);
+      count += !row.hidden;
+    }
+    document.getElementById("matches").textContent = `${count} of ${this.rows.length} clips`;
+  }
+
+  sort() {
+    const sign = { file: 0, worst: 1, best: -1 }[this.order.value];
+    const sorted = [...this.rows].sort((a, b) => sign * (a.dataset.quality - b.dataset.quality)); // stable
+    this.body.append(...sorted);
+  }
+}
+
+const search = document.getElementById("search");
+if (search) new Search(search);
 const players = JSON.parse(document.getElementById("players").textContent).map(
   (clip) => new Player(document.querySelector(`.player[data-place="${clip.place}"]`), clip),
 );

@@ -1,0 +1,105 @@
+"""The run's test scores beside the paper's: as a table of the page, as CSV and as LaTeX."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from unisign_fast.paper.scores import PUBLISHED
+from unisign_fast.report.run_folder import RunFolder
+
+MISSING = "–"
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would run
+
+
+class ScoreRow(NamedTuple):
+    """One system on one corpus."""
+
+    corpus: str
+    system: str
+    values: list[str]  # by metric, percent; MISSING where there is none
+    intervals: list[tuple[str, str]]  # by metric, of this run: low and high, ("", "") where there is none
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """All rows; this run's is the first, if it has scores."""
+
+    metrics: list[str]
+    better: str  # which direction is
+    own: ScoreRow | None
+    published: list[ScoreRow]
+    note: str  # how the scores were computed, "" without any
+
+    @property
+    def rows(self) -> list[ScoreRow]:
+        return [*([self.own] if self.own else []), *self.published]
+
+
+def score_table(run: RunFolder, modality: str) -> ScoreTable:
+    """The table of a run's task: the paper's metrics, then those that only this run has."""
+    published = PUBLISHED[run.data.task]
+    metrics, own, note = list(published.metrics), None, ""
+    if run.scores:
+        scores, intervals = run.scores["values"], run.scores.get("intervals", {})
+        metrics += [metric for metric in scores if metric not in metrics]
+        own = ScoreRow(
+            corpus=f"{', '.join(store.name for store in run.stores)}, test ({run.scores['count']} clips)",
+            system=f"this run, {modality}",
+            values=[f"{scores[metric]:.2f}" if metric in scores else MISSING for metric in metrics],
+            intervals=[_interval(intervals.get(metric)) for metric in metrics],
+        )
+        note = f"Signature: {run.scores['signature']}; normalisation of texts: {run.scores['normalization']}"
+    rows = []
+    for row in published.rows:
+        values = dict(zip(published.metrics, row.values, strict=True))
+        rows.append(ScoreRow(row.corpus, f"paper, {row.system}", [values.get(m, MISSING) for m in metrics], []))
+    return ScoreTable(metrics, published.better, own, rows, note)
+
+
+def as_csv(table: ScoreTable) -> str:
+    """Comma-separated values with a header; each metric has columns for the bounds of its 95 % interval."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["corpus", "system", *(f"{m}{part}" for m in table.metrics for part in ("", " low", " high"))])
+    for row in table.rows:
+        intervals = row.intervals or [("", "")] * len(table.metrics)
+        cells = [cell for value, bounds in zip(row.values, intervals, strict=True) for cell in (value, *bounds)]
+        writer.writerow([_harmless(row.corpus), row.system, *("" if cell == MISSING else cell for cell in cells)])
+    return file.getvalue()
+
+
+def as_latex(table: ScoreTable) -> str:
+    """A tabular for the package booktabs, this run's row with its 95 % intervals first."""
+    lines = [f"% {' '.join(table.note.split())}"] if table.note else []
+    lines += [rf"\begin{{tabular}}{{ll{'r' * len(table.metrics)}}}", r"\toprule"]
+    lines += [_latex_row(["Corpus", "System", *table.metrics]), r"\midrule"]
+    if table.own:
+        lines.append(_latex_row([table.own.corpus, table.own.system, *table.own.values]))
+        if any(low for low, _ in table.own.intervals):
+            intervals = [f"[{low}, {high}]" if low else "" for low, high in table.own.intervals]
+            lines.append(_latex_row(["", "95 % interval", *intervals]))
+        lines.append(r"\midrule")
+    lines += [_latex_row([row.corpus, row.system, *row.values]) for row in table.published]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _interval(bounds: Sequence[float] | None) -> tuple[str, str]:
+    return (f"{bounds[0]:.1f}", f"{bounds[1]:.1f}") if bounds else ("", "")
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    escaped = ("".join(LATEX_SPECIAL.get(c, c) for c in " ".join(cell.split())) for cell in cells)
+    return " & ".join(escaped).replace(MISSING, "--") + r" \\"
+
+
+def _harmless(text: str) -> str:
+    """Text that a spreadsheet takes for text."""
+    return f"'{text}" if text.startswith(FORMULA) else text
