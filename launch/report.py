@@ -1,4 +1,4 @@
-"""Writes the report of a run: one HTML file that opens in a browser, without a network.
+"""Writes the report of a run: one HTML file that any browser opens, without a network.
 
 python launch/report.py runs/demo/slt-rgb
 """
@@ -12,16 +12,16 @@ from unisign_fast.utils.console import run_command
 
 
 def report(run: tyro.conf.Positional[Path], clips: int = 5, out: Path | None = None, faces: bool = False) -> None:
-    """Write the report of a run: training curves, scores beside the paper's, its worst and best clips.
+    """Write the report of a run: settings, commit and data, scores beside the paper's, curves, all predictions.
 
-    Each clip shows prediction and reference, the moving skeleton and hand crops, which frames were sampled, and, with
-    an RGB branch, gates and sampling points. What the run lacks is said on the page.
+    The worst and the best clips play as a skeleton with the sampled hand crops and, with an RGB branch, its gates and
+    sampling points. The page says what the run lacks. docs/evaluation.md explains every part.
 
     Args:
         run: Folder of the run, finished or not.
-        clips: How many of the worst clips, and of the best.
+        clips: Number of worst clips to show, and of best clips.
         out: HTML file to write; by default report.html in the run's folder.
-        faces: Show the video frames too, small. Without it faces are drawn as keypoints only.
+        faces: Lay the skeleton over the video. Without this option the report shows faces as keypoints only.
     """
     if clips < 0:
         raise InputError("--clips", f"{clips} is not possible", "give 0 or more")

@@ -117,4 +117,4 @@ def test_the_installed_command_runs_the_scripts(wheels, environment, tmp_path):
     command = tmp_path / "venv" / "bin" / "unisign-fast"
     assert run(command, "translate", "--help", cwd=tmp_path).startswith("usage: unisign-fast translate")
     report = run(tmp_path / "venv" / "bin" / "python", "-c", FILES, cwd=tmp_path)
-    assert report.split() == ["page.html.j2", "script.js", "style.css"]
+    assert report.split() == ["clips.html.j2", "figures.html.j2", "page.html.j2", "script.js", "style.css"]

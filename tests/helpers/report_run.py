@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,10 +13,17 @@ from toy_training import ROOT, run_script
 from video_files import write_video
 
 from unisign_fast.checkpoints.model_folder import save_model
+from unisign_fast.evaluation.evaluate import MAIN_METRIC
+from unisign_fast.evaluation.metrics import score
+from unisign_fast.evaluation.predictions import Prediction, write_json, write_predictions
 from unisign_fast.model.unisign import UniSign
-from unisign_fast.pipelines.store.keypoint_store import KeypointStoreWriter
+from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
+from unisign_fast.pipelines.targets import Task
 from unisign_fast.text.tokenizer import train_tokenizer
 from unisign_fast.training.recipes import RECIPES
+from unisign_fast.training.settings import RunSettings
+from unisign_fast.utils.event_log import EventLog
 
 SIDE, FRAMES = 64, 20
 TEXTS = ["我喜欢<b>茶。", "他喜欢<b>水。", "我<b>明天去学校。"]
@@ -39,6 +47,40 @@ def write_store(folder: Path) -> Path:
             keypoints[..., 2] = np.linspace(0.95, 0.2, FRAMES)[:, None]
             about = {"id": f"clip{i}", "split": SPLITS[i % 6], "language": "zh", "text": TEXTS[i % 3], "gloss": "我 茶"}
             writer.add(keypoints, fps=25.0, width=SIDE, height=SIDE, source=f"videos/{i}.mp4", **about)
+    return folder
+
+
+def write_keypoints(folder: Path, clips: int = 12) -> Path:
+    """A store without videos: the first clips of `write_store`, of 3 frames each."""
+    rng = np.random.default_rng(0)
+    with KeypointStoreWriter(folder, SOURCE) as writer:
+        for i in range(clips):
+            about = {"id": f"clip{i}", "split": SPLITS[i % 6], "language": "zh", "text": TEXTS[i % 3], "gloss": "我 茶"}
+            writer.add(rng.uniform(0.3, 0.7, (3, 133, 3)), fps=25.0, width=SIDE, height=SIDE, source="", **about)
+    return folder
+
+
+def write_run(
+    folder: Path, store: Path, task: Task, rows: list[Prediction], evaluations: int, p_samp: float = 0.0
+) -> Path:
+    """The files of a run that was never trained: settings, a log of `evaluations` evaluations, predictions, scores."""
+    folder.mkdir(parents=True)
+    data = DataSettings(task=task, p_samp=p_samp, max_frames=FRAMES)
+    settings = RunSettings(stage=3, stores=(store,), out=folder, data=data).as_json()
+    opened = KeypointStore.open(store)
+    content = f"{len(opened.clips)} clips, {opened.clips.total_frames} frames, CRC-32C {opened.manifest_crc32c:08x}"
+    start = {"command": ["launch/finetune.py", "--task", task], "commit": 40 * "a" + "+", "versions": {"torch": "2.13"}}
+    settings["start"] = start | {"data": [{"store": str(store), "content": content}], "ranks": 2}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    metric = MAIN_METRIC[task][0]
+    with closing(EventLog(folder / "log.jsonl")) as log:
+        for step in range(1, evaluations + 1):
+            log.write("step", step=step, loss=1 / step, learning_rate=3e-4, clips_per_s=9.0)
+            log.write("evaluation", step=step, epoch=step - 1, scores={metric: 100 - 50 / step})
+    if rows:
+        write_predictions(folder / "predictions-test.jsonl", rows)
+        scores = score(task, [row.prediction for row in rows], [row.reference for row in rows], "zh")
+        write_json(folder / "scores-test.json", scores.plain() | {"split": "test", "language": "zh", "bad_clips": []})
     return folder
 
 

@@ -1,7 +1,7 @@
 """Uni-Sign's published test scores, in percent: Li et al., ICLR 2025.
 
 Tables 18 to 21 are the complete results. Table 20's test columns are shifted in print; its figures here stand where
-Table 6 confirms them. "Scored anew" are the authors' published pose-only predictions, scored with
+Table 6 confirms them. "Rescored" rows are the authors' published pose-only predictions, scored with
 unisign_fast/evaluation/metrics.py.
 """
 
@@ -33,13 +33,13 @@ PUBLISHED = {
         (
             Row("CSL-Daily test (Chinese)", "pose-only, Table 19", ("53.86", "40.96", "32.02", "25.61", "54.92")),
             Row("CSL-Daily test (Chinese)", "RGB-pose, Table 19", ("55.08", "42.14", "32.98", "26.36", "56.51")),
-            Row("CSL-Daily test (Chinese)", "pose-only, scored anew", ("53.87", "40.99", "32.09", "25.70", "55.00")),
+            Row("CSL-Daily test (Chinese)", "pose-only, rescored", ("53.87", "40.99", "32.09", "25.70", "55.00")),
             Row("OpenASL test (English)", "pose-only, Tables 6 and 20", ("49.10", "35.91", "28.12", "22.67", "42.77")),
             Row("OpenASL test (English)", "RGB-pose, Tables 6 and 20", ("49.35", "36.32", "28.55", "23.14", "43.22")),
-            Row("OpenASL test (English)", "pose-only, scored anew", ("49.09", "35.91", "28.10", "22.64", "42.83")),
+            Row("OpenASL test (English)", "pose-only, rescored", ("49.09", "35.91", "28.10", "22.64", "42.83")),
             Row("How2Sign test (English)", "pose-only, Table 21", ("40.4", "26.8", "19.3", "14.5", "34.3")),
             Row("How2Sign test (English)", "RGB-pose, Table 21", ("40.2", "27.1", "19.7", "14.9", "36.0")),
-            Row("How2Sign test (English)", "pose-only, scored anew", ("39.38", "26.44", "19.22", "14.50", "34.51")),
+            Row("How2Sign test (English)", "pose-only, rescored", ("39.38", "26.44", "19.22", "14.50", "34.51")),
         ),
     ),
     "cslr": PublishedScores(

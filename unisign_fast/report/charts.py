@@ -29,7 +29,7 @@ class Bar(NamedTuple):
     y: float
     width: float
     height: float
-    count: int
+    total: int  # values in the bin
 
 
 @dataclass(frozen=True)

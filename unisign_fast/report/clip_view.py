@@ -91,7 +91,10 @@ class ClipViewer:
             self._problems.append(str(error))
 
     def view(self, number: int) -> ClipView:
-        """Clip `number` of `clips`. Unreadable pictures are among its `problems`; InputError without keypoints or text."""
+        """Clip `number` of `clips`; `problems` says which pictures cannot be read.
+
+        Raises InputError without keypoints or text.
+        """
         ref = self.clips[number]
         keypoints = ref.store.keypoints(ref.clip)
         settings = self._as_trained.settings

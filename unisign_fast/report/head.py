@@ -38,8 +38,8 @@ def modality(run: RunFolder) -> str:
     return "RGB-pose" if run.data.p_samp else "pose-only"
 
 
-def facts(run: RunFolder) -> list[Fact]:
-    """What identifies the run, most important first; only what its files hold."""
+def facts(run: RunFolder, written: str) -> list[Fact]:
+    """What identifies the run, as far as its files hold it; `written` is the time of the report."""
     train, start = run.settings.get("train", {}), run.start
     rgb = f", p_samp {run.data.p_samp:g}" if run.data.p_samp else ""
     result = [
@@ -69,6 +69,7 @@ def facts(run: RunFolder) -> list[Fact]:
         Fact("Libraries", libraries or NOT_RECORDED),
         Fact("Ranks", str(start.get("ranks", NOT_RECORDED))),
         Fact("Started", str(start.get("time", NOT_RECORDED))),
+        Fact("Report written", written),
     ]
     command = start.get("command")
     if isinstance(command, list):
@@ -79,7 +80,8 @@ def facts(run: RunFolder) -> list[Fact]:
 def data_rows(run: RunFolder, stores: Sequence[KeypointStore | InputError]) -> list[DataRow]:
     """The run's stores; `stores` holds for each the open store, or why it cannot be opened."""
     recorded = run.start.get("data")
-    contents = [str(entry.get("content")) for entry in recorded] if _is_list_of_dicts(recorded) else []
+    entries = recorded if isinstance(recorded, list) else []
+    contents = [str(entry["content"]) for entry in entries if isinstance(entry, dict) and "content" in entry]
     contents += [NOT_RECORDED] * (len(stores) - len(contents))
     rows = []
     for path, content, store in zip(run.stores, contents, stores):
@@ -106,10 +108,6 @@ def _steps(run: RunFolder) -> str:
     if not steps:
         return "none logged"
     return f"{steps[-1]['step']} logged, {'finished' if run.logged('finished') else 'not finished'}"
-
-
-def _is_list_of_dicts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 def _flattened(value: object, name: str) -> Iterator[tuple[str, str]]:

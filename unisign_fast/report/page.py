@@ -58,10 +58,9 @@ def write_report(folder: Path, out: Path, clips: int, faces: bool) -> None:
     is_words = run.data.task == "islr" and bool(compared)
     page = _template().render(
         run=run,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=(HERE / "style.css").read_text(encoding="utf-8"),
         script=(HERE / "script.js").read_text(encoding="utf-8"),
-        facts=head.facts(run),
+        facts=head.facts(run, datetime.now(UTC).isoformat(timespec="seconds")),
         data=head.data_rows(run, stores),
         settings=head.setting_rows(run),
         sections=_sections(run, bool(compared), [(anchor, heading) for anchor, heading, _ in titled]),

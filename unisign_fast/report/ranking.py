@@ -11,8 +11,6 @@ from unisign_fast.evaluation.metrics import edit_counts
 from unisign_fast.evaluation.predictions import Prediction
 from unisign_fast.text.normalization import RULES
 
-BY_CHARACTER = ("csl-daily", "nfkc-characters")  # rules of normalization.py that put a space between characters
-
 
 class Span(NamedTuple):
     """Adjacent words of a text, or characters where these are scored."""
@@ -47,7 +45,8 @@ def compare(task: str, rule: str, row: Prediction) -> Comparison:
     prediction, reference = (RULES[rule](text).split() for text in (row.prediction, row.reference))
     if task == "slt":
         bleu = BLEU(tokenize="13a", smooth_method="exp", effective_order=True)
-        score = quality = bleu.sentence_score(" ".join(prediction), [" ".join(reference)]).score
+        score = bleu.sentence_score(" ".join(prediction), [" ".join(reference)]).score
+        score = quality = round(score, 6)  # equal texts reach 100 but for rounding
         verdict = f"sentence BLEU {score:.1f}"
     elif task == "cslr":
         counts = edit_counts(reference, prediction)
@@ -59,7 +58,7 @@ def compare(task: str, rule: str, row: Prediction) -> Comparison:
     else:
         score = quality = 100.0 * (prediction == reference)
         verdict = "correct" if score else "wrong"
-    space = "" if rule in BY_CHARACTER else " "
+    space = "" if RULES[rule]("茶水") == "茶 水" else " "  # the rule separates characters: they are joined again
     blocks = SequenceMatcher(None, prediction, reference, autojunk=False).get_opcodes()
     ours = [Span(space.join(prediction[a:b]), kind != "equal") for kind, a, b, _, _ in blocks if a < b]
     theirs = [Span(space.join(reference[a:b]), kind != "equal") for kind, _, _, a, b in blocks if a < b]

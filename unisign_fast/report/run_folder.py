@@ -60,7 +60,7 @@ def read_run(path: Path) -> RunFolder:
             settings={name: value for name, value in values.items() if name != "start"},
             start=start if isinstance(start := values.get("start"), dict) else {},
             events=events,
-            scores=_read_json(scores) if scores.is_file() else None,
+            scores=_read_scores(scores) if scores.is_file() else None,
             predictions=read_predictions(predictions) if predictions.is_file() else [],
             model=models[0] if models else None,
         )
@@ -79,6 +79,14 @@ def _settings_of_log(events: list[dict]) -> dict:
     recipe = start["recipe"]
     data = {f.name: recipe[f.name] for f in fields(DataSettings) if f.name in recipe}
     return {**recipe, "data": data, "train": start["setting"]}
+
+
+def _read_scores(path: Path) -> dict:
+    scores = _read_json(path)
+    lacking = [name for name in ("values", "signature", "normalization", "count") if name not in scores]
+    if lacking:
+        raise InputError(path, f"lacks {', '.join(lacking)}", "score the run again with launch/evaluate.py")
+    return scores
 
 
 def _read_json(path: Path) -> dict:
