@@ -127,6 +127,14 @@ class PoseNetwork:
         return self._rtmpose.postprocess(answer, centres[:, None], sizes[:, None])
 
 
+def weights_of(detector: Path | None, pose_model: Path | None) -> tuple[Path, Path]:
+    """The ONNX files of the networks; None: rtmlib's, downloaded once. Raises InputError offline."""
+    return (
+        detector or _default_weights("det", "--detector"),
+        pose_model or _default_weights("pose", "--pose-model"),
+    )
+
+
 def _default_weights(kind: str, option: str) -> Path:
     """rtmlib's weights of `kind` ("det", "pose"), downloaded unless they are there. Raises InputError offline."""
     url = DEFAULT[kind]

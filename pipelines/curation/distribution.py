@@ -1,0 +1,53 @@
+"""Work spread over processes and machines by Ray Data: a row an item. Keys and file names travel, no pixels.
+
+Ray runs on this machine, or on the cluster that the environment variable RAY_ADDRESS names. It restarts workers that
+die and gives their item to another one, for ever; makers.py counts the attempts.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import InputError
+from .makers import Maker
+
+OBJECT_STORE = 100 * 2**20  # bytes of a local Ray: rows are small
+
+
+@contextmanager
+def ray_started(workers: int) -> Iterator[None]:
+    """Ray until the block ends; workers of a block that is left early are killed. Raises InputError without Ray."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a corpus leaves the machine
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU keep CUDA_VISIBLE_DEVICES
+    try:
+        import ray
+        from ray.data import DataContext
+    except ImportError as error:
+        problem = f"Ray cannot be imported ({error})"
+        raise InputError("curate.py", problem, "run `bash launch/install.sh curation`") from None
+    local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers + 1, "object_store_memory": OBJECT_STORE}
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **local)
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def distribute(
+    maker: type[Maker], arguments: dict[str, Any], items: list[dict[str, Any]], workers: int, gpus: float = 0
+) -> Iterator[dict[str, Any]]:
+    """The answers of `maker(**arguments)` to `items`, as they come. `gpus`: the share of one that each worker takes."""
+    import ray.data
+
+    workers = min(workers, len(items))
+    rows = ray.data.from_items(items, override_num_blocks=len(items))  # a block an item: a crash repeats only this one
+    compute = ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1)
+    answers = rows.map(
+        maker, fn_constructor_kwargs=arguments, compute=compute, num_cpus=1, **({"num_gpus": gpus} if gpus else {})
+    )
+    yield from answers.iter_rows()

@@ -1,0 +1,98 @@
+"""The work on one plan or one part, as it is done in a worker process: nothing here knows how work is distributed."""
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..atomic_io import writing_to
+from ..errors import InputError
+from .folder import CorpusFolder
+
+MOST_CRASHES = 3  # of a worker over one item, then it is a dead letter
+MOST_ATTEMPTS = 10  # also counting those that ended with their driver
+
+
+class Maker(ABC):
+    """Makes the items of one stage. An instance lives in a worker process and keeps what is slow to load.
+
+    Called with {"key": ..., ...}, it answers {"key", "state", "reason", ...}. The state is "done", "failed" (the item
+    is to be a dead letter) or "stopped" (the item is not to blame: a full disk, a missing network).
+    """
+
+    stage: ClassVar[str]
+
+    def __init__(self, root: str, run: str):
+        """`root` of the corpus folder; `run` names the driver's run."""
+        self.folder, self._run, self._is_loaded = CorpusFolder(Path(root)), run, False
+
+    @abstractmethod
+    def load(self) -> None:
+        """Loads what all items need. Raises InputError where it is missing."""
+
+    @abstractmethod
+    def make(self, item: dict[str, Any]) -> Any:
+        """The item's content. Raises InputError, or anything else, where it cannot be made."""
+
+    @abstractmethod
+    def write(self, key: str, content: Any, seconds: float) -> None:
+        """Writes it under its finished name. Raises InputError where the file system does not take it."""
+
+    @abstractmethod
+    def is_finished(self, key: str) -> bool:
+        """Whether it is written."""
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Makes an item; exceptions become answers."""
+        key = item["key"]
+        began = time.perf_counter()
+        try:
+            if not self._is_loaded:
+                self.load()
+                self._is_loaded = True
+            if self.is_finished(key):  # by a worker that had it before
+                return _answer(key, "done")
+            if reason := self._crashes(key):
+                return _answer(key, "failed", reason)
+        except InputError as error:
+            return _answer(key, "stopped", str(error))
+        try:
+            content = self.make(item)
+        except InputError as error:
+            return _answer(key, "failed", str(error))
+        except Exception as error:  # FFmpeg, OpenCV and the networks raise many types; others go on
+            said = (str(error).strip().splitlines() or [""])[0]
+            return _answer(key, "failed", f"{type(error).__name__}: {said}")
+        try:
+            self.write(key, content, time.perf_counter() - began)
+            with writing_to(self.folder.root):
+                self.folder.attempts(key).unlink(missing_ok=True)
+        except InputError as error:
+            return _answer(key, "stopped", str(error))
+        return _answer(key, "done")
+
+    def _crashes(self, key: str) -> str:
+        """Records that an attempt begins. Why it must not, if too many before ended the worker; else "".
+
+        An attempt that no other of the same run follows may have ended because the driver did, and does not count.
+        """
+        path = self.folder.attempts(key)
+        with writing_to(path):
+            before = Counter(path.read_text().split()) if path.exists() else Counter()
+            crashes = sum(before.values()) - sum(run != self._run for run in before)
+            if crashes >= MOST_CRASHES or sum(before.values()) >= MOST_ATTEMPTS:
+                return f"its worker ended without an exception, {sum(before.values())} times (a crash, or out of memory)"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                os.write(file, f"{self._run}\n".encode())
+                os.fsync(file)
+            finally:
+                os.close(file)
+        return ""
+
+
+def _answer(key: str, state: str, reason: str = "") -> dict[str, Any]:
+    return {"key": key, "state": state, "reason": reason}
