@@ -57,8 +57,8 @@ class VideoInfo:
 class Scan:
     """The result of reading a file to its end: shown frames, their times, whether the size changes.
 
-    `plain`: every packet is a shown frame, so that a decoder that counts packets numbers the frames alike. `pts` are the
-    frames' timestamps, int64 in units of the stream, where packets determine them: reading may then start anywhere.
+    `plain`: every packet is a shown frame, so that a decoder that counts packets numbers the frames alike. `pts` are
+    the frames' timestamps, int64 in units of the stream, where packets determine them: reading may start anywhere.
     """
 
     frames: int

@@ -20,15 +20,16 @@ OBJECT_STORE = 100 * 2**20  # bytes of a local Ray: rows are small
 def ray_started(workers: int) -> Iterator[None]:
     """Ray until the block ends; workers of a block that is left early are killed. Raises InputError without Ray."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a corpus leaves the machine
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU keep CUDA_VISIBLE_DEVICES
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings tell a user nothing
     try:
         import ray
         from ray.data import DataContext
     except ImportError as error:
         problem = f"Ray cannot be imported ({error})"
         raise InputError("curate.py", problem, "run `bash launch/install.sh curation`") from None
-    local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers + 1, "object_store_memory": OBJECT_STORE}
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **local)
+    local = {"num_cpus": workers + 1, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    options: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else local
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -47,7 +48,6 @@ def distribute(
     workers = min(workers, len(items))
     rows = ray.data.from_items(items, override_num_blocks=len(items))  # a block an item: a crash repeats only this one
     compute = ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1)
-    answers = rows.map(
-        maker, fn_constructor_kwargs=arguments, compute=compute, num_cpus=1, **({"num_gpus": gpus} if gpus else {})
-    )
+    options: dict[str, Any] = {"compute": compute, "num_cpus": 1, "num_gpus": gpus or None}
+    answers = rows.map(maker, fn_constructor_kwargs=arguments, **options)  # type: ignore[arg-type]  # an actor class
     yield from answers.iter_rows()

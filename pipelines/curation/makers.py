@@ -83,7 +83,9 @@ class Maker(ABC):
             before = Counter(path.read_text().split()) if path.exists() else Counter()
             crashes = sum(before.values()) - sum(run != self._run for run in before)
             if crashes >= MOST_CRASHES or sum(before.values()) >= MOST_ATTEMPTS:
-                return f"its worker ended without an exception, {sum(before.values())} times (a crash, or out of memory)"
+                return (
+                    f"its worker ended without an exception, {sum(before.values())} times (a crash, or out of memory)"
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:

@@ -1,7 +1,7 @@
 """The last stage, on the driver: clips are cut out of the parts, filtered and written as a store to train on.
 
-Nothing is computed here that takes long, so lag, cut, thresholds and splits change at little cost. A release is the same
-in every byte however often its parts were interrupted; its digest is that of all it depends on.
+Nothing is computed here that takes long, so lag, cut, thresholds and splits change at little cost. A release is the
+same in every byte however often its parts were interrupted; its digest is that of all it depends on.
 
     OUT/releases/DIGEST/store          keypoint store with the clips that are kept
     OUT/releases/DIGEST/quality.jsonl  every clip, kept or not: values and reasons
@@ -151,7 +151,8 @@ def _lags(survey: Survey, programmes: Programmes) -> dict[str, Lag]:
 def _recordings(programmes: Programmes, work: Work) -> Iterator[Recording]:
     """Speech and signing of each run of parts without a gap."""
     plan = programmes.plan(work)
-    activity, speeds, start, end = plan.speech_activity, [], 0, -1
+    activity, start, end = plan.speech_activity, 0, -1
+    speeds: list[np.ndarray] = []
     for part in programmes.parts(work):
         if part.info.first != end and speeds:
             yield _recording(activity, speeds, start, plan.fps)

@@ -49,7 +49,7 @@ class CurationSettings:
             raise InputError("--most-copies", f"is {self.most_copies}", "give 1 or more")
         if self.lag is not None and abs(self.lag) > 60:
             raise InputError("--lag", f"{self.lag} is not possible", "give seconds")
-        self.cutting  # checks --cut and --target-seconds
+        CutSettings(self.cut, self.target_seconds)
 
     @property
     def cutting(self) -> CutSettings:
@@ -72,3 +72,11 @@ def read_curation_settings(folder: CorpusFolder) -> CurationSettings:
 def as_path(file: str | None) -> Path | None:
     """A path that was not given stays None."""
     return None if file is None else Path(file)
+
+
+def read_thresholds(path: Path | None) -> Thresholds:
+    """The thresholds in a JSON file; those it does not name keep their defaults. Raises InputError."""
+    if path is None:
+        return Thresholds()
+    remedy = f"use {', '.join(Thresholds.__dataclass_fields__)}"
+    return read_settings(path, Thresholds, "is not the thresholds of a corpus", remedy)

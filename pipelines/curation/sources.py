@@ -1,21 +1,21 @@
 """The programmes to make a corpus of: `sources.toml`, a table [[series]] for each programme series, and their files.
 
-    [[series]]
-    name = "evening-news"
-    files = "news/*.mp4"            # relative to this file
-    box = [0.7, 0.5, 1.0, 1.0]      # the signer: left, top, right, bottom as fractions of the picture
-    language = "en"                 # of speech and captions
-    licence = "CC BY 4.0"           # under which the programmes may be used
-    consent = "signed 2026-03-02, archive no. 7"
-    lag = 2.7                       # seconds by which the signing is behind the speech, unless it is estimated
-    estimate_lag = true
+[[series]]
+name = "evening-news"
+files = "news/*.mp4"            # relative to this file
+box = [0.7, 0.5, 1.0, 1.0]      # the signer: left, top, right, bottom as fractions of the picture
+language = "en"                 # of speech and captions
+licence = "CC BY 4.0"           # under which the programmes may be used
+consent = "signed 2026-03-02, archive no. 7"
+lag = 2.7                       # seconds by which the signing is behind the speech, unless it is estimated
+estimate_lag = true
 
-    [series.dates]                  # of programmes whose file names have none (2026-05-31 or 20260531)
-    "special.mp4" = 2026-05-31
+[series.dates]                  # of programmes whose file names have none (2026-05-31 or 20260531)
+"special.mp4" = 2026-05-31
 
-    [splits]                        # by programme date; without it all clips are for training
-    dev_from = 2026-05-01
-    test_from = 2026-06-01
+[splits]                        # by programme date; without it all clips are for training
+dev_from = 2026-05-01
+test_from = 2026-06-01
 """
 
 import hashlib
@@ -125,7 +125,10 @@ def _check(path: Path, sources: Sources) -> None:
         left, top, right, bottom = series.box
         given = "say it in words: it is kept with the release"
         good = {
-            "name": (series.name not in names and bool(re.fullmatch(r"[\w.-]+", series.name)), "letters, digits, - _ ."),
+            "name": (
+                series.name not in names and bool(re.fullmatch(r"[\w.-]+", series.name)),
+                "letters, digits, - _ .",
+            ),
             "box": (0 <= left < right <= 1 and 0 <= top < bottom <= 1, "left, top, right, bottom as fractions"),
             "language": (series.language in LANGUAGES, f"use one of {', '.join(LANGUAGES)}"),
             "licence": (bool(series.licence.strip()), given),

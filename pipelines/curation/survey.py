@@ -1,4 +1,4 @@
-"""What there is to do: the programmes of the sources, the plans and parts that the settings ask for, and their state."""
+"""What there is to do: the programmes of the sources, the plans and parts that the settings ask for, their state."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,8 +72,8 @@ class Survey:
                 problem = str(error)
         else:
             model = self.settings.asr_model
-            is_folder = model is not None and Path(model).is_dir()
-            depends |= {"asr": self.settings.asr, "model": self._checksums.of(Path(model)) if is_folder else model}
+            content = self._checksums.of(Path(model)) if model and Path(model).is_dir() else model
+            depends |= {"asr": self.settings.asr, "model": content}
         key = key_of(programme.content, stage="plan", version=plans.VERSION, **depends)
         item = {"key": key, "video": str(programme.path), "captions": captions, "language": series.language}
         return Work(programme, series, item, problem)
