@@ -15,6 +15,7 @@ COMMANDS = {
     "pretrain": "train stages 1 (pose-only) and 2 (RGB-pose)",
     "finetune": "train stage 3: translation, glosses or words",
     "prepare": "make keypoint stores: demo, poses, convert, crops, verify, merge, stats",
+    "curate": "make a corpus of broadcasts: run, status, retry, finish, withdraw",
     "convert": "import and export checkpoints in the authors' format",
     "report": "write the HTML report of a run",
     "summary": "print the table of finished runs",

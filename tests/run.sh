@@ -5,7 +5,9 @@
 #   bash tests/run.sh tests/model   one package; arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash launch/install.sh test
+extras=test
+case " $* " in *" --all "*) extras=test,curation-test ;; esac
+bash launch/install.sh "$extras"
 # The report of a run is tested in a real browser. Without one those tests are skipped.
 if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   echo "installing chromium"

@@ -23,6 +23,7 @@ import numpy as np
 from ..atomic_io import created_once, replace_json, replace_text
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStoreWriter
+from ..targets import language_code
 from .cutting import cut_sentences
 from .duplicates import duplicate_reasons
 from .lag import RATE, Recording, estimate_lags, hand_speed
@@ -174,7 +175,7 @@ def _candidates(survey: Survey, programmes: Programmes, work: Work, lags: dict[s
     plan, lag, programme = programmes.plan(work), lags[work.plan_key], work.programme
     parts = programmes.parts(work)
     split = survey.sources.splits.split(programme.day)
-    sentences = cut_sentences(plan.words, work.series.language, survey.settings.cutting)
+    sentences = cut_sentences(plan.words, language_code(work.series.language), survey.settings.cutting)
     for number, sentence in enumerate(sentences):
         start, end = (round(seconds * plan.fps) for seconds in lag.applied(sentence))
         first, frames = start, min(end, plan.frames) - start
@@ -227,7 +228,7 @@ def _quality(
         cuts += sum(candidate.first < frame < end for frame in changed)
     left, top, right, bottom = parts[0].info.box
     aspect = (right - left) / (bottom - top)
-    return measure_quality(keypoints, plan.fps, aspect, persons, cuts, sentence, candidate.language)
+    return measure_quality(keypoints, plan.fps, aspect, persons, cuts, sentence, language_code(candidate.language))
 
 
 def _reject_duplicates(candidates: list[Candidate], most_copies: int) -> None:

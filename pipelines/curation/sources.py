@@ -34,10 +34,11 @@ from ..crops.video import VIDEO_SUFFIXES
 from ..errors import InputError
 from ..file_names import is_hidden
 from ..input_files import read_json, read_text
-from ..targets import LANGUAGES
+from ..targets import language_name
 
 _DATE = re.compile(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?!\d)")
 _PIECE = 2**22  # bytes
+_READABLE = "check the file and its permissions"
 _THREADS = 4  # that compute checksums; hashlib releases the GIL
 
 
@@ -130,7 +131,10 @@ def _check(path: Path, sources: Sources) -> None:
                 "letters, digits, - _ .",
             ),
             "box": (0 <= left < right <= 1 and 0 <= top < bottom <= 1, "left, top, right, bottom as fractions"),
-            "language": (series.language in LANGUAGES, f"use one of {', '.join(LANGUAGES)}"),
+            "language": (
+                language_name(series.language) is not None,
+                "give a code of BCP-47 (en, de, gsw), or CODE=NAME",
+            ),
             "licence": (bool(series.licence.strip()), given),
             "consent": (bool(series.consent.strip()), given),
             "lag": (abs(series.lag) <= 60, "give seconds"),
@@ -142,6 +146,18 @@ def _check(path: Path, sources: Sources) -> None:
     splits = sources.splits
     if splits.dev_from and splits.test_from and splits.dev_from >= splits.test_from:
         raise InputError(f"{path}: splits", "dev_from is not before test_from", "give the earlier date to dev")
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file. Raises InputError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", _READABLE) from None
+    return digest.hexdigest()
 
 
 class Checksums:
@@ -163,13 +179,9 @@ class Checksums:
             state = path.stat()
             known = self._known.get(str(path))
             if not known or known[:2] != [state.st_size, state.st_mtime_ns]:
-                with open(path, "rb") as file:
-                    digest = hashlib.sha256()
-                    while piece := file.read(_PIECE):
-                        digest.update(piece)
-                known = [state.st_size, state.st_mtime_ns, digest.hexdigest()]
+                known = [state.st_size, state.st_mtime_ns, checksum(path)]
         except OSError as error:
-            raise InputError(path, f"cannot be read ({error.strerror})", "check the file and its permissions") from None
+            raise InputError(path, f"cannot be read ({error.strerror})", _READABLE) from None
         self._used[str(path)] = known
         return known[2]
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..targets import language_code
 from . import parts, plans
 from .captions import caption_file
 from .folder import CorpusFolder, key_of
 from .plans import Plan, TextSettings, read_plan, stretches
 from .records import Lag
 from .settings import CurationSettings, as_path
-from .sources import Checksums, Programme, Series, Sources, read_sources, scan
+from .sources import Checksums, Programme, Series, Sources, checksum, read_sources, scan
 
 BEFORE, AFTER = 5.0, 15.0  # seconds before and after the speech in which its signing is looked for
 
@@ -62,12 +63,12 @@ class Survey:
 
     def _work(self, programme: Programme) -> Work:
         series = self._series[programme.series]
-        captions, problem = "", ""
-        depends: dict[str, Any] = {"text": self.settings.text, "language": series.language}
+        captions, problem, language = "", "", language_code(series.language)
+        depends: dict[str, Any] = {"text": self.settings.text, "language": language}
         if self.settings.text == "captions":
             try:
-                file = caption_file(programme.path, series.language)
-                captions, depends["captions"] = str(file), self._checksums.of(file)
+                file = caption_file(programme.path, language)
+                captions, depends["captions"] = str(file), checksum(file)  # small; its name is not kept
             except InputError as error:
                 problem = str(error)
         else:
@@ -75,7 +76,7 @@ class Survey:
             content = self._checksums.of(Path(model)) if model and Path(model).is_dir() else model
             depends |= {"asr": self.settings.asr, "model": content}
         key = key_of(programme.content, stage="plan", version=plans.VERSION, **depends)
-        item = {"key": key, "video": str(programme.path), "captions": captions, "language": series.language}
+        item = {"key": key, "video": str(programme.path), "captions": captions, "language": language}
         return Work(programme, series, item, problem)
 
     def read_plans(self) -> None:

@@ -106,7 +106,7 @@ def test_clips_have_the_text_the_box_and_the_poses_of_their_stretch(finished):
     for number, clip in enumerate(store.clips):
         day, item = divmod(number, 3)
         assert clip.text.endswith(f"on day {day} item {item}.") and clip.split == "train"
-        assert (clip.video_start, clip.frames) == (2 * item * FPS + 2, 45)  # 0.1 s to 1.9 s
+        assert (clip.video_start, clip.frames) == (2 * item * FPS + 5, 40)  # 0.2 s to 1.8 s
         assert clip.box == box and (clip.width, clip.height) == (WIDTH // 2, HEIGHT)
         with VideoFile(store.video(clip)) as whole, VideoFile(store.video(clip), clip.box) as cropped:
             pictures = zip(whole.pictures(), cropped.pictures())
