@@ -1,6 +1,7 @@
 """Compiling the kernels for real GPUs on a machine without a GPU: registers, spills, shared memory, tensor cores.
 
     python -m unisign_fast.kernels.aot --json FILE
+    python -m unisign_fast.kernels.aot --each-kernel-once --json FILE
 
 Runs in a process of its own, without TRITON_INTERPRET.
 """
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -91,16 +93,21 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return use["REG"], use["STACK"] + use["LOCAL"]
 
 
-def compile_all(specs: Sequence[KernelSpec], capabilities: Sequence[int] = tuple(SHARED_LIMIT)) -> Iterator[Row]:
-    """One row per operation, dtype, launch and GPU."""
+def compile_all(specs: Sequence[KernelSpec], each_kernel_once: bool = False) -> Iterator[Row]:
+    """One row per operation, dtype, launch and GPU; or of each operation's kernels the last launch in bfloat16 alone,
+    for the three GPUs in turn.
+    """
     assert os.environ.get("TRITON_INTERPRET", "0") == "0", "the interpreter hides the compiler"
     jobs = [
         (spec.name, dtype, launch, capability)
         for spec in specs
         for dtype in DTYPES
         for launch in launches(spec, dtype)
-        for capability in capabilities
+        for capability in SHARED_LIMIT
     ]
+    if each_kernel_once:
+        last = {(job[0], job[2].kernel): job[:3] for job in jobs if job[1] == torch.bfloat16}
+        jobs = [(*job, capability) for job, capability in zip(last.values(), cycle(SHARED_LIMIT))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(lambda job: compile_launch(*job), jobs)
 
@@ -108,9 +115,10 @@ def compile_all(specs: Sequence[KernelSpec], capabilities: Sequence[int] = tuple
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
-    path = parser.parse_args().json
-    rows = []
-    for row in compile_all(SPECS):
+    parser.add_argument("--each-kernel-once", action="store_true")
+    options = parser.parse_args()
+    path, rows = options.json, []
+    for row in compile_all(SPECS, options.each_kernel_once):
         rows.append(row)
         print(row, flush=True)
     if path:

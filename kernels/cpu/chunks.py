@@ -8,6 +8,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 ELEMENTS = 2**19  # of a chunk: 2 MiB in float32, of the cache that cores share
+Tensors = Sequence[Tensor | None]
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
@@ -20,12 +21,7 @@ def frame_chunks(x_FVC: Tensor) -> Iterator[slice]:
     return chunks(len(x_FVC), ELEMENTS // x_FVC.shape[1:].numel())
 
 
-def in_chunks(
-    function: Callable[..., Tensor],
-    slices: Iterator[slice],
-    split: Sequence[Tensor | None],
-    shared: Sequence[Tensor | None],
-) -> Tensor:
+def in_chunks(function: Callable[..., Tensor], slices: Iterator[slice], split: Tensors, shared: Tensors) -> Tensor:
     """function(*split, *shared), computed for one slice of the tensors in `split` at a time; only inputs are saved."""
     return _InChunks.apply(function, list(slices), len(split), *split, *shared)
 
@@ -61,5 +57,5 @@ class _InChunks(Function):
         return None, None, None, *map(result.get, range(len(tensors)))
 
 
-def _chunk(tensors: Sequence[Tensor | None], rows: slice, count: int) -> list[Tensor | None]:
+def _chunk(tensors: Tensors, rows: slice, count: int) -> list[Tensor | None]:
     return [t[rows] if t is not None and i < count else t for i, t in enumerate(tensors)]

@@ -21,12 +21,7 @@ def parallel(function: Callable) -> Callable:
     """`function` compiled, its `prange` loops on several threads, cached on disk if a cache folder is writable.
     Allows fused multiply-add and reassociated sums.
     """
-    options: dict[str, Any] = {
-        "parallel": True,
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"contract", "reassoc"},
-    }
+    options: Any = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:  # numba's "cannot cache function: no locator available"

@@ -3,52 +3,39 @@
 from torch import Tensor
 
 from ..dispatch import Operation
-from ..launch import operator
+from ..launch import contiguous, operator
 from .reference import deformable_attention as reference
 
 MOST_JOINTS, MOST_CELLS, MOST_WIDTH = 32, 16, 32  # a crop and group must fit one program's registers
 
 
 @operator("deformable_attention")
-def _forward(
-    query_NVC: Tensor,
-    map_NCHW: Tensor,
-    position_NGV2: Tensor,
-    key_weight_GEE: Tensor,
-    value_weight_GEE: Tensor,
-    bias_NGVV: Tensor,
-) -> Tensor:
+def _forward(inputs: list[Tensor]) -> Tensor:
     from .triton_kernel import forward
 
-    inputs = query_NVC, map_NCHW, position_NGV2, key_weight_GEE, value_weight_GEE, bias_NGVV
-    return forward(*(x.contiguous() for x in inputs))
+    return forward(contiguous(inputs))
 
 
 @operator("deformable_attention_backward")
-def _backward(
-    grad_NVC: Tensor,
-    query_NVC: Tensor,
-    map_NCHW: Tensor,
-    position_NGV2: Tensor,
-    key_weight_GEE: Tensor,
-    value_weight_GEE: Tensor,
-    bias_NGVV: Tensor,
-) -> list[Tensor]:
+def _backward(grad_NVC: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     from .triton_kernel import backward
 
-    inputs = query_NVC, map_NCHW, position_NGV2, key_weight_GEE, value_weight_GEE, bias_NGVV
-    return backward(grad_NVC.contiguous(), *(x.contiguous() for x in inputs))
+    return backward(grad_NVC.contiguous(), contiguous(inputs))
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*inputs[0])
 
 
 def _gradients(ctx, grad_NVC: Tensor):
-    return tuple(_backward(grad_NVC, *ctx.saved_tensors))
+    return _backward(grad_NVC, list(ctx.saved_tensors))
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
+
+
+def _gpu(*inputs: Tensor) -> Tensor:
+    return _forward(list(inputs))
 
 
 def _refusal(
@@ -65,4 +52,4 @@ def _refusal(
     return None
 
 
-deformable_attention = Operation("deformable_attention", reference, _forward, _refusal)
+deformable_attention = Operation("deformable_attention", reference, _gpu, _refusal)

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..launch import launch, padded
+from ..partial_sums import sum_rows
 
 WARPS, WARPS_BACKWARD = 4, 8  # with fewer, float32 spills
 MOST_PROGRAMS = 132  # of the backward pass for each group: one for each of an H200's processors
@@ -162,51 +163,26 @@ def _constants(query_NVC: Tensor, map_NCHW: Tensor, key_weight_GEE: Tensor) -> d
     }
 
 
-def forward(
-    query_NVC: Tensor,
-    map_NCHW: Tensor,
-    position_NGV2: Tensor,
-    key_weight_GEE: Tensor,
-    value_weight_GEE: Tensor,
-    bias_NGVV: Tensor,
-) -> Tensor:
-    """out_NVC."""
-    inputs = query_NVC, map_NCHW, position_NGV2, key_weight_GEE, value_weight_GEE, bias_NGVV
-    out = torch.empty_like(query_NVC)
-    constants = _constants(query_NVC, map_NCHW, key_weight_GEE)
+def forward(inputs: list[Tensor]) -> Tensor:
+    """out_NVC. inputs: those of the reference."""
+    query_NVC, map_NCHW, _, key_weight_GEE, *_ = inputs
+    out_NVC, constants = torch.empty_like(query_NVC), _constants(query_NVC, map_NCHW, key_weight_GEE)
     items = len(query_NVC) * len(key_weight_GEE)
-    launch(keypoint_sampling_forward, (items,), *inputs, out, **constants, warps=WARPS, stages=1)
-    return out
+    launch(keypoint_sampling_forward, (items,), *inputs, out_NVC, **constants, warps=WARPS, stages=1)
+    return out_NVC
 
 
-def backward(
-    grad_NVC: Tensor,
-    query_NVC: Tensor,
-    map_NCHW: Tensor,
-    position_NGV2: Tensor,
-    key_weight_GEE: Tensor,
-    value_weight_GEE: Tensor,
-    bias_NGVV: Tensor,
-) -> list[Tensor]:
-    """Gradients of the six inputs, in their types."""
-    inputs = query_NVC, map_NCHW, position_NGV2, key_weight_GEE, value_weight_GEE, bias_NGVV
+def backward(grad_NVC: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """Gradients of the inputs, in their types."""
+    query_NVC, map_NCHW, _, key_weight_GEE, *_ = inputs
     grads = [torch.empty_like(x) for x in inputs]
-    constants = _constants(query_NVC, map_NCHW, key_weight_GEE)
     crops, groups = len(query_NVC), len(key_weight_GEE)
     programs = min(crops, MOST_PROGRAMS)
-    partial = [
-        torch.empty(programs, *key_weight_GEE.shape, dtype=torch.float32, device=grad_NVC.device) for _ in range(2)
-    ]
-    outputs: tuple[Tensor | int, ...] = (*grads[:3], *partial, grads[5], crops)
+    sizes = programs, *key_weight_GEE.shape
+    partial = [torch.empty(sizes, dtype=torch.float32, device=grad_NVC.device) for _ in range(2)]
     launch(
-        keypoint_sampling_backward,
-        (groups, programs),
-        grad_NVC,
-        *inputs,
-        *outputs,
-        **constants,
-        warps=WARPS_BACKWARD,
-        stages=1,
-    )
-    grads[3:5] = [x.sum(0).to(key_weight_GEE.dtype) for x in partial]
+        keypoint_sampling_backward, (groups, programs), grad_NVC, *inputs, *grads[:3], *partial, grads[5], crops,
+        **_constants(query_NVC, map_NCHW, key_weight_GEE), warps=WARPS_BACKWARD, stages=1,
+    )  # fmt: skip
+    grads[3:5] = [sum_rows(x, key_weight_GEE) for x in partial]
     return grads

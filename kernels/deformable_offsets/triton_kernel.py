@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..deformable_attention.triton_kernel import group_matrix
 from ..launch import launch, padded
+from ..partial_sums import sum_rows
 
 WARPS, WARPS_BACKWARD = 4, 4
 MOST_PROGRAMS = 132  # of the backward pass for each group: one for each of an H200's processors
@@ -110,48 +111,36 @@ def keypoint_offsets_backward(
     tl.store(row + 3 * E, grad_y, channel < E)
 
 
-def forward(
-    joints_NVC: Tensor,
-    query_weight_GEE: Tensor,
-    scale_E: Tensor,
-    shift_E: Tensor,
-    out_2E: Tensor,
-    reference_NV2: Tensor,
-    reach: float,
-) -> tuple[Tensor, Tensor]:
-    """query_NVC and position_NGV2."""
-    crops, joints, _ = joints_NVC.shape
-    groups, width, _ = query_weight_GEE.shape
-    query, position = torch.empty_like(joints_NVC), joints_NVC.new_empty(crops, groups, joints, 2)
-    sizes = {"G": groups, "V": joints, "E": width, "V_PADDED": padded(joints), "E_PADDED": padded(width)}
-    inputs = joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, reference_NV2
-    launch(keypoint_offsets_forward, (crops * groups,), *inputs, query, position, reach, **sizes, warps=WARPS, stages=1)
-    return query, position
+def _constants(joints_NVC: Tensor, query_weight_GEE: Tensor) -> dict[str, int]:
+    joints, (groups, width, _) = joints_NVC.shape[1], query_weight_GEE.shape
+    return {"G": groups, "V": joints, "E": width, "V_PADDED": padded(joints), "E_PADDED": padded(width)}
+
+
+def forward(inputs: list[Tensor], reach: float) -> tuple[Tensor, Tensor]:
+    """query_NVC and position_NGV2. inputs: those of the reference but `reach`."""
+    joints_NVC, query_weight_GEE, *_ = inputs
+    crops, groups = len(joints_NVC), len(query_weight_GEE)
+    outputs = torch.empty_like(joints_NVC), joints_NVC.new_empty(crops, groups, joints_NVC.shape[1], 2)
+    sizes = _constants(joints_NVC, query_weight_GEE) | {"warps": WARPS, "stages": 1}
+    launch(keypoint_offsets_forward, (crops * groups,), *inputs, *outputs, reach, **sizes)
+    return outputs
 
 
 def backward(
-    grad_query_NVC: Tensor,
-    grad_position_NGV2: Tensor,
-    query_NVC: Tensor,
-    joints_NVC: Tensor,
-    query_weight_GEE: Tensor,
-    scale_E: Tensor,
-    shift_E: Tensor,
-    out_2E: Tensor,
-    reach: float,
+    grad_query_NVC: Tensor, grad_position_NGV2: Tensor, query_NVC: Tensor, inputs: list[Tensor], reach: float
 ) -> list[Tensor]:
-    """Gradients of joints, query weight, scale, shift, out and reference."""
-    crops, joints, _ = joints_NVC.shape
-    groups, width, _ = query_weight_GEE.shape
+    """Gradients of the inputs; query_NVC: the result of `forward`."""
+    joints_NVC, query_weight_GEE, *_ = inputs
+    (crops, _, _), (groups, width, _) = joints_NVC.shape, query_weight_GEE.shape
     programs, grad_joints = min(crops, MOST_PROGRAMS), torch.empty_like(joints_NVC)
     grad_weight = torch.empty(programs, groups, width, width, dtype=torch.float32, device=joints_NVC.device)
-    grad_network = torch.empty(programs, groups, 4, width, dtype=torch.float32, device=joints_NVC.device)
-    sizes = {"G": groups, "V": joints, "E": width, "V_PADDED": padded(joints), "E_PADDED": padded(width)}
-    inputs = grad_query_NVC, grad_position_NGV2, joints_NVC, query_weight_GEE, scale_E, shift_E, out_2E, query_NVC
+    grad_network = torch.empty(programs * groups, 4, width, dtype=torch.float32, device=joints_NVC.device)
     launch(
-        keypoint_offsets_backward, (groups, programs), *inputs, grad_joints, grad_weight, grad_network, reach, crops,
-        **sizes, warps=WARPS_BACKWARD, stages=1,
+        keypoint_offsets_backward, (groups, programs), grad_query_NVC, grad_position_NGV2, *inputs[:-1], query_NVC,
+        grad_joints, grad_weight, grad_network, reach, crops,
+        **_constants(joints_NVC, query_weight_GEE), warps=WARPS_BACKWARD, stages=1,
     )  # fmt: skip
-    network = grad_network.sum((0, 1))
-    result = grad_weight.sum(0), network[0], network[1], network[2:], grad_position_NGV2.sum(1, dtype=torch.float32)
-    return [grad_joints, *(gradient.to(joints_NVC.dtype, copy=True) for gradient in result)]
+    parts = grad_network[:, 0], grad_network[:, 1], grad_network[:, 2:]
+    grads = [x.sum(0).to(joints_NVC.dtype) for x in parts]
+    grad_reference = grad_position_NGV2.sum(1, dtype=torch.float32).to(joints_NVC.dtype)
+    return [grad_joints, sum_rows(grad_weight, query_weight_GEE), *grads, grad_reference]

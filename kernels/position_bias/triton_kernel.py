@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..launch import launch, padded
 
-ROWS, ROWS_BACKWARD = 64, 16  # pairs of a tile
+ROWS = 64  # pairs of a tile
+# Backward: the most that compile without spills (64 pairs spill 392 bytes a thread); float32 has no tensor cores.
+ROWS_BACKWARD = {torch.bfloat16: 32, torch.float32: 16}
 WARPS = 8  # with four, some of the GPUs and types spill
-MOST_PROGRAMS = 264  # of the backward pass, each with partial sums of its own: two for each of an H200's processors
+MOST_PROGRAMS = 132  # of the backward pass, each with partial sums of its own: as many as an H200 holds at once
 
 
 @triton.jit
@@ -171,7 +173,7 @@ def backward(grad_NGVV: Tensor, reference_NV2: Tensor, position_NGV2: Tensor, we
         position_bias_backward, (programs,), grad_NGVV, reference_NV2, position_NGV2, *weights[:5],
         reference_NGV2, position, first, matrix, second, samplers,
         G=groups, V=joints, V_PADDED=padded(joints), H=hidden, H_PADDED=padded(hidden),
-        ROWS=ROWS_BACKWARD, warps=WARPS, stages=1,
+        ROWS=ROWS_BACKWARD[grad_NGVV.dtype], warps=WARPS, stages=1,
     )  # fmt: skip
     grad_weights = [
         first[:, :2].sum(0).T.contiguous(),

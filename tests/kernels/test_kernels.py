@@ -327,14 +327,27 @@ def test_refusals_say_why(forced):
         SPECS["graph_conv"].operation(*double)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="compiled for the GPU at hand by the other tests")
-def test_every_launch_compiles_for_real_gpus_without_spills(tmp_path):
+def compiled(folder: Path, *options: str) -> list[dict]:
+    """The rows of ahead-of-time compilation, none of which spills."""
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    command = [sys.executable, "-m", "unisign_fast.kernels.aot", "--json", str(tmp_path / "rows.json")]
+    command = [sys.executable, "-m", "unisign_fast.kernels.aot", "--json", str(folder / "rows.json"), *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows = json.loads((folder / "rows.json").read_text())
     assert {row["operation"] for row in rows} == set(SPECS) and {row["capability"] for row in rows} == {80, 90, 100}
     assert [row for row in rows if not row["fits"]] == []
-    multiplying = [row for row in rows if row["dtype"] == "bfloat16" and row["multiplies"]]
-    assert len(multiplying) > 50 and all(row["tensor_cores"] for row in multiplying)
+    assert all(row["tensor_cores"] for row in rows if row["dtype"] == "bfloat16" and row["multiplies"])
+    return rows
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="compiled for the GPU at hand by the other tests")
+def test_each_kernel_compiles_for_a_real_gpu_without_spills(tmp_path):
+    rows = compiled(tmp_path, "--each-kernel-once")
+    assert len({(row["operation"], row["kernel"]) for row in rows}) == len(rows) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE == "cuda", reason="compiled for the GPU at hand by the other tests")
+def test_every_launch_compiles_for_real_gpus_without_spills(tmp_path):
+    rows = compiled(tmp_path)
+    assert len([row for row in rows if row["dtype"] == "bfloat16" and row["multiplies"]]) > 50

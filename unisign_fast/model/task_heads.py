@@ -1,8 +1,11 @@
-"""The task-specific heads that the paper compares its unified fine-tuning with (Table 7), pose-only."""
+"""The task-specific heads that the paper compares its unified fine-tuning with (Table 7), pose-only.
 
-import torch
+`frames`: the clips' packing, whose lengths the host knows, so that no loss waits for the device.
+"""
+
 from torch import Tensor, nn
 
+from unisign_fast.kernels.packing import Packing, to_device
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.pipelines.batches.packed_batch import IGNORED
 
@@ -15,23 +18,23 @@ class ClassifierHead(nn.Module):
         self.classes = classes
         self.out = nn.Linear(width, len(classes))
 
-    def _logits(self, features_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        weight = mask_BT[..., None].to(features_BTD.dtype)
+    def _logits(self, features_BTD: Tensor, frames: Packing) -> Tensor:
+        weight = frames.mask_BS[..., None].to(features_BTD.dtype)
         return self.out((features_BTD * weight).sum(1) / weight.sum(1).clamp(min=1))
 
     def count(self, texts: list[str]) -> int:
         """How many of the clips have a word that is a class."""
         return sum(text in self.classes for text in texts)
 
-    def loss(self, features_BTD: Tensor, mask_BT: Tensor, texts: list[str]) -> Tensor:
+    def loss(self, features_BTD: Tensor, frames: Packing, texts: list[str]) -> Tensor:
         """Sum of cross entropies over the clips that `count` counts."""
         known = {word: index for index, word in enumerate(self.classes)}
-        target = torch.tensor([known.get(text, IGNORED) for text in texts], device=features_BTD.device)
-        logits = self._logits(features_BTD, mask_BT).float()
+        target = to_device([known.get(text, IGNORED) for text in texts], features_BTD.device)
+        logits = self._logits(features_BTD, frames).float()
         return nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
 
-    def predict(self, features_BTD: Tensor, mask_BT: Tensor) -> list[str]:
-        return [self.classes[i] for i in self._logits(features_BTD, mask_BT).argmax(-1).tolist()]
+    def predict(self, features_BTD: Tensor, frames: Packing) -> list[str]:
+        return [self.classes[i] for i in self._logits(features_BTD, frames).argmax(-1).tolist()]
 
 
 class CTCHead(nn.Module):
@@ -44,8 +47,12 @@ class CTCHead(nn.Module):
         self.out = nn.Linear(width, len(classes) + 1)
 
     def _log_probabilities(self, features_BTD: Tensor, lengths: list[int]) -> Tensor:
-        packed = nn.utils.rnn.pack_padded_sequence(features_BTD, lengths, batch_first=True, enforce_sorted=False)
+        # Sorted here, where the host knows the lengths: to undo its own sorting, torch waits for the device.
+        order = sorted(range(len(lengths)), key=lambda clip: -lengths[clip])
+        sorted_BTD = features_BTD[to_device(order, features_BTD.device)]
+        packed = nn.utils.rnn.pack_padded_sequence(sorted_BTD, [lengths[clip] for clip in order], batch_first=True)
         hidden, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        hidden = hidden[to_device([order.index(clip) for clip in range(len(order))], hidden.device)]
         return self.out(hidden).float().log_softmax(-1)
 
     def count(self, texts: list[str]) -> int:
@@ -56,23 +63,22 @@ class CTCHead(nn.Module):
         known = {gloss: index + 1 for index, gloss in enumerate(self.classes)}
         return [[known[gloss] for gloss in text.split() if gloss in known] for text in texts]
 
-    def loss(self, features_BTD: Tensor, mask_BT: Tensor, texts: list[str]) -> Tensor:
+    def loss(self, features_BTD: Tensor, frames: Packing, texts: list[str]) -> Tensor:
         """Sum of CTC losses over the glosses that `count` counts."""
-        targets, lengths = self._targets(texts), mask_BT.sum(1).tolist()
+        targets = self._targets(texts)
         return nn.functional.ctc_loss(
-            self._log_probabilities(features_BTD, lengths).transpose(0, 1),
-            torch.tensor([g for target in targets for g in target], device=features_BTD.device, dtype=torch.long),
-            lengths,  # type: ignore[arg-type]  # torch takes lists too
+            self._log_probabilities(features_BTD, frames.lengths).transpose(0, 1),
+            to_device([g for target in targets for g in target], features_BTD.device),
+            frames.lengths,  # type: ignore[arg-type]  # torch takes lists too
             [len(target) for target in targets],  # type: ignore[arg-type]
             reduction="sum",
             zero_infinity=True,
         )
 
-    def predict(self, features_BTD: Tensor, mask_BT: Tensor) -> list[str]:
+    def predict(self, features_BTD: Tensor, frames: Packing) -> list[str]:
         """Best path: the most likely class a frame, repeats joined, blanks dropped."""
-        lengths = mask_BT.sum(1).tolist()
-        rows = self._log_probabilities(features_BTD, lengths).argmax(-1).tolist()
-        paths = [row[:length] for row, length in zip(rows, lengths)]
+        rows = self._log_probabilities(features_BTD, frames.lengths).argmax(-1).tolist()
+        paths = [row[:length] for row, length in zip(rows, frames.lengths)]
         return [
             " ".join(self.classes[c - 1] for i, c in enumerate(path) if c and (i == 0 or c != path[i - 1]))
             for path in paths

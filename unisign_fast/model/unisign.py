@@ -152,15 +152,15 @@ class UniSign(ModelFolderMixin):
             return features_FD
         return features_FD.new_zeros(1, features_FD.shape[1]) + features_FD.sum()
 
-    def _head_input(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """What a task head sees, padded [B, T, D] with mask: the sign features, or mT5's encoding of them."""
+    def _head_input(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Packing]:
+        """What a task head sees, padded [B, T, D], and the frames' packing: the sign features, or mT5's encoding."""
         frames = Packing(batch.lengths, features_FD.device)
         if self.config.head_features == "encoder":
             hidden_PD, packing = self.encode(features_FD, batch)
             prompt_B = packing.cu_seqlens.diff() - frames.cu_seqlens.diff()
             place_F = packing.cu_seqlens[frames.seq_ids_P] + prompt_B[frames.seq_ids_P] + frames.position_P
             features_FD = hidden_PD[place_F]
-        return frames.pad(features_FD), frames.mask_BS
+        return frames.pad(features_FD), frames
 
 
 def _never_empty(batch: PackedBatch) -> PackedBatch:
