@@ -192,7 +192,7 @@ def _json_value(content: bytearray, rng: random.Random) -> None:
         content[start:end] = rng.choice(values)
 
 
-KINDS: dict[str, Callable[[bytearray, random.Random], None]] = {
+BYTE_KINDS: dict[str, Callable[[bytearray, random.Random], None]] = {
     "a flipped bit": _flipped_bit,
     "a random byte": _random_byte,
     "another digit": _digit,
@@ -212,7 +212,7 @@ def damages(path: Path, count: int, seed: int) -> Iterator[tuple[str, Path, byte
     for number in range(count):
         rng = random.Random(f"{seed} {number}")
         file = rng.choice(files)
-        kind = rng.choice([*KINDS, "deleted", "another file's content"])
+        kind = rng.choice([*BYTE_KINDS, "deleted", "another file's content"])
         content = bytearray(kept[file])
         if kind == "deleted":
             yield kind, file, kept[file], None
@@ -220,7 +220,7 @@ def damages(path: Path, count: int, seed: int) -> Iterator[tuple[str, Path, byte
             yield kind, file, kept[file], kept[rng.choice(files)]
         else:
             if content:
-                KINDS[kind](content, rng)
+                BYTE_KINDS[kind](content, rng)
             yield kind, file, kept[file], bytes(content)
 
 
