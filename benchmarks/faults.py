@@ -1,7 +1,8 @@
-"""Fault injection: what happens to a training run or a store after a fault.
+"""Fault injection: what becomes of a training run, a store or an input after a fault.
 
     python benchmarks/faults.py training --minutes 60
     python benchmarks/faults.py stores --minutes 5
+    python benchmarks/faults.py inputs --minutes 5
 
 Prints the number of trials, the outcomes and the longest time for every kind of fault. Exits with status 1 if an
 outcome is wrong. The same seed gives the same faults.
@@ -9,7 +10,7 @@ outcome is wrong. The same seed gives the same faults.
 
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -18,15 +19,17 @@ sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of th
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import faults_stores, faults_training
+from benchmarks import faults_inputs, faults_stores, faults_training
 from benchmarks.faults_stores import FaultRow
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.utils.console import run_command
 
-STORES_A_ROUND = 500
+A_ROUND = 500  # stores or inputs
 
 
-def faults(part: Literal["training", "stores"], /, minutes: float = 5, seed: int = 0, json: Path | None = None) -> None:
+def faults(
+    part: Literal["training", "stores", "inputs"], /, minutes: float = 5, seed: int = 0, json: Path | None = None
+) -> None:
     """Inject faults and print the outcomes.
 
     Args:
@@ -35,12 +38,17 @@ def faults(part: Literal["training", "stores"], /, minutes: float = 5, seed: int
         seed: The same seed gives the same faults.
         json: File for the rows.
     """
-    rows = faults_training.run(minutes, seed) if part == "training" else _stores(minutes, seed)
+    if part == "training":
+        rows = faults_training.run(minutes, seed)
+    else:
+        rows = _rounds({"stores": faults_stores.run, "inputs": faults_inputs.run}[part], minutes, seed)
     Console(width=160).print(table(part, rows))
     wrong = sum(row.wrong for row in rows)
     print(f"{sum(row.tried for row in rows)} faults, {wrong} wrong")
     if json:
-        write_json(json, [asdict(row) for row in rows])
+        write_json(
+            json, [{"kind": row.kind, "outcomes": row.outcomes, "worst_seconds": row.worst_seconds} for row in rows]
+        )
     if wrong:
         raise SystemExit(1)
 
@@ -56,13 +64,13 @@ def table(part: str, rows: list[FaultRow]) -> Table:
     return shown
 
 
-def _stores(minutes: float, seed: int) -> list[FaultRow]:
-    """Rounds of damaged stores for so long, added up."""
+def _rounds(run: Callable[[int, int], list[FaultRow]], minutes: float, seed: int) -> list[FaultRow]:
+    """Rounds of damaged stores or inputs for so long, added up."""
     rows: dict[str, FaultRow] = {}
     end = time.monotonic() + 60 * minutes
     while not rows or time.monotonic() < end:
-        for row in faults_stores.run(STORES_A_ROUND, seed):
-            total = rows.setdefault(row.kind, FaultRow(row.kind))
+        for row in run(A_ROUND, seed):
+            total = rows.setdefault(row.kind, FaultRow(row.kind, right=row.right))
             total.outcomes += row.outcomes
             total.worst_seconds = max(total.worst_seconds, row.worst_seconds)
         seed += 1

@@ -64,19 +64,17 @@ def python_values() -> list[Any]:
 @cache
 def whole_files() -> dict[str, bytes]:
     """Contents that take the place of a whole file."""
-    zeros = bytes(2**20)
-    bomb, archive = io.BytesIO(), io.BytesIO()
-    with gzip.GzipFile(fileobj=bomb, mode="wb") as file:
-        for _ in range(BOMB // len(zeros)):
-            file.write(zeros)
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as names, names.open("keypoints.npy", "w") as file:
-        for _ in range(BOMB // len(zeros)):
-            file.write(zeros)
-    pages = {
+    zeros, archive = bytes(2**20), io.BytesIO()
+    bomb = gzip.compress(zeros) * (BOMB // len(zeros))  # members follow each other in one file
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as names:
+        with names.open("keypoints.npy", "w") as file:
+            for _ in range(BOMB // len(zeros)):
+                file.write(zeros)
+    return {
         "an empty file": b"",
         "an HTML page": b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>404</body></html>\n",
         "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 17\n",
-        "a gzip bomb": bomb.getvalue(),
+        "a gzip bomb": bomb,
         "a zip bomb": archive.getvalue(),
         "a pickle that calls os.system": pickle.dumps(Attack()),
         "deep JSON": b"[" * 200_000 + b"]" * 200_000,
@@ -87,7 +85,6 @@ def whole_files() -> dict[str, bytes]:
         "random bytes": random.Random(0).randbytes(5000),
         "a picture": b"\x89PNG\r\n\x1a\n" + bytes(64),
     }
-    return pages
 
 
 # Inside files ---------------------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def run(minutes: float, seed: int, kinds: tuple[str, ...] = tuple(FAULTS)) -> li
     """A row a kind of fault; every kind is tried once at least."""
     rows = {kind: FaultRow(kind, right=RIGHT) for kind in kinds}
     for number, (kind, result, seconds) in enumerate(trials(minutes, seed, kinds)):
-        rows[kind].outcomes[result] += 1
+        rows[kind].outcomes[result if result in RIGHT else "wrong"] += 1
         rows[kind].worst_seconds = max(rows[kind].worst_seconds, seconds)
         if result not in RIGHT:
             print(f"trial {number}, seed {seed}, {kind}: {result}", file=sys.stderr, flush=True)

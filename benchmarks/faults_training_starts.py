@@ -4,6 +4,7 @@ A server process imports torch, deepspeed and the rest, computes nothing and sta
 forked from it, with its own session, standard output and signal handlers, and runs the command as a shell would.
 """
 
+import faulthandler
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -17,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LIMIT = 120  # seconds of a start
+LIMIT = 300  # seconds of a start
 POLL = 0.005  # seconds
 FINISHED, STOPPED_BY_INPUT = 0, 2  # exit statuses
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
@@ -93,6 +94,8 @@ class Start:
                 self._end()
                 return failed[0] if failed else 0
             time.sleep(POLL)
+        self.send(signal.SIGUSR1)  # where each thread stands, into the output
+        time.sleep(1)
         self._end()
         return None
 
@@ -172,6 +175,7 @@ def _run(arguments: list[str], output: Path, environment: dict[str, str], prepar
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     os.environ.update(environment)
     sys.argv = ["launch/pretrain.py", *arguments]
     from unisign_fast.training.cli import training_command  # imported by the server

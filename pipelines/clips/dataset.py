@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -113,15 +114,25 @@ def _targets(
     file = store.path / "targets" / f"{hashlib.blake2b(name, digest_size=8).hexdigest()}.npz"
     with suppress(Exception):  # missing, or damaged as its checksums show
         with np.load(file, allow_pickle=False) as arrays:
+            if sum(entry.file_size for entry in arrays.zip.infolist()) > file.stat().st_size:
+                raise ValueError("a bomb: `savez` does not compress")
             ids, end_N, of = arrays["ids"], arrays["ends"], arrays["name"].tobytes()
-        if of == name and end_N.shape == clip_N.shape:
+            whole = int(arrays["crc32c"]) == _crc32c(ids, end_N)
+        if whole and of == name and end_N.shape == clip_N.shape:
             return ids, end_N
     ids, end_N, whole = _tokenized(store, clip_N, tokenize)
     if whole:
         with suppress(InputError), replaced(file, writer=f"-{os.getpid()}") as part:  # a store may be read-only
             with open(part, "wb") as opened:
-                np.savez(opened, ids=ids, ends=end_N, name=np.frombuffer(name, np.uint8))
+                crc32c = np.uint32(_crc32c(ids, end_N))
+                np.savez(opened, ids=ids, ends=end_N, name=np.frombuffer(name, np.uint8), crc32c=crc32c)
     return ids, end_N
+
+
+def _crc32c(ids: np.ndarray, end_N: np.ndarray) -> int:
+    """The checksum of both arrays, with their types."""
+    about = f"{ids.dtype} {ids.shape} {end_N.dtype} {end_N.shape}".encode()
+    return google_crc32c.extend(google_crc32c.extend(google_crc32c.value(about), ids.tobytes()), end_N.tobytes())
 
 
 def _tokenized(store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize) -> tuple[np.ndarray, np.ndarray, bool]:

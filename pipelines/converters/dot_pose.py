@@ -70,7 +70,8 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     if size.width == 0 or size.height == 0:
         raise InputError(path, "says no width and height", "write it again with the video's dimensions")
     # Always pixels in this format, and never to be taken for fractions however small.
-    persons[..., :2] /= (size.width, size.height)
+    with np.errstate(invalid="ignore"):  # make_pose refuses infinite numbers
+        persons[..., :2] /= (size.width, size.height)
     pose = make_pose(signer_of(list(persons)), path, None, fps=float(content.body.fps))
     return Pose(pose.keypoints, pose.start, pose.file_frames, size.width, size.height, pose.fps)
 

@@ -89,7 +89,8 @@ def _person(person: dict, path: Path) -> np.ndarray:
 
 def _joints(person: dict, part: str, path: Path) -> np.ndarray:
     """[joints, 3]"""
-    numbers = np.asarray(person.get(f"{part}_keypoints_2d", []), np.float32)
+    with np.errstate(over="ignore"):  # make_pose refuses infinite numbers
+        numbers = np.asarray(person.get(f"{part}_keypoints_2d", []), np.float32)
     if numbers.ndim != 1 or len(numbers) % 3:
         raise InputError(f"{path}: {part}_keypoints_2d", "is not a list of x, y, confidence", AGAIN)
     return numbers.reshape(-1, 3)

@@ -69,5 +69,8 @@ def test_table_shows_other_runs_beside(root, tmp_path):
 def test_nothing_to_show_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no run there has test scores; train with launch/finetune.py first"):
         summarise(tmp_path)
-    with pytest.raises(InputError, match="gone.json: cannot be read"):
+    (tmp_path / "rows.json").write_text('[{"task": "SLT", "modality": "pose-only", "score": [1]}]')
+    with pytest.raises(InputError, match=r"rows.json: holds no rows of a table \(.*score"):
+        summary_table("runs", [], [tmp_path / "rows.json"])
+    with pytest.raises(InputError, match=r"gone.json: holds no rows of a table \(cannot be read"):
         summary_table("runs", [], [tmp_path / "gone.json"])

@@ -27,7 +27,7 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import CHUNK_FRAMES, KeypointStore, KeypointStoreWriter
 from unisign_fast.text.tokenizer import train_tokenizer
-from unisign_fast.training.run import compare_keypoint_sources, warn_of_unknown
+from unisign_fast.training.run_data import compare_keypoint_sources, warn_of_unknown
 from unisign_fast.utils.event_log import read_events
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -186,7 +186,8 @@ def test_a_folder_that_is_no_run_is_one_error(tmp_path, capsys):
     remedy = "name a folder that launch/pretrain.py or launch/finetune.py wrote"
     assert capsys.readouterr().err == f"error: {tmp_path}: {problem}; {remedy}\n"
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "settings.json").write_text('{"recipe": "demo", "stage": 1, "stores": [], "data": {"old": 1}}')
+    settings = {"recipe": "demo", "stage": 1, "stores": [], "data": {"old": 1}, "train": {"seed": 0}}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match="settings.json: does not say how the run was trained .*old.*; use "):
         read_run(tmp_path)
 

@@ -47,8 +47,10 @@ def test_settings_of_version_0_1_are_read(tmp_path):
         ({"train": {"epochs": "many"}}, "epochs"),
         ({"train": {"speed": 1}}, "unknown field 'speed'"),
         ({"train": {"epochs": 0}}, "--epochs: 0 is not possible"),
-        ({"stage": 9}, "recipe or stage is not known"),
-        ({"data": 7}, "data is no group"),
+        ({"stage": 9}, "settings.json: stage: is not one of a run's settings"),
+        ({"recipe": ["demo"]}, "settings.json: recipe: is not one of a run's settings"),
+        ({"data": {"task": None}}, "settings.json: task: is not one of a run's settings"),
+        ({"data": 7}, "settings.json: data: is no group of settings"),
         ({"stores": {"a": 1}}, "stores"),
     ],
 )
@@ -59,11 +61,17 @@ def test_a_wrong_value_is_named(tmp_path, change, words):
 
 
 def test_a_file_that_holds_no_settings_is_refused(tmp_path):
-    for text in ("[" * 100_000, "7", "", '{"a": '):
+    for text, words in (
+        ("[" * 100_000, "is JSON nested 100000 deep"),
+        ("7", "holds no settings"),
+        ("", "is not whole JSON"),
+        ('{"a": ', "is not whole JSON"),
+        ('{"recipe": "\\ud800"}', "is not whole JSON .*surrogates"),
+    ):
         (tmp_path / "x.json").write_text(text)
-        with pytest.raises(InputError, match="--config .*x.json: cannot be read"):
+        with pytest.raises(InputError, match=f"x.json: {words}"):
             parsed("--config", str(tmp_path / "x.json"))
-    with pytest.raises(InputError, match="FileNotFoundError"):
+    with pytest.raises(InputError, match="nowhere.json: cannot be read"):
         parsed("--config", "nowhere.json")
 
 

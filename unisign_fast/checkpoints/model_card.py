@@ -5,6 +5,7 @@ Markdown with the front matter that the Hugging Face hub reads.
 
 import json
 from collections.abc import Mapping
+from math import nan
 from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -81,7 +82,7 @@ def _score_lines(scores: Mapping) -> str:
     rows = [f"On the {scores['split']} split, {scores['count']} clips, in percent:", ""]
     rows += ["| metric | score | 95 % interval |", "|---|---|---|"]
     for metric, value in scores["values"].items():
-        low, high = scores["intervals"][metric]
+        low, high = scores["intervals"].get(metric, (nan, nan))  # a damaged file may lack it
         rows.append(f"| {metric} | {value:.2f} | {low:.2f} to {high:.2f} |")
     return "\n".join([*rows, "", f"`{scores['signature']}`"])
 

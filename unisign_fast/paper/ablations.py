@@ -5,16 +5,16 @@ how many clips; runs that two tables share are equal, so that they are trained o
 ICLR 2025; deformable attention's dev BLEU-4 is 26.25 in Table 9 and 26.30 in Table 10, as printed.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from unisign_fast.evaluation.evaluate import MAIN_METRIC
+from unisign_fast.evaluation.score_file import read_scores as read_scores_file
 from unisign_fast.evaluation.summary import training_speed
 from unisign_fast.pipelines.targets import Task
-from unisign_fast.utils.event_log import read_events
+from unisign_fast.utils.event_log import EvaluationEvent, events_of, read_events
 
 BOTH = ("sentences", "words")  # stores of the demo corpus
 
@@ -267,10 +267,10 @@ def read_scores(run: Path, task: Task) -> dict[tuple[str, str], float]:
 
     ("train", "time") is seconds a training clip.
     """
-    test = json.loads((run / "scores-test.json").read_text(encoding="utf-8"))["values"]
     metric, better = MAIN_METRIC[task]
-    evaluations = [event["scores"] for event in read_events(run / "log.jsonl") if event["event"] == "evaluation"]
-    dev = better(evaluations, key=lambda scores: scores[metric])
+    test = read_scores_file(run / "scores-test.json", (metric,)).values
+    evaluations = [event.scores for event in events_of(read_events(run / "log.jsonl"), EvaluationEvent)]
+    dev = better((scores for scores in evaluations if metric in scores), key=lambda scores: scores[metric])
     scores = {("test", name): value for name, value in test.items()}
     scores |= {("dev", name): value for name, value in dev.items()}
     speed = training_speed(run)

@@ -2,12 +2,32 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from unisign_fast.evaluation.predictions import Prediction, read_predictions
+from unisign_fast.evaluation.score_file import read_scores
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import read_json
 from unisign_fast.pipelines.settings import DataSettings
-from unisign_fast.utils.event_log import read_events
+from unisign_fast.utils.event_log import MAX_STEP, read_events
+
+REMEDY = "use the version of the project that trained it, or train again"
+
+
+class _Seed(msgspec.Struct):
+    seed: int
+
+
+class _Settings(msgspec.Struct):
+    """What a report cannot do without."""
+
+    recipe: str
+    stage: int
+    stores: list[str]
+    data: dict[str, Any]
+    train: _Seed
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,7 @@ class RunFolder:
         events = [e for e in self.events if e.get("event") == event]
         if event not in ("step", "evaluation"):
             return events
-        by_step = {e["step"]: e for e in events if isinstance(e.get("step"), int)}
+        by_step = {e["step"]: e for e in events if isinstance(e.get("step"), int) and 0 <= e["step"] < MAX_STEP}
         return [by_step[step] for step in sorted(by_step)]
 
 
@@ -49,24 +69,36 @@ def read_run(path: Path) -> RunFolder:
     where, values = (settings, _read_json(settings)) if settings.is_file() else (log, _settings_of_log(events))
     scores, predictions = path / "scores-test.json", path / "predictions-test.jsonl"
     models = [path / name for name in ("best", "last") if (path / name / "config.json").is_file()]
+    checked, data = _checked(values, where)
+    return RunFolder(
+        path=path,
+        recipe=checked.recipe,
+        stage=checked.stage,
+        stores=[Path(store) for store in checked.stores],
+        data=data,
+        seed=checked.train.seed,
+        settings={name: value for name, value in values.items() if name != "start"},
+        start=start if isinstance(start := values.get("start"), dict) else {},
+        events=events,
+        scores=_read_scores(scores) if scores.is_file() else None,
+        predictions=read_predictions(predictions) if predictions.is_file() else [],
+        model=models[0] if models else None,
+    )
+
+
+def _checked(values: dict, where: Path) -> tuple[_Settings, DataSettings]:
+    """The settings with the types that they should have. Raises InputError naming the file and field."""
+    problem = "does not say how the run was trained"
     try:
-        return RunFolder(
-            path=path,
-            recipe=values["recipe"],
-            stage=values["stage"],
-            stores=[Path(store) for store in values["stores"]],
-            data=DataSettings(**values["data"]),
-            seed=values["train"]["seed"],
-            settings={name: value for name, value in values.items() if name != "start"},
-            start=start if isinstance(start := values.get("start"), dict) else {},
-            events=events,
-            scores=_read_scores(scores) if scores.is_file() else None,
-            predictions=read_predictions(predictions) if predictions.is_file() else [],
-            model=models[0] if models else None,
-        )
-    except (KeyError, TypeError) as error:
-        remedy = "use the version of the project that trained it, or train again"
-        raise InputError(where, f"does not say how the run was trained ({error})", remedy) from None
+        checked = msgspec.convert(values, _Settings)
+        unknown = checked.data.keys() - DataSettings.__dataclass_fields__
+        if unknown:
+            raise InputError("data", f"has an unknown field {min(unknown)!r}", REMEDY)
+        return checked, msgspec.convert(checked.data, DataSettings)
+    except msgspec.ValidationError as error:
+        raise InputError(where, f"{problem} ({error})", REMEDY) from None
+    except InputError as error:
+        raise InputError(where, f"{problem} ({error.where}: {error.problem})", REMEDY) from None
 
 
 def _settings_of_log(events: list[dict]) -> dict:
@@ -86,6 +118,7 @@ def _read_scores(path: Path) -> dict:
     lacking = [name for name in ("values", "signature", "normalization", "count") if name not in scores]
     if lacking:
         raise InputError(path, f"lacks {', '.join(lacking)}", "score the run again with launch/evaluate.py")
+    read_scores(path)  # checks the values
     return scores
 
 

@@ -48,6 +48,8 @@ class Tokenizer:
         if problem := not_a_file_of_its_kind(model):
             raise InputError(self.path, problem, remedy)
         try:
+            if not model:
+                raise ValueError("it is empty")  # the library would take it, and print its complaints
             self._pieces = SentencePieceProcessor(model_proto=model)
             if not UNKNOWN < len(self) <= MAX_PIECES:
                 raise ValueError(f"it has {len(self)} pieces")

@@ -1,7 +1,6 @@
 """The command line of training: a recipe sets every default, so --help shows the values a run would use."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import fields
@@ -12,9 +11,11 @@ import tyro
 
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import read_json
 from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.targets import Task
 from unisign_fast.training.recipes import default_settings
-from unisign_fast.training.settings import RecipeName, RunSettings, Source, TrainSettings, run_settings
+from unisign_fast.training.settings import RecipeName, RunSettings, Source, Stage, TrainSettings, run_settings
 from unisign_fast.utils.console import one_line_errors, without_local_rank
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
@@ -84,8 +85,6 @@ def _defaults(stages: tuple[int, ...], arguments: list[str]) -> tuple[RunSetting
         chosen, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:  # tyro reports it in more detail
         chosen = parser.parse_args([])
-    if chosen.recipe not in get_args(RecipeName) or chosen.stage not in (1, 2, 3):
-        raise InputError(f"{config.config}: recipe", "recipe or stage is not known", "use the settings.json of a run")
     source = chosen.settings or _settings_of(chosen.start_from)
     default = default_settings(chosen.recipe, source, chosen.stage, chosen.task)
     return run_settings(config.config, recorded, default) if recorded else default, arguments
@@ -93,15 +92,18 @@ def _defaults(stages: tuple[int, ...], arguments: list[str]) -> tuple[RunSetting
 
 def _read_config(path: Path) -> dict:
     """The settings in a run's settings.json, without its record of the start."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values.pop("start", None)
-        if not isinstance(values.get("data", {}), dict):
-            raise ValueError("data is no group")
-        return values
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        problem = f"cannot be read ({type(error).__name__}: {error})"
-        raise InputError(f"--config {path}", problem, "give the settings.json of a run") from None
+    remedy = "give the settings.json of a run"
+    values = read_json(path, remedy)
+    if not isinstance(values, dict):
+        raise InputError(path, "holds no settings of a run", remedy)
+    data = values.get("data", {})
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: data", "is no group of settings", remedy)
+    choices = {"recipe": RecipeName, "settings": Source, "stage": Stage, "task": Task}
+    for name, value in (values | data).items():  # the defaults depend on these; `run_settings` checks all
+        if name in choices and value not in get_args(choices[name]):
+            raise InputError(f"{path}: {name}", "is not one of a run's settings", remedy)
+    return {name: value for name, value in values.items() if name != "start"}
 
 
 def _annotate(group: type, names: Iterable[str], marker: Any) -> None:

@@ -9,11 +9,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from unisign_fast.pipelines.atomic_io import replace_text, sync_to_disk
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import read_json
 
 MANIFEST = "manifest.json"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,14 +64,12 @@ def sealed_state(folder: Path) -> dict:
     if folder.is_symlink() or not folder.is_dir():
         raise NotWhole("is no folder")
     try:
-        path = folder / MANIFEST
-        if path.stat().st_size > MAX_MANIFEST:
-            raise ValueError("is too large")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        state, files = _checked(manifest)
-    except FileNotFoundError:
-        raise NotWhole("saving it was not finished") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if not (folder / MANIFEST).exists():
+            raise NotWhole("saving it was not finished")
+        state, files = _checked(read_json(folder / MANIFEST, max_bytes=MAX_MANIFEST))
+    except InputError as error:
+        raise NotWhole(f"{MANIFEST} {error.problem}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise NotWhole(f"{MANIFEST} is damaged ({error})") from None
     try:
         for name, (size, _) in files.items():
@@ -86,7 +86,7 @@ def sealed_state(folder: Path) -> dict:
     return state
 
 
-def _checked(manifest: dict) -> tuple[dict, dict[str, list]]:
+def _checked(manifest: Any) -> tuple[dict, dict[str, list]]:
     """State and files of a manifest; raises ValueError, TypeError or KeyError if it is malformed."""
     state, files = manifest["state"], manifest["files"]
     if not isinstance(state, dict) or not isinstance(files, dict) or not files:

@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.training.disk import writing
 from unisign_fast.utils.distributed import Ranks
-from unisign_fast.utils.event_log import EventLog
+from unisign_fast.utils.event_log import BadClipEvent, EventLog, events_of
 
 LINE_EVERY_SECONDS = 15  # without a terminal there is no progress bar
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312}  # dense bfloat16, by NVIDIA's data sheets
@@ -167,7 +167,7 @@ class MetricsLogger:
 
     def bad_clip(self, clip_id: str, error: InputError) -> None:
         """Log a clip that was left out, only once per run, over all epochs and ranks."""
-        self._bad_clips |= {event["clip"] for event in self.log.news() if event["event"] == "bad_clip"}
+        self._bad_clips |= {event.clip for event in events_of(self.log.news(), BadClipEvent)}
         if clip_id not in self._bad_clips:
             with writing(self._run):
                 self.log.write("bad_clip", clip=clip_id, error=str(error), rank=self.ranks.rank)

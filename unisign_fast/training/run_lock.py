@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import read_json
 from unisign_fast.utils.distributed import Ranks
 
 NAME = "lock"
@@ -87,8 +89,8 @@ def _share(run: Path, file: int | None) -> int | None:
 
 def _in_use(run: Path) -> InputError:
     try:
-        who = json.loads((run / NAME).read_text(encoding="utf-8"))
+        who: Any = read_json(run / NAME, max_bytes=2**16)
         holder = f"process {who['pid']} on {who['host']} trains in it since {who['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         holder = "another process trains in it"
     return InputError(run, f"is in use: {holder}", "wait for its end, or name another folder with --out")

@@ -2,12 +2,47 @@
 
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from math import nan
 from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
 
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import parse_json
+
+MAX_STEP = 2**53
+StepNumber = Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEP)]
+T = TypeVar("T")
+
+
+class StepEvent(msgspec.Struct, frozen=True):
+    """A logged step; NaN for what its line does not say."""
+
+    step: StepNumber = 0
+    loss: float = nan
+    learning_rate: float = nan
+    clips_per_s: float = nan
+
+
+class EvaluationEvent(msgspec.Struct, frozen=True):
+    """Scores on the dev split."""
+
+    scores: dict[str, float]
+    step: StepNumber = 0
+
+
+class BadClipEvent(msgspec.Struct, frozen=True):
+    """A clip that was left out."""
+
+    clip: str
+    error: str = ""
+
+
+EVENTS: dict[type, str] = {StepEvent: "step", EvaluationEvent: "evaluation", BadClipEvent: "bad_clip"}
 
 
 class EventLog:
@@ -42,6 +77,16 @@ class EventLog:
 def read_events(path: Path) -> list[dict]:
     """The events of a log; a line cut short by a loss of power is left out."""
     return _parse(path.read_bytes())
+
+
+def events_of(events: Iterable[dict], kind: type[T]) -> list[T]:
+    """The events of a class in EVENTS; a line with values of other types is left out, as one cut short is."""
+    result = []
+    for event in events:
+        if event.get("event") == EVENTS[kind]:
+            with suppress(msgspec.ValidationError):
+                result.append(msgspec.convert(event, kind))
+    return result
 
 
 def _parse(text: bytes) -> list[dict]:

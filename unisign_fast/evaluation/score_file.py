@@ -1,0 +1,33 @@
+"""A file of scores, scores-SPLIT.json, as `write_evaluation` and launch/evaluate.py write it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import read_settings
+
+REMEDY = "use a scores-SPLIT.json that a run or launch/evaluate.py wrote, or remove the file"
+
+
+class ScoreFile(msgspec.Struct, frozen=True):
+    """Scores in percent by metric, with 95 % intervals where they are known, and how they were computed."""
+
+    values: Annotated[dict[str, float], msgspec.Meta(min_length=1)]
+    intervals: dict[str, tuple[float, float]] = {}
+    signature: str = ""
+    normalization: str = "single-spaces"
+    count: int = 0  # clips
+    split: str = "test"
+    language: str = ""
+    bad_clips: list[str] = []
+
+
+def read_scores(path: Path, metrics: tuple[str, ...] = ()) -> ScoreFile:
+    """Raises InputError naming file and field if it holds no scores, or lacks that of one of `metrics`."""
+    scores = read_settings(path, ScoreFile, "holds no scores", REMEDY)
+    for metric in metrics:
+        if metric not in scores.values:
+            raise InputError(f"{path}: values", f"has no {metric}", REMEDY)
+    return scores
