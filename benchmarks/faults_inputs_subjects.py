@@ -32,8 +32,8 @@ from unisign_fast.evaluation.synonyms import read_class_list
 from unisign_fast.inference.processor import Processor
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.unisign import UniSign
-from unisign_fast.pipelines.converters.convert import FORMATS
 from unisign_fast.pipelines.converters.dot_pose import PLACES
+from unisign_fast.pipelines.converters.formats import pose_format
 from unisign_fast.pipelines.converters.labels import read_labels
 from unisign_fast.pipelines.crops.video import VideoFile, VideoInfo
 from unisign_fast.pipelines.errors import InputError
@@ -71,7 +71,7 @@ def _keypoints() -> tuple[np.ndarray, np.ndarray]:
 
 def _pose(format: str, name: str, folder: Path) -> object:
     video = VideoInfo(SIDE, SIDE, 25.0, FRAMES)
-    pose = FORMATS[format].read_pose(folder / name, video)
+    pose = pose_format(format).read_pose(folder / name, video)
     assert pose.keypoints.dtype == np.float32 and pose.keypoints.shape[1:] == (JOINTS, 3), pose.keypoints.shape
     assert np.isfinite(pose.keypoints).all() and math.isfinite(pose.fps), "not finite"
     return asdict(pose)
