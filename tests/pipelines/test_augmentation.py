@@ -28,7 +28,7 @@ from unisign_fast.pipelines.skeleton import PACKED_JOINTS, PART_JOINTS
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.training.cli import parse
 from unisign_fast.training.recipes import default_settings
-from unisign_fast.training.run import _identity
+from unisign_fast.training.run_record import identity
 from unisign_fast.training.settings import run_settings
 
 ALL = ("time_warp=0.5", "rotation=15", "scale=0.2", "noise=0.02", "joint_dropout=0.1")
@@ -199,8 +199,8 @@ def test_augmentation_is_recorded_and_runs_without_it_go_on():
     assert recorded["data"]["augment"] == ["rotation=10", "noise=0.01"]
     assert run_settings(Path("settings.json"), recorded, default_settings("demo", "paper", 1)) == settings
     tokenizer = SimpleNamespace(fingerprint="t")
-    assert _identity(settings, tokenizer, [])["augment"] == ["rotation=10", "noise=0.01"]
-    assert "augment" not in _identity(parse("training", (1,), []), tokenizer, [])
+    assert identity(settings, tokenizer, [])["augment"] == ["rotation=10", "noise=0.01"]
+    assert "augment" not in identity(parse("training", (1,), []), tokenizer, [])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.pipelines.targets import LANGUAGES, _name_in_table, language_name, read_language
 from unisign_fast.text.tokenizer import UNKNOWN, prompt, train_tokenizer
-from unisign_fast.training.run import _texts
+from unisign_fast.training.run_language import training_texts
 
 
 def test_the_published_names_are_those_of_the_table():
@@ -67,9 +67,9 @@ def test_a_store_remembers_the_name(tmp_path):
 
 def test_tokenizers_of_a_corpus_know_its_prompt(tmp_path):
     store = write_store(tmp_path / "store", [{"language": "qaa=Ωψ", "text": "abc"}, {"language": "de", "text": "def"}])
-    assert _texts([store], "en") == ["abc", "def", prompt("qaa=Ωψ")]
-    assert _texts([store], "gsw")[2:] == [prompt("gsw"), prompt("qaa=Ωψ")]
-    tokenizer = train_tokenizer(_texts([store], None), tmp_path / "tokenizer")
+    assert training_texts([store], "en") == ["abc", "def", prompt("qaa=Ωψ")]
+    assert training_texts([store], "gsw")[2:] == [prompt("gsw"), prompt("qaa=Ωψ")]
+    tokenizer = train_tokenizer(training_texts([store], None), tmp_path / "tokenizer")
     assert UNKNOWN not in tokenizer.prompt_ids("qaa=Ωψ")
 
 

@@ -43,7 +43,7 @@ def language_parts(
     """
 
     def texts() -> list[str]:
-        return _texts(stores, settings.data.language)
+        return training_texts(stores, settings.data.language)
 
     if source is not None or settings.mt5 != "random":
         if source is not None:
@@ -94,7 +94,7 @@ def _is_sound(folder: Path) -> bool:
     return True
 
 
-def _texts(stores: list[KeypointStore], language: str | None) -> list[str]:
+def training_texts(stores: list[KeypointStore], language: str | None) -> list[str]:
     """All texts of the training clips, which the corpus tokenizer should cover, and the prompts of rare languages."""
     clips = [store.clips[number] for store in stores for number in store.clips.of_split("train")]
     texts = [text for clip in clips for text in (clip.text, clip.gloss, *clip.translations.values()) if text]
