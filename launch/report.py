@@ -1,6 +1,7 @@
-"""Writes the report of a run: one HTML file that any browser opens, without a network.
+"""Writes the report of a run, or of a release of curate.py: one HTML file that any browser opens.
 
 python launch/report.py runs/demo/slt-rgb
+python launch/report.py data/mine/current
 """
 
 from pathlib import Path
@@ -18,17 +19,23 @@ def report(run: tyro.conf.Positional[Path], clips: int = 5, out: Path | None = N
     sampling points. The page says what the run lacks. docs/evaluation.md explains every part.
 
     Args:
-        run: Folder of the run, finished or not.
+        run: Folder of the run, finished or not; or of a release, whose page shows yield, reasons, lag and texts.
         clips: Number of worst clips to show, and of best clips.
         out: HTML file to write; by default report.html in the run's folder.
         faces: Lay the skeleton over the video. Without this option the report shows faces as keypoints only.
     """
     if clips < 0:
         raise InputError("--clips", f"{clips} is not possible", "give 0 or more")
-    from unisign_fast.report.page import write_report  # late: torch takes seconds that --help need not
+    if (run / "release.json").is_file():
+        from unisign_fast.report.corpus_page import write_corpus_page
 
-    out = out or run / "report.html"
-    write_report(run, out, clips, faces)
+        out = out or run.resolve().with_suffix(".html")  # beside the release, which stays as it was made
+        write_corpus_page(run, out)
+    else:
+        from unisign_fast.report.page import write_report  # late: torch takes seconds that --help need not
+
+        out = out or run / "report.html"
+        write_report(run, out, clips, faces)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,0 +1,176 @@
+"""The page of a release: yield and reasons, lag, hours, durations, texts and vocabulary, as one HTML file."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from unisign_fast.pipelines.atomic_io import replace_text
+from unisign_fast.pipelines.corpus.statistics import LONGEST, unit_name
+from unisign_fast.pipelines.curation.lag import GATE
+from unisign_fast.pipelines.curation.report import CorpusReport, read_corpus_report
+from unisign_fast.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, nice_ticks, short, thinned
+
+HERE = Path(__file__).parent
+MOST_BARS, MOST_ROWS, MOST_LAGS = 24, 12, 200
+
+
+class Bar(NamedTuple):
+    """A rectangle of an SVG."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A histogram (bars) or a curve (line) with its ticks, the sentence that says it, and its numbers."""
+
+    title: str
+    across: str  # what the axis across shows
+    up: str
+    bars: list[Bar]
+    line: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    words: str
+    rows: list[tuple[str, str]]
+
+
+def write_corpus_page(release: Path, out: Path) -> None:
+    """Writes the page of a finished release into the file `out`. Raises InputError if it is none or damaged."""
+    report = read_corpus_report(release)
+    files = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = files.get_template("corpus_page.html.j2").render(
+        report=report,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        style=(HERE / "style.css").read_text(encoding="utf-8"),
+        lag_figures=_lag_figures(report),
+        text_figures=_text_figures(report),
+        summary=_summary(report),
+        gate=GATE,
+        most_lags=MOST_LAGS,
+    )
+    replace_text(out, page)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A language's row as in the paper's Table 1, with the means of its Figure 2."""
+
+    language: str
+    vocabulary: int
+    unit: str
+    clips: int
+    hours: float
+    mean_seconds: float
+    mean_length: float
+
+
+def _summary(report: CorpusReport) -> list[Summary]:
+    return [
+        Summary(
+            language,
+            len(texts.vocabulary),
+            unit_name(language),
+            len(texts.seconds),
+            sum(texts.seconds) / 3600,
+            float(np.mean(texts.seconds)),
+            float(np.mean(texts.lengths)),
+        )
+        for language, texts in sorted(report.texts.items())
+    ]
+
+
+def _lag_figures(report: CorpusReport) -> list[Figure]:
+    lags = {
+        "Lag of starts": [one.lag.start_seconds for one in report.lags],
+        "Lag of ends": [one.lag.end_seconds for one in report.lags],
+    }
+    return [histogram(title, values, "seconds", "programmes") for title, values in lags.items() if values]
+
+
+def _text_figures(report: CorpusReport) -> list[Figure]:
+    figures = []
+    for language, texts in sorted(report.texts.items()):
+        unit = unit_name(language)
+        figures += [
+            histogram(f"Durations, {language}", texts.seconds, "seconds", "clips"),
+            histogram(f"Text lengths, {language}", texts.lengths, unit, "clips"),
+        ]
+        if texts.vocabulary:
+            figures.append(rank_curve(f"Vocabulary, {language}", texts.vocabulary, unit))
+    return figures
+
+
+def histogram(title: str, values: Sequence[float], across: str, up: str) -> Figure:
+    """Bars of values, at least one and finite; those beyond the percentile LONGEST are in the last bar."""
+    numbers = np.asarray(values, np.float64)
+    low, high = float(numbers.min()), float(np.percentile(numbers, LONGEST))
+    whole = all(isinstance(value, int) for value in values)
+    bars = min(MOST_BARS, max(4, round(2 * len(numbers) ** 0.5)))
+    step = max((high - low) / bars, 0.05)
+    if whole:
+        step = max(1, math.ceil(step))
+    edges = low + step * np.arange(int((high - low) / step) + 2)
+    counts, _ = np.histogram(numbers.clip(max=(edges[-1] + edges[-2]) / 2), edges)
+    marks = nice_ticks(0, float(counts.max()), whole=True)
+    base, top = HEIGHT - BOTTOM, marks[-1]
+    width = (WIDTH - LEFT - RIGHT) / len(counts)
+
+    def place(x: float) -> float:
+        return round(LEFT + (x - edges[0]) / (edges[-1] - edges[0]) * (WIDTH - LEFT - RIGHT), 1)
+
+    heights = [round(count / top * (HEIGHT - TOP - BOTTOM), 1) for count in counts.tolist()]
+    spans = [f"{short(a)} to {short(b)}" for a, b in zip(edges, edges[1:])]
+    mean, middle = short(float(numbers.mean())), short(float(np.median(numbers)))
+    return Figure(
+        title=title,
+        across=across,
+        up=up,
+        bars=[Bar(place(x), base - h, max(round(width - 1, 1), 0.5), h) for x, h in zip(edges, heights)],
+        line="",
+        x_ticks=[Tick(place(x), short(x)) for x in nice_ticks(low, high) if edges[0] <= x <= edges[-1]],
+        y_ticks=[Tick(round(base - y / top * (HEIGHT - TOP - BOTTOM), 1), short(y)) for y in marks],
+        words=f"{title}: mean {mean}, median {middle} {across}; most {up} at {spans[int(counts.argmax())]}.",
+        rows=thinned([(span, str(count)) for span, count in zip(spans, counts.tolist())], MOST_BARS),
+    )
+
+
+def rank_curve(title: str, vocabulary: Counter[str], unit: str) -> Figure:
+    """Occurrences by rank, both axes logarithmic, as in the paper's Figure 8."""
+    counts = sorted(vocabulary.values(), reverse=True)
+    decades = max(1, math.ceil(math.log10(len(counts)))), max(1, math.ceil(math.log10(counts[0])))
+
+    def place(rank: int, count: int) -> tuple[float, float]:
+        across, up = math.log10(rank) / decades[0], math.log10(count) / decades[1]
+        x, y = LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return round(x, 1), round(y, 1)
+
+    ranks = sorted({round(len(counts) ** (step / 100)) for step in range(101)})
+    placed = [place(rank, counts[rank - 1]) for rank in ranks]
+    if len(placed) == 1:
+        placed.append((placed[0][0] + 2, placed[0][1]))
+    frequent = vocabulary.most_common(MOST_ROWS)
+    return Figure(
+        title=title,
+        across=f"rank of the {unit}",
+        up="occurrences",
+        bars=[],
+        line=" ".join(f"{x},{y}" for x, y in placed),
+        x_ticks=[Tick(place(10**n, 1)[0], short(10**n)) for n in range(decades[0] + 1)],
+        y_ticks=[Tick(place(1, 10**n)[1], short(10**n)) for n in range(decades[1] + 1)],
+        words=f"{title}: {len(counts)} different {unit}, the most frequent one {counts[0]} times, "
+        f"{sum(count == 1 for count in counts)} once.",
+        rows=[(word, str(count)) for word, count in frequent],
+    )
