@@ -11,6 +11,7 @@ from toy_training import ROOT
 
 from unisign_fast.pipelines.curation.report import read_corpus_report
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.report.charts import LEFT, RIGHT, TOP, WIDTH
 from unisign_fast.report.corpus_page import histogram, rank_curve, write_corpus_page
 from unisign_fast.utils.console import run_command
 
@@ -99,12 +100,15 @@ def test_damaged_releases_are_one_line(release, tmp_path):
 def test_figures_hold_every_value():
     shown = histogram("Durations", [1.0, 2.0, 2.5, 30.0], "seconds", "clips")
     assert sum(int(count) for _, count in shown.rows) == 4
-    assert all(52 <= bar.x <= 348 and bar.y >= 10 and bar.x + bar.width <= 348.5 for bar in shown.bars)
+    assert all(LEFT <= bar.x and bar.y >= TOP and bar.x + bar.width <= WIDTH - RIGHT + 0.5 for bar in shown.bars)
     assert "mean 8.875, median 2.25 seconds" in shown.words
     assert sum(int(count) for _, count in histogram("One", [2.7, 2.7], "seconds", "programmes").rows) == 2
     curve = rank_curve("Vocabulary", Counter({"a": 100, "b": 10, "c": 1}), "words")
     assert "3 different words, the most frequent one 100 times, 1 once" in curve.words
-    assert curve.line.split()[0] == "52.0,10.0" and rank_curve("One", Counter("a"), "words").line.count(",") == 2
+    assert (
+        curve.line.split()[0] == f"{LEFT:.1f},{TOP:.1f}"
+        and rank_curve("One", Counter("a"), "words").line.count(",") == 2
+    )
 
 
 def test_the_command_writes_the_page_beside_the_release(release, capsys):
