@@ -51,6 +51,7 @@ def write_corpus_page(release: Path, out: Path) -> None:
     files = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    files.globals |= {"left": LEFT, "right": WIDTH - RIGHT}  # of the figures
     page = files.get_template("corpus_page.html.j2").render(
         report=report,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
