@@ -9,6 +9,7 @@ from .deformable_offsets.spec import SPEC as deformable_offsets
 from .gather_rows.spec import SPEC as gather_rows
 from .geglu.spec import SPEC as geglu
 from .graph_conv.spec import SPEC as graph_conv
+from .mbconv.spec import SPEC as mbconv
 from .position_bias.spec import SPEC as position_bias
 from .projections.spec import SPEC as projections
 from .residual_rms_norm.spec import SPEC as residual_rms_norm
@@ -29,6 +30,7 @@ SPECS: tuple[KernelSpec, ...] = (
     geglu,
     cross_entropy,
     bn_silu,
+    mbconv,
 )
 # Operations whose GPU backend is a library's function, without a kernel of ours.
 LIBRARY_SPECS: tuple[KernelSpec, ...] = (projections, varlen_attention)

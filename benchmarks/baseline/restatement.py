@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from transformers import MT5Config, MT5ForConditionalGeneration
 
 from benchmarks.baseline.forward import PublishedForward
-from benchmarks.baseline.step import TorchBatchNorm
-from unisign_fast.model.efficientnet import EfficientNet
+from benchmarks.baseline.step import torch_efficientnet
 
 JOINTS = {"body": 9, "left": 21, "right": 21, "face_all": 18}
 SMOOTHING = 0.2
@@ -32,7 +31,7 @@ class Restated(PublishedForward):
         self.mt5.lm_head.weight = nn.Parameter(torch.empty_like(self.mt5.shared.weight))
         self.mt5.load_state_dict(self._under("mt5_model."))
         self.mt5.train(training)
-        self.backbone = EfficientNet(batch_norm=TorchBatchNorm) if "rgb_proj.weight" in self.w else None
+        self.backbone = torch_efficientnet() if "rgb_proj.weight" in self.w else None
         if self.backbone is not None:
             self.backbone.load_state_dict(self._under("rgb_support_backbone.0."))
             self.backbone.train(training)

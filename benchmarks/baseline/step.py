@@ -8,6 +8,7 @@ What does not change its cost is this project's: weights, the fusion's arithmeti
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,9 @@ from transformers.activations import ACT2FN
 
 from benchmarks.baseline.data import pad
 from unisign_fast.kernels.bn_silu.reference import Parts, after_norm
+from unisign_fast.kernels.mbconv.reference import Block, Layer, layer_by_layer
 from unisign_fast.model.dropout import replace_dropout
-from unisign_fast.model.efficientnet import EfficientNet
+from unisign_fast.model.efficientnet import EfficientNet, MBConv
 from unisign_fast.model.st_gcn import GraphBlock
 from unisign_fast.model.unisign import ENCODER_OF, UniSign
 from unisign_fast.pipelines.batches.collate import Sample
@@ -95,6 +97,19 @@ class TorchBatchNorm(nn.BatchNorm2d):
         return after_norm(super().forward(x_NCHW), *what_follows)
 
 
+class TorchMBConv(MBConv):
+    """An inverted bottleneck whose normalizations are TorchBatchNorm."""
+
+    def branch(self, x_NCHW: Tensor, parts: Parts) -> Tensor:
+        *convolutions, excitation, projection = self.block
+        layers = [Layer(layer.conv, layer[1]) for layer in (*convolutions, projection)]
+        block = Block(layers[0] if len(layers) > 2 else None, layers[-2], excitation.layer, layers[-1])
+        return layer_by_layer(lambda x, parts, norm, _, *after: norm(x, parts, *after), x_NCHW, parts, block, True)
+
+
+torch_efficientnet = partial(EfficientNet, batch_norm=TorchBatchNorm, bottleneck=TorchMBConv)
+
+
 def _norm(ours: nn.Module) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(len(ours.weight))
     norm.load_state_dict(without_parts(ours.state_dict()))
@@ -145,7 +160,7 @@ class PublishedUniSign(nn.Module):
         self.rgb = None
         if model.rgb is not None:
             size = model.config.backbone_width, model.config.backbone_depth
-            backbone = EfficientNet(*size, batch_norm=TorchBatchNorm)
+            backbone = torch_efficientnet(*size)
             backbone.load_state_dict(without_parts(model.rgb.backbone.state_dict()))
             modules = {"backbone": backbone, "projection": model.rgb.projection, "fusion": model.rgb.fusion}
             self.rgb = nn.ModuleDict(modules)

@@ -93,14 +93,23 @@ def _backward_sums(
 
 
 @operator("bn_silu_backward")
-def _backward_map(
+def backward_map(
     grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
     sums: Tensor,
 ) -> Tensor:  # fmt: skip
+    """The gradient of x from `sums` of all ranks; the other arguments are those of `backward`."""
     from .triton_backward import backward_map
     from .triton_tiles import Map
 
     return backward_map(Map(x_RC, cells, bounds), stats, grad_RC, gate, activate, sums)
+
+
+@operator("bn_merged_sums")
+def merged_sums(partial: Tensor, weight_C: Tensor) -> list[Tensor]:
+    """`sums` [P, 2, C] of this rank, and the gradients of weight and bias, from partial sums [P, 2, programs, C]."""
+    from .triton_backward import merged_sums
+
+    return merged_sums(partial, weight_C)
 
 
 def backward(
@@ -114,7 +123,7 @@ def backward(
     values = grad_RC, x_RC, cells, stats, bounds, gate, activate
     sums, *grads = _backward_sums(*values, weight_C)
     sum_over_ranks(sums, training)
-    return _backward_map(*values, sums), *grads
+    return backward_map(*values, sums), *grads
 
 
 def sum_over_ranks(sums: Tensor, training: bool) -> None:

@@ -24,11 +24,11 @@ WARPS = 4
 
 
 @triton.jit
-def share_of(bounds, part):
-    """This program's crops of a part; int64, as offsets into a map must be."""
+def share_of(bounds, part, AXIS: tl.constexpr = 0):
+    """This program's crops of a part, by its place on an axis of the grid; int64, as offsets into a map must be."""
     first, end = tl.load(bounds + part), tl.load(bounds + part + 1)
-    share = tl.cdiv(end - first, tl.num_programs(0))
-    first += tl.program_id(0) * share
+    share = tl.cdiv(end - first, tl.num_programs(AXIS))
+    first += tl.program_id(AXIS) * share
     return first, tl.minimum(first + share, end)
 
 
@@ -64,11 +64,11 @@ def merge_moments(values, mask, count, before, mean, square):
 
 
 @triton.jit
-def store_pair(partial, part, column, first, second, C: tl.constexpr):
+def store_pair(partial, part, column, first, second, C: tl.constexpr, AXIS: tl.constexpr = 0):
     """This program's row of both sums in partial [P, 2, programs, C]."""
-    at = partial + (part * 2 * tl.num_programs(0) + tl.program_id(0)) * C + column
+    at = partial + (part * 2 * tl.num_programs(AXIS) + tl.program_id(AXIS)) * C + column
     tl.store(at, first, column < C)
-    tl.store(at + tl.num_programs(0) * C, second, column < C)
+    tl.store(at + tl.num_programs(AXIS) * C, second, column < C)
 
 
 class Map(NamedTuple):

@@ -17,9 +17,8 @@ from torch.distributed.nn.functional import all_reduce
 
 from unisign_fast.kernels.batch_norm.op import batch_norm as scale_and_shift
 from unisign_fast.kernels.batch_norm.reference import EPS
-from unisign_fast.kernels.bn_silu.convolution import Conv
 from unisign_fast.kernels.bn_silu.op import bn_silu
-from unisign_fast.kernels.bn_silu.reference import Excitation, Norm, Parts
+from unisign_fast.kernels.bn_silu.reference import Norm, Parts
 from unisign_fast.kernels.deferred_activation.reference import ConvOutput
 
 MOMENTUM = 0.1  # torch's default and the published code's
@@ -105,20 +104,19 @@ class BatchNorm(Float32Buffers):
 
 
 class BatchNorm2d(BatchNorm):
-    """The same for maps [N, C, H, W] of all parts, part after part, with what follows in the same operation."""
+    """The same for maps [N, C, H, W] of all parts, part after part."""
 
     def forward(  # type: ignore[override]  # maps instead of a convolution's output
-        self,
-        x_NCHW: Tensor,
-        parts: Parts | Sequence[int],
-        activate: bool = False,
-        excitation: Excitation | None = None,
-        conv: Conv | None = None,
+        self, x_NCHW: Tensor, parts: Parts | Sequence[int], activate: bool = False
     ) -> Tensor:
-        """The normalized maps; SiLU, channel gates and a convolution follow as asked (kernels/bn_silu/reference.py).
+        """The normalized maps; SiLU follows if `activate`.
 
         parts: how many of the N maps each part has; maps behind the last part are padding.
         """
+        return bn_silu(x_NCHW, Parts.of(parts, x_NCHW), self.norm, self.training, activate)
+
+    @property
+    def norm(self) -> Norm:
+        """The layer as operations take it."""
         running = self.running_mean.view(-1), self.running_var.view(-1)
-        norm = Norm(self.weight, self.bias, *running, self.num_batches_tracked, self.momentum)
-        return bn_silu(x_NCHW, Parts.of(parts, x_NCHW), norm, self.training, activate, excitation, conv)
+        return Norm(self.weight, self.bias, *running, self.num_batches_tracked, self.momentum)

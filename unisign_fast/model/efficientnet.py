@@ -7,13 +7,14 @@ Source: Tan and Le 2019, "EfficientNet", Table 1; stochastic depth: Huang et al.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import cast
 
 from torch import Tensor, nn
 
 from unisign_fast.kernels.bn_silu.convolution import Conv, convolve
 from unisign_fast.kernels.bn_silu.reference import Excitation, Parts
+from unisign_fast.kernels.mbconv.op import mbconv
+from unisign_fast.kernels.mbconv.reference import Block, Layer
 from unisign_fast.model.batch_norm import BatchNorm2d
 
 # expansion, kernel, stride, channels, layers of each stage; the stem has 32 channels
@@ -59,9 +60,14 @@ class ConvNorm(nn.ModuleList):
         assert isinstance(conv, nn.Conv2d)
         return Conv(conv.weight, conv.stride[0], conv.groups)
 
+    @property
+    def layer(self) -> Layer:
+        """Both as operations take them."""
+        return Layer(self.conv, self[1].norm)
+
 
 class SqueezeExcitation(nn.Module):
-    """The two layers of squeeze and excitation; the operation that normalizes the map applies them."""
+    """The two layers of squeeze and excitation; `mbconv` applies them."""
 
     def __init__(self, channels: int, squeezed: int):
         super().__init__()
@@ -69,7 +75,8 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
 
     @property
-    def layers(self) -> Excitation:
+    def layer(self) -> Excitation:
+        """Both as operations take them."""
         assert self.fc1.bias is not None and self.fc2.bias is not None
         return Excitation(self.fc1.weight.flatten(1), self.fc1.bias, self.fc2.weight.flatten(1), self.fc2.bias)
 
@@ -112,17 +119,10 @@ class MBConv(nn.Module):
         return self.stochastic_depth(y_NCHW) + x_NCHW if self.residual else y_NCHW
 
     def branch(self, x_NCHW: Tensor, parts: Parts | Sequence[int]) -> Tensor:
-        """All but the residual. Normalization and SiLU run with the convolution that reads them, which recomputes
-        them in backward, so only what convolutions write is kept.
-        """
-        *first, excitation, projection = self.block
-        assert isinstance(excitation, SqueezeExcitation) and isinstance(projection, ConvNorm)
-        convolutions = cast(list[ConvNorm], first)
-        out_NCHW = convolve(x_NCHW, convolutions[0].conv)
-        for layer, following in pairwise(convolutions):
-            out_NCHW = layer[1](out_NCHW, parts, True, None, following.conv)
-        out_NCHW = convolutions[-1][1](out_NCHW, parts, True, excitation.layers, projection.conv)
-        return projection[1](out_NCHW, parts)
+        """All but the residual; only what convolutions write is kept for the backward pass."""
+        *expansion, depthwise, excitation, projection = (layer.layer for layer in self.block)
+        block = Block(expansion[0] if expansion else None, depthwise, excitation, projection)
+        return mbconv(x_NCHW, Parts.of(parts, x_NCHW), block, self.training)
 
 
 class EfficientNet(nn.ModuleList):
@@ -136,7 +136,12 @@ class EfficientNet(nn.ModuleList):
     """
 
     def __init__(
-        self, width: float = 1.0, depth: float = 1.0, parts: int = 1, batch_norm: BatchNormFactory = BatchNorm2d
+        self,
+        width: float = 1.0,
+        depth: float = 1.0,
+        parts: int = 1,
+        batch_norm: BatchNormFactory = BatchNorm2d,
+        bottleneck: type[MBConv] = MBConv,
     ):
         batch_norm = partial(batch_norm, parts=parts)
         stem = inputs = scaled_channels(STEM_CHANNELS * width)
@@ -146,7 +151,7 @@ class EfficientNet(nn.ModuleList):
             outputs, blocks = scaled_channels(channels * width), []
             for first in (True, *[False] * (count - 1)):
                 drop = STOCHASTIC_DEPTH * built / sum(layers)
-                blocks.append(MBConv(inputs, outputs, expansion, kernel, stride if first else 1, drop, batch_norm))
+                blocks.append(bottleneck(inputs, outputs, expansion, kernel, stride if first else 1, drop, batch_norm))
                 inputs, built = outputs, built + 1
             stages.append(nn.Sequential(*blocks))
         head = ConvNorm(inputs, 4 * inputs, 1, 1, 1, batch_norm)

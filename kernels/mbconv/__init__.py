@@ -1,0 +1,1 @@
+"""Inverted bottleneck (MBConv): expand, depthwise convolution, squeeze and excitation, project, each normalized."""

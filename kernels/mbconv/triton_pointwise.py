@@ -1,0 +1,156 @@
+"""1x1 convolutions of channels-last maps in Triton: products whose loads normalize and whose stores count moments.
+
+Forward, the rows that are read may be normalized, activated and gated on load; of what is stored either the moments are
+counted, or SiLU of its normalization is stored instead. Blocks of outputs are neighbours on the grid, so that they find
+the rows that they share in the L2 cache.
+"""
+
+# ruff: noqa: E741  (O: output channels, the shape suffix)
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..bn_silu.triton_tiles import PROGRAMS, Map, merge_moments, share_of, stat, store_pair
+from ..launch import launch, padded
+
+MOST_OUTPUTS = 128  # of a tile
+ROWS = 64
+INPUTS = 32  # twice as many in bfloat16 where they are not normalized
+
+
+@triton.jit
+def _read(
+    x,
+    stats,
+    gate,
+    row,
+    mask,
+    channel,
+    part,
+    HW: tl.constexpr,
+    C: tl.constexpr,
+    P: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+):
+    """Rows of x, or gate * silu(scale * x + shift); zero outside `mask`, in the type of x."""
+    values = tl.load(x + row[:, None] * C + channel[None, :], mask, 0)
+    if NORMALIZE:
+        scale, shift = stat(stats, 2, part, channel, C, P)[None, :], stat(stats, 3, part, channel, C, P)[None, :]
+        z = values.to(tl.float32) * scale + shift
+        gates = tl.load(gate + (row // HW)[:, None] * C + channel[None, :], mask, 0).to(tl.float32)
+        values = (z * tl.sigmoid(z) * gates).to(x.dtype.element_ty)
+    return values
+
+
+@triton.jit
+def pointwise_forward(
+    x, weight, stats, gate, out_stats, bounds, y, partial,
+    HW: tl.constexpr, C: tl.constexpr, O: tl.constexpr, P: tl.constexpr, NORMALIZE: tl.constexpr,
+    ACTIVATE: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    """y = x weight^T, and partial [P, 2, programs, O]: moments of each program's share.
+
+    NORMALIZE: of gate * silu(scale * x + shift). ACTIVATE: silu of y's normalization by `out_stats`, without moments.
+    """
+    part = tl.program_id(2)
+    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    first, end = share_of(bounds, part, 1)
+    start, stop = (first * HW).to(tl.int32), (end * HW).to(tl.int32)
+    mean, square = tl.zeros([OUTPUTS], tl.float32), tl.zeros([OUTPUTS], tl.float32)
+    for base in range(start, stop, ROWS):
+        row = base + tl.arange(0, ROWS)
+        total = tl.zeros([ROWS, OUTPUTS], tl.float32)
+        for begin in range(0, C, INPUTS):
+            channel = begin + tl.arange(0, INPUTS)
+            values = _read(
+                x, stats, gate, row, (row < stop)[:, None] & (channel < C)[None, :], channel, part, HW, C, P, NORMALIZE
+            )
+            inside = (channel < C)[:, None] & (output < O)[None, :]
+            matrix = tl.load(weight + output[None, :] * C + channel[:, None], inside, 0)
+            total = tl.dot(values, matrix, total, input_precision="ieee")
+        mask = (row < stop)[:, None] & (output < O)[None, :]
+        if ACTIVATE:
+            z = (
+                total * stat(out_stats, 2, part, output, O, P)[None, :]
+                + stat(out_stats, 3, part, output, O, P)[None, :]
+            )
+            total = z * tl.sigmoid(z)
+        rounded = total.to(y.dtype.element_ty)
+        tl.store(y + row[:, None] * O + output[None, :], rounded, mask)
+        if not ACTIVATE:
+            count, before = tl.minimum(stop - base, ROWS).to(tl.float32), (base - start).to(tl.float32)
+            mean, square = merge_moments(rounded.to(tl.float32), mask, count, before, mean, square)
+    if not ACTIVATE:
+        if part < P:
+            store_pair(partial, part, output, mean, square, O, 1)
+
+
+@triton.jit
+def pointwise_weight_backward(
+    x, stats, gate, grad_y, bounds, grad_weight,
+    HW: tl.constexpr, C: tl.constexpr, O: tl.constexpr, P: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """grad_weight [P, programs, O, C]: each program's sum of grad_y^T times gate * silu(scale * x + shift)."""
+    part = tl.program_id(2)
+    output = tl.program_id(0) % BLOCKS * OUTPUTS + tl.arange(0, OUTPUTS)
+    column = tl.program_id(0) // BLOCKS * COLUMNS + tl.arange(0, COLUMNS)
+    first, end = share_of(bounds, part, 1)
+    stop = (end * HW).to(tl.int32)
+    total = tl.zeros([OUTPUTS, COLUMNS], tl.float32)
+    for base in range((first * HW).to(tl.int32), stop, ROWS):
+        row = base + tl.arange(0, ROWS)
+        values = _read(x, stats, gate, row, (row < stop)[:, None] & (column < C)[None, :], column, part, HW, C, P, True)
+        inside = (output < O)[:, None] & (row < stop)[None, :]
+        grad = tl.load(grad_y + row[None, :] * O + output[:, None], inside, 0)
+        total = tl.dot(grad, values, total, input_precision="ieee")
+    at = ((part * tl.num_programs(1) + tl.program_id(1)) * O + output[:, None]) * C + column[None, :]
+    tl.store(grad_weight + at, total, (output < O)[:, None] & (column < C)[None, :])
+
+
+def _programs(crops: int, blocks: int) -> int:
+    """Shares of a part's crops, a power of two."""
+    return max(1, min(PROGRAMS // triton.next_power_of_2(blocks), triton.next_power_of_2(crops)))
+
+
+def forward(
+    x: Map, weight_OC: Tensor, stats: Tensor | None, gate_NC: Tensor | None, out_stats: Tensor | None
+) -> list[Tensor]:
+    """y [R, O] and its partial moments [P, 2, programs, O]; without moments where `out_stats` are given.
+
+    stats, gate: how the rows are normalized, activated and gated on load. out_stats: how y is before it is stored.
+    """
+    outputs, channels = weight_OC.shape
+    exact = weight_OC.dtype == torch.float32
+    loads = 2 if stats is None and not exact else 1
+    block = min(MOST_OUTPUTS // (2 if exact else 1), padded(outputs))
+    blocks = triton.cdiv(outputs, block)
+    grid = blocks, _programs(x.crops, blocks), x.parts + 1
+    y_RO, partial = x.x_RC.new_empty(len(x.x_RC), outputs), x.empty(x.parts, 2, grid[1], outputs)
+    unused = partial if stats is None else stats
+    tensors = [x.x_RC, weight_OC, unused, unused if gate_NC is None else gate_NC]
+    tensors += [unused if out_stats is None else out_stats, x.bounds, y_RO, partial]
+    sizes = {"HW": x.cells, "C": channels, "O": outputs, "P": x.parts}
+    flags = {"NORMALIZE": stats is not None, "ACTIVATE": out_stats is not None}
+    tiles = {"ROWS": ROWS // (2 if exact else 1), "OUTPUTS": block, "INPUTS": min(INPUTS * loads, padded(channels))}
+    warps = 8 if block * loads > 64 else 4
+    launch(pointwise_forward, grid, *tensors, warps=warps, stages=2, **sizes, **flags, **tiles)
+    return [y_RO, partial] if out_stats is None else [y_RO]
+
+
+def weight_backward(x: Map, stats: Tensor, gate_NC: Tensor, grad_RO: Tensor) -> Tensor:
+    """Gradient of the weight [O, C], float32, of a product with normalized, activated and gated rows."""
+    outputs, channels = grad_RO.shape[1], x.channels
+    exact = grad_RO.dtype == torch.float32
+    block = min(MOST_OUTPUTS // (2 if exact else 1), padded(outputs))
+    columns = min(64, padded(channels))
+    blocks = triton.cdiv(outputs, block)
+    wide = blocks * triton.cdiv(channels, columns)
+    grid = wide, _programs(x.crops, wide), x.parts
+    grad_weight = x.empty(x.parts * grid[1], outputs, channels)
+    sizes = {"HW": x.cells, "C": channels, "O": outputs, "P": x.parts, "BLOCKS": blocks}
+    tiles = {"ROWS": 32 if exact else 64, "OUTPUTS": block, "COLUMNS": columns}
+    tensors = x.x_RC, stats, gate_NC, grad_RO, x.bounds, grad_weight
+    launch(pointwise_weight_backward, grid, *tensors, warps=4, stages=2, **sizes, **tiles)
+    return grad_weight.sum(0)
