@@ -1,8 +1,9 @@
 """Lag of an interpreter behind the speech, estimated without a model from speech activity and hand movement.
 
-Both are smoothed and correlated at shifts from SHORTEST to LONGEST. The peak is the lag of whole stretches and is
-biased where signing lasts longer than speech; starts and ends of signing are therefore aligned separately with starts
-and ends of speech, within REACH of the peak. The confidence is the peak's z-score against shifts far beyond any lag.
+Both are smoothed, and their levels, rises and falls are correlated at shifts from SHORTEST to LONGEST. The peak of the
+three together is the lag of whole stretches, which differs from that of starts where signing lasts longer than speech.
+The lag of starts is the peak of the rises alone within REACH of it, that of ends the peak of the falls. The confidence
+is the common peak's z-score against shifts far beyond any lag.
 BOBSL shifts its subtitles by 2.7 s (Albanie et al., 2021).
 """
 
@@ -90,21 +91,27 @@ def estimate_lags(programmes: Mapping[str, Sequence[Recording]], given: Lag) -> 
 
 def _estimate(recordings: Sequence[Recording]) -> Lag:
     """The most likely lag, however sure; all zero where the recordings are too short to compare shifts."""
-    long = [one for one in recordings if min(len(one.activity), len(one.speed)) > 2 * FAR[0] * RATE]
-    if not long:
+    fewest = 2 * FAR[0] * RATE
+    pairs = [_aligned(one) for one in recordings if min(len(one.activity), len(one.speed)) > fewest]
+    if not pairs:
         return Lag()
-    pairs = [_aligned(one) for one in long]
-    shifts = np.arange(-round(FAR[1] * RATE), round(FAR[1] * RATE) + 1)
-    curve = _correlation([(_standardized(a), _standardized(s)) for a, s in pairs], shifts)
+    reach = round(min(FAR[1] * RATE, 0.75 * max(len(a) for a, _ in pairs)))
+    shifts = np.arange(-reach, reach + 1)
+    far = np.abs(shifts) >= FAR[0] * RATE
+    levels = _correlation([(_without_trend(a), _without_trend(s)) for a, s in pairs], shifts)
+    rises, falls = (_correlation([(_edges(a, sign), _edges(s, sign)) for a, s in pairs], shifts) for sign in (1, -1))
+    evidence = sum(_scores(curve, far) for curve in (levels, _smooth(rises, SMOOTHING), _smooth(falls, SMOOTHING)))
+    evidence = _scores(evidence, far)
     near = (shifts >= SHORTEST * RATE) & (shifts <= LONGEST * RATE)
-    far = (np.abs(shifts) >= FAR[0] * RATE) & np.isfinite(curve)
-    spread = float(curve[far].std())
-    if spread == 0:
-        return Lag()
-    peak = int(shifts[near][curve[near].argmax()])
-    confidence = float((curve[near].max() - curve[far].mean()) / spread)
-    start, end = (_refined(pairs, peak, sign) for sign in (1, -1))
-    return Lag(start / RATE, end / RATE, round(confidence, 2))
+    peak = shifts[near][evidence[near].argmax()]
+    around = np.abs(shifts - peak) <= REACH * RATE
+    start, end = (float(shifts[around][curve[around].argmax()]) / RATE for curve in (rises, falls))
+    return Lag(start, end, round(float(evidence[near].max()), 2))
+
+
+def _scores(curve: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """In standard deviations of the far shifts, above their mean."""
+    return (curve - curve[far].mean()) / max(float(curve[far].std()), 1e-9)
 
 
 def _aligned(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
@@ -115,9 +122,18 @@ def _aligned(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     return _smooth(recording.activity[:frames], SMOOTHING), _smooth(speed, SMOOTHING)
 
 
+def _without_trend(signal: np.ndarray) -> np.ndarray:
+    return _standardized(signal - _smooth(signal, TREND))
+
+
+def _edges(signal: np.ndarray, sign: int) -> np.ndarray:
+    """Its rises (`sign` 1) or falls (-1)."""
+    edges = np.maximum(sign * np.gradient(signal), 0)
+    return _standardized(edges - edges.mean())
+
+
 def _standardized(signal: np.ndarray) -> np.ndarray:
-    """Without its slow trend, divided by its standard deviation."""
-    signal = signal - _smooth(signal, TREND)
+    """Divided by its standard deviation; a constant becomes zero."""
     return signal / max(float(signal.std()), 1e-6)
 
 
@@ -135,20 +151,12 @@ def _smooth(signal: np.ndarray, seconds: float) -> np.ndarray:
 
 
 def _correlation(pairs: Sequence[tuple[np.ndarray, np.ndarray]], shifts: np.ndarray) -> np.ndarray:
-    """Mean product of a[t] and s[t + shift] over all pairs, at each shift; NaN where a shift has no samples."""
+    """Mean product of a[t] and s[t + shift] over all pairs, at each shift; 0 where no pair overlaps."""
     total, count = np.zeros(len(shifts)), np.zeros(len(shifts))
     for a, s in pairs:
         size = 2 * len(a) + int(np.abs(shifts).max())
         products = np.fft.irfft(np.fft.rfft(a, size).conj() * np.fft.rfft(s, size), size)
-        overlap = len(a) - np.abs(shifts)
+        overlap = (len(a) - np.abs(shifts)).clip(0)
         total += np.where(overlap > 0, products[shifts % size], 0)
-        count += overlap.clip(0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _refined(pairs: Sequence[tuple[np.ndarray, np.ndarray]], peak: int, sign: int) -> int:
-    """The shift near the peak at which rises (`sign` 1) or falls (-1) of speed follow those of activity best."""
-    reach = round(REACH * RATE)
-    shifts = np.arange(peak - reach, peak + reach + 1)
-    edges = [tuple(np.maximum(sign * np.gradient(signal), 0) for signal in pair) for pair in pairs]
-    return int(shifts[np.nanargmax(_correlation(edges, shifts))])
+        count += overlap
+    return total / np.maximum(count, 1)
