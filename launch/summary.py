@@ -3,16 +3,17 @@
 python launch/summary.py runs/demo
 """
 
+import sys
 from pathlib import Path
 
 from unisign_fast.utils.console import run_command
 
 
 def summary(root: Path = Path("runs/demo"), /, beside: tuple[Path, ...] = (), json: Path | None = None) -> None:
-    """Print the table of the runs below a folder.
+    """Print the table of the fine-tuning runs below a folder; docs/evaluation.md explains its columns.
 
     Args:
-        root: Folder of runs.
+        root: Folder of runs, or one run.
         beside: Files written by --json, whose scores are shown beside these.
         json: File to write the rows to.
     """
@@ -20,7 +21,9 @@ def summary(root: Path = Path("runs/demo"), /, beside: tuple[Path, ...] = (), js
 
     from unisign_fast.evaluation.summary import summarise, summary_table, write_rows  # late: --help is quick
 
-    rows = summarise(root)
+    rows, passed_over = summarise(root)
+    for problem in passed_over:
+        print(f"passed over: {problem}", file=sys.stderr)
     Console().print(summary_table(str(root), rows, beside))
     if json is not None:
         write_rows(json, rows)

@@ -4,6 +4,9 @@ A language is CODE, a BCP-47 tag (de, gsw, zh-Hant), or CODE=NAME, where its use
 """
 
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
@@ -30,6 +33,30 @@ LANGUAGES = {
     "vi": "Vietnamese",
 }  # those used most; langcodes has the names of the others, and the same of these
 Task = Literal["slt", "cslr", "islr"]  # the target: sentence, glosses or word
+
+# Scripts by ISO 15924: the first words of their letters' names in Unicode.
+SCRIPTS = {
+    "Arab": ("ARABIC",),
+    "Armn": ("ARMENIAN",),
+    "Beng": ("BENGALI",),
+    "Cyrl": ("CYRILLIC",),
+    "Deva": ("DEVANAGARI",),
+    "Ethi": ("ETHIOPIC",),
+    "Geor": ("GEORGIAN",),
+    "Grek": ("GREEK",),
+    "Hans": ("CJK",),
+    "Hant": ("CJK",),
+    "Hebr": ("HEBREW",),
+    "Jpan": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"),
+    "Khmr": ("KHMER",),
+    "Kore": ("HANGUL",),
+    "Laoo": ("LAO",),
+    "Latn": ("LATIN",),
+    "Mymr": ("MYANMAR",),
+    "Taml": ("TAMIL",),
+    "Thai": ("THAI",),
+}
+WITHOUT_SPACES = ("Hans", "Hant", "Jpan", "Khmr", "Laoo", "Mymr", "Thai")  # no space between words
 
 _TAG = re.compile(r"(?:[a-zA-Z]{2,8}|x)(?:-[a-zA-Z0-9]{1,8})*")
 
@@ -72,3 +99,34 @@ def read_language(given: str) -> str:
 
         code = langcodes.standardize_tag(code)
     return f"{code}{equals}{name.strip()}"
+
+
+@lru_cache(1024)
+def script_of(language: str) -> str | None:
+    """The script that CODE or CODE=NAME is usually written in, as ISO 15924; None if it is not known."""
+    import langcodes
+
+    try:
+        tag = langcodes.Language.get(language_code(language))
+        return tag.maximize().script if tag.is_valid() else None
+    except ValueError:
+        return None
+
+
+def has_spaces(language: str) -> bool:
+    """Whether spaces separate the words of a language; if not, its sentences are counted and scored by character."""
+    return script_of(language) not in WITHOUT_SPACES
+
+
+def script_mismatch(texts: Iterable[str], language: str) -> str | None:
+    """Says so if most letters of the texts are of other scripts than the language's; else None."""
+    expected = SCRIPTS.get(script_of(language) or "", ())
+    letters = Counter(c for text in texts for c in unicodedata.normalize("NFKC", text) if c.isalpha())
+    scripts: Counter[str] = Counter()
+    for letter, count in letters.items():
+        scripts[unicodedata.name(letter, "UNNAMED").split()[0]] += count
+    share = sum(scripts[script] for script in expected) / max(1, scripts.total())
+    if not expected or not scripts or share >= 0.5:
+        return None
+    (most, _), *_ = scripts.most_common(1)
+    return f"{1 - share:.0%} of the letters are not of the script of {language_name(language)}; most are {most}"

@@ -1,7 +1,8 @@
 """Statistics of a corpus of keypoint stores: durations, text lengths, vocabulary and overlap between splits.
 
-The figure shows what the paper's Figures 2 and 8 show of CSL-News. A Chinese text's units are characters, as there,
-any other's are words; neither counts punctuation or case. Clips are read one by one, and a few numbers kept of each.
+The figure shows what the paper's Figures 2 and 8 show of CSL-News. A Chinese text's units are characters, as there, and
+so are those of other languages written without spaces. The units of all others are words. Punctuation and case do not
+count. Clips are read one by one, and a few numbers kept of each.
 """
 
 import re
@@ -20,7 +21,7 @@ from rich.progress import track
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStore
 from ..store.manifest import ALL_SPLITS, Clip
-from ..targets import LANGUAGES, language_code
+from ..targets import LANGUAGES, has_spaces, language_code
 
 FORMATS = (".png", ".svg", ".pdf")
 SHOWN = 5  # examples of each kind of duplicate
@@ -95,12 +96,12 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
 
 
 def unit_name(language: str) -> str:
-    """What a text is counted in: characters of a Chinese one, words of any other."""
-    return "characters" if language.partition("-")[0] == "zh" else "words"
+    """What a text is counted in: words, or characters where no spaces separate them."""
+    return "words" if has_spaces(language) else "characters"
 
 
 def units_of(text: str, language: str) -> list[str]:
-    """The characters of a Chinese text, the words of any other, in lower case."""
+    """The words or characters of a text, as `unit_name` says, in lower case; no punctuation."""
     return re.findall(r"\w" if unit_name(language) == "characters" else r"\w+(?:['’-]\w+)*", text.lower())
 
 

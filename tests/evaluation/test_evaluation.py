@@ -1,12 +1,16 @@
 """Scoring a model on a split: the same in any batch, on any number of ranks, and again from the predictions alone."""
 
 import json
+import re
+import shutil
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from toy_training import ROOT, TWO_RANKS, run_script
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -14,6 +18,7 @@ from unisign_fast.checkpoints.model_folder import save_model
 from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_split, length_batches
 from unisign_fast.evaluation.metrics import score
 from unisign_fast.evaluation.predictions import read_predictions
+from unisign_fast.inference.translator import Translation
 from unisign_fast.kernels.packing import Packing
 from unisign_fast.model.beam_search import beam_search
 from unisign_fast.model.config import ModelConfig, MT5Shape
@@ -163,6 +168,40 @@ def test_two_ranks_give_what_one_does_and_the_scores_follow_from_the_file(store,
     assert len(written["bad_clips"]) == 1
 
 
+def described(section: str) -> set[str]:
+    """The fields in the first column of a section's table in docs/evaluation.md."""
+    page = (ROOT / "docs/evaluation.md").read_text()
+    (body,) = [part for part in page.split("\n## ") if part.startswith(section)]
+    columns = [line.split("|")[1] for line in body.splitlines() if line.startswith("| `")]
+    return {name for column in columns for name in re.findall("`(.*?)`", column)}
+
+
+def test_a_model_is_the_baseline_of_another_and_every_field_is_described(store, model, tmp_path):
+    """Task, language of training and of the clips are the model's; a warning names a language it was not trained on."""
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    weights = load_file(other / "model.safetensors")
+    weights["language_model.mt5.lm_head.weight"] *= -1
+    save_file(weights, other / "model.safetensors")
+    (other / "README.md").write_text("---\nlanguage: de\n---\n")
+    options = ["--model", other, "--stores", store, "--max-new-tokens", 12, "--out", tmp_path / "out"]
+    status, output = command(*options, "--baseline", model)
+    assert status == 0 and f"warning: {other}: its model card names texts in de as trained on, none in zh" in output
+    written = json.loads((tmp_path / "out/scores-test.json").read_text())
+    expected = evaluate(store, model).scores.values
+    for metric, value in written["values"].items():
+        assert written["differences"][metric]["value"] == pytest.approx(value - expected[metric], abs=1e-3)
+    assert written["values"]["BLEU-1"] < expected["BLEU-1"]
+    assert (written["task"], written["language"]) == ("slt", "zh")
+    assert set(written) | {"classes"} == described("`scores-SPLIT.json`")
+    rows = [json.loads(line) for line in (tmp_path / "out/predictions-test.jsonl").open()]
+    assert {name for row in rows for name in row} == described("`predictions-SPLIT.jsonl`")
+    lines = described("Lines of `launch/translate.py`")
+    assert lines | {"beams"} == {field.name for field in fields(Translation)}
+    status, output = command(*options[:-1], tmp_path / "again", "--baseline", tmp_path / "out")
+    assert status == 0 and " +0.00 " in output and " 1.0000 " in output, output
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -173,7 +212,8 @@ def test_two_ranks_give_what_one_does_and_the_scores_follow_from_the_file(store,
         ),
         ("--task slt --model {model} --out x", ["--stores: is needed with --model"]),
         ("--task slt --model {model} --stores {store}", ["--out: is needed with --model"]),
-        ("--task slt --predictions x", ["--language: is needed with --predictions"]),
+        ("--predictions x", ["--task: is needed with --predictions"]),
+        ("--task slt --predictions {store}/manifest.jsonl", ["line 1: prediction: is missing"]),
     ],
 )
 def test_options_that_lack_others_are_told(store, model, line, words):

@@ -1,6 +1,9 @@
 """Scores of short texts, worked out by hand."""
 
+import math
 import sys
+import unicodedata
+from collections import Counter
 from importlib.util import find_spec
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from unisign_fast.evaluation.metrics import edit_counts, rouge_l, score
 from unisign_fast.pipelines.converters.labels import read_labels
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.targets import script_mismatch
 from unisign_fast.text.normalization import RULES
 
 
@@ -135,6 +139,54 @@ def test_chinese_is_scored_by_character():
     assert scores.values["BLEU-1"] == pytest.approx(80)  # 4 of 5 characters
     assert scores.values["ROUGE-L"] == pytest.approx(80, abs=1e-5)
     assert scores.normalization == "csl-daily"
+
+
+@pytest.mark.parametrize(
+    ("language", "reference", "prediction"),
+    [
+        ("ja", "水を飲む", "水が飲む"),
+        ("th", "น้ำ", "น้า"),
+        ("lo", "ນ້ຳ", "ນ້າ"),
+        ("my", "ရေ\u200bသောက်", "ရေသောက်"),
+        ("km", "ទឹក", "ទើក"),
+    ],
+)
+def test_languages_without_spaces_are_scored_by_character(language, reference, prediction):
+    """Of what mT5's tokenizer writes: it splits the vowel am of Thai and Lao, and drops invisible breaks."""
+    written = unicodedata.normalize("NFKC", reference.replace("\u200b", ""))
+    assert score("slt", [written], [reference], language).values["BLEU-1"] == pytest.approx(100)
+    scores = score("slt", [prediction], [reference], language)
+    wanted = list(written)
+    hits = sum((Counter(unicodedata.normalize("NFKC", prediction)) & Counter(wanted)).values())
+    short = min(1.0, math.exp(1 - len(wanted) / len(unicodedata.normalize("NFKC", prediction))))
+    length = len(unicodedata.normalize("NFKC", prediction))
+    assert scores.values["BLEU-1"] == pytest.approx(100 * short * hits / length)
+    assert scores.normalization == "nfkc-characters"
+    assert "tok:char" in scores.signature and scores.signature.count("units:characters") == 2
+
+
+def test_signatures_name_the_units():
+    assert score("slt", ["a"], ["a"], "ko").signature.count("units:words") == 2
+    chinese = score("slt", ["我"], ["我"], "zh").signature
+    assert "tok:13a" in chinese and chinese.count("units:characters") == 2
+    glosses = score("cslr", ["水 飲む"], ["水 飲"], "ja")
+    assert glosses.values["WER"] == 50 and "units:glosses" in glosses.signature
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("zh", "我看中央CCTV。", None),
+        ("ja", "ＡＢ ｶﾀｶﾅ データー", None),
+        ("vi", "Tôi uống nước", None),
+        ("ru", "ё", None),
+        ("de", "12:30 ...", None),
+        ("de", "我喜欢茶", "100% of the letters are not of the script of German; most are CJK"),
+        ("ja", "I like tea 茶", "89% of the letters are not of the script of Japanese; most are LATIN"),
+    ],
+)
+def test_a_text_in_another_script_is_noticed(language, text, expected):
+    assert script_mismatch([text, ""], language) == expected
 
 
 def test_the_published_rule_folds_two_marks_and_nfkc_all():

@@ -35,23 +35,28 @@ def root(tmp_path) -> Path:
     write_run(tmp_path / "cslr-rgb", "cslr", 0.1, [5.0])
     write_log(tmp_path / "stage1", [60.0, 50.0, 40.0])
     write_log(tmp_path / "stage2", [])
+    for stage in (1, 2):
+        settings = {"stage": stage, "data": {"task": "slt", "p_samp": 0.0}}
+        (tmp_path / f"stage{stage}/settings.json").write_text(json.dumps(settings))
     return tmp_path
 
 
 def test_rows_hold_main_metric_and_median_speeds_of_the_stages_behind_them(root):
-    cslr, slt = summarise(root)
-    assert slt == Row("SLT", "pose-only", "BLEU-4", "tok:13a", 44.5, 96, [50.0, None, 20.0])
-    assert cslr == Row("CSLR", "RGB-pose", "WER", "sub:4", 12.25, 95, [50.0, None, 5.0])
+    (cslr, slt), passed_over = summarise(root)
+    assert passed_over == []
+    assert slt == Row("slt-pose", "SLT", "pose-only", "BLEU-4", "tok:13a", 44.5, 96, [50.0, None, 20.0])
+    assert cslr == Row("cslr-rgb", "CSLR", "RGB-pose", "WER", "sub:4", 12.25, 95, [50.0, None, 5.0])
 
 
 def test_table_shows_other_runs_beside(root, tmp_path):
-    rows = summarise(root)
-    write_rows(tmp_path / "untrained.json", [Row("SLT", "pose-only", "BLEU-4", "tok:13a", 0.5, 96, [None] * 3)])
+    rows, _ = summarise(root)
+    write_rows(tmp_path / "untrained.json", [Row("run", "SLT", "pose-only", "BLEU-4", "tok:13a", 0.5, 96, [None] * 3)])
     console = Console(width=160, file=io.StringIO())
     console.print(summary_table("runs", rows, [tmp_path / "untrained.json"]))
     lines = console.file.getvalue().splitlines()
     (slt,) = [line.split() for line in lines if "SLT" in line and "pose-only" in line]
     assert [cell for cell in slt if cell != "│"] == [
+        "slt-pose",
         "SLT",
         "pose-only",
         "BLEU-4",
@@ -64,6 +69,31 @@ def test_table_shows_other_runs_beside(root, tmp_path):
     ]
     (cslr,) = [line for line in lines if "CSLR" in line]
     assert "untrained" in "".join(lines) and "12.25" in cslr and "sub:4" in "".join(lines)
+
+
+def test_other_folders_are_passed_over_with_a_line_each(root):
+    (root / "notes").mkdir()
+    (root / "file.txt").touch()
+    write_run(root / "killed", "slt", 0.0, [1.0])
+    (root / "killed/scores-test.json").unlink()
+    write_run(root / "odd", "slt", 0.0, [1.0])
+    (root / "odd/scores-test.json").write_text("[]")
+    write_run(root / "torn", "slt", 0.0, [1.0])
+    (root / "torn/settings.json").write_text("{")
+    rows, passed_over = summarise(root)
+    assert [row.run for row in rows] == ["cslr-rgb", "slt-pose"]
+    said = [line.removeprefix(f"{root}/") for line in passed_over]
+    assert said[:2] == [
+        "killed: has no test scores; finish the run",
+        "notes: is no run; name a folder of runs",
+    ]
+    assert said[2].startswith("odd/scores-test.json: ")
+    assert said[3].startswith("torn/settings.json: holds no settings of a run (") and len(said) == 4
+
+
+def test_one_run_is_shown_alone(root):
+    ((row,), passed_over) = summarise(root / "slt-pose")
+    assert (row.run, row.clips_per_second, passed_over) == ("slt-pose", [50.0, None, 20.0], [])
 
 
 def test_nothing_to_show_is_one_line(tmp_path):

@@ -12,6 +12,7 @@ from unisign_fast.evaluation.predictions import (
     Prediction,
     read_baseline,
     read_predictions,
+    recorded_language,
     write_json,
     write_predictions,
 )
@@ -49,6 +50,61 @@ def test_formats_mix_and_order_does_not_matter(tmp_path):
     write_predictions(tmp_path / "rows.jsonl", ROWS)
     _, references = write_published(tmp_path, ROWS[::-1])
     assert read_predictions(tmp_path / "rows.jsonl", references) == ROWS
+
+
+def write_translations(path: Path, rows: list[tuple], language: str = "de") -> Path:
+    """Lines as launch/translate.py writes them; `rows`: (file, clip, text, reference)."""
+    about = {"score": -0.1, "start": 0.0, "end": 2.0, "took": 0.5, "language": language}
+    rows = [dict(file=file, clip=clip, text=text, reference=reference) | about for file, clip, text, reference in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_translations_are_read_and_the_windows_of_a_clip_joined(tmp_path):
+    rows = [("a.mp4", "a", "es regnet", "r"), ("b.mp4", "b", "ja", "nein"), ("a.mp4", "a", "viel", "r")]
+    path = write_translations(tmp_path / "t.jsonl", rows)
+    assert read_predictions(path) == [Prediction("a", "es regnet viel", "r"), Prediction("b", "ja", "nein")]
+    assert recorded_language(path) == "de"
+    write_translations(path, [*rows, ("other.mp4", "a", "x", "r")])
+    with pytest.raises(InputError, match="t.jsonl: line 4: id: 'a' comes a second time"):
+        read_predictions(path)
+    write_translations(path, [("a.mp4", "a", "es regnet", "")])
+    with pytest.raises(InputError, match="line 1: reference: the text of 'a' is empty; .*--references"):
+        read_predictions(path)
+
+
+def test_plain_text_is_read_line_by_line(tmp_path):
+    said, meant = tmp_path / "hypotheses.txt", tmp_path / "references.txt"
+    said.write_bytes("\r\nja\u0085 ja\r\n\n".encode())
+    meant.write_text("eins\nzwei\ndrei")
+    assert [(row.prediction, row.reference) for row in read_predictions(said, meant)] == [
+        ("", "eins"),
+        ("ja\u0085 ja", "zwei"),
+        ("", "drei"),
+    ]
+    assert recorded_language(said) is None
+    with pytest.raises(InputError, match="hypotheses.txt: is plain text without references; .*--references"):
+        read_predictions(said)
+    meant.write_text("eins\nzwei\n")
+    with pytest.raises(
+        InputError, match="references.txt: id: lacks 1 of the ids of .*hypotheses.txt, such as 'line 3'"
+    ):
+        read_predictions(said, meant)
+    meant.write_text("eins\n\ndrei\n")
+    with pytest.raises(InputError, match="references.txt: line 2: reference: the text of 'line 2' is empty"):
+        read_predictions(said, meant)
+
+
+def test_the_language_is_that_of_the_lines_or_of_the_scores_beside(tmp_path):
+    path = tmp_path / "predictions-dev.jsonl"
+    write_predictions(path, [Prediction("a", "x", "x")])
+    assert recorded_language(path) is None
+    write_json(tmp_path / "scores-dev.json", {"values": {"WER": 1.0}, "language": "fr"})
+    assert recorded_language(path) == "fr"
+    lines = [{"clip": name, "text": "x", "reference": "x", "language": name} for name in ("de", "fr")]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match="predictions-dev.jsonl: language: its texts are in de, fr"):
+        recorded_language(path)
 
 
 def test_windows_line_ends_and_cut_off_spaces(tmp_path):
@@ -162,3 +218,23 @@ def test_command_takes_a_class_list(tmp_path):
     assert result.returncode == 0 and "100.00" in result.stdout and "exact class" in result.stdout, result
     result = evaluate(*options, "--task", "slt")
     assert result.returncode == 2 and "--classes: classes are of words" in result.stderr
+
+
+def test_command_scores_translations_in_their_language_against_a_run(tmp_path):
+    path = write_translations(tmp_path / "t.jsonl", [("a.mp4", "a", "ฉันกินน้ำ", "ฉันกินน้ำ")], language="th")
+    (tmp_path / "run").mkdir()
+    write_predictions(tmp_path / "run/predictions-test.jsonl", [Prediction("a", "ฉัน", "ฉันกินน้ำ")])
+    files = ("--predictions", path, "--baseline", tmp_path / "run", "--json", tmp_path / "out.json")
+    result = evaluate(*files, "--task", "slt")
+    assert result.returncode == 0 and result.stderr == "", result
+    scores = json.loads((tmp_path / "out.json").read_text())
+    assert scores["language"] == "th" and scores["values"]["BLEU-4"] == pytest.approx(100)
+    assert scores["differences"]["BLEU-4"]["value"] > 0 and "tok:char" in scores["signature"]
+    result = evaluate(*files, "--task", "slt", "--language", "de")
+    assert result.stderr == (
+        "warning: --language de: references: 100% of the letters are not of the script of German; most are THAI\n"
+    )
+    result = evaluate("--predictions", tmp_path / "run", "--task", "slt")
+    assert result.returncode == 2 and "predictions-test.jsonl does not say it; give that of the texts" in result.stderr
+    result = evaluate("--predictions", tmp_path, "--task", "slt")
+    assert result.returncode == 2 and f"{tmp_path}: holds no predictions-test.jsonl; " in result.stderr

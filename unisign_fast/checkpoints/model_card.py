@@ -4,7 +4,7 @@ Markdown with the front matter that the Hugging Face hub reads.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import nan
 from typing import TYPE_CHECKING
 
@@ -38,12 +38,15 @@ def model_card(
     data: DataSettings,
     recipe: Mapping[str, object] | None = None,
     scores: Mapping | None = None,
+    languages: Sequence[str] = (),
 ) -> str:
     """The text of README.md.
 
     `recipe` is what settings.json of a run holds, with the names of its stores; `scores` what scores-SPLIT.json holds,
-    with its `split`.
+    with its `split`; `languages` those of the training texts (ISO 639-1), empty where they are not known.
     """
+    if scores and scores.get("language") and not languages:
+        languages = [scores["language"]]
     title = f"Uni-Sign, {'RGB-pose' if config.rgb else 'pose-only'}"
     parts = [f"# {title}", _description(config, data), "## Use", USE.format(task=data.task)]
     parts += ["## Data", "\n".join(_data_lines(data, recipe or {}))]
@@ -54,7 +57,7 @@ def model_card(
         tags=["sign-language", TASK_NAMES[data.task].replace(" ", "-")],
         model_name=title,
         eval_results=_results(data, recipe or {}, scores) if scores else None,
-        **({"language": scores["language"]} if scores else {}),
+        **({"language": languages[0] if len(languages) == 1 else list(languages)} if languages else {}),
     )
     return f"---\n{front.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 

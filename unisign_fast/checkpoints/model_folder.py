@@ -10,23 +10,24 @@ FOLDER/published_unused.safetensors  of a converted RGB-pose checkpoint: a layer
 Nothing in it is a pickle: loading runs no code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
-from huggingface_hub import HfApi, ModelCard, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
+from unisign_fast.checkpoints.hub import download_folder, upload_folder
 from unisign_fast.checkpoints.model_card import model_card
 from unisign_fast.checkpoints.weight_files import check_fit, load_strictly, read_weights, save_weights
 from unisign_fast.pipelines.atomic_io import replace_json, replace_text
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import read_settings, read_text
 from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.targets import language_code
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.text.vocabulary_trimming import trimmed_weights
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:  # models import this module, not the reverse
 
 FILES = ("config.json", "model.safetensors", "spiece.model", "preprocessor_config.json", "README.md")
 UNUSED_FILE = "published_unused.safetensors"
-HUB_PATIENCE = 5.0  # seconds that the hub may take to answer
 # The same tensor as language_model.mt5.shared.weight, which alone is stored.
 TIED = tuple(f"language_model.mt5.{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
 SHARED = "language_model.mt5.shared.weight"
@@ -104,18 +104,9 @@ class ModelFolderMixin(nn.Module):
 
         The token is that of `hf auth login` or HF_TOKEN. Raises InputError where the hub refuses or cannot be reached.
         """
-        hub = HfApi()
         with TemporaryDirectory(prefix="push-") as folder:
             self.save_pretrained(folder)
-            try:
-                hub.create_repo(repo_id, private=private, exist_ok=True)
-                hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-            except HFValidationError:
-                raise InputError(repo_id, "is not a hub id", "name it OWNER/MODEL") from None
-            except (OSError, HfHubHTTPError, HTTPError) as error:
-                remedy = "check the name, the token (hf auth login) and the network"
-                raise InputError(repo_id, f"cannot be uploaded ({first_line(error)})", remedy) from None
-        return f"{hub.endpoint}/{repo_id}"
+            return upload_folder(Path(folder), repo_id, private, message)
 
 
 def find_model(source: str | Path) -> Path:
@@ -129,21 +120,7 @@ def find_model(source: str | Path) -> Path:
         inside = (folder / name for name in ("best", "last") if not (folder / "config.json").is_file())
         return next((model for model in inside if (model / "config.json").is_file()), folder)
     remedy = f"name a folder, or put {', '.join(FILES[:4])} of {source} into one and name it"
-    try:
-        patterns = [*FILES, UNUSED_FILE]
-        return Path(snapshot_download(str(source), allow_patterns=patterns, etag_timeout=HUB_PATIENCE))
-    except HFValidationError:
-        raise InputError(source, "is neither a folder nor a hub id", remedy) from None
-    except LocalEntryNotFoundError:
-        problem = "is no folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has left no copy here"
-        raise InputError(source, problem, remedy) from None
-    except (OSError, HfHubHTTPError, HTTPError) as error:
-        raise InputError(source, f"is no folder, and the hub does not give it ({first_line(error)})", remedy) from None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a hub exception's message, at most 160 characters."""
-    return (str(error).strip().split("\n") or [""])[0][:160]
+    return download_folder(str(source), [*FILES, UNUSED_FILE], remedy)
 
 
 def save_model(
@@ -165,9 +142,11 @@ def save_model(
     save_weights(folder / "model.safetensors", {name: w for name, w in weights.items() if name not in TIED})
 
 
-def write_card(folder: Path, config: "ModelConfig", recipe: Mapping, scores: Mapping | None) -> None:
-    """Replace the card of a model folder when a run has ended; see model_card.py for what `recipe` and `scores` are."""
-    card = model_card(config, load_data_settings(folder), recipe, scores)
+def write_card(
+    folder: Path, config: "ModelConfig", recipe: Mapping, scores: Mapping | None, languages: Sequence[str] = ()
+) -> None:
+    """Replace the card of a model folder when a run has ended; arguments as of `model_card`."""
+    card = model_card(config, load_data_settings(folder), recipe, scores, languages)
     replace_text(folder / "README.md", card)
 
 
@@ -184,6 +163,14 @@ def trained_languages(folder: Path) -> list[str]:
     except ValueError:  # a card of someone else's
         return []
     return [language] if isinstance(language, str) else list(language or [])
+
+
+def untrained_language(folder: Path, language: str) -> str | None:
+    """Says so if the model card names languages that were trained on, and this one is not among them."""
+    trained = trained_languages(folder)
+    if not trained or language_code(language) in trained:
+        return None
+    return f"{folder}: its model card names texts in {', '.join(trained)} as trained on, none in {language}"
 
 
 def load_data_settings(folder: Path) -> DataSettings:

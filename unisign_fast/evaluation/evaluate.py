@@ -4,20 +4,22 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from unisign_fast.checkpoints.model_folder import load_data_settings
 from unisign_fast.evaluation.metrics import Scores, score
 from unisign_fast.evaluation.predictions import Prediction, write_json, write_predictions
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.reader import ClipReader, LoadedClips
 from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.targets import language_code
+from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.pipelines.targets import Task, language_code
 from unisign_fast.pipelines.workers import compute_alone
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.utils.distributed import Ranks
@@ -50,10 +52,15 @@ class Evaluation:
     """Predictions of a split in the order of its clips, their scores, and what could not be read."""
 
     rows: list[Prediction]
+    task: Task
     language: str  # of the texts, its code
     scores: Scores
     bad_clips: list[str]
     clips_per_second: float
+
+    def circumstances(self) -> dict:
+        """What scores-SPLIT.json says besides the scores."""
+        return {"clips_per_second": round(self.clips_per_second, 2), "bad_clips": self.bad_clips}
 
 
 def evaluate_split(
@@ -94,9 +101,28 @@ def evaluate_split(
         raise InputError(f"{reader.stores[0].path}: {split}", "no clip of it can be read", next(iter(bad.values())))
     rows = [outcome[number] for number in sorted(outcome)]
     language = language_code(reader.settings.language or clips[min(outcome)].clip.language)
-    scores = score(reader.settings.task, [r.prediction for r in rows], [r.reference for r in rows], language)
+    task = reader.settings.task
+    scores = score(task, [r.prediction for r in rows], [r.reference for r in rows], language)
     rate = len(clips) / (time.perf_counter() - start)
-    return Evaluation(rows, language, scores, [bad[n] for n in sorted(bad)], rate)
+    return Evaluation(rows, task, language, scores, [bad[n] for n in sorted(bad)], rate)
+
+
+def evaluate_model(
+    folder: Path,
+    stores: Sequence[KeypointStore],
+    task: Task | None,
+    language: str | None,
+    split: str,
+    ranks: Ranks,
+    generation: GenerationSettings,
+) -> Evaluation:
+    """`evaluate_split` for the model of a folder; task and language are by default those of its training."""
+    model, tokenizer = UniSign.load(folder)
+    data = load_data_settings(folder)
+    p_samp = data.p_samp if model.config.rgb else 0.0
+    data = replace(data, task=task or data.task, language=language or data.language, p_samp=p_samp)
+    reader = ClipReader(list(stores), data, tokenizer, device=ranks.device)
+    return evaluate_split(model.to(ranks.device), tokenizer, reader, split, ranks, generation, show_progress=True)
 
 
 def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]:
@@ -126,10 +152,5 @@ def _loaded(reader: ClipReader, clips: ClipSet, batches: list[list[int]]) -> Ite
 def write_evaluation(folder: Path, split: str, evaluation: Evaluation) -> None:
     """Write predictions-SPLIT.jsonl, and scores-SPLIT.json beside it."""
     write_predictions(folder / f"predictions-{split}.jsonl", evaluation.rows)
-    values = evaluation.scores.plain() | {
-        "split": split,
-        "language": evaluation.language,
-        "clips_per_second": round(evaluation.clips_per_second, 2),
-        "bad_clips": evaluation.bad_clips,
-    }
-    write_json(folder / f"scores-{split}.json", values)
+    values = {"task": evaluation.task, "language": evaluation.language, **evaluation.scores.plain(), "split": split}
+    write_json(folder / f"scores-{split}.json", values | evaluation.circumstances())

@@ -17,7 +17,7 @@ from sacrebleu.metrics.base import Metric
 from unisign_fast.evaluation.significance import RESAMPLES, SEED, ClipStatistics, interval
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.targets import Task
-from unisign_fast.text.normalization import RULES, Normalization, rule_for, unreachable
+from unisign_fast.text.normalization import RULES, Normalization, by_character, rule_for, unreachable
 
 SUBSTITUTION, INSERTION, DELETION = 4, 3, 3  # costs of the alignment only; each counts as one error
 
@@ -92,18 +92,22 @@ def _slt(
 ) -> tuple[dict[str, ClipStatistics], str]:
     """BLEU-1 to 4, ROUGE-L, chrF and, where `bleurt` names a checkpoint, BLEURT-20 times 100.
 
-    BLEU-k is sacrebleu's with 13a, exponential smoothing and maximal order k. Chinese is scored by character.
+    BLEU-k is sacrebleu's with exponential smoothing and maximal order k, and so are its tokenizers: 13a, as published,
+    and char for languages that are written without spaces and have no published numbers. The texts of all languages
+    without spaces are characters between spaces already (text/normalization.py), for ROUGE-L, too.
     """
+    characters = by_character("slt", language)
+    tokenizer = "char" if characters and language != "zh" else "13a"
     statistics = {}
     for order in (1, 2, 3, 4):
-        bleu = BLEU(tokenize="13a", smooth_method="exp", max_ngram_order=order, force=True)
+        bleu = BLEU(tokenize=tokenizer, smooth_method="exp", max_ngram_order=order, force=True)
         statistics[f"BLEU-{order}"] = _of_sacrebleu(bleu, predictions, references)
     statistics["ROUGE-L"] = _mean([rouge_l(p, r) for p, r in zip(predictions, references, strict=True)])
     chrf = CHRF()
     statistics["chrF"] = _of_sacrebleu(chrf, predictions, references)
-    signature = (
-        f"BLEU-k {bleu.get_signature()}|order:k; ROUGE-L f1|mean|rouge:{version('rouge')}; chrF {chrf.get_signature()}"
-    )
+    units = f"units:{'characters' if characters else 'words'}"
+    rouge = f"ROUGE-L f1|mean|rouge:{version('rouge')}|{units}"
+    signature = f"BLEU-k {bleu.get_signature()}|order:k|{units}; {rouge}; chrF {chrf.get_signature()}"
     if bleurt is not None:
         statistics["BLEURT-20"] = _mean([100 * x for x in _bleurt(predictions, references, language, bleurt)])
         signature += f"; BLEURT-20 mean x 100|checkpoint:{bleurt.name}"
@@ -111,13 +115,18 @@ def _slt(
 
 
 def _cslr(predictions: list[str], references: list[str]) -> tuple[dict[str, ClipStatistics], str]:
-    """Word error rate over glosses separated by spaces, and its three parts, in percent of the reference's glosses."""
+    """Word error rate and its three parts, in percent of the reference's glosses.
+
+    Glosses are what spaces separate, in every language: a gloss names a sign, whatever it is written with.
+    """
     counts = [edit_counts(r.split(), p.split()) for p, r in zip(predictions, references, strict=True)]
     words = [len(r.split()) for r in references]
     assert sum(words), "no glosses in the references"
     columns: dict[str, Sequence[int]] = {"WER": [sum(c) for c in counts]}
     columns |= dict(zip(("substitutions", "insertions", "deletions"), zip(*counts, strict=True), strict=True))
-    signature = f"WER alignment costs sub:{SUBSTITUTION}|ins:{INSERTION}|del:{DELETION}|ties:match,sub,ins,del"
+    signature = (
+        f"WER units:glosses|alignment costs sub:{SUBSTITUTION}|ins:{INSERTION}|del:{DELETION}|ties:match,sub,ins,del"
+    )
     return {metric: _ratio(errors, words) for metric, errors in columns.items()}, signature
 
 

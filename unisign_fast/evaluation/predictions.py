@@ -1,7 +1,11 @@
-"""Predictions on disk: one JSON object a line, {"id": ..., "prediction": ..., "reference": ...}.
+"""Predictions on disk. Written is one JSON object a line, {"id": ..., "prediction": ..., "reference": ...}.
 
-Read as well: the published format, two files of lines `sample: ID, prediction: TEXT` and `sample: ID, ground-truth:
-TEXT`. An ID may hold colons and begin with a hyphen; a TEXT may hold anything but a line feed.
+Read are:
+- these lines, and those of launch/translate.py, {"clip": ..., "text": ..., "reference": ..., "language": ...}, where
+  the texts of a clip's windows are joined;
+- the published format, two files of lines `sample: ID, prediction: TEXT` and `sample: ID, ground-truth: TEXT`. An ID
+  may hold colons and begin with a hyphen; a TEXT may hold anything but a line feed;
+- plain text, two files in which line i of one belongs to line i of the other, as sacrebleu reads them.
 """
 
 import json
@@ -9,12 +13,17 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
+from unisign_fast.evaluation.score_file import read_scores
 from unisign_fast.pipelines.atomic_io import replace_text
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import parse_json
 
+Field = Literal["prediction", "reference"]
 PUBLISHED_LABEL = {"prediction": "prediction", "reference": "ground-truth"}
+TRANSLATED = {"prediction": "text", "reference": "reference"}  # fields of launch/translate.py's lines
+MARKED = ("{", "[", "sample: ")  # how a line begins that is not plain text
 
 
 @dataclass(frozen=True)
@@ -26,12 +35,23 @@ class Prediction:
     reference: str  # never empty
 
 
+class Line(NamedTuple):
+    """What a line of a file says."""
+
+    id: str
+    text: str  # of the wanted field
+    language: str = ""  # "" where the line does not say
+    file: str = ""  # of a line of launch/translate.py, of which a clip has one for each window
+
+
 def read_predictions(predictions: Path, references: Path | None = None) -> list[Prediction]:
     """The rows of a predictions file, in its order; references from their own file, or from the same one.
 
     InputError when a file is missing or malformed, an id comes twice, a reference is empty, or the ids of the two
     files differ.
     """
+    if references is None and _is_plain(predictions, _read_text(predictions)):
+        raise InputError(predictions, "is plain text without references", "name their file with --references")
     predicted = _read_field(predictions, "prediction")
     expected = _read_field(references or predictions, "reference")
     without_prediction, without_reference = expected.keys() - predicted.keys(), predicted.keys() - expected.keys()
@@ -42,7 +62,7 @@ def read_predictions(predictions: Path, references: Path | None = None) -> list[
         if lacking:
             problem = f"lacks {len(lacking)} of the ids of {other}, such as {min(lacking)!r}"
             raise InputError(f"{where}: id", problem, "pass predictions and references of the same clips")
-    return [Prediction(clip_id, text, expected[clip_id]) for clip_id, text in predicted.items()]
+    return [Prediction(clip_id, line.text, expected[clip_id].text) for clip_id, line in predicted.items()]
 
 
 def read_baseline(path: Path, rows: Sequence[Prediction]) -> list[Prediction]:
@@ -54,7 +74,24 @@ def read_baseline(path: Path, rows: Sequence[Prediction]) -> list[Prediction]:
     if odd := said.keys() ^ {row.id for row in rows}:
         problem = f"differs in {len(odd)} clips from the predictions, such as {min(odd)!r}"
         raise InputError(f"{path}: id", problem, "compare predictions for the same clips")
-    return [Prediction(row.id, said[row.id], row.reference) for row in rows]
+    return [Prediction(row.id, said[row.id].text, row.reference) for row in rows]
+
+
+def recorded_language(path: Path) -> str | None:
+    """The language that the lines of a predictions file name, or the scores-SPLIT.json beside it; None: neither does.
+
+    InputError when its texts are in several.
+    """
+    named = {line.language for line in _read_field(path, "prediction").values() if line.language}
+    if len(named) > 1:
+        problem = f"its texts are in {', '.join(sorted(named))}"
+        raise InputError(f"{path}: language", problem, "score a file for each, or give --language for all")
+    if named:
+        return named.pop()
+    scores = path.with_name(path.stem.replace("predictions-", "scores-") + ".json")
+    if path.name.startswith("predictions-") and scores.is_file():
+        return read_scores(scores).language or None
+    return None
 
 
 def write_predictions(path: Path, rows: Iterable[Prediction]) -> None:
@@ -67,43 +104,63 @@ def write_json(path: Path, values: dict | list) -> None:
     replace_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
 
 
-def _read_field(path: Path, field: str) -> dict[str, str]:
-    """id -> text of `field`, in the file's order."""
-    texts: dict[str, str] = {}
-    for number, clip_id, text in _parse(path, field):
-        where = f"{path}: line {number}"
-        if clip_id in texts:
-            raise InputError(f"{where}: id", f"{clip_id!r} comes a second time", "keep one line a clip")
-        if field == "reference" and not text.strip():
-            raise InputError(f"{where}: {field}", f"the text of {clip_id!r} is empty", "give it or drop the clip")
-        texts[clip_id] = text
-    if not texts:
+def _read_field(path: Path, field: Field) -> dict[str, Line]:
+    """id -> line with the text of `field`, in the file's order."""
+    lines: dict[str, Line] = {}
+    for number, line in _parse(path, field):
+        where, before = f"{path}: line {number}", lines.get(line.id)
+        if field == "reference" and not line.text.strip():
+            remedy = "give it, drop the clip, or name a file of references with --references"
+            raise InputError(f"{where}: {field}", f"the text of {line.id!r} is empty", remedy)
+        if before is None:
+            lines[line.id] = line
+        elif not line.file or line.file != before.file:
+            raise InputError(f"{where}: id", f"{line.id!r} comes a second time", "keep one line a clip")
+        elif field == "prediction":  # the clip's next window
+            lines[line.id] = before._replace(text=f"{before.text} {line.text}".strip())
+    if not lines:
         raise InputError(path, "holds no lines", "pass a file with one line a clip")
-    return texts
+    return lines
 
 
-def _parse(path: Path, field: str) -> Iterator[tuple[int, str, str]]:
-    """(line number, id, text) of every line that is not blank, in either format."""
+def _parse(path: Path, field: Field) -> Iterator[tuple[int, Line]]:
+    """The lines and their numbers, in any format; blank ones count in plain text alone."""
+    content = _read_text(path)
+    rows = content.split("\n")  # splitlines() would cut texts at U+0085
+    if _is_plain(path, content):
+        for number, row in enumerate(rows if rows[-1] else rows[:-1], start=1):
+            yield number, Line(f"line {number}", row.removesuffix("\r"))
+        return
     published = re.compile(rf"sample: (.*?), {PUBLISHED_LABEL[field]}:(?: (.*))?", re.DOTALL)
+    for number, row in enumerate(rows, start=1):
+        row = row.removesuffix("\r")
+        if match := published.fullmatch(row):
+            yield number, Line(match[1], match[2] or "")
+        elif row.strip():
+            yield number, _parse_json_line(row, path, number, field)
+
+
+def _parse_json_line(row: str, path: Path, number: int, field: Field) -> Line:
     remedy = f'write {{"id": ..., "{field}": ...}} or "sample: ID, {PUBLISHED_LABEL[field]}: TEXT"'
     if field == "reference":
         remedy += ", or name the file of references with --references"
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):  # splitlines() would cut texts at U+0085
-        line = line.removesuffix("\r")
-        if not line.strip():
-            continue
-        if match := published.fullmatch(line):
-            yield number, match[1], match[2] or ""
-            continue
-        try:
-            value = parse_json(line, path)
-        except InputError:
-            raise InputError(f"{path}: line {number}: {field}", "is not in this line", remedy) from None
-        row = value if isinstance(value, dict) else {}
-        for name in ("id", field):
-            if not isinstance(row.get(name), str):
-                raise InputError(f"{path}: line {number}: {name}", "is missing or no string", remedy)
-        yield number, row["id"], row[field]
+    try:
+        value = parse_json(row, path)
+    except InputError:
+        raise InputError(f"{path}: line {number}: {field}", "is not in this line", remedy) from None
+    values = value if isinstance(value, dict) else {}
+    translated = "id" not in values and "clip" in values
+    id_name, text_name = ("clip", TRANSLATED[field]) if translated else ("id", field)
+    for name in (id_name, text_name):
+        if not isinstance(values.get(name), str):
+            raise InputError(f"{path}: line {number}: {name}", "is missing or no string", remedy)
+    file = str(values.get("file", "")) if translated else ""
+    return Line(values[id_name], values[text_name], str(values.get("language") or ""), file)
+
+
+def _is_plain(path: Path, content: str) -> bool:
+    """Whether the lines are texts alone."""
+    return bool(content) and path.suffix not in (".json", ".jsonl") and not content.lstrip().startswith(MARKED)
 
 
 def _read_text(path: Path) -> str:

@@ -29,6 +29,7 @@ class _Settings(msgspec.Struct):
     """What the table needs of a run's settings.json."""
 
     data: _Data
+    stage: int = 3
 
 
 class _OtherRow(msgspec.Struct):
@@ -43,6 +44,7 @@ class _OtherRow(msgspec.Struct):
 class Row:
     """One fine-tuning run."""
 
+    run: str  # name of its folder
     task: str
     modality: str
     metric: str
@@ -60,30 +62,48 @@ def training_speed(run: Path) -> float | None:
     return median(rates) if rates else None
 
 
-def summarise(root: Path) -> list[Row]:
-    """A row for every run below `root` with test scores. Raises InputError if there is none."""
-    runs = sorted(path.parent for path in root.glob("*/scores-test.json"))
-    if not runs:
-        raise InputError(root, "no run there has test scores", "train with launch/finetune.py first")
-    rows = []
-    for run in runs:
-        data = read_settings(run / "settings.json", _Settings, "holds no settings of a run", REMEDY).data
-        task, rgb = data.task, data.p_samp > 0
-        metric = MAIN_METRIC[task][0]
-        scores = read_scores(run / "scores-test.json", (metric,))
-        before = [training_speed(root / "stage1"), training_speed(root / "stage2") if rgb else None]
-        rows.append(
-            Row(
-                task=task.upper(),
-                modality="RGB-pose" if rgb else "pose-only",
-                metric=metric,
-                signature=scores.signature,
-                score=scores.values[metric],
-                clips=scores.count,
-                clips_per_second=[*before, training_speed(run)],
-            )
-        )
-    return rows
+def summarise(root: Path) -> tuple[list[Row], list[str]]:
+    """A row for every fine-tuning run below `root`, or for `root` itself, and why other folders are passed over.
+
+    Raises InputError if there is no row.
+    """
+    folders = [root] if (root / "settings.json").is_file() else sorted(path for path in root.glob("*") if path.is_dir())
+    rows, passed_over = [], []
+    for folder in folders:
+        try:
+            if row := _row(folder):
+                rows.append(row)
+        except InputError as error:
+            passed_over.append(str(error))
+    if not rows:
+        problem = "no run there has test scores" + (f" ({passed_over[0]})" if passed_over else "")
+        raise InputError(root, problem, "train with launch/finetune.py first")
+    return rows, passed_over
+
+
+def _row(run: Path) -> Row | None:
+    """The row of a run; None for a run of pre-training. Raises InputError where it is none or has no test scores."""
+    if not (run / "settings.json").is_file():
+        raise InputError(run, "is no run", "name a folder of runs")
+    settings = read_settings(run / "settings.json", _Settings, "holds no settings of a run", REMEDY)
+    if settings.stage < 3:
+        return None
+    if not (run / "scores-test.json").is_file():
+        raise InputError(run, "has no test scores", "finish the run")
+    task, rgb = settings.data.task, settings.data.p_samp > 0
+    metric = MAIN_METRIC[task][0]
+    scores = read_scores(run / "scores-test.json", (metric,))
+    before = [training_speed(run.parent / "stage1"), training_speed(run.parent / "stage2") if rgb else None]
+    return Row(
+        run=run.name,
+        task=task.upper(),
+        modality="RGB-pose" if rgb else "pose-only",
+        metric=metric,
+        signature=scores.signature,
+        score=scores.values[metric],
+        clips=scores.count,
+        clips_per_second=[*before, training_speed(run)],
+    )
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -95,16 +115,15 @@ def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) 
     """The rows as a table; each file of `beside` (from `write_rows`) adds a column of scores, named like the file."""
     others = {path.stem: {(r.task, r.modality): r.score for r in _read_rows(path)} for path in beside}
     table = Table(title=title, caption="\n".join(sorted({f"{row.metric}: {row.signature}" for row in rows})))
-    table.add_column("task")
-    table.add_column("modality")
-    table.add_column("metric")
+    for name in ("run", "task", "modality", "metric"):
+        table.add_column(name)
     for name in ("score", *others, "clips", "clips/s, stages 1 2 3"):
         table.add_column(name, justify="right")
     for row in rows:
         compared = (scores.get((row.task, row.modality)) for scores in others.values())
         speeds = " ".join("-" if speed is None else f"{speed:.1f}" for speed in row.clips_per_second)
         scores = ("-" if score is None else f"{score:.2f}" for score in (row.score, *compared))
-        table.add_row(row.task, row.modality, row.metric, *scores, str(row.clips), speeds)
+        table.add_row(row.run, row.task, row.modality, row.metric, *scores, str(row.clips), speeds)
     return table
 
 

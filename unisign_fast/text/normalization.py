@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from unisign_fast.pipelines.targets import Task
+from unisign_fast.pipelines.targets import Task, has_spaces
 
 Normalization = Literal["published", "nfkc"]
 
@@ -40,13 +40,20 @@ RULES: dict[str, Callable[[str], str]] = {
 
 
 def rule_for(task: Task, language: str, normalization: Normalization) -> str:
-    """The key of RULES that a task's texts are normalised by; Chinese sentences are scored by character."""
-    by_character = task == "slt" and language == "zh"
+    """The key of RULES that a task's texts are normalised by.
+
+    Sentences of a language without spaces are scored by character. Of these only Chinese has published numbers.
+    """
+    if by_character(task, language):
+        return "csl-daily" if language == "zh" and normalization == "published" else "nfkc-characters"
     if normalization == "nfkc":
-        return "nfkc-characters" if by_character else "nfkc"
-    if by_character:
-        return "csl-daily"
+        return "nfkc"
     return "none" if task == "slt" else "single-spaces"
+
+
+def by_character(task: Task, language: str) -> bool:
+    """Whether texts are scored by character: sentences without spaces. Glosses and words stay tokens."""
+    return task == "slt" and not has_spaces(language)
 
 
 def unreachable(references: Sequence[str]) -> int:

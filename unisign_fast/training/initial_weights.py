@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError
 from torch import Tensor
 
+from unisign_fast.checkpoints.hub import download_file, first_line
 from unisign_fast.checkpoints.weight_files import load_strictly, read_weights
 from unisign_fast.model.config import MT5Shape
 from unisign_fast.model.efficientnet import EfficientNet
@@ -84,7 +84,7 @@ def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:
             torch.hub.download_url_to_file(IMAGENET_URL, str(cached), hash_prefix="7f5810bc", progress=False)
         except (OSError, RuntimeError) as error:
             remedy = f"download {IMAGENET_URL} to {cached}, or give its path with --efficientnet"
-            raise InputError("--efficientnet imagenet", f"cannot be had ({_first_line(error)})", remedy) from None
+            raise InputError("--efficientnet imagenet", f"cannot be had ({first_line(error)})", remedy) from None
     load_imagenet_weights(backbone, cached)
 
 
@@ -112,11 +112,7 @@ def _mt5_file(source: str, *names: str, option: str = "--mt5") -> Path:
         return result[0]
     for name in names:
         try:
-            return Path(hf_hub_download(source, name))
-        except (OSError, HfHubHTTPError, HFValidationError) as error:
-            reason = _first_line(error)
+            return download_file(source, name)
+        except (OSError, HTTPError, HFValidationError) as error:
+            reason = first_line(error)
     raise InputError(f"{option} {source}", f"is no folder or hub name that can be read ({reason})", _remedy(option))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().split("\n") or [""])[0][:160]

@@ -1,11 +1,13 @@
 """A training run from its settings: stores, tokenizer, model with its first weights, trainer, test scores."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from unisign_fast.checkpoints.model_card import model_card
 from unisign_fast.checkpoints.model_folder import save_model, start_from
 from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, save_weights
 from unisign_fast.evaluation.evaluate import MAIN_METRIC, evaluate_split, write_evaluation
@@ -41,7 +43,7 @@ from unisign_fast.training.run_data import (
 )
 from unisign_fast.training.run_language import check_source, language_parts
 from unisign_fast.training.run_lock import locked
-from unisign_fast.training.run_record import identity, record, write_cards
+from unisign_fast.training.run_record import identity, record, target_languages, write_cards
 from unisign_fast.training.settings import RunSettings
 from unisign_fast.training.trainer import Trainer, Validation, check_run_folder
 from unisign_fast.utils.distributed import Ranks, start_ranks
@@ -98,7 +100,7 @@ def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | No
     if settings.stage == 3:
         _score_test(settings, reader, ranks, again=trained)
     if ranks.is_first:
-        write_cards(settings)
+        write_cards(settings, target_languages(settings, clips))
 
 
 def _announce(settings: RunSettings, ranks: Ranks) -> None:
@@ -193,6 +195,10 @@ def _trainer(
         sizes = batch.lengths, batch.prompt_lengths, batch.label_lengths, crops, settings.data.crop_size
         return TRAINING * sum(forward_flops(config, *sizes).values())
 
+    @cache
+    def card() -> str:
+        return model_card(config, settings.data, languages=target_languages(settings, clips))
+
     known = {"flops": flops} if peak_flops(ranks.device) else {}
     return Trainer(
         model,
@@ -201,7 +207,7 @@ def _trainer(
         settings.folder,
         ranks,
         recipe=identity(settings, tokenizer, reader.stores),
-        save_weights=lambda folder, state: save_model(folder, config, state, tokenizer, settings.data),
+        save_weights=lambda folder, state: save_model(folder, config, state, tokenizer, settings.data, card()),
         validation=validation,
         **known,
     )

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +17,10 @@ from unisign_fast.checkpoints.model_folder import write_card
 from unisign_fast.evaluation.score_file import read_scores
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.pipelines.atomic_io import replace_text
+from unisign_fast.pipelines.clips.dataset import ClipSet
+from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+from unisign_fast.pipelines.targets import language_code
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.training.disk import writing
 from unisign_fast.training.settings import RunSettings
@@ -62,7 +67,18 @@ def content_of(store: KeypointStore) -> str:
     return f"{len(store.clips)} clips, {store.clips.total_frames} frames, CRC-32C {store.manifest_crc32c:08x}"
 
 
-def write_cards(settings: RunSettings) -> None:
+def target_languages(settings: RunSettings, clips: ClipSet) -> list[str]:
+    """The languages of the training targets, as the model card names them."""
+    if settings.data.language is not None:
+        return [language_code(settings.data.language)]
+    languages = set()
+    for number in range(len(clips)):
+        with suppress(InputError):  # a damaged clip
+            languages.add(language_code(clips[number].clip.language))
+    return sorted(languages)
+
+
+def write_cards(settings: RunSettings, languages: Sequence[str]) -> None:
     """The cards of the run's best and last weights; the test scores are those of the best, if there are any."""
     hidden = ("out", "start_from", "tokenizer")
     recipe = {name: value for name, value in settings.as_json().items() if name not in hidden}
@@ -71,7 +87,8 @@ def write_cards(settings: RunSettings) -> None:
     scores = msgspec.structs.asdict(read_scores(written)) if written.is_file() else None
     for name in ("best", "last"):
         if (settings.folder / name / "config.json").is_file():
-            write_card(settings.folder / name, ModelConfig.load(settings.folder / name / "config.json"), recipe, scores)
+            config = ModelConfig.load(settings.folder / name / "config.json")
+            write_card(settings.folder / name, config, recipe, scores, languages)
             scores = None
 
 

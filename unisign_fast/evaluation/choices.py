@@ -1,0 +1,44 @@
+"""What launch/evaluate.py is asked for. Loads nothing slow, so that --help is quick."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.targets import Task, read_language
+from unisign_fast.text.normalization import Normalization
+
+Split = Literal["train", "dev", "test"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What to score and how; exactly one of `model` and `predictions` is given."""
+
+    model: str | None = None  # model folder, run, or id on the hub
+    stores: tuple[Path, ...] = ()  # keypoint stores to evaluate the model on
+    split: Split = "test"  # of the stores, or of a run's predictions
+    out: Path | None = None  # folder for the model's predictions and scores
+    predictions: Path | None = None  # lines of evaluate or translate, published lines, plain text, or a run
+    references: Path | None = None  # file of their references; of plain text, a line for each prediction
+    baseline: str | None = None  # system to compare with: as --predictions, or a model beside --stores
+    task: Task | None = None  # slt: BLEU, ROUGE-L, chrF; cslr: WER; islr: accuracy. Default: the model's
+    language: str | None = None  # of the texts (zh, en, de, ...). Default: the model's, the clips' or the file's
+    normalization: Normalization = "published"  # nfkc also folds characters that mT5 cannot write
+    classes: Path | None = None  # for islr: a class a line, synonyms behind tabs; or JSON
+    bleurt: Path | None = None  # folder of a BLEURT-20 checkpoint, for English slt
+    json: Path | None = None  # file for the scores. Default for a model: scores-SPLIT.json in --out
+    beams: int = 4  # width of the beam search
+    max_new_tokens: int = 100  # longest text
+    frames_per_batch: int = 4096  # clips times frames of the longest; lower it if memory runs out
+
+    def __post_init__(self):
+        if (self.model is None) == (self.predictions is None):
+            raise InputError("--model, --predictions", "one of them is needed, and one alone", "name what to score")
+        if self.model is not None and not (self.stores and self.out):
+            missing = "--out" if self.stores else "--stores"
+            raise InputError(missing, "is needed with --model", "name keypoint stores, and a folder for the results")
+        if self.model is None and self.task is None:
+            raise InputError("--task", "is needed with --predictions", "give slt, cslr or islr")
+        if self.language is not None:
+            object.__setattr__(self, "language", read_language(self.language))

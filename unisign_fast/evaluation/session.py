@@ -1,0 +1,164 @@
+"""One run of launch/evaluate.py: predictions are generated or read, scored, compared with a baseline, and written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unisign_fast.evaluation.choices import Choices, Split
+from unisign_fast.evaluation.metrics import Scores, score
+from unisign_fast.evaluation.predictions import (
+    Prediction,
+    read_baseline,
+    read_predictions,
+    recorded_language,
+    write_json,
+    write_predictions,
+)
+from unisign_fast.evaluation.significance import Difference, difference
+from unisign_fast.evaluation.synonyms import read_class_list
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.targets import Task, language_code, language_name, script_mismatch
+
+if TYPE_CHECKING:
+    from unisign_fast.evaluation.evaluate import Evaluation
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores, and how they differ from a baseline's."""
+
+    task: Task
+    language: str
+    scores: Scores
+    intervals: dict[str, tuple[float, float]]  # of the scores, by metric
+    differences: dict[str, Difference]  # from the baseline, by metric; {} without one
+    warnings: list[str]
+    predictions: Path  # file of what is scored
+    evaluation: "Evaluation | None"  # of a model
+
+
+def evaluate(choices: Choices, show: Callable[[Result], None]) -> None:
+    """Score as `choices` say, write what they name, and `show` the result, on the first rank alone.
+
+    Raises InputError when something named cannot be used.
+    """
+    if choices.model is not None:
+        _evaluate_model(choices, show)
+        return
+    assert choices.predictions is not None
+    predictions = predictions_file(choices.predictions, choices.split)
+    language = choices.language or recorded_language(predictions)
+    if language is None:
+        raise InputError("--language", f"{predictions} does not say it", "give that of the texts, as zh or en")
+    if language_name(language) is None:
+        raise InputError(f"{predictions}: language", f"{language!r} is not known", "give --language")
+    choices = replace(choices, language=language_code(language))
+    rows = read_predictions(predictions, choices.references)
+    baseline = None
+    if choices.baseline is not None:
+        baseline = read_baseline(predictions_file(Path(choices.baseline), choices.split), rows)
+    show(_score(choices, predictions, rows, baseline, None))
+
+
+def predictions_file(path: Path, split: Split) -> Path:
+    """`path`, or the predictions in it where it is a folder. Raises InputError if the folder has none."""
+    if not path.is_dir():
+        return path
+    inside = path / f"predictions-{split}.jsonl"
+    if not inside.is_file():
+        remedy = "name a file, the folder of a finished run, or a model with --stores to generate them"
+        raise InputError(path, f"holds no {inside.name}", remedy)
+    return inside
+
+
+def _evaluate_model(choices: Choices, show: Callable[[Result], None]) -> None:
+    """Score what the model says, each rank a share of the clips; the first rank scores and writes."""
+    from unisign_fast.checkpoints.model_folder import find_model, untrained_language  # late: torch takes seconds
+    from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_model
+    from unisign_fast.pipelines.store.keypoint_store import KeypointStore
+    from unisign_fast.utils.distributed import start_ranks
+
+    assert choices.model is not None and choices.out is not None
+    generation = GenerationSettings(choices.beams, choices.max_new_tokens, choices.frames_per_batch)
+    stores = [KeypointStore.open(store) for store in choices.stores]
+    folder = find_model(choices.model)
+    baseline = None if choices.baseline is None else _find_baseline(choices.baseline, choices.split)
+    ranks = start_ranks()
+
+    def generate(folder: Path, task: Task | None) -> "Evaluation":
+        return evaluate_model(folder, stores, task, choices.language, choices.split, ranks, generation)
+
+    evaluation = generate(folder, choices.task)
+    compared = generate(baseline, evaluation.task).rows if baseline and baseline.is_dir() else None
+    if ranks.is_first:
+        if baseline and compared is None:
+            compared = read_baseline(baseline, evaluation.rows)
+        predictions = choices.out / f"predictions-{choices.split}.jsonl"
+        write_predictions(predictions, evaluation.rows)
+        scores = choices.json or choices.out / f"scores-{choices.split}.json"
+        complete = replace(choices, task=evaluation.task, language=evaluation.language, json=scores)
+        result = _score(complete, predictions, evaluation.rows, compared, evaluation)
+        if unknown := untrained_language(folder, evaluation.language):
+            result.warnings.append(unknown)
+        show(result)
+    ranks.leave()
+
+
+def _find_baseline(baseline: str, split: Split) -> Path:
+    """The predictions of a baseline: their file; or the folder of the model that has yet to generate them."""
+    from unisign_fast.checkpoints.model_folder import find_model
+
+    path = Path(baseline)
+    inside = path / f"predictions-{split}.jsonl"
+    is_file = path.is_file() or path.suffix in (".jsonl", ".txt")
+    return path if is_file else inside if inside.is_file() else find_model(baseline)
+
+
+def _score(
+    choices: Choices,
+    predictions: Path,
+    rows: Sequence[Prediction],
+    baseline: Sequence[Prediction] | None,
+    evaluation: "Evaluation | None",
+) -> Result:
+    """Score the rows of a file and their baseline by complete choices, and write the scores where they say."""
+    task, language = choices.task, choices.language
+    assert task is not None and language is not None
+    classes = read_class_list(choices.classes) if choices.classes else None
+
+    def scored(some: Sequence[Prediction]) -> Scores:
+        texts = [row.prediction for row in some], [row.reference for row in some]
+        return score(task, *texts, language, choices.normalization, choices.bleurt, classes)
+
+    scores, differences = scored(rows), {}
+    if baseline is not None:
+        other = scored(baseline)
+        differences = {name: difference(other.statistics[name], own) for name, own in scores.statistics.items()}
+    plain = scores.plain()
+    if choices.json is not None:
+        values = {"task": task, "language": language, **plain}
+        values |= {"differences": {name: asdict(one) for name, one in differences.items()}} if differences else {}
+        write_json(choices.json, values | _circumstances(choices, predictions, evaluation))
+    mismatch = script_mismatch((row.reference for row in rows), language)
+    return Result(
+        task,
+        language,
+        scores,
+        plain["intervals"],
+        differences,
+        warnings=[f"--language {language}: references: {mismatch}"] if mismatch else [],
+        predictions=predictions,
+        evaluation=evaluation,
+    )
+
+
+def _circumstances(choices: Choices, predictions: Path, evaluation: "Evaluation | None") -> dict:
+    """What was scored: the files, and the model that wrote the predictions."""
+    files = {"predictions": predictions, "references": choices.references or predictions}
+    files |= {"baseline": choices.baseline, "classes": choices.classes}
+    said = {name: str(path) for name, path in files.items() if path is not None}
+    if evaluation is None:
+        return said
+    generated = {name: getattr(choices, name) for name in ("model", "split", "beams", "max_new_tokens")}
+    return generated | evaluation.circumstances() | said
