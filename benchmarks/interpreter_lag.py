@@ -20,12 +20,21 @@ from rich.table import Table
 
 from benchmarks.about import about
 from unisign_fast.evaluation.predictions import write_json
-from unisign_fast.pipelines.curation.lag import GATE, RATE, Recording, estimate_lag, estimate_lags, hand_speed
+from unisign_fast.pipelines.curation.audio import SAMPLE_RATE
+from unisign_fast.pipelines.curation.lag import (
+    GATE,
+    RATE,
+    Recording,
+    estimate_lag,
+    estimate_lags,
+    hand_speed,
+    speech_activity,
+)
 from unisign_fast.pipelines.curation.records import Lag, Sentence
 from unisign_fast.pipelines.demo_corpus.interpreter import interpret
 from unisign_fast.pipelines.demo_corpus.keypoint_errors import estimate
 from unisign_fast.pipelines.demo_corpus.renderer import Camera
-from unisign_fast.pipelines.demo_corpus.signer import SIGNERS
+from unisign_fast.pipelines.demo_corpus.signer import SIGNERS, Signer
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.utils.console import run_command
 
@@ -33,6 +42,20 @@ FPS = 25
 USUAL = Lag(2.6, 2.1)
 FIXED = Lag(2.7, 2.7)  # BOBSL's shift
 FEWEST_SECONDS = 60
+SPOKEN_TEXT = (
+    "The river rose again during the night and several streets are closed.",
+    "Ministers met in the capital to talk about the budget.",
+    "Rain is expected tomorrow.",
+    "Schools stay open, but buses will run later than usual in the north of the country.",
+    "Two ships left the harbour.",
+    "A museum found its lost clock in the cellar of a bakery, where it had been for forty years.",
+    "The price of bread went up for the third time this year.",
+    "Doctors ask people to be patient.",
+    "The national team plays its last match on Sunday, and the stadium is sold out.",
+    "A new bridge will join both sides of the valley by the end of next summer.",
+    "That was the news.",
+    "We will be back tomorrow at the same time with reports from all parts of the country.",
+)
 
 
 @dataclass(frozen=True)
@@ -72,12 +95,22 @@ def simulate(seed: int, seconds: float, lag: Lag, wander: float = 0.0, unsigned:
         wanted.append((at + lag.start_seconds + drift, end + lag.end_seconds + drift) if is_signed else None)
         drift = 0.8 * drift + 0.6 * wander * rng.normal()
         at = end + 0.15 + rng.gamma(2, 0.3)
-    signer = SIGNERS[seed % len(SIGNERS)]
-    result = interpret(wanted, seconds, FPS, signer, rng)
+    return _interpreted(spoken, wanted, _activity(spoken, seconds, rng), SIGNERS[seed % len(SIGNERS)], rng)
+
+
+def _interpreted(
+    spoken: list[tuple[float, float]],
+    wanted: Sequence[tuple[float, float] | None],
+    activity: np.ndarray,
+    signer: Signer,
+    rng: np.random.Generator,
+) -> Programme:
+    """The programme with a demo signer, seen by an estimator with its errors."""
+    result = interpret(wanted, len(activity) / RATE, FPS, signer, rng)
     points, confidence = estimate(result.performance, signer, rng)
     points = Camera(512, 512, FPS, 256, 240, 512 * signer.size).fractions(points)
     keypoints = np.concatenate([points, confidence[..., None]], axis=-1).astype(np.float32)
-    return Programme(spoken, result.signed, Recording(_activity(spoken, seconds, rng), hand_speed(keypoints, FPS, 1.0)))
+    return Programme(spoken, result.signed, Recording(activity, hand_speed(keypoints, FPS, 1.0)))
 
 
 def _activity(spoken: Sequence[tuple[float, float]], seconds: float, rng: np.random.Generator) -> np.ndarray:
@@ -113,6 +146,40 @@ def unrelated(programmes: Sequence[Programme]) -> list[float]:
     """Confidences where the speech of each programme meets the hands of each other one."""
     pairs = [(a.recording, b.recording) for a in programmes for b in programmes if a is not b]
     return [estimate_lag([replace(a, speed=b.speed)], FIXED).confidence for a, b in pairs]
+
+
+def spoken_programme(noise_db: float | None) -> Programme:
+    """A minute that espeak-ng speaks, interpreted at the usual lag; with white noise so many dB below the speech."""
+    from spoken_programmes import with_pauses  # tests/helpers; needs the package espeakng-loader
+
+    rng = np.random.default_rng(1)
+    speech, spoken = with_pauses(SPOKEN_TEXT, rng.uniform(0.3, 1.6, len(SPOKEN_TEXT)).tolist())
+    samples = speech.samples.astype(np.float32) / 32_768
+    if noise_db is not None:
+        samples += rng.normal(0, samples.std() * 10 ** (-noise_db / 20), len(samples)).astype(np.float32)
+    seconds = len(samples) / speech.rate
+    at = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE * speech.rate
+    activity = speech_activity(np.interp(at, np.arange(len(samples)), samples).astype(np.float32))
+    wanted = [(start + USUAL.start_seconds, end + USUAL.end_seconds) for start, end in spoken]
+    return _interpreted(spoken, wanted, activity, SIGNERS[0], rng)
+
+
+def print_spoken() -> None:
+    """The lag of the spoken programme, with and without noise; a line that says so where espeak-ng is missing."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
+    for noise_db in (None, 20.0, 10.0):
+        try:
+            programme = spoken_programme(noise_db)
+        except ImportError as error:
+            print(f"not spoken: {error}")
+            return
+        lag, truth = estimate_lag([programme.recording], FIXED), programme.lag
+        errors = abs(lag.start_seconds - truth.start_seconds), abs(lag.end_seconds - truth.end_seconds)
+        noise = "no noise" if noise_db is None else f"noise {noise_db:g} dB below"
+        print(
+            f"spoken by espeak-ng, {len(programme.recording.speed) / RATE:.0f} s, {noise}: errors {errors[0]:.2f} s "
+            f"(start), {errors[1]:.2f} s (end), confidence {lag.confidence:.1f}"
+        )
 
 
 def interpreter_lag(programmes: int = 12, minutes: float = 5.0, json: Path | None = None) -> None:
@@ -151,6 +218,7 @@ def interpreter_lag(programmes: int = 12, minutes: float = 5.0, json: Path | Non
         f"{len(chance)} pairs of unrelated speech and hands: confidence {np.median(chance):.2f} (median), "
         f"{max(chance):.2f} (most); {below} below the gate of {GATE:g}, so with the given lag"
     )
+    print_spoken()
     if json is not None:
         write_json(json, about() | {"programmes": programmes, "minutes": minutes, "kinds": rows, "unrelated": chance})
 

@@ -1,7 +1,7 @@
 """Speech recognition: words with times from the sound of a programme, by FunASR as in the paper, or faster-whisper.
 
-Both are optional (`bash launch/install.sh curation`) and imported when a recogniser is opened. Their weights are
-downloaded by the libraries themselves, or given as a folder.
+Both are optional (`bash launch/install.sh funasr` or `curation`) and imported when a recogniser is opened. Their
+libraries download the weights, or are given a folder.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ class FunASR:
     """Paraformer with its voice activity and punctuation models, the paper's recogniser."""
 
     def __init__(self, model: str, device: str):
-        package = _package("funasr", "--asr funasr")
+        package = _package("funasr", "--asr funasr", "funasr")
         options = {} if device == "auto" else {"device": device}
         with _loading("funasr", model):
             self._model = package.AutoModel(
@@ -110,7 +110,7 @@ class FasterWhisper:
     """Whisper on CTranslate2."""
 
     def __init__(self, model: str, language: str, device: str):
-        package = _package("faster_whisper", "--asr whisper")
+        package = _package("faster_whisper", "--asr whisper", "curation")
         self._language = language
         with _loading("faster-whisper", model):
             self._model = package.WhisperModel(model, device=device)
@@ -134,12 +134,12 @@ def words_of_segment(segment: Any, where: object) -> Sequence[Word]:
     return [Word(w.word, round(w.start, 3), round(w.end, 3), round(w.probability, 4)) for w in segment.words or ()]
 
 
-def _package(name: str, option: str) -> ModuleType:
+def _package(name: str, option: str, extra: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
         problem = f"the package {name} cannot be imported ({error})"
-        raise InputError(option, problem, "run `bash launch/install.sh curation`") from None
+        raise InputError(option, problem, f"run `bash launch/install.sh {extra}`") from None
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def test_faster_whisper_gives_words_with_probabilities(monkeypatch):
 
 def test_missing_packages_and_models_are_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "funasr", None)  # as if it were not installed
-    with pytest.raises(InputError, match="--asr funasr: the package funasr .*install.sh curation`"):
+    with pytest.raises(InputError, match="--asr funasr: the package funasr .*install.sh funasr`"):
         open_recognizer("funasr", "zh")
     with pytest.raises(InputError, match="--asr funasr: does not know de"):
         open_recognizer("funasr", "de")
