@@ -132,6 +132,19 @@ def test_contrast_suffices(scheme):
     assert {pair: ratio for pair, ratio in pairs.items() if ratio < least.get(pair[0], 4.5)} == {}
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_can_be_read_on_every_shade_of_the_confusion_matrix(scheme):
+    assert "(40 * count / row.clips)" in (STYLE.parent / "figures.html.j2").read_text(), "percent of colour at most"
+    colours = palettes()[scheme]
+    for kind in ("missed", "wrong"):
+        for share in (0.0, 0.1, 0.2, 0.3, 0.4):
+            parts = [
+                round(share * int(colours[kind][i : i + 2], 16) + (1 - share) * int(colours["paper"][i : i + 2], 16))
+                for i in (1, 3, 5)
+            ]
+            assert contrast("#" + "".join(f"{part:02x}" for part in parts), colours["ink"]) >= 4.5, (kind, share)
+
+
 def test_every_colour_has_a_name():
     rules = re.sub(r":root \{.*?\}|/\*.*?\*/", "", STYLE.read_text(), flags=re.DOTALL)
     assert set(re.findall(r"--(\w+)", rules)) == palettes()["light"].keys() == palettes()["dark"].keys()
