@@ -4,7 +4,7 @@ Operators defined here also run on meta and fake tensors: they allocate their ou
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ MOST_ELEMENTS = 2**31 - 1  # of a tensor: kernels compute offsets in int32
 
 @dataclass(frozen=True)
 class Launch:
-    """Everything that determines a launch's machine code: equal launches run the same code."""
+    """Everything that determines a launch's machine code, and its size: equal launches run the same code."""
 
     kernel: Any  # the function under @triton.jit
     signature: tuple[tuple[str, str], ...]  # argument, Triton type; "constexpr" for constants
@@ -26,6 +26,9 @@ class Launch:
     specialized: tuple[tuple[str, int], ...]  # integers that Triton compiles for: 1, or a multiple of 16
     warps: int
     stages: int
+    grid: tuple[int, ...] = field(compare=False)
+    integers: dict[str, int] = field(compare=False)
+    bytes: int = field(compare=False)  # of its tensors, each counted once
 
 
 _recorded: list[Launch] | None = None
@@ -81,12 +84,14 @@ def launch(
         name = kernel.fn.__name__
         raise ValueError(f"{name}: a tensor of {largest:,} elements exceeds int32 offsets; use a smaller micro-batch")
     if _recorded is not None:
-        _recorded.append(_launch(kernel, arguments, warps, stages, constants))
+        _recorded.append(_launch(kernel, grid, arguments, warps, stages, constants))
     elif all(grid) and not given[0].is_meta:
         kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
 
 
-def _launch(kernel: Any, arguments: tuple, warps: int, stages: int, constants: dict[str, Any]) -> Launch:
+def _launch(
+    kernel: Any, grid: tuple[int, ...], arguments: tuple, warps: int, stages: int, constants: dict[str, Any]
+) -> Launch:
     numbers = {int: "i32", float: "fp32"}
     types = [TYPES[a.dtype] if isinstance(a, Tensor) else numbers[type(a)] for a in arguments]
     signature = [*zip(kernel.arg_names, types), *((name, "constexpr") for name in constants)]
@@ -95,4 +100,7 @@ def _launch(kernel: Any, arguments: tuple, warps: int, stages: int, constants: d
     varying = options["do_not_specialize"] or ()
     integers = [(n, a) for n, a in zip(kernel.arg_names, arguments) if type(a) is int and n not in varying]
     specialized = [(name, 1 if a == 1 else 16) for name, a in integers if a == 1 or a % 16 == 0]
-    return Launch(kernel, tuple(signature), tuple(constants.items()), tuple(specialized), warps, stages)
+    sizes = {a.untyped_storage()._cdata: a.numel() * a.element_size() for a in arguments if isinstance(a, Tensor)}
+    whole = {n: a for n, a in zip(kernel.arg_names, arguments) if type(a) is int}
+    code = kernel, tuple(signature), tuple(constants.items()), tuple(specialized), warps, stages
+    return Launch(*code, grid, whole, sum(sizes.values()))

@@ -18,11 +18,14 @@ from ..deferred_activation.triton_kernel import (
     store_batch_stats,
 )
 from ..deferred_activation.triton_kernel import forward as activate
-from ..launch import launch
+from ..launch import launch, padded
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
 
-MOST_SPLITS = 16  # of the rows in the weights' gradient, each with a partial sum of its own
-WEIGHT_COLUMNS = MERGED_ROWS * MERGED_COLUMNS // MOST_SPLITS  # of a program that adds those up
+# Of the rows in the weights' gradient, each with a partial sum of its own: 20 tiles times 13 are 260 programs, two for
+# each of an H200's processors, as many as it holds at once.
+MOST_SPLITS = 13
+SPLITS = padded(MOST_SPLITS)
+WEIGHT_COLUMNS = MERGED_ROWS * MERGED_COLUMNS // SPLITS  # of a program that adds those up
 
 
 @triton.jit
@@ -68,7 +71,7 @@ def temporal_conv_input_gradient(
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x, carried on through its activation: a tap passes it back as far as it looked ahead."""
-    tile, column = tl.program_id(0), tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
+    column, tile = tl.program_id(0) * INPUTS + tl.arange(0, INPUTS), tl.program_id(1)
     row = tile * ROWS + tl.arange(0, ROWS)
     valid, frame = row < rows, row // V
     first, last = tl.load(first_frame + frame, valid, 0), tl.load(end_frame + frame, valid, 0)
@@ -133,11 +136,15 @@ def temporal_conv_parameter_gradients(
         store_sums(activation_sums, grad_activation, tiles, block, VECTORS * C, 4 * C, ROWS, COLUMNS)
 
 
-def _tile(dtype: torch.dtype) -> dict[str, int]:
-    """Rows, outputs and inputs of a tile, warps and stages: what fits without spills; float32 has no tensor cores."""
+def _tile(dtype: torch.dtype, rows: int = 128, outputs: int = 128, inputs: int = 64) -> dict[str, int]:
+    """Rows, outputs and inputs of a tile, warps and stages: what fits without spills; float32 has no tensor cores.
+
+    A program sums over one of the three. The other two are 128 in bfloat16: the larger, the fewer re-reads of both
+    operands, and with 64 the L2 cache delivers half as much again (benchmarks/tiles.py).
+    """
     if dtype == torch.float32:
         return {"ROWS": 64, "OUTPUTS": 32, "INPUTS": 32, "warps": 8, "stages": 2}
-    return {"ROWS": 128, "OUTPUTS": 128, "INPUTS": 64, "warps": 8, "stages": 3}
+    return {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": inputs, "warps": 8, "stages": 3}
 
 
 def forward(
@@ -178,17 +185,19 @@ def backward(
     """
     frames, joints, channels = x_FVC.shape
     kernel_size, outputs, _ = weight_TOC.shape
-    tile, rows = _tile(x_FVC.dtype) | {"stages": 2}, frames * joints
+    tile, rows = _tile(x_FVC.dtype, outputs=64, inputs=128), frames * joints
     sizes = {"KERNEL_SIZE": kernel_size, "V": joints, "C": channels, "O": outputs}
     grad, sums = output_gradient(grad_out, out)
     tiles = triton.cdiv(rows, tile["ROWS"])
     result = ActivationGradient(x, relu_before_residual, tiles)
     launch(
-        temporal_conv_input_gradient, (tiles, triton.cdiv(channels, tile["INPUTS"])),
+        temporal_conv_input_gradient, (triton.cdiv(channels, tile["INPUTS"]), tiles),
         grad, weight_TOC, *bounds_2F, *result.arguments(x_FVC), rows, **result.constants, **sizes, **tile,
     )  # fmt: skip
-    splits = min(MOST_SPLITS, tiles)
-    rows_a_split = triton.cdiv(tiles, max(splits, 1)) * tile["ROWS"]
+    tile = _tile(x_FVC.dtype, rows=64, inputs=128)
+    row_tiles = triton.cdiv(rows, tile["ROWS"])
+    splits = min(MOST_SPLITS, row_tiles)
+    rows_a_split = triton.cdiv(row_tiles, max(splits, 1)) * tile["ROWS"]
     partial = torch.empty(splits, kernel_size, outputs, channels, dtype=torch.float32, device=x_FVC.device)
     grid = kernel_size * triton.cdiv(outputs, tile["OUTPUTS"]), triton.cdiv(channels, tile["INPUTS"]), splits
     inputs = x_FVC, grad, *bounds_2F
@@ -198,7 +207,7 @@ def backward(
     launch(
         temporal_conv_parameter_gradients, (programs + triton.cdiv(vectors * channels, MERGED_COLUMNS),),
         partial, sums, result.sums, *grads, result.merged, splits, len(sums) * joints, tiles,
-        VECTORS=vectors, WEIGHTS=weight_TOC.numel(), C=channels, O=outputs, SPLITS=MOST_SPLITS,
+        VECTORS=vectors, WEIGHTS=weight_TOC.numel(), C=channels, O=outputs, SPLITS=SPLITS,
         WEIGHT_COLUMNS=WEIGHT_COLUMNS, ROWS=MERGED_ROWS, COLUMNS=MERGED_COLUMNS, warps=MERGING_WARPS, stages=1,
     )  # fmt: skip
     return [*grads, *result.gradients()]

@@ -1,0 +1,166 @@
+"""The graph and temporal convolutions of all body parts by tiles and traffic, counted without a GPU.
+
+    python benchmarks/tiles.py
+
+The stack runs forward and backward on meta tensors on the paths that a GPU takes, its launches are recorded, and each
+kernel is counted with the tiles that it is launched with: multiplications of whole tiles, rows of padding and the zeros
+of the block-diagonal adjacency included; bytes of its tensors, each read or written once (what DRAM must move); bytes
+that its programs load, re-reads included (what L1 and L2 must deliver). Predicted: the longer of DRAM's bytes and
+multiplications at an H200's measured copy and bf16 product, multiplications stretched to whole waves of programs.
+"""
+
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.about import about
+from benchmarks.kernel_subjects import FRAMES, GraphStack
+from benchmarks.launches import CEILINGS
+from benchmarks.step.launch_counter import LaunchCounter
+from unisign_fast.evaluation.predictions import write_json
+from unisign_fast.kernels.dispatch import as_device
+from unisign_fast.kernels.launch import Launch, recording
+from unisign_fast.pipelines.skeleton import PART_JOINTS, PARTS
+from unisign_fast.utils.console import run_command
+
+BYTES_A_SECOND, FLOPS_A_SECOND = CEILINGS["H200"]
+PROCESSORS = 132
+ITEMSIZE = 2  # bfloat16
+LIBRARY = "products by cuBLAS, and small ATen operators"
+Sizes = dict[str, int]  # constants, integers, and programs `P`, of a launch
+
+
+@dataclass
+class Row:
+    """All launches of one kernel in a forward and backward pass."""
+
+    kernel: str
+    launches: int = 0
+    gmac: float = 0.0  # of whole tiles
+    dram_gb: float = 0.0
+    loaded_gb: float = 0.0  # by all programs
+    us_a_frame: float = 0.0  # predicted
+
+
+def _graph_forward(s: Sizes) -> tuple[int, int]:
+    wide = s["OUTPUTS"] * s["C"]
+    macs = s["K"] * s["ROWS"] * (s["ROWS"] * s["C"] + wide) + s["SHORTCUT"] * s["ROWS"] * wide
+    tensors = 1 + (s["KIND"] > 1)
+    loads = s["USED"] * tensors * s["C"] + s["K"] * s["ROWS"] ** 2 + (s["K"] + s["SHORTCUT"]) * wide
+    return macs, loads
+
+
+def _graph_input_gradient(s: Sizes) -> tuple[int, int]:
+    tensors = s["K"] + 2 + (s["KIND"] == 3) + s["SHORTCUT"] + s["KEPT"] if s["KIND"] else s["K"] + 1 + s["KEPT"]
+    return 2 * s["K"] * s["ROWS"] ** 2 * s["C"], s["USED"] * tensors * s["C"] + s["K"] * s["ROWS"] ** 2
+
+
+def _graph_adjacency_gradient(s: Sizes) -> tuple[int, int]:
+    return s["tiles_a_split"] * s["ROWS"] ** 2 * s["C"], s["tiles_a_split"] * 2 * s["USED"] * s["C"]
+
+
+def _temporal_forward(s: Sizes) -> tuple[int, int]:
+    depth = s["KERNEL_SIZE"] * s["C"]
+    return depth * s["ROWS"] * s["OUTPUTS"], depth * (s["ROWS"] + s["OUTPUTS"])
+
+
+def _temporal_input_gradient(s: Sizes) -> tuple[int, int]:
+    depth = s["KERNEL_SIZE"] * s["O"]
+    own = (2 if s["KIND"] else 0) * s["ROWS"] * s["INPUTS"]
+    return depth * s["ROWS"] * s["INPUTS"], depth * (s["ROWS"] + s["INPUTS"]) + own
+
+
+def _temporal_weight_gradient(s: Sizes) -> tuple[int, int]:
+    return s["rows_a_split"] * s["OUTPUTS"] * s["INPUTS"], s["rows_a_split"] * (s["OUTPUTS"] + s["INPUTS"])
+
+
+# Of one program: multiplications, and elements loaded.
+PROGRAM: dict[str, Callable[[Sizes], tuple[int, int]]] = {
+    "graph_conv_forward": _graph_forward,
+    "graph_conv_input_gradient": _graph_input_gradient,
+    "graph_conv_adjacency_gradient": _graph_adjacency_gradient,
+    "temporal_conv_forward": _temporal_forward,
+    "temporal_conv_input_gradient": _temporal_input_gradient,
+    "temporal_conv_weight_gradient": _temporal_weight_gradient,
+}
+
+
+def add(row: Row, launch: Launch, frames: int) -> None:
+    """Count one launch. A kernel without products loads what its tensors have."""
+    programs = math.prod(launch.grid)
+    row.launches += 1
+    row.dram_gb += launch.bytes / 1e9
+    macs, loaded = 0, launch.bytes
+    if launch.kernel.__name__ in PROGRAM:
+        sizes = {**dict(launch.constants), **launch.integers}
+        of_a_program, elements = PROGRAM[launch.kernel.__name__](sizes)
+        macs, loaded = programs * of_a_program, programs * elements * ITEMSIZE
+    row.gmac += macs / 1e9
+    row.loaded_gb += loaded / 1e9
+    stretch = math.ceil(programs / PROCESSORS) / (programs / PROCESSORS)
+    seconds = max(launch.bytes / BYTES_A_SECOND, 2 * macs * stretch / FLOPS_A_SECOND)
+    row.us_a_frame += 1e6 * seconds / frames
+
+
+def count(clips: int) -> list[Row]:
+    """The kernels of the stack over clips of 240 frames, and what libraries compute, by predicted time."""
+    frames = clips * FRAMES
+    with torch.device("meta"):
+        module = GraphStack().to("meta", torch.bfloat16)
+        poses = [torch.empty(frames, len(PART_JOINTS[part]), 3, dtype=torch.bfloat16) for part in PARTS]
+        bounds = torch.empty(clips + 1, dtype=torch.int64)
+    with as_device("cuda"), recording() as launches:
+        with LaunchCounter(BYTES_A_SECOND, FLOPS_A_SECOND, lambda: len(launches)) as counter:
+            counter.enter("pose encoder")
+            module(poses, bounds).sum().backward()
+    rows: dict[str, Row] = {}
+    for launch in launches:
+        name = launch.kernel.__name__
+        add(rows.setdefault(name, Row(name)), launch, frames)
+    library = Row(LIBRARY)
+    for tally in counter.tallies.values():
+        library.launches += tally.launches - tally.triton
+        library.gmac += tally.flops / 2e9
+        library.dram_gb += tally.bytes / 1e9
+        library.us_a_frame += 1e6 * tally.seconds / frames
+    library.loaded_gb = library.dram_gb
+    return sorted([*rows.values(), library], key=lambda row: -row.us_a_frame)
+
+
+def tiles(clips: int = 128, json: Path | None = None) -> None:
+    """Count the graph stack by tiles and traffic.
+
+    Args:
+        clips: Clips of 240 frames.
+        json: File for the rows.
+    """
+    rows = count(clips)
+    total: dict[str, float] = defaultdict(float)
+    table = Table(title=f"{clips * FRAMES:,} frames, forward and backward; predicted for one H200")
+    for number, name in enumerate(("kernel", "launches", "GMAC", "DRAM GB", "loaded GB", "us a frame")):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        for name, value in list(asdict(row).items())[1:]:
+            total[name] += value
+        numbers = f"{row.gmac:.0f}", f"{row.dram_gb:.2f}", f"{row.loaded_gb:.2f}", f"{row.us_a_frame:.3f}"
+        table.add_row(row.kernel, str(row.launches), *numbers)
+    names = "gmac", "dram_gb", "loaded_gb"
+    sums = [f"{total[name]:.0f}" for name in names]
+    table.add_row("all", f"{total['launches']:.0f}", *sums, f"{total['us_a_frame']:.3f}")
+    Console().print(table)
+    if json is not None:
+        where = {"clips": clips} | about() | {"device": "predicted for one H200"}
+        write_json(json, [asdict(row) | where for row in rows])
+
+
+if __name__ == "__main__":
+    run_command(tiles)
