@@ -80,7 +80,7 @@ def graph_conv_forward(
     """adjacency: D. column_sums [K, V]: of A over v, through which the bias goes. x is written unless it is `conv_out`
     itself.
     """
-    block, tile = tl.program_id(0), tl.program_id(1)  # blocks of a tile run together, and x comes from the L2 cache
+    tile, block = tl.program_id(0), tl.program_id(1)  # the other way round spills on sm_80
     row, valid = _tile_rows(tile, rows, USED, ROWS)
     output = block * OUTPUTS + tl.arange(0, OUTPUTS)
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
@@ -104,7 +104,7 @@ def graph_conv_forward(
             RELU_BEFORE_RESIDUAL,
         )
         if KIND > 0:
-            if start // INPUTS % tl.num_programs(0) == block:  # each block of outputs writes its share of x
+            if start // INPUTS % tl.num_programs(1) == block:  # each block of outputs writes its share of x
                 tl.store(x + place, x_tile, inside)
         for k in tl.static_range(K):
             diagonal = first if k == 0 else (second if k == K - 1 else _diagonal(adjacency, k, ROWS))
@@ -236,7 +236,7 @@ def forward(
     measures = [torch.empty(tiles, 2, outputs, dtype=torch.float32, device=x_FVC.device) for _ in outs]
     sizes = {"K": hops, "V": joints, "C": channels, "O": outputs, "USED": used}
     launch(
-        graph_conv_forward, (triton.cdiv(outputs, block["OUTPUTS"]), tiles),
+        graph_conv_forward, (tiles, triton.cdiv(outputs, block["OUTPUTS"])),
         *arguments(x), diagonal, column_sums_KV, weight_KOC, bias_KO, *(shortcut or [weight_KOC, bias_KO]),
         x_FVC, outs[0], measures[0], outs[-1], measures[-1], rows,
         KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual, SHORTCUT=bool(shortcut), BATCH_STATS=batch_stats,
