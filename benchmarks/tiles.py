@@ -96,18 +96,21 @@ PROGRAM: dict[str, Callable[[Sizes], tuple[int, int]]] = {
 
 def add(row: Row, launch: Launch, frames: int) -> None:
     """Count one launch. A kernel without products loads what its tensors have."""
-    programs = math.prod(launch.grid)
-    row.launches += 1
-    row.dram_gb += launch.bytes / 1e9
-    macs, loaded = 0, launch.bytes
+    programs, moved = math.prod(launch.grid), launch.bytes
+    macs, loaded = 0, moved
     if launch.kernel.__name__ in PROGRAM:
         sizes = {**dict(launch.constants), **launch.integers}
         of_a_program, elements = PROGRAM[launch.kernel.__name__](sizes)
         macs, loaded = programs * of_a_program, programs * elements * ITEMSIZE
+        if launch.kernel.__name__ == "graph_conv_forward":  # its blocks of outputs come one after the other
+            again = (launch.grid[1] - 1) * launch.grid[0]
+            moved += again * sizes["USED"] * (1 + (sizes["KIND"] > 1)) * sizes["C"] * ITEMSIZE
+    row.launches += 1
+    row.dram_gb += moved / 1e9
     row.gmac += macs / 1e9
     row.loaded_gb += loaded / 1e9
     stretch = math.ceil(programs / PROCESSORS) / (programs / PROCESSORS)
-    seconds = max(launch.bytes / BYTES_A_SECOND, 2 * macs * stretch / FLOPS_A_SECOND)
+    seconds = max(moved / BYTES_A_SECOND, 2 * macs * stretch / FLOPS_A_SECOND)
     row.us_a_frame += 1e6 * seconds / frames
 
 
