@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..crops.sources import WantedHands
-from ..skeleton import HANDS, PACKED_JOINTS, hand_rows
+from ..skeleton import HANDS, WHOLEBODY, Skeleton, hand_rows
 from .packed_batch import IGNORED, PackedBatch
 
 
@@ -33,7 +33,9 @@ class Sample:
         return hand_rows(self.crops_per_hand, hand)
 
 
-def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) -> PackedBatch:
+def collate(
+    samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int, skeleton: Skeleton = WHOLEBODY
+) -> PackedBatch:
     """Packs clips end to end in order, each with its crops [n, 3, S, S]. No clips give an empty batch."""
     lengths = [len(sample.poses) for sample in samples]
     starts = np.cumsum([0, *lengths])
@@ -53,11 +55,11 @@ def collate(samples: Sequence[Sample], crops: Sequence[Tensor], crop_size: int) 
         clip_ids=[sample.hands.clip.id for sample in samples],
         texts=[sample.text for sample in samples],
         lengths=lengths,
-        poses=join([sample.poses for sample in samples], len(PACKED_JOINTS), 3),
+        poses=join([sample.poses for sample in samples], len(skeleton.packed_joints), 3),
         crops=torch.cat(pixels) if pixels else torch.zeros(0, 3, crop_size, crop_size, dtype=torch.uint8),
         crops_per_hand=(left, right),
         crop_frame=join([start + sample.crop_frame[rows] for sample, start, _, rows in hands], dtype=np.int64),
-        crop_points=join([sample.crop_points[rows] for sample, _, _, rows in hands], 21, 2),
+        crop_points=join([sample.crop_points[rows] for sample, _, _, rows in hands], skeleton.hand_size, 2),
         prompt_ids=_pad_right([sample.prompt_ids for sample in samples], 0),
         label_ids=_pad_right([sample.label_ids for sample in samples], IGNORED),
         prompt_lengths=[len(sample.prompt_ids) for sample in samples],

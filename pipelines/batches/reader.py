@@ -23,7 +23,7 @@ from ..crops.sources import NO_FRAMES, StoredHandCrops, VideoHandCrops, WantedHa
 from ..errors import InputError
 from ..rng import stream
 from ..settings import DataSettings
-from ..skeleton import HANDS, PART_JOINTS
+from ..skeleton import HANDS, WHOLEBODY, Skeleton
 from ..store.crop_store import CropStore, crops_folder
 from ..store.keypoint_store import KeypointStore
 from ..store.manifest import Clip
@@ -68,9 +68,10 @@ class ClipReader:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
-        """Raises InputError if a crop store to be used has no crops of the requested size."""
+        """Raises InputError if stores differ in their skeleton, or a crop store has no crops of the requested size."""
         self.stores, self.settings, self.tokenizer, self.seed = stores, settings, tokenizer, seed
         self.device = torch.device(device)
+        self.skeleton = _common_skeleton(stores)
         self._augmentation = read_augmentation(settings.augment)
         self._crop_stores = {store.path: _crop_store(store, settings) for store in stores} if settings.p_samp else {}
         self._sources = threading.local()  # a decoder belongs to a thread
@@ -106,14 +107,14 @@ class ClipReader:
             frames, shown = self._augmented(clip, epoch, frames, chosen)
             chosen = packed[frames]
         try:
-            poses = normalize_parts(shown)
+            poses = normalize_parts(shown, self.skeleton)
         except ValueError:
             where, remedy = f"{store.path}: clip {clip.id}: keypoints", "extract the pose again, or leave the clip out"
             raise InputError(where, "are not all finite numbers", remedy) from None
         crop_frame, hand_N, crops_per_hand = self._sampled(chosen, clip.id, epoch)
         from_video = len(crop_frame) > 0 and self._crop_stores[store.path] is None
         video = store.video(clip) if from_video else None
-        hands = want_hands(clip, video, packed, frames[crop_frame], hand_N, self.settings.boxes)
+        hands = want_hands(clip, video, packed, frames[crop_frame], hand_N, self.settings.boxes, self.skeleton)
         return Sample(
             text=text,
             poses=poses,
@@ -158,7 +159,7 @@ class ClipReader:
                 else:
                     crops[number] = result
         good = [number for number in samples if number in crops]
-        batch = collate([samples[n] for n in good], [crops[n] for n in good], self.settings.crop_size)
+        batch = collate([samples[n] for n in good], [crops[n] for n in good], self.settings.crop_size, self.skeleton)
         return LoadedClips(batch, good, bad)
 
     def _augmented(
@@ -166,7 +167,7 @@ class ClipReader:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The frames to show instead of `frames`, and their augmented keypoints, float32."""
         aspect = clip.width / clip.height
-        before = Frames(keypoints.astype(np.float32), frames, aspect, PART_JOINTS["body"])
+        before = Frames(keypoints.astype(np.float32), frames, aspect, self.skeleton.part_joints["body"])
         after = augment(before, self._augmentation, lambda purpose: stream(self.seed, epoch, clip.id, purpose))
         return after.numbers, after.keypoints
 
@@ -178,7 +179,13 @@ class ClipReader:
         if p_samp == 0:
             return NO_FRAMES, NO_FRAMES, (0, 0)
         left, right = (
-            sample_frames(keypoints[:, PART_JOINTS[hand], 2], p_samp, sampling, stream(self.seed, epoch, clip_id, hand))
+            sample_frames(
+                keypoints[:, self.skeleton.part_joints[hand], 2],
+                p_samp,
+                sampling,
+                stream(self.seed, epoch, clip_id, hand),
+                self.skeleton.fingertips,
+            )
             for hand in HANDS
         )
         counts = len(left), len(right)
@@ -197,6 +204,15 @@ class ClipReader:
             else:
                 sources[store] = StoredHandCrops(crop_store, self.device)
         return sources[store].read(wanted)
+
+
+def _common_skeleton(stores: list[KeypointStore]) -> Skeleton:
+    """The skeleton of all stores; the default one without any. Raises InputError if they differ."""
+    for store in stores[1:]:
+        if store.skeleton is not stores[0].skeleton:
+            problem = f"has the skeleton {store.skeleton.name}, {stores[0].path} has {stores[0].skeleton.name}"
+            raise InputError(store.path, problem, "name stores of one skeleton")
+    return stores[0].skeleton if stores else WHOLEBODY
 
 
 def _crop_store(store: KeypointStore, settings: DataSettings) -> CropStore | None:

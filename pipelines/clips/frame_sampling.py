@@ -5,18 +5,26 @@ after frame selection.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 
+from ..skeleton import WHOLEBODY
+
 Rule = Literal["paper", "published"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-FINGERTIPS = [4, 8, 12, 16, 20]
 MIN_MEAN_CONFIDENCE = 0.3  # published: hands below it are never sampled
 MIN_WEIGHT = 1e-5  # published: keeps the most confident frame eligible
 
 
-def sample_frames(confidence: np.ndarray, p_samp: float, rule: Rule, rng: np.random.Generator) -> np.ndarray:
+def sample_frames(
+    confidence: np.ndarray,
+    p_samp: float,
+    rule: Rule,
+    rng: np.random.Generator,
+    fingertips: Sequence[int] = WHOLEBODY.fingertips,
+) -> np.ndarray:
     """Ascending, unique int64 indices of the frames whose hand crop is used; confidence [T, 21] is raw.
 
     paper: floor(T p) draws with replacement, weights 1 - mean confidence; a frame drawn twice is computed once.
@@ -36,7 +44,7 @@ def sample_frames(confidence: np.ndarray, p_samp: float, rule: Rule, rng: np.ran
     candidates = np.flatnonzero(confidence.mean(axis=1) > MIN_MEAN_CONFIDENCE)
     if len(candidates) == 0:
         return candidates
-    surety = confidence[candidates][:, FINGERTIPS].min(axis=1)
+    surety = confidence[candidates][:, list(fingertips)].min(axis=1)
     weights = surety.max() - surety + MIN_WEIGHT
     draws = math.ceil(p_samp * len(candidates))
     return np.sort(rng.choice(candidates, draws, replace=False, p=weights / weights.sum()))

@@ -1,21 +1,29 @@
-"""Frame selection and part normalisation: 133 raw keypoints to 69 x 3 model inputs per frame.
+"""Frame selection and part normalisation: raw keypoints (of the default skeleton 133) to 69 x 3 model inputs per frame.
 
 Follows Uni-Sign and is bit-exact with the published code on float32 input. The loops are compiled by numba and release
 the GIL, so that background threads run in parallel.
 """
 
+from functools import cache
+
 import numpy as np
 
 from ..jit import compiled
-from ..skeleton import JOINTS, PACKED_JOINTS, PART_SLICES, PARTS, ROOT_JOINT
+from ..skeleton import PARTS, WHOLEBODY, Skeleton
 
 CONFIDENT = np.float32(0.3)  # a joint counts above this confidence
 MIN_POINTS = 4  # with fewer confident body points, a clip's scale is undefined
 NO_ROOT = -1
 FLOAT16_INFINITY = 0x7C00  # its bits; those of NaN are above
 
-_ENDS = np.array([PART_SLICES[part].stop for part in PARTS])  # of the parts among the packed joints
-_ROOTS = np.array([PART_SLICES[p].start + ROOT_JOINT[p] if p in ROOT_JOINT else NO_ROOT for p in PARTS])  # of the parts
+
+@cache
+def _layout(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
+    """Where the parts end among the packed joints, and where their roots are."""
+    roots = (skeleton.parts[part].root for part in PARTS)
+    starts = (skeleton.slices[part].start for part in PARTS)
+    ends = np.array([skeleton.slices[part].stop for part in PARTS])
+    return ends, np.array([NO_ROOT if root is None else start + root for start, root in zip(starts, roots)])
 
 
 def choose_frames(frames: int, max_frames: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -30,8 +38,8 @@ def choose_frames(frames: int, max_frames: int, rng: np.random.Generator | None)
     return np.sort(rng.choice(frames, max_frames, replace=False, shuffle=False))
 
 
-def normalize_parts(keypoints: np.ndarray) -> np.ndarray:
-    """The 69 joints of a clip's chosen frames, normalised: [T, 133, 3] to float32 [T, 69, 3], values in [-1, 1].
+def normalize_parts(keypoints: np.ndarray, skeleton: Skeleton = WHOLEBODY) -> np.ndarray:
+    """The joints in use of a clip's chosen frames, normalised: [T, 133, 3] to float32 [T, 69, 3], values in [-1, 1].
 
     Input: x and y as fractions of width and height, raw confidence (may exceed 1); float16 as stored is fastest.
     The clip's scale is the larger side of the box around all confident body points; without at least four of them, or
@@ -40,16 +48,17 @@ def normalize_parts(keypoints: np.ndarray) -> np.ndarray:
 
     Raises ValueError unless all numbers of these joints are finite.
     """
-    assert keypoints.ndim == 3 and keypoints.shape[1:] == (JOINTS, 3), keypoints.shape
-    packed = np.empty((len(keypoints), len(PACKED_JOINTS), 3), np.float32)
+    assert keypoints.ndim == 3 and keypoints.shape[1:] == (len(skeleton.joints), 3), keypoints.shape
+    joints, (ends, roots) = skeleton.packed_joints, _layout(skeleton)
+    packed = np.empty((len(keypoints), len(joints), 3), np.float32)
     if keypoints.dtype == np.float16:
         bits = keypoints.view(np.uint16), packed.view(np.uint32)
-        finite = _select_and_normalize(*bits, PACKED_JOINTS, packed, _ENDS, _ROOTS, CONFIDENT)
+        finite = _select_and_normalize(*bits, joints, packed, ends, roots, CONFIDENT)
     else:
-        packed[:] = keypoints[:, PACKED_JOINTS]
+        packed[:] = keypoints[:, joints]
         finite = np.isfinite(packed).all()
         if finite:
-            _normalize(packed, _ENDS, _ROOTS, CONFIDENT)
+            _normalize(packed, ends, roots, CONFIDENT)
     if not finite:
         raise ValueError("keypoints are not all finite numbers")
     return packed

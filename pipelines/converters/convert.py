@@ -12,6 +12,7 @@ from rich.progress import track
 from ..crops.video import VIDEO_SUFFIXES, VideoInfo, read_video_info
 from ..errors import InputError
 from ..file_names import NamedFiles, is_hidden
+from ..skeleton import WHOLEBODY
 from ..store.keypoint_store import KeypointStoreWriter
 from ..store.manifest import UNLABELLED
 from ..targets import language_code, read_language
@@ -50,6 +51,7 @@ def convert(
         if folder is not None and not folder.is_dir():
             raise InputError(f"{option}: {folder}", "is not a folder", "name the folder that holds the files")
     reader = pose_format(format)
+    skeleton = getattr(reader, "SKELETON", WHOLEBODY)
     files = _Files(reader, poses, videos)
     if labels is None:
         for option, value in (("--split", split), ("--classes", classes)):
@@ -64,7 +66,7 @@ def convert(
     language = language or ("zh" if any(re.search("[\u4e00-\u9fff]", clip.text) for clip in clips) else "en")
     for error in bad_labels:
         bad.add(error)
-    with KeypointStoreWriter(out, reader.SOURCE, append=append) as writer:
+    with KeypointStoreWriter(out, reader.SOURCE, skeleton=skeleton, append=append) as writer:
         for label in track(clips, "converting clips", console=bad.console, disable=not bad.console.is_terminal):
             try:
                 _add_clip(writer, label, files, language)
@@ -151,7 +153,7 @@ def _add_clip(writer: KeypointStoreWriter, label: Label, files: _Files, language
             raise InputError(pose_file, problem, "give the videos with --videos")
         video, video_whole = VideoInfo(pose.width, pose.height, pose.fps, pose.file_frames), pose_whole
     keypoints, start = _placed(pose, pose_whole, video, video_whole, label, pose_file)
-    check_signer(keypoints, f"{pose_file}: clip {label.id}")
+    check_signer(keypoints, f"{pose_file}: clip {label.id}", pose.skeleton)
     writer.add(
         keypoints,
         id=label.id,

@@ -8,6 +8,8 @@ the body, and 1 or 0 (found or not) for face and hands. A file that lacks a comp
 Uni-Sign need, or of another layout (OpenPose's 135 and 137, ...), is refused.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from pose_format import Pose as DotPose
 
 from ..crops.video import VideoInfo
 from ..errors import InputError
-from ..skeleton import JOINTS, LEFT_HAND, PACKED_JOINTS, RIGHT_HAND
+from ..skeleton import LEFT_HAND, RIGHT_HAND, WHOLEBODY, Skeleton
 from .pose import Pose, make_pose, signer_of
 
 SUFFIXES = (".pose",)
@@ -42,17 +44,22 @@ _FACE = [
 ]
 _FINGERS = [f"{name}_{joint}" for name in ("INDEX_FINGER", "MIDDLE_FINGER", "RING_FINGER", "PINKY") for joint in
             ("MCP", "PIP", "DIP", "TIP")]  # fmt: skip
-_HAND = ["WRIST", "THUMB_CMC", "THUMB_MCP", "THUMB_IP", "THUMB_TIP", *_FINGERS]
+HAND = ["WRIST", "THUMB_CMC", "THUMB_MCP", "THUMB_IP", "THUMB_TIP", *_FINGERS]
 PLACES: dict[int, tuple[str, str]] = {  # joint -> component and point
     **{joint: ("POSE_LANDMARKS", point) for joint, point in (_BODY | _FEET).items()},
     **{23 + i: ("FACE_LANDMARKS", str(vertex)) for i, vertex in enumerate(_FACE)},
-    **{joint: ("LEFT_HAND_LANDMARKS", point) for joint, point in zip(LEFT_HAND.tolist(), _HAND, strict=True)},
-    **{joint: ("RIGHT_HAND_LANDMARKS", point) for joint, point in zip(RIGHT_HAND.tolist(), _HAND, strict=True)},
+    **{joint: ("LEFT_HAND_LANDMARKS", point) for joint, point in zip(LEFT_HAND.tolist(), HAND, strict=True)},
+    **{joint: ("RIGHT_HAND_LANDMARKS", point) for joint, point in zip(RIGHT_HAND.tolist(), HAND, strict=True)},
 }
 
 
 def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     """The signer of a .pose file, with its width, height and fps. Raises InputError naming what the file lacks."""
+    return read_places(path, PLACES, WHOLEBODY)
+
+
+def read_places(path: Path, places: Mapping[int, tuple[str, str]], skeleton: Skeleton) -> Pose:
+    """As `read_pose`; `places` says which component and point each joint of a skeleton is."""
     try:
         content = DotPose.read(path.read_bytes())
     except OSError as error:
@@ -60,9 +67,9 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     except Exception as error:  # damaged bytes make the library raise anything
         problem = f"is not a whole .pose file ({type(error).__name__}: {error})"
         raise InputError(path, problem, "copy the file again") from None
-    columns = _columns(content.header.components, path)
+    columns = _columns(content.header.components, path, places, skeleton)
     xy = content.body.data.filled(0)[..., :2]  # [T, persons, points, 2]
-    persons = np.zeros((*xy.shape[:2], JOINTS, 3), np.float32)
+    persons = np.zeros((*xy.shape[:2], len(skeleton.joints), 3), np.float32)
     joints = list(columns)
     persons[:, :, joints, :2] = xy[:, :, list(columns.values())]
     persons[:, :, joints, 2] = content.body.confidence[:, :, list(columns.values())]
@@ -72,16 +79,16 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     # Always pixels in this format, and never to be taken for fractions however small.
     with np.errstate(invalid="ignore"):  # make_pose refuses infinite numbers
         persons[..., :2] /= (size.width, size.height)
-    pose = make_pose(signer_of(list(persons)), path, None, fps=float(content.body.fps))
-    return Pose(pose.keypoints, pose.start, pose.file_frames, size.width, size.height, pose.fps)
+    pose = make_pose(signer_of(list(persons), skeleton), path, None, fps=float(content.body.fps), skeleton=skeleton)
+    return replace(pose, width=size.width, height=size.height)
 
 
-def _columns(components: list, path: Path) -> dict[int, int]:
+def _columns(components: list, path: Path, places: Mapping[int, tuple[str, str]], skeleton: Skeleton) -> dict[int, int]:
     """Joint -> the point's place among all points of the file."""
     points = [(component.name, point) for component in components for point in component.points]
     there = {point: place for place, point in enumerate(points)}
-    columns = {joint: there[point] for joint, point in PLACES.items() if point in there}
-    lacking = [PLACES[joint] for joint in PACKED_JOINTS.tolist() if joint not in columns]
+    columns = {joint: there[point] for joint, point in places.items() if point in there}
+    lacking = [places[joint] for joint in skeleton.packed_joints.tolist() if joint not in columns]
     if lacking:
         names = ", ".join(component.name for component in components)
         problem = f"lacks {len(lacking)} joints, the first {' '.join(lacking[0])} (it has {names})"

@@ -13,6 +13,8 @@ POSE_FORMATS = {
     "rtmlib": "rtmlib",
     "openpose": "openpose",
     "pose": "dot_pose",
+    "holistic75": "holistic_75",
+    "openpose137": "openpose_137",
 }
 if TYPE_CHECKING:
     PoseFormat = str

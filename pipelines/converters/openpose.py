@@ -11,6 +11,7 @@ do not convert it.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..input_files import read_json
-from ..skeleton import JOINTS, LEFT_HAND, RIGHT_HAND
+from ..skeleton import JOINTS, LEFT_HAND, RIGHT_HAND, WHOLEBODY, Skeleton
 from .pose import AGAIN, Pose, make_pose, signer_of
 
 SUFFIXES = ("",)  # folders
@@ -39,6 +40,13 @@ FILE = re.compile(r"(?!\._)(.*?)_?(\d{1,15})_keypoints\.json")  # video, frame; 
 
 def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     """The signer of a folder of frames. Raises InputError naming the file, also for a missing frame."""
+    return read_folder(path, video, _person, WHOLEBODY)
+
+
+def read_folder(
+    path: Path, video: VideoInfo | None, read_person: Callable[[dict, Path], np.ndarray], skeleton: Skeleton
+) -> Pose:
+    """As `read_pose`; `read_person` makes the joints of a skeleton, [V, 3], from a person in a file."""
     try:
         found = [(FILE.fullmatch(file.name), file) for file in path.iterdir()]
     except OSError as error:
@@ -53,25 +61,26 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
     for frame in range(len(files)):
         if frame not in files:
             raise InputError(path, f"frame {frame} of {max(files) + 1} is missing", "copy the folder again")
-    keypoints = signer_of([_persons(files[frame]) for frame in range(len(files))])
+    persons = [_persons(files[frame], read_person, len(skeleton.joints)) for frame in range(len(files))]
+    keypoints = signer_of(persons, skeleton)
     if keypoints[..., :2].min() < -0.5 and keypoints[..., :2].max() <= 1:
         raise InputError(path, "has coordinates from -1 to 1", "run OpenPose with --keypoint_scale 0 or 3")
-    return make_pose(keypoints, path, video)
+    return make_pose(keypoints, path, video, skeleton=skeleton)
 
 
-def _persons(path: Path) -> np.ndarray:
-    """[persons, 133, 3] of one frame's file."""
+def _persons(path: Path, read_person: Callable[[dict, Path], np.ndarray], joints: int) -> np.ndarray:
+    """[persons, joints, 3] of one frame's file."""
     try:
         content: Any = read_json(path)
-        persons = [_person(person, path) for person in content["people"]]
+        persons = [read_person(person, path) for person in content["people"]]
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         raise InputError(path, "holds no people as OpenPose writes them", AGAIN) from None
-    return np.stack(persons) if persons else np.zeros((0, JOINTS, 3), np.float32)
+    return np.stack(persons) if persons else np.zeros((0, joints, 3), np.float32)
 
 
 def _person(person: dict, path: Path) -> np.ndarray:
     """[133, 3]; what the layout lacks stays 0."""
-    body = _joints(person, "pose", path)
+    body = joints_of(person, "pose", path)
     order = BODY.get(len(body))
     if order is None:
         problem = f"has {len(body)} joints, neither BODY_25 nor COCO's 18, and may lack some that Uni-Sign needs"
@@ -79,18 +88,19 @@ def _person(person: dict, path: Path) -> np.ndarray:
     keypoints = np.zeros((JOINTS, 3), np.float32)
     keypoints[: len(order)] = body[order]
     for part, places, joints in (("face", FACE, 70), ("hand_left", LEFT_HAND, 21), ("hand_right", RIGHT_HAND, 21)):
-        points = _joints(person, part, path)
-        if len(points) != joints:
-            problem = f"has {len(points)} joints, not {joints}"
-            raise InputError(f"{path}: {part}_keypoints_2d", problem, "run OpenPose with --face and --hand")
+        points = joints_of(person, part, path, joints)
         keypoints[places] = points[: len(places)]
     return keypoints
 
 
-def _joints(person: dict, part: str, path: Path) -> np.ndarray:
-    """[joints, 3]"""
+def joints_of(person: dict, part: str, path: Path, joints: int | None = None) -> np.ndarray:
+    """[joints, 3] of a part; None: as many as there are. Raises InputError if it has another number."""
     with np.errstate(over="ignore"):  # make_pose refuses infinite numbers
         numbers = np.asarray(person.get(f"{part}_keypoints_2d", []), np.float32)
     if numbers.ndim != 1 or len(numbers) % 3:
         raise InputError(f"{path}: {part}_keypoints_2d", "is not a list of x, y, confidence", AGAIN)
-    return numbers.reshape(-1, 3)
+    points = numbers.reshape(-1, 3)
+    if joints is not None and len(points) != joints:
+        problem = f"has {len(points)} joints, not {joints}"
+        raise InputError(f"{path}: {part}_keypoints_2d", problem, "run OpenPose with --face and --hand")
+    return points

@@ -2,7 +2,7 @@
 
 A format is a module of this package, named in formats.py, with a reader `read_pose(path, video)`, SUFFIXES (of its
 files; "" for folders) and SOURCE (keypoint source recorded in the store). Its keypoints are in COCO-WholeBody order
-(pipelines/skeleton.py).
+(pipelines/skeleton.py), or in that of its SKELETON if it has one.
 
 A clip has one signer (pipelines/signer_tracking.py); a person's box encloses the confident joints.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..signer_tracking import follow_signer
-from ..skeleton import JOINTS, PACKED_JOINTS
+from ..skeleton import JOINTS, WHOLEBODY, Skeleton
 
 AGAIN = "extract the pose again"
 SEEN = 0.3  # joints with at most this confidence are unreliable
@@ -28,7 +28,7 @@ FROM_OPENPOSE_134 = np.array([0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9,
 
 @dataclass(frozen=True)
 class Pose:
-    """The content of a pose file: keypoints [T, 133, 3] float32, from frame `start` of `file_frames`.
+    """The content of a pose file: keypoints [T, V, 3] float32 of V joints, from frame `start` of `file_frames`.
 
     x, y are fractions of width and height, then the raw confidence. Width and height in pixels and the frames per
     second are 0 where the file does not say.
@@ -40,6 +40,7 @@ class Pose:
     width: int = 0
     height: int = 0
     fps: float = 0.0
+    skeleton: Skeleton = WHOLEBODY
 
 
 def make_pose(
@@ -50,6 +51,7 @@ def make_pose(
     start: int = 0,
     file_frames: int | None = None,
     fps: float = 0.0,
+    skeleton: Skeleton = WHOLEBODY,
 ) -> Pose:
     """A Pose of keypoints [T, 133, 3] in fractions, or in pixels of the video's picture.
 
@@ -62,7 +64,7 @@ def make_pose(
     if not np.isfinite(keypoints).all():
         frame = start + int(np.argwhere(~np.isfinite(keypoints))[0, 0])
         raise InputError(f"{where}: keypoints", f"frame {frame} has NaN or infinite numbers", AGAIN)
-    check_signer(keypoints, where)
+    check_signer(keypoints, where, skeleton)
     size = picture_size(video, w_h)
     confidence = keypoints[..., 2]
     seen = keypoints[confidence > (SEEN if (confidence > SEEN).any() else 0)][:, :2]
@@ -80,7 +82,8 @@ def make_pose(
         raise InputError(f"{where}: keypoints", problem, "give them as the estimator wrote them, not normalised")
     width, height = size or (0, 0)
     keypoints = keypoints.astype(np.float32)
-    return Pose(keypoints, start, len(keypoints) if file_frames is None else file_frames, width, height, fps)
+    frames = len(keypoints) if file_frames is None else file_frames
+    return Pose(keypoints, start, frames, width, height, fps, skeleton)
 
 
 def picture_size(video: VideoInfo | None, w_h: Any = None) -> tuple[int, int] | None:
@@ -98,9 +101,9 @@ def picture_size(video: VideoInfo | None, w_h: Any = None) -> tuple[int, int] | 
     return size if size and sorted(size) == sorted((width, height)) else (width, height)
 
 
-def check_signer(keypoints: np.ndarray, where: object) -> None:
+def check_signer(keypoints: np.ndarray, where: object, skeleton: Skeleton = WHOLEBODY) -> None:
     """Raises InputError if nobody is found in any frame: no joint that the model sees has any confidence."""
-    if not (keypoints[:, PACKED_JOINTS, 2] > 0).any():
+    if not (keypoints[:, skeleton.packed_joints, 2] > 0).any():
         raise InputError(f"{where}: keypoints", f"nobody is found in any of {len(keypoints)} frames", "leave it out")
 
 
@@ -126,11 +129,11 @@ def persons_of(points: object, scores: object, where: object) -> np.ndarray:
     return persons if persons.shape[1] == JOINTS else persons[:, FROM_OPENPOSE_134]
 
 
-def signer_of(frames: list[np.ndarray]) -> np.ndarray:
+def signer_of(frames: list[np.ndarray], skeleton: Skeleton = WHOLEBODY) -> np.ndarray:
     """The signer's keypoints [T, 133, 3] of frames [persons, 133, 3] each; zeros where the signer is not found."""
-    sure = any((persons[:, PACKED_JOINTS, 2] > SEEN).any() for persons in frames)
-    boxes = [_boxes(persons, SEEN if sure else 0) for persons in frames]
-    keypoints = np.zeros((len(frames), JOINTS, 3), np.float32)
+    sure = any((persons[:, skeleton.packed_joints, 2] > SEEN).any() for persons in frames)
+    boxes = [_boxes(persons[:, skeleton.packed_joints], SEEN if sure else 0) for persons in frames]
+    keypoints = np.zeros((len(frames), len(skeleton.joints), 3), np.float32)
     for t, number in enumerate(follow_signer(boxes)):
         if number is not None:
             keypoints[t] = frames[t][number]
@@ -140,7 +143,7 @@ def signer_of(frames: list[np.ndarray]) -> np.ndarray:
 def _boxes(persons: np.ndarray, seen: float) -> np.ndarray:
     """[persons, 5] boxes around the joints of confidence above `seen`, NaN without one; confidence is the mean."""
     boxes = np.full((len(persons), 5), np.nan)
-    for person, box in zip(persons[:, PACKED_JOINTS], boxes):
+    for person, box in zip(persons, boxes):
         joints = person[(person[:, 2] > seen) & np.isfinite(person).all(axis=1)]
         if len(joints):
             box[:2], box[2:4] = joints[:, :2].min(axis=0), joints[:, :2].max(axis=0)

@@ -50,7 +50,7 @@ def crop_points(hands_px: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     Keypoints outside are moved to the edge.
     """
     if not len(boxes):
-        return np.zeros((0, 21, 2), np.float32)
+        return np.zeros((0, *hands_px.shape[1:]), np.float32)
     corner, side = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
     return ((hands_px - corner) / side).clip(0, 1).astype(np.float32)
 

@@ -137,7 +137,8 @@ class _Cutter:
         for first in range(0, clip.frames, FRAMES_AT_ONCE):
             frames = np.arange(first, min(first + FRAMES_AT_ONCE, clip.frames)).repeat(2)
             hands = np.arange(len(frames)) % 2
-            (crops,) = self.source.read([want_hands(clip, video, keypoints, frames, hands, "clip")])
+            wanted = want_hands(clip, video, keypoints, frames, hands, "clip", self.store.skeleton)
+            (crops,) = self.source.read([wanted])
             if isinstance(crops, InputError):
                 raise crops
             files += [_jpeg(crop, self.quality) for crop in crops.permute(0, 2, 3, 1).cpu().numpy()]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..errors import InputError
-from ..skeleton import HANDS, LEFT_HAND, RIGHT_HAND
+from ..skeleton import HANDS, WHOLEBODY, Skeleton
 from ..store.crop_store import CropStore
 from ..store.manifest import Clip
 from .boxes import BoxRule, hand_boxes, side_of_clip, side_of_sampled
@@ -24,7 +24,7 @@ from .video import VideoFile
 LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
 MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond it the keypoints are not fractions of the picture
 # Shared by the many clips without sampled hands.
-NO_FRAMES, _NO_POINTS, _NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 21, 2)), np.zeros((0, 4), np.int64)
+NO_FRAMES, _NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,21 @@ class WantedHands:
 
 
 def want_hands(
-    clip: Clip, video: Path | None, keypoints: np.ndarray, frames: np.ndarray, hands: np.ndarray, rule: BoxRule
+    clip: Clip,
+    video: Path | None,
+    keypoints: np.ndarray,
+    frames: np.ndarray,
+    hands: np.ndarray,
+    rule: BoxRule,
+    skeleton: Skeleton = WHOLEBODY,
 ) -> WantedHands:
     """Boxes for these hands by a rule of boxes.py; `keypoints` [T, 133, 3] of the whole clip, as stored.
 
     Raises InputError if the keypoints can't be of this picture.
     """
     if not len(frames):
-        return WantedHands(clip, video, frames, hands, _NO_POINTS, _NO_BOXES)
-    hands_THVC = keypoints[:, LEFT_HAND[0] : RIGHT_HAND[-1] + 1].reshape(len(keypoints), len(HANDS), -1, 3)
+        return WantedHands(clip, video, frames, hands, np.zeros((0, skeleton.hand_size, 2)), _NO_BOXES)
+    hands_THVC = keypoints[:, skeleton.hand_columns].reshape(len(keypoints), len(HANDS), -1, 3)
     hands_CVTH = np.ascontiguousarray(hands_THVC.transpose(3, 2, 0, 1), np.float64)  # extents are taken over V
     hands_CVTH[0] *= clip.width
     hands_CVTH[1] *= clip.height

@@ -1,4 +1,4 @@
-"""The keypoint store: every clip's 133 keypoints in one Zarr array, a manifest beside it, checksums for both.
+"""The keypoint store: the keypoints of every clip in one Zarr array, a manifest beside it, checksums for both.
 
     STORE/keypoints.zarr   [total frames, 133, 3] float16: x, y as fractions of width and height, raw confidence
     STORE/manifest.jsonl   one line per clip (pipelines/store/manifest.py), with its place in the array and its CRC-32C
@@ -16,7 +16,8 @@ import numpy as np
 
 from ..atomic_io import writing_to
 from ..errors import InputError
-from ..skeleton import JOINTS
+from ..skeleton import WHOLEBODY, Skeleton
+from ..skeletons import find_skeleton
 from .checked_files import check_texts, read_header, write_header
 from .manifest import Clip, Manifest, ManifestWriter, check_clip, index_file
 from .row_array import RowReader, RowWriter, metadata_crc32c
@@ -31,7 +32,7 @@ REWRITE = "write the store again with launch/prepare.py"
 class KeypointStore:
     """A finished store, opened for reading: its folder `path`, its `clips`, and the `keypoint_source` they are from.
 
-    Opening takes a moment and 29 bytes of memory a clip; threads may share a store.
+    `skeleton` defines its joints. Opening takes a moment and 29 bytes of memory a clip; threads may share a store.
     """
 
     def __init__(self, path: Path, clips: Manifest, rows: RowReader, header: dict):
@@ -39,6 +40,7 @@ class KeypointStore:
         self.path, self.clips = path, clips
         self.keypoint_source: dict[str, str] = header["keypoint_source"]
         self.manifest_crc32c: int = header["manifest_crc32c"]
+        self.skeleton = _skeleton_of(path, header)
         self._rows, self._header = rows, header
 
     @classmethod
@@ -51,7 +53,8 @@ class KeypointStore:
             problem = f"counts {clips.total_frames} frames, store.json {header['frames']}"
             raise InputError(path / "manifest.index", problem, REWRITE)
         array, metadata = path / "keypoints.zarr", header.get("zarr_crc32c")
-        rows = RowReader(array, (JOINTS, 3), "float16", header["frames"], REWRITE, metadata)
+        joints = len(_skeleton_of(path, header).joints)
+        rows = RowReader(array, (joints, 3), "float16", header["frames"], REWRITE, metadata)
         return cls(path, clips, rows, header)
 
     def keypoints(self, clip: Clip) -> np.ndarray:
@@ -93,15 +96,25 @@ class KeypointStoreWriter:
     """
 
     def __init__(
-        self, path: Path | str, keypoint_source: dict[str, str], *, append: bool = False, compress: bool = False
+        self,
+        path: Path | str,
+        keypoint_source: dict[str, str],
+        *,
+        skeleton: Skeleton = WHOLEBODY,
+        append: bool = False,
+        compress: bool = False,
     ):
         """`keypoint_source` says where the keypoints come from: estimator, version, coordinates (their convention)."""
         assert keypoint_source.keys() == {"estimator", "version", "coordinates"}, keypoint_source
         self.path, self.keypoint_source, self._compress = Path(path), keypoint_source, compress
+        self.skeleton = skeleton
         self._ids: set[str] = set()
         self._before: KeypointStore | None = None
         if append:
             self._before = KeypointStore.open(self.path)
+            if self._before.skeleton is not skeleton:
+                problem = f"is {self._before.skeleton.name}, and {skeleton.name} would be added"
+                raise InputError(self.path / "store.json: skeleton", problem, "write a store of their own")
             if self._before.keypoint_source != keypoint_source:
                 problem = f"is {self._before.keypoint_source}, and {keypoint_source} would be added"
                 remedy = "write a store of their own: training reads several"
@@ -126,7 +139,7 @@ class KeypointStoreWriter:
         else:
             self._rows = RowWriter.create(
                 array,
-                (JOINTS, 3),
+                (len(self.skeleton.joints), 3),
                 "float16",
                 chunk_rows=CHUNK_FRAMES,
                 shard_rows=SHARD_FRAMES,
@@ -165,6 +178,8 @@ class KeypointStoreWriter:
             "zarr_crc32c": metadata_crc32c(self.path / "keypoints.zarr"),
             "keypoint_source": self.keypoint_source,
         }
+        if self.skeleton is not WHOLEBODY:
+            header["skeleton"] = self.skeleton.name
         if self._manifest.index_crc32c is None:  # appended to a store of version 3, which stays one
             header = {name: value for name, value in header.items() if value is not None} | {"version": 3}
         write_header(self.path / "store.json", header)
@@ -192,7 +207,7 @@ class KeypointStoreWriter:
 
         Raises InputError on keypoints that are not finite, an id used before or an impossible field.
         """
-        assert keypoints.ndim == 3 and keypoints.shape[1:] == (JOINTS, 3), keypoints.shape
+        assert keypoints.ndim == 3 and keypoints.shape[1:] == (len(self.skeleton.joints), 3), keypoints.shape
         with np.errstate(over="ignore"):
             packed = np.ascontiguousarray(keypoints, dtype=np.float16)
         clip = Clip(
@@ -225,6 +240,11 @@ class KeypointStoreWriter:
         self._rows.append(packed)
         self._manifest.append(clip)
         return clip
+
+
+def _skeleton_of(path: Path, header: dict) -> Skeleton:
+    """Stores that name no skeleton are of the default one."""
+    return find_skeleton(header.get("skeleton", WHOLEBODY.name), f"{path / 'store.json'}: skeleton")
 
 
 def _read_header(path: Path) -> dict:

@@ -19,13 +19,16 @@ def merge_stores(stores: list[KeypointStore], out: Path, compress: bool = False)
     """
     source = stores[0].keypoint_source
     for store in stores[1:]:
+        if store.skeleton is not stores[0].skeleton:
+            problem = f"is {store.skeleton.name}, that of {stores[0].path} is {stores[0].skeleton.name}"
+            raise InputError(store.path / "store.json: skeleton", problem, "merge stores of one skeleton")
         if store.keypoint_source != source:
             problem = f"is {store.keypoint_source}, that of {stores[0].path} is {source}"
             remedy = "keep stores of different origin apart: training reads several"
             raise InputError(store.path / "store.json: keypoint_source", problem, remedy)
     crops = _crops(stores)
     console = Console(stderr=True)
-    with KeypointStoreWriter(out, source, compress=compress) as writer:
+    with KeypointStoreWriter(out, source, skeleton=stores[0].skeleton, compress=compress) as writer:
         clips = [(store, number) for store in stores for number in range(len(store.clips))]
         for store, number in track(clips, "merging clips", console=console, disable=not console.is_terminal):
             clip = store.clips[number]

@@ -49,7 +49,7 @@ def model_card(
         languages = [scores["language"]]
     title = f"Uni-Sign, {'RGB-pose' if config.rgb else 'pose-only'}"
     parts = [f"# {title}", _description(config, data), "## Use", USE.format(task=data.task)]
-    parts += ["## Data", "\n".join(_data_lines(data, recipe or {}))]
+    parts += ["## Data", "\n".join(_data_lines(config, data, recipe or {}))]
     parts += ["## Recipe", _recipe_lines(recipe) if recipe else "Not recorded."]
     parts += ["## Scores", _score_lines(scores) if scores else "Not recorded."]
     front = ModelCardData(
@@ -70,11 +70,11 @@ def _description(config: "ModelConfig", data: DataSettings) -> str:
     return f"A Uni-Sign model (ICLR 2025): {kind}{rgb}; mT5 of {layers}; output: {config.head.replace('_', ' ')}."
 
 
-def _data_lines(data: DataSettings, recipe: Mapping) -> list[str]:
+def _data_lines(config: "ModelConfig", data: DataSettings, recipe: Mapping) -> list[str]:
     stores = ", ".join(recipe.get("stores", ())) or "not recorded"
     crops = f"{data.p_samp:.0%} of them with {data.crop_size}-pixel hand crops (rule: {data.sampling})"
     frames = f"at most {data.max_frames} frames of a clip, {crops if data.p_samp else 'no picture'}"
-    return [f"- trained on: {stores}", f"- a clip: 133 whole-body keypoints a frame, {frames}"]
+    return [f"- trained on: {stores}", f"- a clip: keypoints of {config.skeleton} a frame, {frames}"]
 
 
 def _recipe_lines(recipe: Mapping) -> str:

@@ -18,6 +18,7 @@ from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.reader import ClipReader, LoadedClips
 from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.skeletons import check_skeleton
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.pipelines.targets import Task, language_code
 from unisign_fast.pipelines.workers import compute_alone
@@ -78,6 +79,7 @@ def evaluate_split(
     depend on the number of ranks. A bad clip is left out and named. Raises InputError when none is left.
     """
     start = time.perf_counter()
+    check_skeleton(reader.skeleton, model.config.joints, reader.stores[0].path)
     clips = reader.clips(split)
     frames = np.minimum(clips.frames, reader.settings.max_frames)
     mine = length_batches(frames, generation.frames_per_batch)[ranks.rank :: ranks.world_size]

@@ -15,7 +15,8 @@ from unisign_fast.pipelines.converters.pose import Pose, make_pose
 from unisign_fast.pipelines.corpus.recordings import Recording, known_recordings
 from unisign_fast.pipelines.crops.video import VIDEO_SUFFIXES, read_video_info
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.skeleton import JOINTS
+from unisign_fast.pipelines.skeleton import WHOLEBODY, Skeleton
+from unisign_fast.pipelines.skeletons import check_skeleton
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 
 Arrays = np.ndarray | Sequence[np.ndarray]
@@ -76,6 +77,7 @@ def array_poses(
     fps: float | Sequence[float] = FPS,
     width: int | Sequence[int] | None = None,
     height: int | Sequence[int] | None = None,
+    skeleton: Skeleton = WHOLEBODY,
 ) -> list[NamedPose]:
     """The clips of arrays, one or several; shapes and units as of `Processor`.
 
@@ -92,9 +94,10 @@ def array_poses(
         name = f"clip {number}" if len(clips) > 1 else "keypoints"
         if (wide is None) != (high is None):
             raise InputError(name, "has a width or a height alone", "give both, in pixels, or neither")
-        joined = _joined(points, confidence, name)
+        joined = _joined(points, confidence, name, len(skeleton.joints))
         try:
-            pose = make_pose(joined, name, None, None if wide is None else (wide, high), fps=float(rate))
+            size = None if wide is None else (wide, high)
+            pose = make_pose(joined, name, None, size, fps=float(rate), skeleton=skeleton)
         except InputError as error:
             remedy = "give width and height" if "--videos" in error.remedy else error.remedy
             raise InputError(error.where, error.problem, remedy) from None
@@ -109,18 +112,18 @@ def _each(name: str, value: object, clips: int) -> list:
     return values
 
 
-def _joined(points: object, confidence: object, name: str) -> np.ndarray:
-    """[T, 133, 3] float32 of a clip's keypoints and, where they have none, its scores."""
+def _joined(points: object, confidence: object, name: str, joints: int) -> np.ndarray:
+    """[T, joints, 3] float32 of a clip's keypoints and, where they have none, its scores."""
     points = np.asarray(points, np.float32)
     if confidence is not None:
         confidence = np.asarray(confidence, np.float32)
         if confidence.shape != points.shape[:2]:
             problem = f"scores {confidence.shape} do not fit keypoints {points.shape}"
-            raise InputError(name, problem, f"give scores [T, {JOINTS}]")
+            raise InputError(name, problem, f"give scores [T, {joints}]")
         points = np.concatenate([points[..., :2], confidence[..., None]], axis=-1)
-    if points.ndim != 3 or points.shape[1:] != (JOINTS, 3):
-        problem = f"keypoints {points.shape} are not [T, {JOINTS}, 3]"
-        raise InputError(name, problem, f"give x, y, confidence, or [T, {JOINTS}, 2] beside scores [T, {JOINTS}]")
+    if points.ndim != 3 or points.shape[1:] != (joints, 3):
+        problem = f"keypoints {points.shape} are not [T, {joints}, 3]"
+        raise InputError(name, problem, f"give x, y, confidence, or [T, {joints}, 2] beside scores [T, {joints}]")
     return points
 
 
@@ -176,12 +179,19 @@ def _read_pose(path: Path, format: str | None, video: Path | None = None) -> Nam
     raise errors[0]
 
 
-def pose_recordings(poses: Sequence[NamedPose], folder: Path, language: str | None) -> list[Recording]:
-    """The poses as clips of a store in `folder`, which is new; `language` is that of the texts to come."""
+def pose_recordings(
+    poses: Sequence[NamedPose], folder: Path, language: str | None, skeleton: Skeleton = WHOLEBODY
+) -> list[Recording]:
+    """The poses as clips of a store in `folder`, which is new; `language` is that of the texts to come.
+
+    Raises InputError if it is None, or poses are of another skeleton.
+    """
     if language is None:
         raise InputError("--language", "keypoints alone do not say which to write", "give it, such as --language zh")
     recordings = []
-    with KeypointStoreWriter(folder, SOURCE) as writer:
+    for name, pose, _ in poses:
+        check_skeleton(pose.skeleton, skeleton, name)
+    with KeypointStoreWriter(folder, SOURCE, skeleton=skeleton) as writer:
         for number, (_, pose, video) in enumerate(poses):
             info = read_video_info(video) if video else None
             writer.add(

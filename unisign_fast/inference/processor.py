@@ -25,6 +25,8 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.corpus.recordings import Recording
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.skeleton import WHOLEBODY, Skeleton
+from unisign_fast.pipelines.skeletons import check_skeleton
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 from unisign_fast.pipelines.targets import language_name, read_language
 from unisign_fast.text.tokenizer import Tokenizer
@@ -66,13 +68,15 @@ class Processor:
         data: DataSettings,
         *,
         rgb: bool = False,
+        skeleton: Skeleton = WHOLEBODY,
         language: str | None = None,
         p_samp: float | None = None,
         window: int | None = None,
         overlap: float = 0.25,
         device: torch.device | str = "cpu",
     ):
-        """`data` is how clips were prepared in training, `rgb` whether the model has an RGB branch.
+        """`data` is how clips were prepared in training, `rgb` whether the model has an RGB branch, `skeleton`
+        that of its keypoints.
 
         `language` to write, and the share `p_samp` of frames whose hands are looked at, are by default those of
         training; `window` is in frames. Raises InputError where a choice is impossible.
@@ -82,7 +86,7 @@ class Processor:
         if p_samp and not rgb:
             raise InputError("--p-samp", "the model is pose-only", "leave it out, or name an RGB-pose model")
         p_samp = 0.0 if not rgb else data.p_samp if p_samp is None else p_samp
-        self.tokenizer = tokenizer
+        self.tokenizer, self.skeleton = tokenizer, skeleton
         self.language = read_language(language) if language else data.language  # None: each clip's own
         self.settings = replace(data, language=None, p_samp=p_samp, crops=None)
         self.window = 2 * data.max_frames if window is None else window
@@ -101,7 +105,8 @@ class Processor:
         data = load_data_settings(folder)
         if data.language is None and len(trained := trained_languages(folder)) == 1 and language_name(trained[0]):
             data = replace(data, language=trained[0])
-        return cls(Tokenizer(folder), data, rgb=ModelConfig.load(folder / "config.json").rgb, **choices)
+        config = ModelConfig.load(folder / "config.json")
+        return cls(Tokenizer(folder), data, rgb=config.rgb, skeleton=config.joints, **choices)
 
     def __call__(
         self,
@@ -118,8 +123,8 @@ class Processor:
         picture, or in pixels where `width` and `height` are given. Raises InputError where they cannot be used.
         """
         with TemporaryDirectory(prefix="keypoints-") as folder:
-            poses = array_poses(keypoints, scores, fps, width, height)
-            clips = pose_recordings(poses, Path(folder) / "store", self.language)
+            poses = array_poses(keypoints, scores, fps, width, height, self.skeleton)
+            clips = pose_recordings(poses, Path(folder) / "store", self.language, self.skeleton)
             (prepared,) = self.batches(clips, most=None)
             for error in prepared.bad.values():
                 raise error
@@ -169,10 +174,11 @@ class Processor:
         """The windows as clips of a store, and those that can't be."""
         bad = {}
         source = {"estimator": "windows", "version": "of recordings", "coordinates": "as theirs"}
-        with KeypointStoreWriter(path, source) as writer:
+        with KeypointStoreWriter(path, source, skeleton=self.skeleton) as writer:
             for id, window in windows.items():
                 recording, clip = window.recording, window.recording.clip
                 try:
+                    check_skeleton(recording.store.skeleton, self.skeleton, recording.name)
                     if self.settings.p_samp and not recording.video:
                         problem, remedy = "has no video, and the model looks at hands", "give it, or p_samp 0"
                         raise InputError(recording.name, problem, remedy)

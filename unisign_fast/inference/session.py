@@ -15,6 +15,8 @@ from unisign_fast.inference.outputs import check_output, open_output, write_all
 from unisign_fast.inference.processor import Processor, ProcessorChoices
 from unisign_fast.inference.translator import Translator, demo_model
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.skeleton import WHOLEBODY
+from unisign_fast.pipelines.skeletons import check_skeleton
 
 if TYPE_CHECKING:
     from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
@@ -109,6 +111,8 @@ def _open(
     if processor and processor.language is None and not speaks:
         remedy = "give it, such as --language zh"
         missing.append(InputError("--language", "neither model nor inputs say which to write", remedy))
+    if processor and networks:
+        attempt(lambda: check_skeleton(WHOLEBODY, processor.skeleton, "the estimator of videos"))
     opened = attempt(lambda: _networks(choices)) if networks else None
     translator = None if missing or folder is None else attempt(lambda: Translator(folder, **choices.translation))
     for error in missing[:-1]:

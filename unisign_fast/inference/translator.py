@@ -17,6 +17,8 @@ from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.corpus.recordings import Recording, estimated_recordings
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.skeleton import WHOLEBODY
+from unisign_fast.pipelines.skeletons import check_skeleton
 from unisign_fast.pipelines.targets import language_code
 from unisign_fast.training.settings import RUNS
 
@@ -104,7 +106,7 @@ class Translator:
         found: list[Input]
         bad: list[InputError] = []
         if paths is None:
-            found = [*array_poses(cast(Arrays, inputs), scores, fps, width, height)]
+            found = [*array_poses(cast(Arrays, inputs), scores, fps, width, height, self.processor.skeleton)]
         else:
             found, bad = find_inputs(paths, format=format)
         with TemporaryDirectory(prefix="inputs-") as folder:
@@ -126,6 +128,8 @@ class Translator:
         poses = [one for one in found if isinstance(one, NamedPose)]
         if videos and self.language is None:
             raise InputError("--language", "the videos do not say which to write", "give it, such as --language zh")
+        if videos:
+            check_skeleton(WHOLEBODY, self.processor.skeleton, videos[0])
         estimated: list[Recording] = []
         bad: list[InputError] = []
         if videos:
@@ -133,7 +137,7 @@ class Translator:
             networks = networks or default_networks()
             estimated, bad = estimated_recordings(videos, folder / "estimated", self.language, *networks)
         of_video = {recording.name: [recording] for recording in estimated}
-        given = iter(pose_recordings(poses, folder / "given", self.language) if poses else [])
+        given = iter(pose_recordings(poses, folder / "given", self.language, self.processor.skeleton) if poses else [])
         clips: list[Recording] = []
         for one in found:
             if isinstance(one, Path):

@@ -10,6 +10,8 @@ from typing import Literal
 from unisign_fast.pipelines.atomic_io import replace_json
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import read_settings
+from unisign_fast.pipelines.skeleton import WHOLEBODY, Skeleton
+from unisign_fast.pipelines.skeletons import find_skeleton
 
 PARTS_CHOICES = ("hands", "hands,body", "hands,body,face")
 
@@ -54,6 +56,7 @@ class ModelConfig:
 
     mt5: MT5Shape = field(default_factory=MT5Shape)
     rgb: bool = False
+    skeleton: str = WHOLEBODY.name  # of the keypoints (pipelines/skeletons/): that of the stores trained on
     parts: Literal["hands", "hands,body", "hands,body,face"] = "hands,body,face"
     pose_channels: tuple[int, int, int, int] = (64, 64, 128, 256)  # embedding, then the three spatial blocks
     projection_std: float = 0.02  # first weights of the projection to the language model; published
@@ -72,12 +75,18 @@ class ModelConfig:
     def __post_init__(self):
         if self.parts not in PARTS_CHOICES:
             raise InputError("--parts", f"{self.parts!r} is not known", f"choose one of {' | '.join(PARTS_CHOICES)}")
+        find_skeleton(self.skeleton, "skeleton")
         if self.head != "language_model" and self.rgb:
             raise InputError("--head", f"{self.head} is pose-only", "give --p-samp 0 with it (paper, Table 7)")
         _check_range(self, 0, 1, "label_smoothing")
         _check_range(self, 0, 100, "projection_std", "backbone_width", "backbone_depth")
         if not all(1 <= channels <= WIDEST for channels in self.pose_channels):
             raise InputError("pose_channels", f"is {self.pose_channels}", f"give numbers from 1 to {WIDEST}")
+
+    @property
+    def joints(self) -> Skeleton:
+        """The definition of its skeleton."""
+        return find_skeleton(self.skeleton, "skeleton")
 
     @property
     def part_names(self) -> tuple[str, ...]:

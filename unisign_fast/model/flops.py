@@ -15,7 +15,6 @@ from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.efficientnet import EfficientNet
 from unisign_fast.model.fusion import PriorGuidedFusion
 from unisign_fast.model.st_gcn import TEMPORAL_BLOCKS, TEMPORAL_KERNEL
-from unisign_fast.pipelines.skeleton import PART_JOINTS
 
 HOPS = 2
 TRAINING = 3  # forward work once more for the gradients of the inputs, and once more for those of the weights
@@ -58,7 +57,7 @@ def _graph_conv(inputs: int, outputs: int, joints: int) -> int:
 def _pose_encoder(config: ModelConfig) -> int:
     """Multiplications a frame, all parts."""
     channels, total = config.pose_channels, 0
-    for joints in (len(PART_JOINTS[part]) for part in config.part_names):
+    for joints in (len(config.joints.parts[part].joints) for part in config.part_names):
         total += joints * 3 * channels[0]
         for inputs, outputs in zip(channels, channels[1:]):
             shortcut = joints * inputs * outputs if inputs != outputs else 0
@@ -69,7 +68,7 @@ def _pose_encoder(config: ModelConfig) -> int:
 def _temporal_encoder(config: ModelConfig) -> int:
     """Multiplications a frame, all parts."""
     channels = config.pose_channels[-1]
-    joints = [len(PART_JOINTS[part]) for part in config.part_names]
+    joints = [len(config.joints.parts[part].joints) for part in config.part_names]
     return TEMPORAL_BLOCKS * sum(
         _graph_conv(channels, channels, v) + TEMPORAL_KERNEL * v * channels * channels for v in joints
     )
@@ -78,12 +77,12 @@ def _temporal_encoder(config: ModelConfig) -> int:
 @cache
 def _of_a_crop(config: ModelConfig, side: int) -> tuple[int, int]:
     """FLOPs of the RGB encoder with the projection of its map, and of the fusion, counted by PyTorch."""
-    channels = config.pose_channels[-1]
+    channels, joints = config.pose_channels[-1], config.joints.hand_size
     with torch.device("meta"):
         backbone = EfficientNet(config.backbone_width, config.backbone_depth)
         projection = torch.nn.Conv2d(backbone.channels, channels, 1)
         fusion = PriorGuidedFusion(channels, config.fusion, config.gate, config.gate_input)
-        crop, pose, points = torch.empty(1, 3, side, side), torch.empty(1, 21, channels), torch.empty(1, 21, 2)
+        crop, pose, points = torch.empty(1, 3, side, side), torch.empty(1, joints, channels), torch.empty(1, joints, 2)
     backbone.eval()
     with forcing("reference"), FlopCounterMode(display=False) as of_encoder:
         map_NCHW = projection(backbone(crop, [1]))

@@ -18,7 +18,7 @@ from unisign_fast.model.rgb_branch import RGBBranch
 from unisign_fast.model.st_gcn import PoseEncoder, TemporalEncoder
 from unisign_fast.model.task_heads import build_head
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
-from unisign_fast.pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_SLICES, adjacency
+from unisign_fast.pipelines.skeleton import HANDS
 from unisign_fast.text.tokenizer import END
 
 # Which parts an encoder takes: both hands share one (published code; the paper counts three).
@@ -36,8 +36,10 @@ class UniSign(ModelFolderMixin):
         super().__init__(config)
         width = config.pose_channels[-1]
         parts = config.part_names
+        self.skeleton = config.joints
         shared = {name: among for name, among in ENCODER_PARTS.items() if among[0] in parts}
-        encoders = {name: (torch.from_numpy(adjacency(among[0])), len(among)) for name, among in shared.items()}
+        graphs = {name: torch.from_numpy(self.skeleton.adjacency(among[0])) for name, among in shared.items()}
+        encoders = {name: (graphs[name], len(among)) for name, among in shared.items()}
         self.pose_encoders = nn.ModuleDict(
             {name: PoseEncoder(graph, config.pose_channels, count) for name, (graph, count) in encoders.items()}
         )
@@ -103,13 +105,13 @@ class UniSign(ModelFolderMixin):
         pose_FVC = {}
         for part in self.config.part_names:
             name, place = ENCODER_OF[part]
-            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, PART_SLICES[part]], place)
+            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, self.skeleton.slices[part]], place)
         if self.rgb is not None:
             pose_FVC |= zip(HANDS, self.rgb([pose_FVC[hand] for hand in HANDS], batch))
         pooled = []
         for part, x_FVC in pose_FVC.items():
             if part != "body" and "body" in pose_FVC and self.config.body_anchors:
-                x_FVC = x_FVC + pose_FVC["body"][:, ANCHOR_JOINT[part], None].detach()
+                x_FVC = x_FVC + pose_FVC["body"][:, self.skeleton.parts[part].anchor, None].detach()
             name, place = ENCODER_OF[part]
             pooled.append(self.temporal_encoders[name](x_FVC, clips, place))
         features = torch.cat(pooled, -1)

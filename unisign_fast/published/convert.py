@@ -10,9 +10,16 @@ from unisign_fast.checkpoints.weight_files import check_fit, read_weights
 from unisign_fast.model.config import ModelConfig, MT5Shape, published_settings
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.skeleton import WHOLEBODY
 from unisign_fast.published.layout import UNUSED, check_copies, publish, unpublish
 
-POSE_FORM = {"parts": "hands,body,face", "body_anchors": True, "part_bias": True, "head": "language_model"}
+POSE_FORM = {
+    "skeleton": WHOLEBODY.name,
+    "parts": "hands,body,face",
+    "body_anchors": True,
+    "part_bias": True,
+    "head": "language_model",
+}
 RGB_FORM = {
     "fusion": "deformable",
     "gate": "published",

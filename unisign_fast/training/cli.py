@@ -27,7 +27,7 @@ IN_SHORT = {  # shown by --help; --help-all shows everything
     TrainSettings: ("epochs", "clips_per_step", "frames_per_device", "learning_rate", "precision", "seed"),
 }
 DERIVED = {
-    ModelConfig: ("rgb", "head_classes"),
+    ModelConfig: ("rgb", "head_classes", "skeleton"),
     MT5Shape: ("vocab_size",),
 }  # follow from p_samp and the data, so they are not options
 MORE = f"{HELP_ALL} shows every option; --config RUN/settings.json repeats a run, other options override it."

@@ -22,7 +22,6 @@ from unisign_fast.pipelines.batches.batch_sampler import Budget
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
-from unisign_fast.pipelines.skeleton import PACKED_JOINTS
 from unisign_fast.text.tokenizer import MAX_TARGET_TOKENS
 from unisign_fast.training.settings import TrainSettings
 from unisign_fast.utils.distributed import Ranks
@@ -115,11 +114,11 @@ def _full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBa
         clip_ids=[""] * clips,
         texts=["".join(config.head_classes[:1])] * clips,
         lengths=[data.max_frames] * clips,
-        poses=torch.empty(frames, len(PACKED_JOINTS), 3),
+        poses=torch.empty(frames, len(config.joints.packed_joints), 3),
         crops=torch.empty(2 * crops, 3, data.crop_size, data.crop_size, dtype=torch.uint8),
         crops_per_hand=(crops, crops),
         crop_frame=torch.empty(2 * crops, dtype=torch.int64),
-        crop_points=torch.empty(2 * crops, 21, 2),
+        crop_points=torch.empty(2 * crops, config.joints.hand_size, 2),
         prompt_ids=torch.ones(clips, PROMPT_TOKENS, dtype=torch.int64),
         label_ids=torch.ones(clips, MAX_TARGET_TOKENS, dtype=torch.int64),
     )

@@ -21,6 +21,7 @@ from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.skeletons import check_skeleton
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.training.handshape_pretraining import learn_handshapes
@@ -78,13 +79,15 @@ def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | No
     """The run itself, in a locked folder."""
     tokenizer, shape, rows = language_parts(settings, source, stores, ranks)
     reader = ClipReader(stores, settings.data, tokenizer, settings.train.seed, ranks.device)
+    if source is not None:
+        check_skeleton(reader.skeleton, ModelConfig.load(source / "config.json").joints, stores[0].path)
     if ranks.is_first:
         compare_keypoint_sources(stores)
     clips = training_clips(reader, ranks)
     if ranks.is_first:
         warn_of_unknown(clips, tokenizer)
     clips = training_share(clips, settings)
-    config = settings.model_config(shape, head_classes(settings, clips))
+    config = settings.model_config(shape, head_classes(settings, clips), reader.skeleton.name)
     torch.manual_seed(settings.train.seed)
     model = _first_weights(UniSign(config), settings, source, rows, ranks)
     trained = settings.data_fraction > 0

@@ -95,7 +95,7 @@ def write_cards(settings: RunSettings, languages: Sequence[str]) -> None:
 def identity(settings: RunSettings, tokenizer: Tokenizer, stores: list[KeypointStore]) -> dict:
     """What defines the run besides TrainSettings; data, tokenizer and first weights by checksum."""
     plain = settings.as_json()
-    derived = ("mt5", "rgb", "head_classes")  # they follow from the rest, and the weights' shapes cover them
+    derived = ("mt5", "rgb", "head_classes", "skeleton")  # from the rest; the weights' shapes cover them
     model = {name: value for name, value in plain["model"].items() if name not in derived}
     others = {name: plain[name] for name in ("recipe", "settings", "stage", "mt5", "efficientnet")}
     others |= {name: plain[name] for name in ("trim_vocabulary", "data_fraction")}

@@ -87,7 +87,7 @@ class RunSettings:
     data_fraction: float = 1.0  # share of the training clips used; 0 skips pre-training (Table 8)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
-    model: ModelConfig = field(default_factory=ModelConfig)  # rgb, head_classes and vocab_size follow from the data
+    model: ModelConfig = field(default_factory=ModelConfig)  # what cli.DERIVED names follows from the data
 
     def __post_init__(self):
         if not 0 <= self.data_fraction <= 1:
@@ -128,9 +128,9 @@ class RunSettings:
         before = 2 if self.stage == 3 and self.rgb else 1
         return RUNS / self.recipe / f"stage{before}" / "last"
 
-    def model_config(self, mt5: MT5Shape, head_classes: tuple[str, ...]) -> ModelConfig:
-        """The model of this run, around a language model of this shape."""
-        return replace(self.model, mt5=mt5, rgb=self.rgb, head_classes=head_classes)
+    def model_config(self, mt5: MT5Shape, head_classes: tuple[str, ...], skeleton: str) -> ModelConfig:
+        """The model of this run, around a language model of this shape, for keypoints of this skeleton."""
+        return replace(self.model, mt5=mt5, rgb=self.rgb, head_classes=head_classes, skeleton=skeleton)
 
     def as_json(self) -> dict:
         """The settings as plain JSON values; `run_settings` reads them back."""
