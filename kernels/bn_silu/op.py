@@ -141,8 +141,8 @@ bn_silu = Operation("bn_silu", reference, _gpu, _refusal, _cpu)
 def bucketed_crops(crops: int, like: Tensor) -> int:
     """The number of crops that a batch is padded to on this device.
 
-    On a GPU, cuDNN searches for new plans for each new number of crops (17 convolutions, three directions each), so
-    the number is rounded up to one of 16 buckets per power of two. A CPU needs no plans.
+    On a GPU, cuDNN plans the stem's convolution anew for each new number of crops, forward and backward, so the number
+    is rounded up to one of 16 buckets per power of two. A CPU needs no plans.
     """
     if backend_for(like) != "gpu":
         return crops
