@@ -1,8 +1,9 @@
-"""Fault injection: what becomes of a training run, a store or an input after a fault.
+"""Fault injection: what becomes of a training run, a store, an input or a corpus in the making after a fault.
 
     python benchmarks/faults.py training --minutes 60
     python benchmarks/faults.py stores --minutes 5
     python benchmarks/faults.py inputs --minutes 5
+    python benchmarks/faults.py curation --minutes 40
 
 Prints the number of trials, the outcomes and the longest time for every kind of fault. Exits with status 1 if an
 outcome is wrong. The same seed gives the same faults.
@@ -27,9 +28,10 @@ from unisign_fast.utils.console import run_command
 A_ROUND = 500  # stores or inputs
 
 
-def faults(
-    part: Literal["training", "stores", "inputs"], /, minutes: float = 5, seed: int = 0, json: Path | None = None
-) -> None:
+Part = Literal["training", "stores", "inputs", "curation"]
+
+
+def faults(part: Part, /, minutes: float = 5, seed: int = 0, json: Path | None = None) -> None:
     """Inject faults and print the outcomes.
 
     Args:
@@ -40,6 +42,10 @@ def faults(
     """
     if part == "training":
         rows = faults_training.run(minutes, seed)
+    elif part == "curation":
+        from benchmarks import faults_curation  # late: of an optional extra
+
+        rows = faults_curation.run(minutes, seed)
     else:
         rows = _rounds({"stores": faults_stores.run, "inputs": faults_inputs.run}[part], minutes, seed)
     Console(width=160).print(table(part, rows))

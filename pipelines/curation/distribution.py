@@ -28,8 +28,12 @@ def ray_started(workers: int) -> Iterator[None]:
         problem = f"Ray cannot be imported ({error})"
         raise InputError("curate.py", problem, "run `bash launch/install.sh curation`") from None
     local = {"num_cpus": workers + 1, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    options: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else local
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    options: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"address": "local"} | local
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except ConnectionError as error:
+        remedy = "start the cluster, or unset RAY_ADDRESS to work on this machine"
+        raise InputError("RAY_ADDRESS", f"no cluster answers ({error})", remedy) from None
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
