@@ -5,6 +5,7 @@ import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -42,6 +43,25 @@ class _Event(ctypes.Structure):
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
+@lru_cache(1)
+def _library() -> tuple[ctypes.CDLL, int]:
+    """espeak-ng, initialised once, and its sample rate."""
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    rate = library.espeak_Initialize(RETRIEVAL, 0, str(espeakng_loader.get_data_path()).encode(), 0)
+    assert rate > 0, rate
+    library.espeak_Synth.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_uint,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+    return library, rate
+
+
 @dataclass(frozen=True)
 class Speech:
     """Samples int16 at `rate`, and the words with the times at which espeak-ng starts them."""
@@ -53,9 +73,7 @@ class Speech:
 
 def speak(text: str, voice: str = "en-us", words_per_minute: int = 150) -> Speech:
     """A text as espeak-ng speaks it. A word ends where the next one starts."""
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    rate = library.espeak_Initialize(RETRIEVAL, 0, str(espeakng_loader.get_data_path()).encode(), 0)
-    assert rate > 0, rate
+    library, rate = _library()
     pieces: list[np.ndarray] = []
     starts: list[tuple[int, int, int]] = []  # position and length in characters, milliseconds
 
@@ -77,6 +95,7 @@ def speak(text: str, voice: str = "en-us", words_per_minute: int = 150) -> Speec
     encoded = text.encode()
     assert library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, UTF8, None, None) == 0
     library.espeak_Synchronize()
+    library.espeak_SetSynthCallback(_Callback())
     samples = np.concatenate(pieces)
     ends = [start for _, _, start in starts[1:]] + [1000 * len(samples) / rate]
     places = [position for position, _, _ in starts] + [len(text)]
