@@ -60,17 +60,16 @@ class Maker(ABC):
             return _answer(key, "stopped", str(error))
         try:
             content = self.make(item)
-        except InputError as error:
-            return _answer(key, "failed", str(error))
         except Exception as error:  # FFmpeg, OpenCV and the networks raise many types; others go on
-            said = (str(error).strip().splitlines() or [""])[0]
-            return _answer(key, "failed", f"{type(error).__name__}: {said}")
+            return _answer(key, "failed", _reason(error))
         try:
             self.write(key, content, time.perf_counter() - began)
             with writing_to(self.folder.root):
                 self.folder.attempts(key).unlink(missing_ok=True)
         except InputError as error:
             return _answer(key, "stopped", str(error))
+        except Exception as error:
+            return _answer(key, "failed", _reason(error))
         return _answer(key, "done")
 
     def _crashes(self, key: str) -> str:
@@ -94,6 +93,12 @@ class Maker(ABC):
             finally:
                 os.close(file)
         return ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _answer(key: str, state: str, reason: str = "") -> dict[str, Any]:

@@ -131,7 +131,8 @@ def words_of_segment(segment: Any, where: object) -> Sequence[Word]:
     """The words of one of faster-whisper's segments. Raises InputError if it has a text and no words."""
     if segment.text.strip() and not segment.words:
         raise InputError(where, f"faster-whisper gives no word times at {segment.start:.1f} s", "update faster-whisper")
-    return [Word(w.word, round(w.start, 3), round(w.end, 3), round(w.probability, 4)) for w in segment.words or ()]
+    words = segment.words or ()  # their numbers are numpy's
+    return [Word(w.word, *(round(float(x), 3) for x in (w.start, w.end, w.probability))) for w in words]
 
 
 def _package(name: str, option: str, extra: str) -> ModuleType:
