@@ -67,16 +67,16 @@ def created_once(path: Path, unfinished: Path) -> Iterator[Path]:
     what the others wrote is removed. `unfinished` is the folder of all that is being written, on the same file system;
     whoever clears it uses `clear_unfinished`. Raises InputError if the file system reports an error.
     """
-    part = unfinished / f"{path.name}.{uuid4().hex}"
+    part, made = unfinished / f"{path.name}.{uuid4().hex}", None
     with writing_to(path):
         try:
             part.mkdir(parents=True)
-            made = part.stat()
+            made = os.open(part, os.O_RDONLY)  # while it is open, no other folder gets its number
             yield part
             for file in sorted(part.rglob("*")):
                 sync_to_disk(file)
             sync_to_disk(part)
-            if not os.path.samestat(made, part.stat()):  # cleared meanwhile, and files written since
+            if not os.path.samestat(os.fstat(made), part.stat()):  # cleared meanwhile, and files written since
                 raise OSError(errno.ESTALE, "was cleared while it was written")
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -86,6 +86,8 @@ def created_once(path: Path, unfinished: Path) -> Iterator[Path]:
                     raise
             sync_to_disk(path.parent)
         finally:
+            if made is not None:
+                os.close(made)
             shutil.rmtree(part, ignore_errors=True)
 
 

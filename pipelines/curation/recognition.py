@@ -132,7 +132,7 @@ def words_of_segment(segment: Any, where: object) -> Sequence[Word]:
     if segment.text.strip() and not segment.words:
         raise InputError(where, f"faster-whisper gives no word times at {segment.start:.1f} s", "update faster-whisper")
     words = segment.words or ()  # their numbers are numpy's
-    return [Word(w.word, *(round(float(x), 3) for x in (w.start, w.end, w.probability))) for w in words]
+    return [Word(w.word, *(round(float(x), 4) for x in (w.start, w.end, w.probability))) for w in words]
 
 
 def _package(name: str, option: str, extra: str) -> ModuleType:

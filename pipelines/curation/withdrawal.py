@@ -57,9 +57,9 @@ def purge(folder: CorpusFolder) -> None:
             if folder.current.resolve() == release.resolve():
                 folder.current.unlink(missing_ok=True)
             remove(release)
+            remove(release.with_suffix(".html"))  # its report
     for half_removed in folder.releases.glob(".*"):
         remove(half_removed)
-    (folder.root / "report.html").unlink(missing_ok=True)  # written again with the next release
     if folder.checksums.exists():
         checksums = Checksums(folder.checksums)
         checksums.keep_all()

@@ -20,7 +20,7 @@ from unisign_fast.pipelines.demo_corpus.renderer import Camera, render
 from unisign_fast.pipelines.demo_corpus.signer import SIGNERS
 
 RETRIEVAL, WORD, MSG_TERMINATED, UTF8 = 1, 1, 6, 1
-FPS, SIGNER_SIZE, SPEAKER_WIDTH = 25, (128, 128), 128
+FPS, SIGNER_SIZE, SPEAKER_WIDTH = 12, (128, 128), 128
 
 
 class _Id(ctypes.Union):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from unisign_fast.pipelines.curation.cutting import CutSettings, cut_sentences
 from unisign_fast.pipelines.curation.plans import PlanMaker, TextSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 
+pytest.importorskip("ray", reason="bash launch/install.sh curation")
 ROOT = Path(__file__).parents[2]
 LAG = 2.7
 TINY_EN = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"  # SHA-256 of model.bin
@@ -36,7 +38,7 @@ SENTENCES = [
     "The old theatre opens its doors again on Sunday.",
     "And that was the news for today, good night.",
 ]
-PAUSES = [1.0, 2.4, 0.8, 3.0, 1.5, 0.7, 2.0, 3.5, 1.1, 0.9, 2.8, 1.2, 2.0]
+ROUNDS = 3  # of the sentences, each in another order: the lag is sure after three minutes
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,9 @@ def command(*line: object, folder: Path) -> str:
 
 @pytest.mark.slow
 def test_spoken_programmes_become_a_corpus_that_trains(tiny_en, tmp_path):
-    speech, spoken = with_pauses(SENTENCES, PAUSES)
+    rng = random.Random(0)
+    sentences = [sentence for _ in range(ROUNDS) for sentence in rng.sample(SENTENCES, len(SENTENCES))]
+    speech, spoken = with_pauses(sentences, [round(rng.uniform(0.6, 4.5), 1) for _ in sentences])
     (tmp_path / "news").mkdir()
     signed = write_spoken_programme(tmp_path / "news" / "news-2026-05-01.mp4", speech, spoken, LAG)
     box = [SPEAKER_WIDTH / (SPEAKER_WIDTH + SIGNER_SIZE[0]), 0, 1, 1]
@@ -80,7 +84,7 @@ def test_spoken_programmes_become_a_corpus_that_trains(tiny_en, tmp_path):
         "--pose-model",
         pose,
     ]
-    rest = ["--part-seconds", 20, "--target-seconds", 0, "--thresholds", tmp_path / "thresholds.json", "--workers", 2]
+    rest = ["--part-seconds", 60, "--target-seconds", 0, "--thresholds", tmp_path / "thresholds.json", "--workers", 2]
     out = tmp_path / "out"
     said = command(
         ROOT / "launch/curate.py", "run", tmp_path / "sources.toml", "--out", out, *options, *rest, folder=tmp_path
@@ -91,16 +95,15 @@ def test_spoken_programmes_become_a_corpus_that_trains(tiny_en, tmp_path):
     assert abs(lag["start_seconds"] - LAG) < 0.5 and abs(lag["end_seconds"] - LAG) < 0.5 and lag["confidence"] >= 4
     store = KeypointStore.open(out / "current" / "store")
     store.verify()
-    texts = {clip.text: clip for clip in store.clips}
-    exact = [number for number, sentence in enumerate(SENTENCES) if sentence in texts]
-    assert len(exact) >= 9, [*texts]  # of 13: tiny.en errs in one word of 50, and not all cuts are sentences
     overlaps = []
-    for number in exact:
-        clip, stretch = texts[SENTENCES[number]], signed[number]
+    for clip in store.clips:
         start, end = clip.video_start / clip.fps, (clip.video_start + clip.frames) / clip.fps
-        common = min(end, stretch[1]) - max(start, stretch[0])
-        overlaps.append(common / (max(end, stretch[1]) - min(start, stretch[0])))
-    assert np.median(overlaps) > 0.7, overlaps
+        for sentence, (signed_start, signed_end) in zip(sentences, signed):
+            common = min(end, signed_end) - max(start, signed_start)
+            if sentence == clip.text and common > 0:
+                overlaps.append(common / (max(end, signed_end) - min(start, signed_start)))
+    # tiny.en errs in one word of 50, and not all of its cuts are sentences
+    assert len(overlaps) > 0.7 * len(sentences) and np.median(overlaps) > 0.7, (overlaps, [c.text for c in store.clips])
     clip = store.clips[0]
     with VideoFile(store.video(clip)) as whole, VideoFile(store.video(clip), clip.box) as cropped:
         assert all((a[:, SPEAKER_WIDTH:] == b).all() for a, b in zip(whole.pictures(), cropped.pictures()))

@@ -14,6 +14,7 @@ from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store import row_array
 from unisign_fast.pipelines.store.keypoint_store import SHARD_FRAMES, KeypointStore, KeypointStoreWriter
 from unisign_fast.pipelines.store.manifest import Clip
+from unisign_fast.pipelines.store.merge import merge_stores
 
 SOURCE = {"estimator": "random numbers", "version": "1", "coordinates": "x / width, y / height"}
 NEW_FIELDS = ("checksum", "index_crc32c", "zarr_crc32c")
@@ -423,3 +424,17 @@ def test_more_shards_than_may_be_open(tmp_path, monkeypatch):
         for clip, keypoints in zip(store.clips, written, strict=True):
             np.testing.assert_array_equal(store.packed_keypoints(clip), keypoints.astype(np.float16))
     assert len(os.listdir("/proc/self/fd")) == before + 1
+
+
+def test_a_clip_may_show_a_box_of_its_video(tmp_path):
+    fields = {"split": "train", "language": "en", "text": "t", "fps": 25, "source": "v.mp4"}
+    with KeypointStoreWriter(tmp_path / "a", SOURCE) as writer:
+        writer.add(np.ones((2, 133, 3)), id="a", width=30, height=20, box=(10, 0, 40, 20), **fields)
+        writer.add(np.ones((2, 133, 3)), id="b", width=30, height=20, **fields)
+        for box in ((10, 0, 40), (10, 0, 40, 21), (-1, 0, 29, 20)):
+            with pytest.raises(InputError, match="clip c: box"):
+                writer.add(np.ones((2, 133, 3)), id="c", width=30, height=20, box=box, **fields)
+    store = merge_stores([KeypointStore.open(tmp_path / "a")], tmp_path / "merged")
+    assert [clip.box for clip in store.clips] == [(10, 0, 40, 20), ()]
+    lines = (tmp_path / "a" / "manifest.jsonl").read_text().splitlines()
+    assert ["box" in line for line in lines] == [True, False]  # earlier versions read a clip without one

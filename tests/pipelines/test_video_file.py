@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from unisign_fast.pipelines.crops import video as video_module
 from unisign_fast.pipelines.crops.sources import VideoHandCrops, WantedHands
 from unisign_fast.pipelines.crops.video import VideoFile, read_video_info
 from unisign_fast.pipelines.errors import InputError
@@ -398,3 +399,46 @@ def test_times_count_from_the_start_of_the_file(tmp_path):
     """MPEG transport streams begin at 1.4 s, which players do not show."""
     path = write(tmp_path / "clip.ts", [shown(number) for number in range(8)])
     np.testing.assert_allclose(read_video_info(path).times, np.arange(8) / 25, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "codec, options, suffix",
+    [("libx264", WITH_B_FRAMES, "mp4"), ("libvpx", VP8, "mkv"), ("libvpx-vp9", VP9, "webm"), ("libx264", X264, "ts")],
+)
+def test_a_stretch_is_what_reading_from_the_start_gives(tmp_path, codec, options, suffix):
+    path = write(tmp_path / f"v.{suffix}", [shown(number) for number in range(FRAMES)], codec, options)
+    with VideoFile(path) as video:
+        whole = list(video.pictures())
+    for first, end, every in [(0, 24, 1), (5, 9, 1), (13, 24, 4), (12, 13, 1), (23, 24, 1), (7, 30, 5)]:
+        with VideoFile(path) as video:
+            pictures = dict(video.stretch(first, end, every))
+        last = [end - 1] if end <= FRAMES else []
+        assert list(pictures) == sorted({*range(first, min(end, FRAMES), every), *last})
+        assert all((picture == whole[number]).all() for number, picture in pictures.items())
+
+
+def test_a_stretch_decodes_from_the_key_frame_before_it(tmp_path, monkeypatch):
+    path = write(tmp_path / "v.mp4", [shown(number) for number in range(FRAMES)], options=WITH_B_FRAMES)
+    decoded = []
+    decode = video_module._decode
+
+    def counting(*arguments):
+        for frame in decode(*arguments):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(video_module, "_decode", counting)
+    with VideoFile(path) as video:
+        assert len(dict(video.stretch(13, 15))) == 2
+    assert len(decoded) <= 10  # the first frame of the file, and from the key frame 12 or those shown before it
+
+
+def test_a_box_shows_its_pixels_of_a_rotated_video(tmp_path):
+    path = write(tmp_path / "v.mp4", [shown(number) for number in range(4)], matrix=[0, 1, 0, -1, 0, 0, 0, 0, 1 / 4])
+    box = (3, 10, 41, 50)
+    with VideoFile(path) as whole, VideoFile(path, box) as cropped:
+        assert (cropped.width, cropped.height) == (38, 40) and (whole.width, whole.height) == (HEIGHT, WIDTH)
+        assert not cropped.plain
+        assert all((a[10:50, 3:41] == b).all() for a, b in zip(whole.pictures(), cropped.pictures(), strict=True))
+    with pytest.raises(InputError, match="has pictures of 64x96, and the box is"):
+        VideoFile(path, (0, 0, 65, 10))

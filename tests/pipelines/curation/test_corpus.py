@@ -26,6 +26,7 @@ from unisign_fast.pipelines.curation.withdrawal import withdraw
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 
+pytest.importorskip("datasketch", reason="bash launch/install.sh curation")
 EVERYTHING = Thresholds(min_hands_share=0, min_hand_speed=0)
 
 
