@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,9 @@ def test_spoken_programmes_become_a_corpus_that_trains(tiny_en, tmp_path):
         start, end = clip.video_start / clip.fps, (clip.video_start + clip.frames) / clip.fps
         for sentence, (signed_start, signed_end) in zip(sentences, signed):
             common = min(end, signed_end) - max(start, signed_start)
-            if sentence == clip.text and common > 0:
+            if common > 0 and SequenceMatcher(None, sentence, clip.text).ratio() > 0.9:  # "harbor" for "harbour"
                 overlaps.append(common / (max(end, signed_end) - min(start, signed_start)))
-    # tiny.en errs in one word of 50, and not all of its cuts are sentences
-    assert len(overlaps) > 0.7 * len(sentences) and np.median(overlaps) > 0.7, (overlaps, [c.text for c in store.clips])
+    assert len(overlaps) > 0.8 * len(sentences) and np.median(overlaps) > 0.7, (overlaps, [c.text for c in store.clips])
     clip = store.clips[0]
     with VideoFile(store.video(clip)) as whole, VideoFile(store.video(clip), clip.box) as cropped:
         assert all((a[:, SPEAKER_WIDTH:] == b).all() for a, b in zip(whole.pictures(), cropped.pictures()))
