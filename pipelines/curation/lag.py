@@ -55,7 +55,7 @@ def hand_speed(keypoints_TJ3: np.ndarray, fps: float, aspect: float) -> np.ndarr
     `keypoints_TJ3`: x and y as fractions of a picture whose width is `aspect` times its height. Frames without a
     confident hand have speed 0.
     """
-    points = keypoints_TJ3[..., :2].astype(np.float32) * np.float32((aspect, 1))
+    points = keypoints_TJ3[..., :2].astype(np.float32) * np.array((aspect, 1), np.float32)
     weight = keypoints_TJ3[..., 2].astype(np.float32).clip(0, 1)
     seen = weight[:, _SHOULDERS].min(axis=1) > 0
     if len(points) < 2 or not seen.any():
@@ -100,8 +100,8 @@ def _estimate(recordings: Sequence[Recording]) -> Lag:
     far = np.abs(shifts) >= FAR[0] * RATE
     levels = _correlation([(_without_trend(a), _without_trend(s)) for a, s in pairs], shifts)
     rises, falls = (_correlation([(_edges(a, sign), _edges(s, sign)) for a, s in pairs], shifts) for sign in (1, -1))
-    evidence = sum(_scores(curve, far) for curve in (levels, _smooth(rises, SMOOTHING), _smooth(falls, SMOOTHING)))
-    evidence = _scores(evidence, far)
+    curves = levels, _smooth(rises, SMOOTHING), _smooth(falls, SMOOTHING)
+    evidence = _scores(np.sum([_scores(curve, far) for curve in curves], axis=0), far)
     near = (shifts >= SHORTEST * RATE) & (shifts <= LONGEST * RATE)
     peak = shifts[near][evidence[near].argmax()]
     around = np.abs(shifts - peak) <= REACH * RATE
