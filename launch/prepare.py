@@ -44,7 +44,7 @@ def convert(
     Args:
         format: unisign: the published pickles; mmpose: JSON predictions of a video; rtmlib: keypoints and scores as
             .npz, .npy, pickle or JSON; openpose: a folder per clip of *_keypoints.json; pose: MediaPipe Holistic's
-            .pose files.
+            .pose files; holistic75, openpose137: the same files with their own joints instead of the 133.
         poses: Folder of the poses; one subfolder per split works too.
         labels: Label file of CSL-News, CSL-Daily, WLASL, MS-ASL, How2Sign, OpenASL or YouTube-ASL, as its authors or
             Uni-Sign's publish it; or a CSV of your own (docs/own_data.md). Without it all poses are taken.

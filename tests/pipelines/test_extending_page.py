@@ -67,6 +67,22 @@ def test_the_examples_of_languages():
     exec(compile(next(code for code in EXAMPLES if "read_language" in code), "docs/extending.md", "exec"), {})
 
 
+def test_a_skeleton_is_a_file_and_a_line(copied, tmp_path):
+    add_line(copied / "skeletons/__init__.py", '                "openpose",', '                "upper_body",')
+    skeleton = importlib.import_module("pipelines.skeletons").find_skeleton("upper-body-51", "test")
+    store_module = importlib.import_module("pipelines.store.keypoint_store")
+    source = {"estimator": "test", "version": "1", "coordinates": "fractions"}
+    said = {"id": "a", "split": "train", "language": "en", "text": "t", "fps": 25.0, "width": 64, "height": 64}
+    keypoints = pose(6)[:, :51]
+    with store_module.KeypointStoreWriter(tmp_path / "store", source, skeleton=skeleton) as writer:
+        writer.add(keypoints, **said)
+    store = store_module.KeypointStore.open(tmp_path / "store")
+    assert store.skeleton is skeleton and store.keypoints(store.clips[0]).shape == (6, 51, 3)
+    normalize_parts = importlib.import_module("pipelines.clips.keypoint_normalization").normalize_parts
+    packed = normalize_parts(store.packed_keypoints(store.clips[0]), store.skeleton)
+    assert packed.shape == (6, 9 + 21 + 21 + 3, 3) and packed.any()
+
+
 def test_a_transform_is_a_function_and_a_line(tmp_path, monkeypatch):
     known = dict(TRANSFORMS)
     try:

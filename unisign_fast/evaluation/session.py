@@ -53,12 +53,12 @@ def evaluate(choices: Choices, show: Callable[[Result], None]) -> None:
         raise InputError("--language", f"{predictions} does not say it", "give that of the texts, as zh or en")
     if language_name(language) is None:
         raise InputError(f"{predictions}: language", f"{language!r} is not known", "give --language")
-    choices = replace(choices, language=language_code(language))
+    assert choices.task is not None  # beside predictions
     rows = read_predictions(predictions, choices.references)
     baseline = None
     if choices.baseline is not None:
         baseline = read_baseline(predictions_file(Path(choices.baseline), choices.split), rows)
-    show(_score(choices, predictions, rows, baseline, None))
+    show(_score(choices, choices.task, language_code(language), predictions, rows, baseline, None))
 
 
 def predictions_file(path: Path, split: Split) -> Path:
@@ -97,8 +97,8 @@ def _evaluate_model(choices: Choices, show: Callable[[Result], None]) -> None:
         predictions = choices.out / f"predictions-{choices.split}.jsonl"
         write_predictions(predictions, evaluation.rows)
         scores = choices.json or choices.out / f"scores-{choices.split}.json"
-        complete = replace(choices, task=evaluation.task, language=evaluation.language, json=scores)
-        result = _score(complete, predictions, evaluation.rows, compared, evaluation)
+        said = evaluation.task, evaluation.language
+        result = _score(replace(choices, json=scores), *said, predictions, evaluation.rows, compared, evaluation)
         if unknown := untrained_language(folder, evaluation.language):
             result.warnings.append(unknown)
         show(result)
@@ -117,14 +117,14 @@ def _find_baseline(baseline: str, split: Split) -> Path:
 
 def _score(
     choices: Choices,
+    task: Task,
+    language: str,
     predictions: Path,
     rows: Sequence[Prediction],
     baseline: Sequence[Prediction] | None,
     evaluation: "Evaluation | None",
 ) -> Result:
-    """Score the rows of a file and their baseline by complete choices, and write the scores where they say."""
-    task, language = choices.task, choices.language
-    assert task is not None and language is not None
+    """Score the rows of a file and their baseline, and write the scores where the choices say; `language` is a code."""
     classes = read_class_list(choices.classes) if choices.classes else None
 
     def scored(some: Sequence[Prediction]) -> Scores:
