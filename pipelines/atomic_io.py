@@ -64,8 +64,8 @@ def created_once(path: Path, unfinished: Path) -> Iterator[Path]:
     """`with created_once(path, unfinished) as part`: write the folder `part`; it becomes `path` when the block ends.
 
     Any number of writers, on any machine of a shared file system, may create one `path`: the first to end wins, and
-    what the others wrote is removed. `unfinished` is the folder of all that is being written, on the same file system;
-    whoever clears it uses `clear_unfinished`. Raises InputError if the file system reports an error.
+    the others' folders are removed. `unfinished` holds the folders still being written and must be on the same file
+    system; clear it with `clear_unfinished`. Raises InputError if the file system reports an error.
     """
     part, made = unfinished / f"{path.name}.{uuid4().hex}", None
     with writing_to(path):
@@ -76,7 +76,7 @@ def created_once(path: Path, unfinished: Path) -> Iterator[Path]:
             for file in sorted(part.rglob("*")):
                 sync_to_disk(file)
             sync_to_disk(part)
-            if not os.path.samestat(os.fstat(made), part.stat()):  # cleared meanwhile, and files written since
+            if not os.path.samestat(os.fstat(made), part.stat()):  # cleared, then written to again
                 raise OSError(errno.ESTALE, "was cleared while it was written")
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -92,7 +92,8 @@ def created_once(path: Path, unfinished: Path) -> Iterator[Path]:
 
 
 def clear_unfinished(unfinished: Path) -> None:
-    """Removes what killed writers left in the folder of `created_once`; a writer still alive cannot finish its folder.
+    """Removes what killed writers left in the folder of `created_once`; a writer that is still running can no longer
+    finish.
 
     The folder is renamed before its content is removed, so that no half-removed folder takes a finished name.
     """
@@ -122,7 +123,7 @@ def writing_to(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
-        raise InputError(path, problem, "make room or name another folder, and start again") from None
+        raise InputError(path, problem, "free disk space or choose another folder, and start again") from None
 
 
 def _remove(path: Path) -> None:
@@ -133,7 +134,7 @@ def _remove(path: Path) -> None:
 
 
 def _mode_of_new(path: Path) -> int:
-    """The permissions that the umask leaves to a new file."""
+    """The permissions that the umask gives a new file."""
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     path.unlink()

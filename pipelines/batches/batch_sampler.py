@@ -25,11 +25,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """One epoch: every clip (numbered from 0) exactly once; the last step may hold fewer clips."""
+    """One epoch: visits every clip (numbered from 0) exactly once; the last step may hold fewer clips."""
 
-    frames: np.ndarray  # of each clip, [clips] int
+    frames: np.ndarray  # frames of each clip, [clips] int
     tokens: np.ndarray  # target tokens of each clip, [clips] int
-    clips_per_step: int  # of all ranks together
+    clips_per_step: int  # clips of a step, all ranks together
     budget: Budget
     ranks: int
     seed: int

@@ -39,7 +39,7 @@ def collate(
     """Packs clips end to end in order, each with its crops [n, 3, S, S]. No clips give an empty batch."""
     lengths = [len(sample.poses) for sample in samples]
     starts = np.cumsum([0, *lengths])
-    hands = [  # all left hands before all right ones
+    hands = [  # all left hands, then all right hands
         (sample, start, pictures, sample.rows(hand))
         for hand in range(len(HANDS))
         for sample, start, pictures in zip(samples, starts, crops, strict=False)

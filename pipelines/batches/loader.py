@@ -37,7 +37,7 @@ class _Job(NamedTuple):
     step: int
     ends_step: bool
     ends_epoch: bool
-    clips: list[int]  # of one micro-batch, numbers of the clip set
+    clips: list[int]  # clip numbers of one micro-batch
 
 
 class BatchLoader:
@@ -68,7 +68,7 @@ class BatchLoader:
         self.reader, self.clips, self.rank = reader, clips, rank
         self.on_bad_clip, self.max_bad_share, self.workers = on_bad_clip, max_bad_share, workers
         self.budget = budget
-        self.clips_seen = self.bad_clips = 0  # of this rank, since this loader was made
+        self.clips_seen = self.bad_clips = 0  # clips of this rank since the loader was created
         self.clips_per_step, self.budget, self.ranks = clips_per_step, budget, ranks
         self._frames = np.minimum(clips.frames, reader.settings.max_frames)
 
@@ -113,7 +113,7 @@ class BatchLoader:
                     yield _Job(now, position, ends_step, ends_step and position == plan.steps - 1, clips)
 
     def _load(self, job: _Job, stop: threading.Event) -> LoadedClips:
-        """In a thread: the micro-batch, on the device."""
+        """Runs in a worker thread and returns the micro-batch on the device."""
         loaded = self.reader.batch(self.clips, job.clips, job.epoch, True, stop.is_set)
         return loaded._replace(batch=ahead_on(self.reader.device, loaded.batch))
 

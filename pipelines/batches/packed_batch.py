@@ -27,7 +27,7 @@ class PackedBatch:
     texts: list[str]  # B, the target as text, for scoring
     lengths: list[int]  # B, frames of each clip; sum = F
     poses: Tensor  # [F, 69, 3] float32: x, y, confidence after part normalisation, parts in the order of skeleton.PARTS
-    crops: Tensor  # [N, 3, S, S] uint8: sampled hands, all left ones first, each side by ascending crop_frame
+    crops: Tensor  # [N, 3, S, S] uint8: sampled hands, all left hands first, each side by ascending crop_frame
     crops_per_hand: tuple[int, int]  # (left, right) crops; sum = N
     crop_frame: Tensor  # [N] int64, index into F; a (frame, hand) pair appears at most once
     crop_points: Tensor  # [N, 21, 2] float32: the hand's keypoints in the crop, x and y in [0, 1]

@@ -87,7 +87,7 @@ class ClipReader:
     def read(self, ref: ClipRef, epoch: int, training: bool) -> Sample:
         """One clip. Random choices depend on seed, epoch and clip id; in evaluation, on seed and clip id only.
 
-        Raises InputError for a bad clip: lost or non-finite keypoints, nobody in any frame, or no text.
+        Raises InputError for a bad clip: lost or non-finite keypoints, no person in any frame, or no text.
         """
         store, clip, label_ids = ref
         epoch = epoch if training else 0

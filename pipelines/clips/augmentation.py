@@ -1,7 +1,7 @@
 """Augmentation of keypoints in training: seeded transforms between frame choice and normalisation.
 
 Off by default, as in the paper. `--augment rotation=10 noise=0.01` applies the transforms in the order given, each with
-its own generator for (seed, epoch, clip), so results depend on no worker, rank or interruption.
+its own generator for (seed, epoch, clip), so the result does not depend on workers, ranks or interruptions.
 
 Confidence is kept, so missing joints stay missing; `joint_dropout` alone sets it, to 0. Hand crops are not transformed:
 sampling, boxes and the joints' places in a crop follow the stored keypoints of the frames shown, so the RGB branch
@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 
-SPEED_KNOTS = 5  # of a time warp's speed curve, over a clip
+SPEED_KNOTS = 5  # knots of a time warp's speed curve over a clip
 
 
 class Frames(NamedTuple):
@@ -36,7 +36,8 @@ class Transform(NamedTuple):
 
 
 def time_warp(clip: Frames, strength: float, rng: np.random.Generator) -> Frames:
-    """Varies the speed smoothly, by factors of up to 1 + strength; frames repeat or are left out, none is added."""
+    """Varies the speed smoothly, by factors of up to 1 + strength; frames are repeated or dropped, never
+    interpolated."""
     count = len(clip.numbers)
     if count < 3:
         return clip
@@ -48,10 +49,10 @@ def time_warp(clip: Frames, strength: float, rng: np.random.Generator) -> Frames
 
 
 def rotation(clip: Frames, degrees: float, rng: np.random.Generator) -> Frames:
-    """Rotates the signer within the picture by an angle of up to so many degrees, either way."""
+    """Rotates the signer within the picture by up to `strength` degrees in either direction."""
     angle = math.radians(rng.uniform(-degrees, degrees))
     cos, sin = math.cos(angle), math.sin(angle)
-    turn = np.array([[cos, -sin / clip.aspect], [sin * clip.aspect, cos]])  # of pixels, in fractions
+    turn = np.array([[cos, -sin / clip.aspect], [sin * clip.aspect, cos]])  # pixel coordinates from fractions
     return _moved(clip, (clip.keypoints[..., :2] - 0.5) @ turn.T + 0.5)
 
 
@@ -63,7 +64,7 @@ def scale(clip: Frames, strength: float, rng: np.random.Generator) -> Frames:
 
 def noise(clip: Frames, strength: float, rng: np.random.Generator) -> Frames:
     """Moves every joint by Gaussian noise of standard deviation strength x the larger side of the body's box."""
-    from .keypoint_normalization import CONFIDENT  # late: it imports numba, and settings import this module
+    from .keypoint_normalization import CONFIDENT  # late import: it imports numba, and settings import this module
 
     joints = clip.keypoints[:, clip.body]
     seen = joints[joints[..., 2] > CONFIDENT][:, :2]
@@ -97,7 +98,7 @@ TRANSFORMS: dict[str, Transform] = {
 
 
 def read_augmentation(options: Sequence[str]) -> list[tuple[str, float]]:
-    """The names and strengths in NAME=STRENGTH options. Raises InputError for those that cannot be."""
+    """The names and strengths in NAME=STRENGTH options. Raises InputError if a name or strength is invalid."""
     steps: dict[str, float] = {}
     for option in options:
         name, _, text = option.partition("=")

@@ -21,7 +21,7 @@ from ..store.keypoint_store import KeypointStore
 from ..store.manifest import UNLABELLED, Clip
 
 Tokenize = Callable[[Clip], list[int]]  # a clip's target with its end token; InputError where it has none
-MANY_CLIPS = 20000  # from this many on, tokenising shows a progress bar
+MANY_CLIPS = 20000  # with at least this many clips, tokenising shows a progress bar
 
 
 class ClipRef(NamedTuple):
@@ -44,7 +44,7 @@ class ClipSet(Iterable[ClipRef]):
         start_N: np.ndarray,
         end_N: np.ndarray,
     ):
-        """Clip i is number clip_N[i] of store s = store_N[i], its tokens ids[s][start_N[i] : end_N[i]].
+        """Clip i is number clip_N[i] of store s = store_N[i], its tokens are ids[s][start_N[i] : end_N[i]].
 
         Use `of_split`.
         """
@@ -89,7 +89,7 @@ class ClipSet(Iterable[ClipRef]):
         return ClipRef(self.stores[store], self.stores[store].clips[self._clip_N[number]], label_ids)
 
     def name(self, number: int) -> str:
-        """The clip's id; where its line in the manifest is damaged, its number there."""
+        """The clip's id, or its number if its line in the manifest is damaged."""
         try:
             return self[number].clip.id
         except InputError:
@@ -109,7 +109,8 @@ class ClipSet(Iterable[ClipRef]):
 def _targets(
     store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize, key: object
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All tokens of a store's clips and where each clip's tokens end, from the cache or newly tokenised and cached."""
+    """All tokens of a store's clips and where each clip's tokens end, from the cache; otherwise tokenised now and
+    cached."""
     name = json.dumps([key, len(store.clips), store.manifest_crc32c]).encode()
     file = store.path / "targets" / f"{hashlib.blake2b(name, digest_size=8).hexdigest()}.npz"
     with suppress(Exception):  # missing, or damaged as its checksums show
@@ -136,7 +137,7 @@ def _crc32c(ids: np.ndarray, end_N: np.ndarray) -> int:
 
 
 def _tokenized(store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize) -> tuple[np.ndarray, np.ndarray, bool]:
-    """As `_targets`, and whether all lines of the manifest are intact.
+    """The same arrays as `_targets`, and whether all lines of the manifest are intact.
 
     A clip without a target or with a damaged line gets no tokens; reading the clip raises the error.
     """

@@ -14,7 +14,7 @@ from ..skeleton import WHOLEBODY
 
 Rule = Literal["paper", "published"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-MIN_MEAN_CONFIDENCE = 0.3  # published: hands below it are never sampled
+MIN_MEAN_CONFIDENCE = 0.3  # published: hands below this confidence are never sampled
 MIN_WEIGHT = 1e-5  # published: keeps the most confident frame eligible
 
 

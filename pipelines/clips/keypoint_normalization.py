@@ -14,7 +14,7 @@ from ..skeleton import PARTS, WHOLEBODY, Skeleton
 CONFIDENT = np.float32(0.3)  # a joint counts above this confidence
 MIN_POINTS = 4  # with fewer confident body points, a clip's scale is undefined
 NO_ROOT = -1
-FLOAT16_INFINITY = 0x7C00  # its bits; those of NaN are above
+FLOAT16_INFINITY = 0x7C00  # bit pattern of infinity; NaN patterns are larger
 
 
 @cache
@@ -27,9 +27,8 @@ def _layout(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
 
 
 def choose_frames(frames: int, max_frames: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Which of a clip's frames are used: ascending int64 indices, all of them if there are at most `max_frames`.
-
-    Otherwise a random choice without repetition from `rng`; without `rng` (evaluation) evenly spaced ones.
+    """Selects the frames of a clip to use: ascending int64 indices. All frames if there are at most `max_frames`;
+    otherwise a random choice from `rng` without repetition, or evenly spaced frames if `rng` is None (evaluation).
     """
     if frames <= max_frames:
         return np.arange(frames)
@@ -42,9 +41,9 @@ def normalize_parts(keypoints: np.ndarray, skeleton: Skeleton = WHOLEBODY) -> np
     """The joints in use of a clip's chosen frames, normalised: [T, 133, 3] to float32 [T, 69, 3], values in [-1, 1].
 
     Input: x and y as fractions of width and height, raw confidence (may exceed 1); float16 as stored is fastest.
-    The clip's scale is the larger side of the box around all confident body points; without at least four of them, or
-    at scale 0, all is zero. The body is put into that box as [-1, 1]; hands and face are taken relative to their root
-    joint of the same frame, over the scale. Joints that are not confident are zero.
+    The clip's scale is the larger side of the box around all confident body points; with fewer than four of them, or a
+    scale of 0, all outputs are zero. The body is put into that box as [-1, 1]; hands and face are taken relative to
+    their root joint of the same frame, over the scale. Joints that are not confident are zero.
 
     Raises ValueError unless all numbers of these joints are finite.
     """
@@ -68,10 +67,10 @@ def normalize_parts(keypoints: np.ndarray, skeleton: Skeleton = WHOLEBODY) -> np
 def _select(bits_TVC, joints_J, packed_bits, packed):
     """float16 to float32, the largest magnitude as bits: numba has no float16 on CPUs.
 
-    The wider exponent's offset is 112 more. Setting it by a multiplication gets the numbers right whose exponent is 0.
+    The wider exponent's offset is 112 more. Adjusting it by a multiplication also converts subnormal numbers correctly.
     """
     frames, row = len(bits_TVC), 3 * len(joints_J)
-    halves_N = np.empty(row, np.uint16)  # of one frame, contiguous, so that the next loop is vectorised
+    halves_N = np.empty(row, np.uint16)  # one frame, contiguous, so that the next loop is vectorised
     packed_bits_TN, packed_TN = packed_bits.reshape(-1, row), packed.reshape(-1, row)
     largest = np.uint16(0)
     for t in range(frames):
@@ -108,8 +107,8 @@ def _normalize(packed, ends_P, roots_P, confident):
     if points < MIN_POINTS or scale == 0:
         packed[:] = 0
         return
-    # Joints differ in their origin, and the body in centre and factor. One branch-free loop over contiguous values is
-    # what the compiler vectorises to eight joints per instruction.
+    # Joints differ in their origin, and the body in centre and factor. The compiler vectorises one branch-free loop
+    # over contiguous values to eight joints per instruction.
     x_origin_J, y_origin_J = np.empty(joints, np.float32), np.empty(joints, np.float32)
     centre_J, factor_J = np.zeros(joints, np.float32), np.ones(joints, np.float32)
     x_origin_J[:body], y_origin_J[:body] = (x_min + x_max - scale) / two, (y_min + y_max - scale) / two
@@ -131,7 +130,8 @@ def _normalize(packed, ends_P, roots_P, confident):
 
 @compiled
 def _select_and_normalize(bits_TVC, packed_bits, joints_J, packed, ends_P, roots_P, confident):
-    """Whether all numbers are finite. One call for both: a short clip's numbers take less time than a call."""
+    """Selects and normalises; returns whether all numbers are finite. A single call, because for a short clip the call
+    overhead exceeds the work."""
     finite = _select(bits_TVC, joints_J, packed_bits, packed) < FLOAT16_INFINITY
     if finite:
         _normalize(packed, ends_P, roots_P, confident)

@@ -18,7 +18,7 @@ from ..input_files import read_json, read_text
 from ..targets import language_name
 
 SUFFIXES = (".vtt", ".srt", ".ttml", ".json")
-MAX_BYTES = 16 * 2**20  # of a file; a day of captions has about 3 MB
+MAX_BYTES = 16 * 2**20  # bytes of a file; a day of captions takes about 3 MB
 MAX_TEXT = 10_000  # characters of a caption
 MAX_ELEMENTS = 1_000  # XML elements in a caption
 _REMEDY = "download the captions again, or leave the video out"
@@ -35,10 +35,9 @@ class Caption:
 
 
 def find_captions(name: str, folders: Sequence[Path], language: str | None, where: object) -> list[Path]:
-    """The caption files NAME.SUFFIX and NAME.LANGUAGE.SUFFIX in `folders` that may be used, the best one first.
-
-    Of several languages those in `language` are taken (None: there must be only one), before files whose names say no
-    language. Raises InputError, its place being `where`, if there is none.
+    """The usable caption files NAME.SUFFIX and NAME.LANGUAGE.SUFFIX in `folders`, best first. Files in `language`
+    (None: there must be only one language) come before files whose names give no language. Raises InputError, naming
+    `where`, if there is none.
     """
     paths = (file for folder in folders for file in sorted(folder.glob(f"{glob.escape(name)}.*")))
     named = {file: language_of(file, name) for file in paths if file.suffix in SUFFIXES}
@@ -52,7 +51,7 @@ def find_captions(name: str, folders: Sequence[Path], language: str | None, wher
     files = list(named)
     if language and language in spoken:
         files = [file for file in files if named[file] == language]
-    elif language and spoken:  # without a language in the name it may be any
+    elif language and spoken:  # a name without a language may be in any language
         files = [file for file in files if not named[file]]
         if not files:
             problem = f"has captions in {', '.join(sorted(spoken))} and none in {language}"
@@ -63,7 +62,7 @@ def find_captions(name: str, folders: Sequence[Path], language: str | None, wher
 def language_of(file: Path, name: str) -> str:
     """The language in the name of a caption file of video `name`, as yt-dlp writes it (NAME.en.vtt, NAME.en-US.vtt).
 
-    "" if it says none.
+    "" if the name gives none.
     """
     words = file.name.removeprefix(f"{name}.").split(".")
     code = words[-2].split("-")[0].split("_")[0].lower() if len(words) > 1 else ""
@@ -93,13 +92,13 @@ def _of_json(path: Path) -> list[Caption]:
 
 
 def _of_subtitles(path: Path) -> list[Caption]:
-    from pysubs2 import SSAFile  # late: a dependency of captions alone
+    from pysubs2 import SSAFile  # late import: only captions need it
 
     text = read_text(path, MAX_BYTES).replace("\r\n", "\n").replace("\r", "\n")
     kind = path.suffix.removeprefix(".")
     text = _checked_ttml(path, text) if kind == "ttml" else _blocks(text)
     try:
-        # Tags are removed here: the parser's own expressions take quadratic time on some texts.
+        # Remove tags here: the parser's own regular expressions take quadratic time on some texts.
         options = {} if kind == "ttml" else {"keep_html_tags": True}
         events = SSAFile.from_string(text, kind, **options).events
     except (ValueError, KeyError, NotImplementedError, RecursionError, OverflowError) as error:
@@ -108,25 +107,25 @@ def _of_subtitles(path: Path) -> list[Caption]:
 
 
 def _plain(text: str) -> str:
-    """Without SubStation's override tags and HTML's, in linear time."""
+    """Removes SubStation override tags and HTML tags, in linear time."""
     text = re.sub(r"\\[Nn]", "\n", re.sub(r"\{[^{}]*\}", "", text)).replace("\\h", " ")
     return html.unescape(re.sub(r"<[^<>]*>", "", text)).strip()
 
 
 def _blocks(text: str) -> str:
-    """SRT or WebVTT with its cues alone: pysubs2 adds comments and names of cues to the caption before them."""
+    """SRT or WebVTT reduced to its cues: pysubs2 appends comments and cue names to the preceding caption."""
     blocks = re.split(r"\n[ \t]*(?=\n)", text)
     cues = [block.strip("\n") for block in blocks if "-->" in block]
     return "\n\n".join(cue[_cue_start(cue) :] for cue in cues) + "\n"
 
 
 def _cue_start(cue: str) -> int:
-    """Where the line with the times starts; a line before it is the name of the cue."""
+    """Index of the line with the times; a line before it is the cue's name."""
     return cue.rfind("\n", 0, cue.index("-->")) + 1
 
 
 def _checked_ttml(path: Path, text: str) -> str:
-    """The document without what pysubs2 passes over in silence or takes quadratic time for.
+    """The document without the parts that pysubs2 silently ignores or needs quadratic time for.
 
     Raises InputError if it is not XML, declares entities or holds captions outside body/div/p.
     """
@@ -142,6 +141,6 @@ def _checked_ttml(path: Path, text: str) -> str:
     for paragraph in paragraphs:
         if sum(1 for _ in paragraph.iter()) > MAX_ELEMENTS or sum(map(len, paragraph.itertext())) > MAX_TEXT:
             raise InputError(path, f"has a caption of more than {MAX_TEXT} characters or {MAX_ELEMENTS} tags", _REMEDY)
-        if "dur" in paragraph.attrib:  # pysubs2 knows it by another name
+        if "dur" in paragraph.attrib:  # pysubs2 uses another name for it
             paragraph.set("duration", paragraph.attrib.pop("dur"))
     return ElementTree.tostring(root, "unicode")

@@ -91,7 +91,7 @@ class _BadClips:
         bad = len(self.errors)
         if bad > self.max_share * self.total or bad == self.total:
             problem = f"{bad} of {self.total} clips are bad already, --max-bad-share is {self.max_share}"
-            raise InputError(self.labels, problem, "mend the clips named above, or allow a larger share")
+            raise InputError(self.labels, problem, "fix the clips named above, or allow a larger share")
 
 
 class _Files:
@@ -100,13 +100,13 @@ class _Files:
     def __init__(self, format: ModuleType, poses: Path, videos: Path | None):
         self.format = format
         self.poses, self.videos = NamedFiles(poses), None if videos is None else NamedFiles(videos)
-        self._video_info = lru_cache(maxsize=4)(read_video_info)  # a recording has many clips, one after the other
+        self._video_info = lru_cache(maxsize=4)(read_video_info)  # successive clips usually share a recording
         self._pose = lru_cache(maxsize=1)(format.read_pose)
 
     def unlabelled(self) -> list[Label]:
         """A label without text for every pose file."""
         folder, suffixes = self.poses.folder, self.format.SUFFIXES
-        if suffixes == ("",):  # a folder is a clip's
+        if suffixes == ("",):  # one folder per clip
             paths = {path.parent for path in folder.rglob("*_keypoints.json") if path.parent != folder}
         else:
             paths = {path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not is_hidden(path)}
@@ -117,20 +117,21 @@ class _Files:
         return [Label(name, UNLABELLED, "", "", name, name) for name in names]
 
     def video(self, label: Label) -> tuple[Path | None, bool, VideoInfo | None]:
-        """The file, whether it is the whole recording, and its properties; (None, False, None) without videos."""
+        """The video file, whether it is the whole recording, and its properties; (None, False, None) without videos."""
         if self.videos is None:
             return None, False, None
         path, whole = _find(self.videos, label.video, label, VIDEO_SUFFIXES)
         return path, whole, self._video_info(path)
 
     def pose(self, label: Label, video: VideoInfo | None) -> tuple[Path, bool, Pose]:
-        """The file, whether it covers the whole recording, and its content."""
+        """The pose file, whether it covers the whole recording, and its content."""
         path, whole = _find(self.poses, label.pose, label, self.format.SUFFIXES)
         return path, whole, self._pose(path, video)
 
 
 def _find(files: NamedFiles, name: str, label: Label, suffixes: tuple[str, ...]) -> tuple[Path, bool]:
-    """The file of `name`, or else of the recording, in the folder or its subfolder of the split, and which it is."""
+    """Looks in the folder and in its subfolder of the split for a file of `name`, then of the recording; also returns
+    which it is."""
     for stem in (name, label.recording) if label.recording else (name,):
         for suffix in (*suffixes, *map(str.upper, suffixes)):
             for place in (f"{stem}{suffix}", f"{label.split}/{stem}{suffix}"):
@@ -173,7 +174,8 @@ def _add_clip(writer: KeypointStoreWriter, label: Label, files: _Files, language
 def _placed(
     pose: Pose, pose_whole: bool, video: VideoInfo, video_whole: bool, label: Label, where: Path
 ) -> tuple[np.ndarray, int]:
-    """The clip's keypoints, without frames at the end that cannot be decoded, and the video frame of the first."""
+    """The clip's keypoints, without trailing frames that cannot be decoded, and the video frame of the first keypoint
+    frame."""
     if pose_whole and not video_whole:
         problem = "is of the whole recording, the video of the clip alone"
         raise InputError(where, problem, "give videos of the recordings, or poses of the clips")
@@ -192,5 +194,5 @@ def _placed(
     keypoints = keypoints[first - pose.start : max(first, last) - pose.start]
     if len(keypoints) == 0:
         problem = f"has no frame from {label.start} to {label.end} s"
-        raise InputError(f"{where}: keypoints", problem, "mend the times, or leave the clip out")
+        raise InputError(f"{where}: keypoints", problem, "correct the times, or leave the clip out")
     return keypoints, first

@@ -1,6 +1,6 @@
 """`.pose` files of MediaPipe Holistic (the binary format of the pose-format library, versions 0.0 to 0.2) -> Pose.
 
-Read are the components POSE_LANDMARKS (33 points), FACE_LANDMARKS (the mesh of 468 or 478), LEFT_HAND_LANDMARKS and
+Reads the components POSE_LANDMARKS (33 points), FACE_LANDMARKS (the mesh of 468 or 478), LEFT_HAND_LANDMARKS and
 RIGHT_HAND_LANDMARKS (21 each); x and y are pixels of the width and height in the header. The face's 68 points are taken
 from the mesh at the vertices that pose-format's own pose_converter pairs with OpenPose's face. The small toes (joints
 18, 21) are not in Holistic and get confidence 0; Uni-Sign does not use them. Confidence is MediaPipe's visibility for
@@ -63,8 +63,8 @@ def read_places(path: Path, places: Mapping[int, tuple[str, str]], skeleton: Ske
     try:
         content = DotPose.read(path.read_bytes())
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "name a file that is there") from None
-    except Exception as error:  # damaged bytes make the library raise anything
+        raise InputError(path, f"cannot be read ({error.strerror})", "name an existing file") from None
+    except Exception as error:  # on damaged bytes the library may raise any exception
         problem = f"is not a whole .pose file ({type(error).__name__}: {error})"
         raise InputError(path, problem, "copy the file again") from None
     columns = _columns(content.header.components, path, places, skeleton)
@@ -75,8 +75,8 @@ def read_places(path: Path, places: Mapping[int, tuple[str, str]], skeleton: Ske
     persons[:, :, joints, 2] = content.body.confidence[:, :, list(columns.values())]
     size = content.header.dimensions
     if size.width == 0 or size.height == 0:
-        raise InputError(path, "says no width and height", "write it again with the video's dimensions")
-    # Always pixels in this format, and never to be taken for fractions however small.
+        raise InputError(path, "gives no width and height", "write it again with the video's dimensions")
+    # This format always has pixels, however small the values.
     with np.errstate(invalid="ignore"):  # make_pose refuses infinite numbers
         persons[..., :2] /= (size.width, size.height)
     pose = make_pose(signer_of(list(persons), skeleton), path, None, fps=float(content.body.fps), skeleton=skeleton)
@@ -84,7 +84,7 @@ def read_places(path: Path, places: Mapping[int, tuple[str, str]], skeleton: Ske
 
 
 def _columns(components: list, path: Path, places: Mapping[int, tuple[str, str]], skeleton: Skeleton) -> dict[int, int]:
-    """Joint -> the point's place among all points of the file."""
+    """Joint -> index of its point among all points of the file."""
     points = [(component.name, point) for component in components for point in component.points]
     there = {point: place for place, point in enumerate(points)}
     columns = {joint: there[point] for joint, point in places.items() if point in there}

@@ -1,6 +1,6 @@
-"""The pose formats by the names that --format takes, each a module of this package; pose.py says what it has.
+"""The pose formats by the names that --format takes, each a module of this package; pose.py describes its interface.
 
-Modules are imported when they are used, so that --help is quick.
+Modules are imported on first use, so that --help is fast.
 """
 
 from importlib import import_module

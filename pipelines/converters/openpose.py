@@ -29,13 +29,13 @@ SOURCE = {
     "version": "not recorded in the files",
     "coordinates": "x / width, y / height, raw confidence",
 }
-# For each body model, by its number of joints, where in it COCO-WholeBody's joints from 0 on are.
+# For each body model, by its number of joints: the indices of COCO-WholeBody's joints 0, 1, ... in it.
 BODY = {
     25: [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11, 19, 20, 21, 22, 23, 24],
     18: [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10],
 }
 FACE = np.arange(23, 91)
-FILE = re.compile(r"(?!\._)(.*?)_?(\d{1,15})_keypoints\.json")  # video, frame; macOS writes ._* beside each
+FILE = re.compile(r"(?!\._)(.*?)_?(\d{1,15})_keypoints\.json")  # video, frame; macOS writes a ._* file beside each
 
 
 def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
@@ -56,7 +56,7 @@ def read_folder(
         raise InputError(path, "holds no *_keypoints.json", "name the folder that OpenPose wrote with --write_json")
     if len(videos) > 1:
         problem = f"holds the frames of {len(videos)} videos ({videos[0]}, {videos[1]}, ...)"
-        raise InputError(path, problem, "give each video a folder of its own")
+        raise InputError(path, problem, "put each video's files into a separate folder")
     files = {int(match[2]): file for match, file in found if match}
     for frame in range(len(files)):
         if frame not in files:

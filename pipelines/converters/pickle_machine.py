@@ -33,9 +33,8 @@ _PER_ENTRY = 100  # bytes of a dict or set
 
 
 class Machine:
-    """One pickle's stack and memo. `run` gives its value, in which records stand for arrays.
-
-    Afterwards `shared` holds the ids of all objects that may occur in it more than once.
+    """One pickle's stack and memo. `run` gives its value, in which records represent arrays. Afterwards `shared` holds
+    the ids of all objects that may occur more than once in the value.
     """
 
     def __init__(self, content: bytes):
@@ -68,7 +67,7 @@ class Machine:
     def _charge(self, size: int) -> None:
         self._room -= size
         if self._room < 0:
-            raise PickleError("it would take much more memory than its size")
+            raise PickleError("it would need far more memory than its size")
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
@@ -158,7 +157,7 @@ class Machine:
 
     def _tuple(self, size: int) -> None:
         if len(self._stack) < size:
-            raise PickleError("a tuple of more than there is")
+            raise PickleError("a tuple of more items than the stack holds")
         items = tuple(self._stack[len(self._stack) - size :])
         del self._stack[len(self._stack) - size :]
         self._stack.append(items)
@@ -197,7 +196,7 @@ class Machine:
         self._charge(_PER_ENTRY * size)
         self._odd_keys += 1 + size  # long tuples of one hash are slow to compare
         if self._odd_keys > MAX_ODD_KEYS:
-            raise PickleError(f"more than {MAX_ODD_KEYS} keys that are no texts")
+            raise PickleError(f"more than {MAX_ODD_KEYS} keys that are not text")
         if kind is tuple and not any(type(x) is tuple for x in value):
             return tuple(map(self._key, value))
         if kind in (int, float) or isinstance(value, np.generic):
@@ -226,7 +225,7 @@ class Machine:
 
     def _global(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise PickleError("a global whose name is no text")
+            raise PickleError("a global whose name is not text")
         function = _GLOBALS.get((str(module), str(name)))
         if function is None:
             raise ForbiddenGlobal(f"{module}.{name}")
@@ -235,7 +234,7 @@ class Machine:
     def _reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(function) is not _Function or type(arguments) is not tuple:
-            raise PickleError("a call of what is no function")
+            raise PickleError("a call of something that is not a function")
         self._stack.append(function.call(self, *arguments))
 
     def _build(self) -> None:
@@ -243,7 +242,8 @@ class Machine:
         record = self._top(ArrayRecord, DtypeRecord)
         (build_array if type(record) is ArrayRecord else build_dtype)(record, state)
 
-    # What the globals do ----------------------------------------------------------------------------------------------
+    # Implementations of the globals
+    # ----------------------------------------------------------------------------------------------
 
     def _copy(self, values: Any = (), *, kind: type) -> object:
         if type(values) not in (list, tuple, set, frozenset):
@@ -255,13 +255,13 @@ class Machine:
             return kind(self._fill_set(set(), list(values)))
         if kind in (dict, OrderedDict):
             if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in values):
-                raise PickleError("a dict of what are no pairs")
+                raise PickleError("a dict of items that are not pairs")
             return self._fill_dict(kind(), [tuple(pair) for pair in values])
         return kind(values)
 
     def _encode(self, text: str, encoding: str) -> bytes:
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise PickleError("bytes in another encoding than latin-1")
+            raise PickleError("bytes in an encoding other than latin-1")
         self._charge(len(text))
         return text.encode("latin-1")
 
@@ -272,7 +272,7 @@ class Machine:
 
     def _frombuffer(self, data: object, dtype: object, shape: object, order: object, axes: object = None):
         if order not in ("C", "F", "K") or (axes is None) != (order != "K"):
-            raise PickleError("an array in another order than C, F or K")
+            raise PickleError("an array in an order other than C, F or K")
         record = ArrayRecord()
         build_array(record, (1, shape, dtype, order == "F", data))
         record.axes = axes
@@ -287,11 +287,11 @@ class Machine:
         return make_dtype(*arguments)
 
     def _no_call(self, *arguments: object) -> None:
-        raise PickleError("an array that is made by its constructor")
+        raise PickleError("an array created by its constructor")
 
 
 class _Function:
-    """What a global of the list stands for: a method of Machine."""
+    """The method of Machine that implements an allowed global."""
 
     def __init__(self, call: Callable):
         self.call = call

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-EXPANDED, EXPANDED_PER_BYTE = 64 * 2**20, 8  # limit on the size without sharing: fixed bytes, and per byte of pickle
+EXPANDED, EXPANDED_PER_BYTE = 64 * 2**20, 8  # limit on the size without sharing: bytes, bytes per byte of pickle
 MAX_DEPTH = 64
 MAX_DIMENSIONS = 32
 _SPEC = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|O8?|[US](?:0|[1-9][0-9]{0,5})")
@@ -115,11 +115,11 @@ def array_of(record: DtypeRecord, shape: tuple, fortran: bool, data: bytes) -> n
         return np.zeros(shape, dtype)
     array = np.frombuffer(data, dtype)
     if dtype.kind == "b":
-        array = np.frombuffer(data, np.uint8) != 0  # a byte may be more than 1
+        array = np.frombuffer(data, np.uint8) != 0  # a byte of a bool may exceed 1
     if dtype.kind == "U":
         codes = np.frombuffer(data, dtype.str[0] + "u4")
         if (codes > 0x10FFFF).any() or (codes >> 11 == 0xD800 >> 11).any():
-            raise PickleError("a text with characters that do not exist")
+            raise PickleError("a text with invalid characters")
     return array.reshape(shape, order="F" if fortran else "C")
 
 
@@ -129,8 +129,8 @@ class Finisher:
     def __init__(self, shared: set[int], pickle_bytes: int):
         self._shared = shared
         self._limit = EXPANDED + EXPANDED_PER_BYTE * pickle_bytes
-        self._made = 0  # bytes so far
-        self._finished: dict[int, tuple[object, object, int] | None] = {}  # of shared objects: object, result, size
+        self._made = 0  # bytes allocated so far
+        self._finished: dict[int, tuple[object, object, int] | None] = {}  # for shared objects: object, result, size
 
     def finish(self, value: object) -> object:
         """The value of a Machine with all records replaced by arrays. Raises PickleError."""
@@ -164,7 +164,7 @@ class Finisher:
 
     def _checked(self, result: object, size: int) -> tuple[object, int]:
         if size > self._limit:
-            raise PickleError("it holds the same lists or arrays so often that they would take too much memory")
+            raise PickleError("it repeats the same lists or arrays so often that they would need too much memory")
         return result, size
 
     def _make(self, size: int) -> None:
@@ -214,7 +214,7 @@ class Finisher:
 
     def _object_array(self, record: ArrayRecord, depth: int) -> tuple[object, int]:
         if type(record.data) is not list or len(record.data) != math.prod(record.shape):
-            raise PickleError("an array of objects with another number of them")
+            raise PickleError("an array of objects with a wrong number of objects")
         self._make(16 * len(record.data))
         items, size = self._contents(tuple(record.data), depth)
         array = np.empty(len(items), object)
@@ -231,7 +231,7 @@ def _transposed(array: np.ndarray, axes: object) -> np.ndarray:
     if axes is None:
         return array
     if type(axes) is not tuple or not all(type(axis) is int for axis in axes):
-        raise PickleError("an array whose axes have no order")
+        raise PickleError("an array with invalid axes")
     if sorted(axes) != list(range(array.ndim)):
-        raise PickleError("an array whose axes have no order")
+        raise PickleError("an array with invalid axes")
     return array.transpose(axes)

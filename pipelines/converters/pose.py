@@ -19,7 +19,7 @@ from ..skeleton import JOINTS, WHOLEBODY, Skeleton
 
 AGAIN = "extract the pose again"
 SEEN = 0.3  # joints with at most this confidence are unreliable
-MAX_SIDE = 2**16  # of a picture
+MAX_SIDE = 2**16  # pixels of a picture's side
 PIXELS = 2  # coordinates with a larger median are pixels: fractions rarely exceed 1
 # rtmlib's to_openpose inserts the neck as joint 1 and reorders the body. For each COCO joint, its index in that order;
 # joints from 17 on are shifted by one (rtmlib, convert_coco_to_openpose in pose_estimation/post_processings.py).
@@ -56,8 +56,8 @@ def make_pose(
     """A Pose of keypoints [T, 133, 3] in fractions, or in pixels of the video's picture.
 
     `w_h` is the picture's size where the file says one. The most confident joints decide whether coordinates are
-    pixels. Raises InputError, naming the file `where`, on no frames, NaN, nobody in any frame, pixels of an unknown or
-    changing size, or points that are all in one place.
+    pixels. Raises InputError, naming the file `where`, if there are no frames, NaN values, no person in any frame,
+    pixels of a picture of unknown or changing size, or if all points coincide.
     """
     if len(keypoints) == 0:
         raise InputError(f"{where}: keypoints", "have no frame", AGAIN)
@@ -87,7 +87,7 @@ def make_pose(
 
 
 def picture_size(video: VideoInfo | None, w_h: Any = None) -> tuple[int, int] | None:
-    """The size of the picture that the pose was taken from: the video's, or w_h where the file says it was another.
+    """The size of the picture that the pose was taken from: the video's, or w_h if the file gives a different one.
 
     Some files have w_h swapped; the video's size resolves this.
     """
@@ -102,7 +102,7 @@ def picture_size(video: VideoInfo | None, w_h: Any = None) -> tuple[int, int] | 
 
 
 def check_signer(keypoints: np.ndarray, where: object, skeleton: Skeleton = WHOLEBODY) -> None:
-    """Raises InputError if nobody is found in any frame: no joint that the model sees has any confidence."""
+    """Raises InputError if no person is found in any frame: every joint that the model uses has confidence 0."""
     if not (keypoints[:, skeleton.packed_joints, 2] > 0).any():
         raise InputError(f"{where}: keypoints", f"nobody is found in any of {len(keypoints)} frames", "leave it out")
 
@@ -113,7 +113,7 @@ def persons_of(points: object, scores: object, where: object) -> np.ndarray:
     134 joints are in rtmlib's openpose-style order and are reordered. Raises InputError on anything else.
     """
     try:
-        with np.errstate(over="ignore"):  # make_pose refuses what becomes infinite
+        with np.errstate(over="ignore"):  # make_pose rejects values that become infinite
             points, scores = np.asarray(points, np.float32), np.asarray(scores, np.float32)
     except (TypeError, ValueError, OverflowError):
         raise InputError(where, "is not an array of numbers", AGAIN) from None
@@ -130,7 +130,7 @@ def persons_of(points: object, scores: object, where: object) -> np.ndarray:
 
 
 def signer_of(frames: list[np.ndarray], skeleton: Skeleton = WHOLEBODY) -> np.ndarray:
-    """The signer's keypoints [T, 133, 3] of frames [persons, 133, 3] each; zeros where the signer is not found."""
+    """The signer's keypoints [T, 133, 3] of frames [persons, 133, 3] each; zeros in frames without the signer."""
     sure = any((persons[:, skeleton.packed_joints, 2] > SEEN).any() for persons in frames)
     boxes = [_boxes(persons[:, skeleton.packed_joints], SEEN if sure else 0) for persons in frames]
     keypoints = np.zeros((len(frames), len(skeleton.joints), 3), np.float32)

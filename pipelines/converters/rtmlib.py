@@ -1,9 +1,10 @@
-"""What rtmlib's Wholebody returns for every frame, saved: keypoints (persons, 133, 2) in pixels, scores (persons, 133).
+"""Saved results of rtmlib's Wholebody, frame by frame: keypoints (persons, 133, 2) in pixels, scores (persons, 133).
 
-rtmlib itself saves nothing, so any of these is read: keypoints and scores of T frames each, as entries of an .npz file,
-as a dict in a pickle, JSON or .npy file, or a list of such dicts with one frame each in those; an .npy array (T, 133,
-3) or (T, persons, 133, 3) of x, y, score. In the order of `to_openpose` there are 134 joints; its body is put back into
-COCO's order and the neck dropped. All 133 joints are there. w_h says the picture's size if it is not the video's.
+rtmlib itself saves nothing, so several layouts are accepted: keypoints and scores of T frames each, as entries of an
+.npz file, as a dict in a pickle, JSON or .npy file, or a list of such dicts with one frame each in those; an .npy array
+(T, 133, 3) or (T, persons, 133, 3) of x, y, score. In the order of `to_openpose` there are 134 joints; the body is
+reordered to COCO's order and the neck is dropped. All 133 joints are there. w_h gives the picture's size if it differs
+from the video's.
 """
 
 from pathlib import Path
@@ -35,7 +36,7 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
         content = {"keypoints": [points for points, _ in pairs], "scores": [scores for _, scores in pairs]}
     points, scores = frames_of(content, path)
     assert isinstance(content, dict)
-    if isinstance(points, np.ndarray) and points.ndim == 3:  # one person, without that axis
+    if isinstance(points, np.ndarray) and points.ndim == 3:  # a single person, without the persons axis
         points, scores = points[:, None], [[row] for row in scores]
     frames = [persons_of(points[t], scores[t], f"{path}: frame {t}") for t in range(len(points))]
     return make_pose(signer_of(frames), path, video, content.get("w_h"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..input_files import MAX_BYTES, read_at_most, read_bytes  # a pose file of an hour at 30 fps in float64 has 345 MB
+from ..input_files import MAX_BYTES, read_at_most, read_bytes  # an hour of poses at 30 fps in float64 takes 345 MB
 from .pickle_machine import Machine
 from .pickle_records import ArrayRecord, Finisher, ForbiddenGlobal, PickleError, make_dtype
 
@@ -24,7 +24,7 @@ def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX
     """The object in a pickle (gzip-compressed if `compressed`): numpy arrays and scalars, containers, texts, numbers.
 
     Arrays are read-only views of the file content. Raises InputError if the file is missing, truncated, larger than
-    `max_bytes` once decompressed, names any global beyond those, or takes much more memory than its size.
+    `max_bytes` once decompressed, names any other global, or needs far more memory than its size.
     """
     path = Path(path)
     if not compressed:
@@ -44,7 +44,7 @@ def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX
 def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
     """The array of an .npy file, or the arrays of an .npz file by name; a single saved object is returned as it is.
 
-    Arrays of objects are pickles and read as `load_pickle` does. Raises InputError as that does.
+    Arrays of objects are pickles, read as by `load_pickle`. Raises InputError in the same cases.
     """
     path = Path(path)
     content = read_bytes(path, max_bytes, _CUT)
@@ -55,7 +55,7 @@ def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
             entries = {entry.filename: entry for entry in archive.infolist()}.values()
             size = sum(entry.file_size for entry in entries)
             contents = {entry.filename: _read_entry(archive, entry) for entry in entries if size <= max_bytes}
-    except Exception as error:  # damaged bytes make zipfile raise anything
+    except Exception as error:  # on damaged bytes zipfile may raise any exception
         problem = f"is not a whole .npz file ({type(error).__name__}: {error})"
         raise InputError(path, problem, "copy the file again") from None
     if size > max_bytes:
@@ -64,12 +64,12 @@ def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """The bytes of an entry, which take no more memory than it says it has, whatever its compressed bytes are."""
+    """The bytes of an entry; never allocates more memory than the entry's declared size."""
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{entry.filename} is compressed in another way than numpy does")  # bzip2 has no limit
+        raise ValueError(f"{entry.filename} uses a compression method that numpy does not write")  # bzip2 has no limit
     with archive.open(entry) as file:
-        content = read_at_most(file, entry.file_size)  # in pieces: `ZipFile.read` inflates everything at once
-    assert content is not None  # zipfile gives no more than file_size
+        content = read_at_most(file, entry.file_size)  # in chunks: `ZipFile.read` inflates everything at once
+    assert content is not None  # zipfile returns at most file_size bytes
     return content
 
 

@@ -1,9 +1,7 @@
 """The poses published with Uni-Sign: one pickle per clip, {keypoints: T arrays (persons, 133, 2), scores: T arrays
-(persons, 133)}, at times with w_h, start and end.
-
-Also accepted, since files in circulation have them: nested lists, pixels instead of fractions, swapped w_h, several
-persons or nobody in a frame, scores above 1, rtmlib's openpose-style order of 134 joints. Person 0 is the signer, as in
-the published code. All 133 joints are there.
+(persons, 133)}, sometimes with w_h, start and end. Also accepted, since published files contain them: nested lists,
+pixels instead of fractions, swapped w_h, several persons or none in a frame, scores above 1, rtmlib's openpose-style
+order of 134 joints. Person 0 is the signer, as in the published code. All 133 joints are there.
 """
 
 from pathlib import Path
@@ -25,9 +23,8 @@ SOURCE = {
 
 
 def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
-    """A pose file's range start..end, all of it if it names none.
-
-    A frame with nobody is zeros with confidence 0. Raises InputError naming the file and field.
+    """The frames start..end of a pose file, or all of them if it gives no range. A frame without persons is all zeros.
+    Raises InputError naming the file and field.
     """
     content = load_pickle(path)
     points, scores = frames_of(content, path)
@@ -42,7 +39,7 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
 
 
 def frames_of(content: object, where: object) -> tuple[list | np.ndarray, list | np.ndarray]:
-    """The keypoints and scores of a dict, one entry a frame. Raises InputError if it has none."""
+    """The keypoints and scores of a dict, one entry per frame. Raises InputError if it has none."""
     if not isinstance(content, dict) or not {"keypoints", "scores"} <= content.keys():
         raise InputError(where, "holds no dict with keypoints and scores", "choose the --format that the file has")
     points, scores = content["keypoints"], content["scores"]

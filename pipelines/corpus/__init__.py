@@ -1,1 +1,1 @@
-"""A corpus as a whole: its statistics, its recordings."""
+"""A whole corpus: its statistics and recordings."""

@@ -16,7 +16,7 @@ from ..store.manifest import Clip
 
 
 class Recording(NamedTuple):
-    """A clip of a store under the name the user gave."""
+    """A clip of a store, under the name that the user gave."""
 
     name: str
     store: KeypointStore
@@ -24,24 +24,23 @@ class Recording(NamedTuple):
 
     @property
     def video(self) -> str:
-        """The whole path of its video, "" if it has none."""
+        """The full path of its video, "" if it has none."""
         return str(self.store.video(self.clip).resolve()) if self.clip.source else ""
 
 
 def recordings_of_store(path: Path) -> Iterable[Recording]:
-    """All clips of a store, called after their videos; InputError if it is not one."""
+    """All clips of a store, named after their videos. Raises InputError if `path` is not a store."""
     store = KeypointStore.open(path)
     return (Recording(str(store.video(clip)) if clip.source else clip.id, store, clip) for clip in store.clips)
 
 
 def known_recordings(video: Path, stores: Sequence[KeypointStore] = ()) -> list[Recording]:
-    """The clips of this video in one of `stores`, or else in a store near it.
-
-    Near are its folder, the one above, as in the demo corpus, and the folders in these two. [] if no such store knows
-    the video. Raises InputError if there is no such video.
+    """The clips of this video in one of `stores`, or else in a nearby store: in the video's folder, its parent (as in
+    the demo corpus), or a subfolder of either. [] if no such store knows the video. Raises InputError if there is no
+    such video.
     """
     if not video.is_file():
-        raise InputError(video, "there is no such video", "name a video that is there")
+        raise InputError(video, "there is no such video", "name an existing video")
     whole = video.absolute()
     near = (whole.parent, whole.parent.parent)
     beside = [file.parent for folder in near for place in ("store.json", "*/store.json") for file in folder.glob(place)]
@@ -67,9 +66,10 @@ def estimated_recordings(
 ) -> tuple[list[Recording], list[InputError]]:
     """The videos with keypoints by a PersonDetector and a PoseNetwork, in a new store below `folder`.
 
-    Also why others are left out; these are named on stderr. `language` is that of the texts to come.
+    Also the reasons why other videos are left out; these are reported on stderr. `language` is that of the texts to be
+    generated.
     """
-    from ..pose_estimation.extraction import Work, extract  # of an optional extra
+    from ..pose_estimation.extraction import Work, extract  # late import: an optional dependency
 
     work = [Work(video, folder / "poses" / f"{number}.pkl") for number, video in enumerate(videos)]
     bad = extract(work, detector, network).bad

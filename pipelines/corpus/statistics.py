@@ -1,8 +1,8 @@
 """Statistics of a corpus of keypoint stores: durations, text lengths, vocabulary and overlap between splits.
 
-The figure shows what the paper's Figures 2 and 8 show of CSL-News. A Chinese text's units are characters, as there, and
-so are those of other languages written without spaces. The units of all others are words. Punctuation and case do not
-count. Clips are read one by one, and a few numbers kept of each.
+The figure corresponds to the paper's Figures 2 and 8 for CSL-News. Texts are counted in units: characters for Chinese,
+as in the paper, and for other languages written without spaces; words for all other languages. Punctuation and case are
+ignored. Clips are read one at a time, and only a few numbers per clip are kept.
 """
 
 import re
@@ -24,13 +24,13 @@ from ..store.manifest import ALL_SPLITS, Clip
 from ..targets import LANGUAGES, has_spaces, language_code
 
 FORMATS = (".png", ".svg", ".pdf")
-SHOWN = 5  # examples of each kind of duplicate
-LONGEST = 99.5  # percent of the clips that the figure's axes reach
+SHOWN = 5  # examples shown of each kind of duplicate
+LONGEST = 99.5  # percentile of the clips at which the figure's axes end
 
 
 @dataclass
 class Group:
-    """The clips of one language and split: seconds and text lengths clip by clip, how often each unit occurs."""
+    """The clips of one language and split: seconds and text length of each clip, and how often each unit occurs."""
 
     seconds: array = field(default_factory=lambda: array("f"))
     lengths: array = field(default_factory=lambda: array("I"))
@@ -44,7 +44,7 @@ class Corpus:
     stores: list[KeypointStore]
     groups: dict[tuple[str, str], Group]  # (language code, split), in the order of LANGUAGES and ALL_SPLITS
     splits: np.ndarray  # of each clip: which of ALL_SPLITS, uint8
-    texts: np.ndarray  # of each clip: a 64-bit hash of its text, white space made single spaces
+    texts: np.ndarray  # of each clip: a 64-bit hash of its text with normalised white space
     keypoints: np.ndarray  # of each clip: checksum and number of frames of its keypoints, uint64
 
     def languages(self) -> list[str]:
@@ -65,10 +65,10 @@ class Corpus:
 
 
 def read_corpus(paths: Sequence[Path]) -> Corpus:
-    """Raises InputError if one of `paths` is not a whole store, or all are empty."""
+    """Raises InputError if one of `paths` is not a complete store, or all are empty."""
     stores = [KeypointStore.open(path) for path in paths]
     if not any(len(store.clips) for store in stores):
-        raise InputError(", ".join(map(str, paths)), "there is no clip", "name stores that have some")
+        raise InputError(", ".join(map(str, paths)), "there is no clip", "name stores that contain clips")
     groups: dict[tuple[str, str], Group] = defaultdict(Group)
     splits, texts = array("B"), array("Q")
     console = Console(stderr=True)
@@ -96,7 +96,7 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
 
 
 def unit_name(language: str) -> str:
-    """What a text is counted in: words, or characters where no spaces separate them."""
+    """The unit in which a text is counted: words, or characters if the language is written without spaces."""
     return "words" if has_spaces(language) else "characters"
 
 
@@ -106,10 +106,9 @@ def units_of(text: str, language: str) -> list[str]:
 
 
 def describe(corpus: Corpus) -> str:
-    """A table by language and split: clips, hours, seconds a clip, units a text, vocabulary, singletons, unknown units.
-
-    Singletons are units that occur once. Unknown are those that the train split of the language does not have, in
-    percent of all that occur, not of the vocabulary.
+    """A table by language and split: clips, hours, seconds per clip, units per text, vocabulary, singletons, unknown
+    units. Singletons are units that occur once. Unknown units do not occur in the train split of the language; they are
+    given in percent of all occurrences, not of the vocabulary.
     """
     rows: list[tuple[str, ...]] = [
         ("", "clips", "hours", "s a clip", "text length", "vocabulary", "singletons", "unknown %")
@@ -148,7 +147,8 @@ def _together(groups: list[Group]) -> Group:
 
 
 def duplicates(corpus: Corpus) -> str:
-    """What is in more than one split: keypoints (equal checksum and length) and texts, counted, and the first few."""
+    """Keypoints (equal checksum and length) and texts that occur in more than one split: their counts and the first few
+    examples."""
     repeats = _across_splits(corpus.keypoints, corpus.splits)
     same_text = sum(len(set(corpus.texts[numbers])) == 1 for numbers in repeats)
     texts = f", {same_text} with one text, {len(repeats) - same_text} with several" if repeats else ""
@@ -163,7 +163,7 @@ def duplicates(corpus: Corpus) -> str:
 
 
 def _across_splits(keys: np.ndarray, splits: np.ndarray) -> list[np.ndarray]:
-    """For every key that occurs in more than one split the numbers of its clips, in the order of the first of them."""
+    """The clip numbers of every key that occurs in more than one split, ordered by each key's first clip."""
     if len(keys) == 0:
         return []
     order = np.argsort(keys, kind="stable")
@@ -180,11 +180,11 @@ def _name(clip: Clip) -> str:
 def draw(corpus: Corpus, path: Path) -> None:
     """Draws durations, text lengths and vocabulary of each language into `path`, whose suffix selects the format.
 
-    Raises InputError on another suffix than FORMATS or a path that cannot be written.
+    Raises InputError if the suffix is not in FORMATS or the path cannot be written.
     """
     if path.suffix not in FORMATS:
         raise InputError(path, f"is no {', '.join(FORMATS)}", "name a picture of one of these formats")
-    from matplotlib.figure import Figure  # late: importing it takes a second
+    from matplotlib.figure import Figure  # late import: it takes a second
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -211,7 +211,7 @@ def draw(corpus: Corpus, path: Path) -> None:
 
 
 def _draw_distribution(panel, values: np.ndarray, language: str, unit: str, colour: str) -> None:
-    """A histogram with the mean. Numbers of units are whole, and so is the width of their bars.
+    """A histogram with the mean. Counts of units are integers, so the width of their bars is an integer, too.
 
     The number of bars is about twice the square root of the number of clips, limited to 6-40.
     """
@@ -232,7 +232,7 @@ def _draw_distribution(panel, values: np.ndarray, language: str, unit: str, colo
 
 
 def _draw_vocabulary(panel, counts: list[int], language: str, colour: str) -> None:
-    """Occurrences by rank, both axes logarithmic; few points are marked, and ticks are plain numbers."""
+    """Occurrences by rank on logarithmic axes; if there are few points they are marked, and ticks are plain numbers."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     marker = "o" if len(counts) <= 200 else ""

@@ -121,7 +121,7 @@ def test_another_type_of_number(models, store):
         (make_keypoints()[..., :2], dict(scores=np.ones((4, 5))), r"scores \(4, 5\) do not fit keypoints"),
         ([make_keypoints()] * 2, dict(fps=[25.0]), "fps: has 1 values for 2 clips; give one for each, or one for all"),
         ([make_keypoints(), make_keypoints() * np.nan], dict(height=HEIGHT, width=SIDE), "clip 1: keypoints: frame 0"),
-        ("nothing.mp4", {}, "nothing.mp4: there is no such video; name a video that is there"),
+        ("nothing.mp4", {}, "nothing.mp4: there is no such video; name an existing video"),
         ("nothing", {}, "nothing: is neither a file nor a store; name a video, a pose file or a store"),
     ],
 )

@@ -58,7 +58,7 @@ def test_wlasl_and_its_first_words(tmp_path):
         ("00001", "train", "tea"), ("00002", "dev", "tea"), ("00003", "test", "come here"),
     ]  # fmt: skip
     assert [str(error).split(": ", 1)[1].split(";")[0] for error in bad] == [
-        "entry 1: is a str", "entry 2: is no word with instances",
+        "entry 1: is a str", "entry 2: is not a word with instances",
     ]  # fmt: skip
     assert [label.id for label in read_labels(path, classes=1)[0]] == ["00001", "00002"]
 
@@ -225,7 +225,8 @@ def test_captions_are_chosen_by_language(tmp_path):
     write(tmp_path / "captions" / "dd.comments.json", {"comments": []})
     labels, bad = read_labels(path, split="train", language="en")
     assert [label.text for label in labels] == ["Hello", "Any", "Yes"]
-    assert "bb: has captions in de and none in en" in str(bad[0]) and "is no name of a YouTube video" in str(bad[1])
+    assert "bb: has captions in de and none in en" in str(bad[0])
+    assert "is not the name of a YouTube video" in str(bad[1])
     labels, bad = read_labels(path, split="train")
     assert "aa: has captions in several languages: de, en; say --language" in str(bad[0])
     assert [label.text for label in labels] == ["Nein", "Any", "Yes"]

@@ -265,7 +265,7 @@ def test_dot_pose_of_another_layout_damaged_or_normalised(tmp_path):
     pose_files.write_dot_pose(path, data / 1000, confidence)
     assert "are neither pixels nor fractions" in refusal(dot_pose.read_pose, path)
     pose_files.write_dot_pose(path, data, confidence, size=(0, 0))
-    assert "says no width and height" in refusal(dot_pose.read_pose, path)
+    assert "gives no width and height" in refusal(dot_pose.read_pose, path)
     data[4, 0, 0, 0] = np.nan
     pose_files.write_dot_pose(path, data, confidence)
     assert "keypoints: frame 4 has NaN" in refusal(dot_pose.read_pose, path)

@@ -197,7 +197,7 @@ def test_a_folder_of_openpose_is_one_videos(tmp_path):
     np.testing.assert_array_equal(openpose.read_pose(tmp_path / "clip", VIDEO).keypoints, expected)
     for file in list((tmp_path / "clip").glob("clip_*")):
         (file.parent / f"other{file.name[4:]}").write_text(file.read_text())
-    message = "clip: holds the frames of 2 videos (clip, other, ...); give each video a folder of its own"
+    message = "clip: holds the frames of 2 videos (clip, other, ...); put each video's files into a separate folder"
     assert message in refusal(openpose.read_pose, tmp_path / "clip", VIDEO)
 
 

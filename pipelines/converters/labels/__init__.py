@@ -1,8 +1,8 @@
 """Label files of the corpora -> `Label` entries: the first of FORMATS that knows a file reads it.
 
 A format is a module of this package, named in FORMATS, with
-    NAME                 what messages call it
-    matches(file)        whether it reads this `LabelFile`
+    NAME the name shown in messages
+    matches(file)        whether the format can read this `LabelFile`
     read_rows(file)      its entries as `Row`s, unchecked: entry.py checks all formats' alike
     CLASSES = True       where it is a list of words of which --classes takes the first (optional)
 """
@@ -37,11 +37,10 @@ REMEDY = f"name a label file of {', '.join(dict.fromkeys(format.NAME for format 
 def read_labels(
     path: Path, split: str | None = None, classes: int | None = None, language: str | None = None
 ) -> tuple[list[Label], list[InputError]]:
-    """The entries of a label file in its order, and why others of it cannot be used.
-
-    `split` puts every clip into that split; None follows the entry, else the file's name. `classes` takes the first so
-    many words of WLASL or MS-ASL, `language` the captions of YouTube-ASL in that language. Raises InputError if the
-    file cannot be read or has no good entry.
+    """The entries of a label file, in file order, and the reasons why other entries cannot be used. `split` puts every
+    clip into that split; None uses the entry's split, else the one in the file's name. `classes` limits WLASL or MS-ASL
+    to that many words, `language` the captions of YouTube-ASL in that language. Raises InputError if the file cannot be
+    read or has no good entry.
     """
     good, bad = [], []
     file = LabelFile(path, classes, language)

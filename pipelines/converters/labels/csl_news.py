@@ -1,6 +1,6 @@
 """CSL-News: list of {video, pose, text}.
 
-It is split as the published code does it: the first int(0.99 n) entries train, the rest test.
+It is split as in the published code: the first int(0.99 n) entries train, the rest test.
 """
 
 from collections.abc import Iterator

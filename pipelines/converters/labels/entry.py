@@ -1,4 +1,4 @@
-"""One label as every reader gives it, and the one place where a label is checked and its text put right."""
+"""The label that every reader returns, and the single place where labels are checked and their text is cleaned."""
 
 import math
 import re
@@ -21,8 +21,8 @@ _SUFFIXES = (".pkl", ".json", ".npz", ".npy", ".pose", *VIDEO_SUFFIXES)
 class Label:
     """One clip of a label file.
 
-    `pose` and `video` are names relative to their folders, without the files' suffix. A clip that is published as a
-    part of a long recording also has the recording's name and its `start` and `end` there, in seconds.
+    `pose` and `video` are names relative to their folders, without the files' suffix. A clip published as part of a
+    long recording also has the recording's name and its own `start` and `end` in it, in seconds.
     """
 
     id: str
@@ -38,9 +38,8 @@ class Label:
 
 @dataclass(frozen=True)
 class Row:
-    """What a reader hands on: `values` by the names of Label, unchecked, and the place in the file for messages.
-
-    Where an entry cannot even be read so far, `values` is the InputError that says why.
+    """What a reader returns: unchecked `values` by the field names of Label, and the place in the file for messages. If
+    an entry cannot be read at all, `values` is the InputError that explains why.
     """
 
     where: str
@@ -48,12 +47,14 @@ class Row:
 
 
 def picked(row: object, **names: str) -> object:
-    """The values of a dict under new names; what is no dict stays as it is, for `make_label` to refuse."""
+    """The values of a dict under new names; anything other than a dict is returned as it is, for `make_label` to
+    reject."""
     return {new: row[old] for new, old in names.items() if old in row} if isinstance(row, dict) else row
 
 
 def make_label(row: Row, split: str | None) -> Label:
-    """The label of a row, in `split` or (None) in its own. Raises InputError naming the entry and field."""
+    """The label of a row, in `split`, or (None) in the split that the row gives. Raises InputError naming the entry and
+    field."""
     where, values = row.where, row.values
     if isinstance(values, InputError):
         raise values
@@ -66,7 +67,7 @@ def make_label(row: Row, split: str | None) -> Label:
         problem = f"is {split!r}" if split else "is missing"
         raise InputError(f"{where}: split", problem, f"say --split, one of {', '.join(SPLITS)}")
     name = values.get("id")
-    if name is None:  # CSL-News: the clip is called after its video
+    if name is None:  # CSL-News: the clip is named after its video
         name = without_suffix(_name(values, "video", where))
     elif not isinstance(name, str) or not name:
         raise InputError(f"{where}: name", f"is {name!r}", "give the clip a name")
@@ -85,7 +86,7 @@ def make_label(row: Row, split: str | None) -> Label:
         raise InputError(f"{where}: gloss", f"is {gloss!r}", "give a list of glosses")
     start, end = (_seconds(values.get(x, 0), f"{where}: {x}") for x in ("start", "end"))
     if recording and not 0 <= start < end:
-        raise InputError(f"{where}: start, end", f"{start} to {end} s is no range", "mend the times or leave it out")
+        raise InputError(f"{where}: start, end", f"{start} to {end} s is no range", "correct the times or leave it out")
     return Label(
         name, _SPLIT_NAMES[split.lower()], clean_text(text), clean_text(gloss), pose, video, recording, start, end
     )
@@ -102,7 +103,7 @@ def without_suffix(name: str) -> str:
 
 
 def split_in_name(path: Path) -> str | None:
-    """The split that a label file's name says, if it does: labels.dev, how2sign_realigned_val.csv, MSASL_train.json."""
+    """The split in a label file's name, if there is one: labels.dev, how2sign_realigned_val.csv, MSASL_train.json."""
     words = [word for word in re.split(r"[^a-z]+", path.name.lower()) if word in _SPLIT_NAMES]
     return words[0] if len(set(words)) == 1 else None
 

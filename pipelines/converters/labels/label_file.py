@@ -1,4 +1,4 @@
-"""A label file as the formats see it."""
+"""A label file, as passed to the formats."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,7 +13,7 @@ TEXT_SUFFIXES = (".csv", ".tsv", ".txt")  # never JSON or a pickle
 
 
 class LabelFile:
-    """The file at `path`, and what its user asked for: the first `classes` words, captions in `language`."""
+    """The file at `path`, and the user's choices: the first `classes` words, captions in `language`."""
 
     def __init__(self, path: Path, classes: int | None = None, language: str | None = None):
         self.path, self.classes, self.language = path, classes, language
@@ -37,7 +37,7 @@ class LabelFile:
             return parse_json(content, self.path)
         with suppress(InputError):
             return parse_json(content, self.path)
-        with suppress(InputError):  # pickles before protocol 2 have no mark
+        with suppress(InputError):  # pickles before protocol 2 have no magic bytes
             return load_pickle(self.path)
         return None
 

@@ -1,7 +1,7 @@
 """MS-ASL as its authors release it: MSASL_train.json, _val, _test, list of {url, label, text, start_time, end_time,
 start, end, ...}, and MSASL_classes.json beside it.
 
-MS-ASL100, 200, 500 and 1000 are the entries with a label below that. Its clips have no names: they are called
+MS-ASL100, 200, 500 and 1000 are the entries whose label is below that number. The clips have no names and are called
 YOUTUBE-ID_START_END (frames).
 """
 
@@ -44,7 +44,7 @@ def _values(row: dict, words: list[str]) -> dict:
 
 
 def _words(path: Path) -> list[str]:
-    """The word of every class; [] if there is no file of them, each entry's text being its word then."""
+    """The word of every class; [] if there is no such file; the word is then each entry's text."""
     words = read_json(path, "copy the file again, or delete it") if path.exists() else []
     if not isinstance(words, list):
         raise InputError(path, "is not a list of words", "copy the file again, or delete it")

@@ -11,7 +11,7 @@ from .entry import Row, split_in_name
 from .label_file import LabelFile
 
 OPTIONAL = {"gloss", "split"}  # columns
-MOST_LINES = 100  # of one row, whose cells in quotes hold line breaks
+MOST_LINES = 100  # lines of one row, whose quoted cells hold line breaks
 
 
 def header_of(file: LabelFile) -> tuple[str, list[str]]:
@@ -22,17 +22,17 @@ def header_of(file: LabelFile) -> tuple[str, list[str]]:
 
 
 def has_columns(file: LabelFile, columns: Mapping[str, str]) -> bool:
-    """Whether the file is a table with all of these `columns` but optional ones."""
+    """Whether the file is a table that has all of these `columns` except optional ones."""
     if file.path.suffix not in (".csv", ".tsv"):
         return False
     return set(columns.values()) - OPTIONAL <= set(header_of(file)[1])
 
 
 def table_rows(file: LabelFile, columns: Mapping[str, str]) -> Iterator[Row]:
-    """The rows of a table; `columns` says which column each field of a label is."""
+    """The rows of a table; `columns` maps each field of a label to its column."""
     separator, header = header_of(file)
-    lines = file.text.split("\n")  # not splitlines, which takes some letters of mojibake for ends of lines
-    number = 1  # of lines that were read
+    lines = file.text.split("\n")  # not splitlines, which treats some mojibake characters as line ends
+    number = 1  # number of lines read so far
     while number < len(lines):
         line, where = lines[number], f"{file.path}: line {number + 1}"
         if not line.strip():
@@ -50,11 +50,11 @@ def table_rows(file: LabelFile, columns: Mapping[str, str]) -> Iterator[Row]:
 
 
 def _fields(lines: list[str], separator: str, wanted: int) -> tuple[list[str], int]:
-    """The fields of the first line, and of how many lines: a cell in double quotes may hold line breaks.
+    """The fields of the first row, and the number of lines it spans: a cell in double quotes may hold line breaks.
 
     A quote that is never closed costs one line, not the rest of the file.
     """
-    csv.field_size_limit(MAX_BYTES)  # Python's own is 131,072 characters
+    csv.field_size_limit(MAX_BYTES)  # Python's default limit is 131,072 characters
     fields = next(csv.reader(lines[:1], delimiter=separator))
     if len(fields) == wanted and not _open_quote(lines[0], separator):
         return fields, 1
@@ -70,6 +70,6 @@ def _fields(lines: list[str], separator: str, wanted: int) -> tuple[list[str], i
 
 
 def _open_quote(text: str, separator: str) -> bool:
-    """Whether the text ends inside a cell that begins with a double quote."""
+    """Whether the text ends inside a quoted cell."""
     outside = re.sub(rf'(?:^|(?<={re.escape(separator)}))"(?:[^"]|"")*"(?={re.escape(separator)}|\r?$)', "", text)
     return re.search(rf'(?:^|{re.escape(separator)})"', outside) is not None

@@ -23,7 +23,7 @@ def read_rows(file: LabelFile) -> Iterator[Row]:
         instances = word.get("instances") if isinstance(word, dict) else None
         if not isinstance(instances, list):
             where = f"{file.path}: entry {number}"
-            yield Row(where, InputError(where, "is no word with instances", "copy the file again"))
+            yield Row(where, InputError(where, "is not a word with instances", "copy the file again"))
             continue
         for row in instances:
             values = picked(row, id="video_id", split="split")

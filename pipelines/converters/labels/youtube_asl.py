@@ -1,8 +1,8 @@
 """YouTube-ASL: youtube_asl_video_ids.txt, one id a line, and captions in its folder or captions/ in there.
 
 Captions are as downloaded: ID.vtt or ID.LANGUAGE.vtt, also .srt and .ttml, or .json as youtube-transcript-api has it.
-Every caption is a clip, called ID-000, ID-001, ...; a video without captions is one bad entry. Of captions in several
-languages those in the user's language are taken. Files beside them that are no captions are ignored.
+Every caption is a clip, called ID-000, ID-001, ...; a video without captions is one bad entry. If a video has captions
+in several languages, those in the user's language are used. Other files in the folder are ignored.
 """
 
 import re
@@ -39,7 +39,7 @@ def read_rows(file: LabelFile) -> Iterator[Row]:
 def _captions_of(video: str, folders: list[Path], language: str | None, where: str) -> tuple[Path, list[Caption]]:
     """The file of a video's captions in a language, and its captions. Raises InputError if there is none."""
     if not re.fullmatch(r"[\w-]+", video):
-        raise InputError(where, "is no name of a YouTube video", "give one name a line")
+        raise InputError(where, "is not the name of a YouTube video", "give one name per line")
     errors = []
     for source in find_captions(video, folders, language, where):
         try:
