@@ -3,7 +3,7 @@
 python launch/evaluate.py --model FOLDER --stores STORE --split test --out OUT
 python launch/evaluate.py --model FOLDER --stores STORE --out OUT --baseline OTHER_FOLDER
 python launch/evaluate.py --predictions TRANSLATIONS.jsonl --task slt
-python launch/evaluate.py --predictions HYPOTHESES.txt --references REFERENCES.txt --task slt --language de
+python launch/evaluate.py --predictions FILE.txt --references FILE.txt --task slt --language de
 python launch/evaluate.py --predictions RUN --baseline OTHER_RUN --task slt
 """
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(choices: tyro.conf.OmitArgPrefixes[Choices]) -> None:
-    """Score a model (--model) or predictions (--predictions); docs/evaluation.md explains every field written.
-
-    Launched with deepspeed or torchrun instead of python, the ranks share the clips.
-    """
+    """Score a model (its clips shared by ranks) or predictions; docs/evaluation.md explains the fields."""
     from unisign_fast.evaluation.session import evaluate  # late: --help is quick
 
     evaluate(choices, show)

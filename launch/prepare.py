@@ -46,8 +46,8 @@ def convert(
             .npz, .npy, pickle or JSON; openpose: a folder per clip of *_keypoints.json; pose: MediaPipe Holistic's
             .pose files; holistic75, openpose137: the same files with their own joints instead of the 133.
         poses: Folder of the poses; one subfolder per split works too.
-        labels: Label file of CSL-News, CSL-Daily, WLASL, MS-ASL, How2Sign, OpenASL or YouTube-ASL, as its authors or
-            Uni-Sign's publish it; or a CSV of your own (docs/own_data.md). Without it all poses are taken.
+        labels: Label file of a corpus as published, or a CSV of your own (docs/own_data.md). Without it all poses
+            are taken.
         out: Folder of the store to write.
         videos: Folder of the videos; one subfolder per split works too. Videos are not moved. Only .pose files do not
             need videos: they contain width, height and frame rate.

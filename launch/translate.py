@@ -38,25 +38,25 @@ def translate(
 ) -> None:
     """Translate videos, keypoints, stores or what a camera sees, one JSON line for each window.
 
+    Keypoints of a video are those of --poses, --store or a store near it, or are estimated (launch/install.sh poses).
     docs/evaluation.md explains the fields. A recording longer than a window is cut into overlapping windows.
 
     Args:
-        inputs: Videos, pose files, stores, or ids of clips of --store. Keypoints of a video come from --store, a store
-            near it or --poses, and are else estimated (needs `bash launch/install.sh poses`).
-        model: Model folder, run, or id on the hub; by default the newest of launch/quickstart.sh for sentences.
-        store: Keypoint stores that know the inputs; without inputs all their clips are translated.
+        inputs: Videos, pose files, stores, or ids of clips of --store.
+        model: Model folder, run, or id on the hub; by default quickstart.sh's newest.
+        store: Keypoint stores that know the inputs; alone, all their clips are translated.
         split: Of the stores.
         poses: Pose files, one for each input, or alone.
         format: Of pose files; by default the first that can read them.
-        live: Camera, as a number, a device or an address; or a video file. New text is printed when it changes.
-        language: Language to write (zh, en, de, ...); by default the model's, else the clip's.
-        p_samp: Share of frames whose hands an RGB model looks at, by default as in training; 0 opens no video.
-        window: Frames translated at once; by default twice the max_frames of the model's training.
+        live: Camera (number, device or address), or a video file as one.
+        language: Language to write (zh, en, de, ...); by default the model's or the clip's.
+        p_samp: Share of frames whose hands an RGB model looks at; 0 opens no video.
+        window: Frames translated at once; by default twice the model's max_frames.
         overlap: Share of a window that it has in common with the one before.
-        out: File for the result instead of standard output: .jsonl, or subtitles of one video, .srt or .vtt.
+        out: File for the result: .jsonl, or subtitles of one video, .srt or .vtt.
         detector: ONNX file of a YOLOX person detector instead of YOLOX-m.
         pose_model: ONNX file of a whole-body pose network instead of RTMW-l.
-        pose_device: Of these two; cuda needs onnxruntime-gpu. The model itself uses a GPU where there is one.
+        pose_device: Of these two; cuda needs onnxruntime-gpu.
     """
     if not inputs and not store and not poses and live is None:
         raise InputError("translate", "there is nothing to translate", "name videos, --store STORE or --live CAMERA")

@@ -17,12 +17,12 @@ class DataSettings:
     task: Task = "slt"  # the target: sentence, glosses or word
     language: str | None = None  # of prompt and target: CODE (de, gsw, ...) or CODE=NAME; None: the clip's own
     max_frames: int = 256  # of a clip; longer clips are subsampled to this many
-    p_samp: float = 0.1  # share of frames whose hand crops are sampled; 0: pose only, no video or crop is read
+    p_samp: float = 0.1  # share of frames whose hand crops are sampled; 0: pose only
     sampling: Rule = "paper"  # Algorithm 1, or the published code's rule
     boxes: BoxRule = "clip"  # side of the hand boxes: fixed per clip, or from the sampled hands (published code)
     crops: Literal["store", "video"] | None = None  # source of hand crops; None: the crop store if present
     crop_size: int = 112  # side of a hand crop, pixels
-    augment: tuple[str, ...] = ()  # in training: time_warp=0.2 rotation=10 scale=0.1 noise=0.01 joint_dropout=0.05
+    augment: tuple[str, ...] = ()  # in training, such as rotation=10 (docs/extending.md)
 
     def __post_init__(self):
         self._check("task", self.task in get_args(Task), f"choose one of {', '.join(get_args(Task))}")

@@ -1,8 +1,10 @@
 """How commands begin and end: quick help, one line for a mistake, one command that runs them all."""
 
 import os
+import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 from conftest import ROOT
@@ -14,6 +16,7 @@ from unisign_fast.utils.console import run_command
 
 # Importing any of these takes longer than --help may.
 SLOW = {"torch", "transformers", "deepspeed", "numba", "zarr", "matplotlib", "av", "triton", "huggingface_hub"}
+WIDE, HIGH = 100, 40  # columns and lines of a screen
 HELP = """
 import contextlib, io, sys
 from unisign_fast.launch.main import main
@@ -24,7 +27,7 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
 print(*sorted({slow} & set(sys.modules)))
 print(said.getvalue())
 """
-SUBCOMMANDS = {"prepare": ["convert", "stats"], "convert": ["import"]}
+SUBCOMMANDS = {"prepare": ["convert", "stats", "poses"], "convert": ["import"]}
 
 
 def test_run_command_drops_the_local_rank_and_ends_with_status_2(capsys):
@@ -77,11 +80,13 @@ def test_an_interrupt_ends_with_one_line_and_status_130(capsys):
 @pytest.mark.parametrize(
     "arguments", [[name, *rest] for name in COMMANDS for rest in [[], *([one] for one in SUBCOMMANDS.get(name, []))]]
 )
-def test_help_of_every_command_imports_nothing_slow(arguments):
+def test_help_of_every_command_is_one_screen_and_imports_nothing_slow(arguments):
     line = [sys.executable, "-c", HELP.format(arguments=arguments, slow=SLOW)]
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": str(WIDE)})
     slow, _, said = done.stdout.partition("\n")
     assert slow == "" and said.startswith(f"usage: unisign-fast {arguments[0]}"), done.stdout
+    shown = [line for text in said.strip().splitlines() for line in textwrap.wrap(text, WIDE) or [""]]
+    assert len(shown) <= HIGH and not re.search(r"\(default: (None)?\)", said), said
 
 
 def test_the_command_lists_the_others_and_refuses_what_is_none():

@@ -13,24 +13,24 @@ Split = Literal["train", "dev", "test"]
 
 @dataclass(frozen=True)
 class Choices:
-    """What to score and how; exactly one of `model` and `predictions` is given."""
+    """What to score and how: a model or predictions."""
 
     model: str | None = None  # model folder, run, or id on the hub
     stores: tuple[Path, ...] = ()  # keypoint stores to evaluate the model on
     split: Split = "test"  # of the stores, or of a run's predictions
     out: Path | None = None  # folder for the model's predictions and scores
-    predictions: Path | None = None  # lines of evaluate or translate, published lines, plain text, or a run
-    references: Path | None = None  # file of their references; of plain text, a line for each prediction
-    baseline: str | None = None  # system to compare with: as --predictions, or a model beside --stores
-    task: Task | None = None  # slt: BLEU, ROUGE-L, chrF; cslr: WER; islr: accuracy. Default: the model's
-    language: str | None = None  # of the texts (zh, en, de, ...). Default: the model's, the clips' or the file's
+    predictions: Path | None = None  # lines of evaluate or translate, plain text, or a run
+    references: Path | None = None  # file of their references, if they are not beside them
+    baseline: str | None = None  # to compare with: as --predictions, or as --model
+    task: Task | None = None  # sentences, glosses or words; by default the model's
+    language: str | None = None  # of the texts (zh, en, ...); by default the model's, the clips' or the file's
     normalization: Normalization = "published"  # nfkc also folds characters that mT5 cannot write
     classes: Path | None = None  # for islr: a class a line, synonyms behind tabs; or JSON
     bleurt: Path | None = None  # folder of a BLEURT-20 checkpoint, for English slt
-    json: Path | None = None  # file for the scores. Default for a model: scores-SPLIT.json in --out
+    json: Path | None = None  # file for the scores; for a model by default in --out
     beams: int = 4  # width of the beam search
     max_new_tokens: int = 100  # longest text
-    frames_per_batch: int = 4096  # clips times frames of the longest; lower it if memory runs out
+    frames_per_batch: int = 4096  # clips times frames of the longest; lower it to save memory
 
     def __post_init__(self):
         if (self.model is None) == (self.predictions is None):

@@ -16,7 +16,7 @@ from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.targets import Task
 from unisign_fast.training.recipes import default_settings
 from unisign_fast.training.settings import RecipeName, RunSettings, Source, Stage, TrainSettings, run_settings
-from unisign_fast.utils.console import one_line_errors, without_local_rank
+from unisign_fast.utils.console import example_lines, hide_absent_defaults, one_line_errors, without_local_rank
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 IN_SHORT = {  # shown by --help; --help-all shows everything
@@ -30,7 +30,7 @@ DERIVED = {
     ModelConfig: ("rgb", "head_classes", "skeleton"),
     MT5Shape: ("vocab_size",),
 }  # follow from p_samp and the data, so they are not options
-MORE = f"{HELP_ALL} shows every option; --config RUN/settings.json repeats a run, other options override it."
+MORE = f"{HELP_ALL} shows all options; --config RUN/settings.json repeats a run."
 
 
 def training_command(description: str, stages: tuple[int, ...]) -> None:
@@ -53,7 +53,8 @@ def parse(description: str, stages: tuple[int, ...], arguments: list[str]) -> Ru
     elif any(option in arguments for option in HELP):
         for group, shown in IN_SHORT.items():
             _annotate(group, [f.name for f in fields(group) if f.name not in shown], tyro.conf.Suppress)
-        description = f"{description.splitlines()[0]} {MORE}"
+        hide_absent_defaults(RunSettings, default)
+        description = f"{description.splitlines()[0]} {MORE}{example_lines(description)}"
     settings = tyro.cli(
         RunSettings,
         default=default,

@@ -22,8 +22,8 @@ Stage = Literal[1, 2, 3]
 class TrainSettings:
     """Length, sizes, optimiser and precision; the optimiser's are the published ones (AdamW, cosine, no warm-up)."""
 
-    epochs: int = 20  # passes over the training clips; may be raised when a run is resumed
-    clips_per_step: int = 512  # clips of one optimiser step, all ranks and micro-batches together
+    epochs: int = 20  # passes over the training clips; may grow on resume
+    clips_per_step: int = 512  # clips of an optimiser step, all ranks together
     frames_per_device: int | Literal["auto"] = (
         "auto"  # of a micro-batch, padded to its longest clip; auto: as many as fit
     )
@@ -78,9 +78,9 @@ class RunSettings:
     settings: Source = "paper"  # published: the published code's gate, smoothing and sampling, where it differs
     stage: Stage = 1  # pose-only pre-training, RGB-pose pre-training, fine-tuning
     stores: tuple[Path, ...] = ()  # keypoint stores to train on
-    out: Path | None = None  # folder of the run; by default runs/RECIPE/stage1, stage2 or TASK-rgb, TASK-pose
+    out: Path | None = None  # folder of the run; by default runs/RECIPE/STAGE-OR-TASK
     start_from: Path | None = None  # model folder to start from; by default the run before this one
-    mt5: str = "random"  # first weights of the language model: random, a folder, or a name on the hub
+    mt5: str = "random"  # first weights: random, a folder, or a name on the hub
     efficientnet: str = "random"  # first weights of the RGB encoder: random, imagenet, handshapes (drawn), or a file
     tokenizer: Path | None = None  # spiece.model of a random mT5; by default made from the corpus
     trim_vocabulary: bool = False  # keep only the pieces of mT5's vocabulary that the training texts need

@@ -7,6 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.extras import subcommand_cli_from_dict
@@ -30,10 +33,16 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = without_local_rank(sys.argv[1:] if arguments is None else arguments)
+    for one in command.values() if isinstance(command, dict) else [command]:
+        hide_absent_defaults(one)
     config = (tyro.conf.DisallowNone,)
     with one_line_errors():
         if isinstance(command, dict):
-            subcommand_cli_from_dict(command, description=examples, args=arguments, config=config)
+            if not command.keys() & set(arguments):  # the list of commands shows the first paragraph of each
+                for one in command.values():
+                    one.__doc__ = inspect.cleandoc(one.__doc__ or "").split("\n\n")[0]
+            about = (examples or "").split("\n")[0] + example_lines(examples or "")
+            subcommand_cli_from_dict(command, description=about, args=arguments, config=config)
         else:
             tyro.cli(command, description=_described(command, examples or ""), args=arguments, config=config)
 
@@ -42,8 +51,26 @@ def _described(command: Callable[..., None], examples: str) -> str:
     """The function's docstring up to its arguments, and the lines of `examples` that are commands."""
     about = inspect.cleandoc(command.__doc__ or "").partition("\nArgs:")[0].strip()
     paragraphs = (" ".join(paragraph.split()) for paragraph in about.split("\n\n"))
-    lines = (f"\n  {line}" for line in examples.splitlines() if re.match("python |deepspeed ", line))
-    return "\n\n".join(paragraphs) + "".join(lines)  # indented lines are not joined
+    return "\n\n".join(paragraphs) + example_lines(examples)
+
+
+def example_lines(text: str) -> str:
+    """The lines of a text that are commands, indented: such lines are not joined."""
+    return "".join(f"\n  {line}" for line in text.splitlines() if re.match("python |deepspeed ", line))
+
+
+def hide_absent_defaults(options: Callable[..., None] | type, values: object = None) -> None:
+    """Keep --help from saying "(default: None)" of a function's or dataclass's options; `values`: its instance."""
+    hints = get_type_hints(options, include_extras=True)
+    for name, parameter in inspect.signature(options).parameters.items():
+        hint, default = hints[name], getattr(values, name, parameter.default)
+        group = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if isinstance(group, type) and is_dataclass(group):
+            group.__doc__ = ""  # no help for the command's user
+            hide_absent_defaults(group, default)
+        elif default is None or default in ((), inspect.Parameter.empty):
+            metavar = "PATH" if group == Path | None else None  # not {None}|PATH
+            options.__annotations__[name] = Annotated[hint, tyro.conf.arg(help_behavior_hint="", metavar=metavar)]
 
 
 @contextmanager
