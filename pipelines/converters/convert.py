@@ -15,7 +15,7 @@ from ..file_names import NamedFiles, is_hidden
 from ..skeleton import WHOLEBODY
 from ..store.keypoint_store import KeypointStoreWriter
 from ..store.manifest import UNLABELLED
-from ..targets import language_code, read_language
+from ..targets import language_code, read_language, script_mismatch
 from .formats import pose_format
 from .labels import Label, read_labels
 from .labels.entry import without_suffix
@@ -64,6 +64,8 @@ def convert(
         clips, bad_labels = read_labels(labels, split, classes, language and language_code(language))
     bad = _BadClips(labels or poses, len(clips) + len(bad_labels), max_bad_share)
     language = language or ("zh" if any(re.search("[\u4e00-\u9fff]", clip.text) for clip in clips) else "en")
+    if mismatch := script_mismatch((clip.text for clip in clips), language):
+        bad.console.print(f"warning: texts in {language}: {mismatch}; --language says which they are", soft_wrap=True)
     for error in bad_labels:
         bad.add(error)
     with KeypointStoreWriter(out, reader.SOURCE, skeleton=skeleton, append=append) as writer:

@@ -161,6 +161,16 @@ def test_videos_whose_store_is_beside_them_need_no_pose_estimation(run, models, 
     assert result[0]["file"] == str(videos[0])
 
 
+def test_a_language_that_was_not_trained_is_warned_of(run, models, store, tmp_path):
+    shutil.copytree(models["pose"], tmp_path / "model")
+    (tmp_path / "model/README.md").write_text("---\nlanguage:\n- zh\n- fr\n---\n")
+    video = store / "videos/0.mp4"
+    warned, not_warned = (run("--model", tmp_path / "model", "--language", name, video) for name in ("de", "fr"))
+    folder = tmp_path / "model"
+    assert warned.status == not_warned.status == 0 and not_warned.error == ""
+    assert warned.error == f"warning: {folder}: its model card names texts in zh, fr as trained on, none in de\n"
+
+
 def test_a_recording_has_all_its_clips_and_a_strange_video_none(store, tmp_path):
     with KeypointStoreWriter(tmp_path / "store", {"estimator": "t", "version": "1", "coordinates": "f"}) as writer:
         fields = dict(split="test", language="en", text="", fps=10.0, width=SIDE, height=SIDE, source="a.mp4")
@@ -200,7 +210,7 @@ def test_without_a_name_the_newest_demo_model_for_sentences_is_taken(run, models
 @pytest.mark.parametrize(
     "choices, expected",
     [
-        (dict(language="xx"), "--language: 'xx' is not known; use one of zh, en, de"),
+        (dict(language="xx"), "--language: 'xx' is not known; give a code of BCP-47"),
         (dict(overlap=1.0), "--overlap: 1.0 is not possible"),
         (dict(window=0), "--window: 0 is not possible"),
         (dict(p_samp=0.1), "--p-samp: the model is pose-only; leave it out, or name an RGB-pose model"),

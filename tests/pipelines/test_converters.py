@@ -69,6 +69,14 @@ def write_corpus(root, format):
     return root / "poses", root / "videos", root / "labels.json", root / "store"
 
 
+def test_texts_in_another_script_than_the_languages_are_warned_of(tmp_path, capfd):
+    poses, videos, labels, out = write_corpus(tmp_path, "unisign")
+    labels.write_text(labels.read_text().replace("\\u8336", "чай"))
+    convert("unisign", poses, videos, labels, out, split="train", max_bad_share=0.5)
+    warning = "warning: texts in en: 100% of the letters are not of the script of English; most are CYRILLIC; "
+    assert warning in capfd.readouterr().err.replace("\n", " ")
+
+
 @pytest.mark.parametrize("format", POSE_FORMATS)
 def test_a_corpus_with_a_broken_clip_and_a_name_twice(tmp_path, capfd, format):
     poses, videos, labels, out = write_corpus(tmp_path, format)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 
-from unisign_fast.checkpoints.model_folder import find_model
+from unisign_fast.checkpoints.model_folder import find_model, untrained_language
 from unisign_fast.inference.inputs import NamedPose, find_inputs
 from unisign_fast.inference.outputs import check_output, open_output, write_all
 from unisign_fast.inference.processor import Processor, ProcessorChoices
@@ -113,6 +113,8 @@ def _open(
         missing.append(InputError("--language", "neither model nor inputs say which to write", remedy))
     if processor and networks:
         attempt(lambda: check_skeleton(WHOLEBODY, processor.skeleton, "the estimator of videos"))
+    if processor and folder and processor.language and (unknown := untrained_language(folder, processor.language)):
+        print(f"warning: {unknown}", file=sys.stderr)
     opened = attempt(lambda: _networks(choices)) if networks else None
     translator = None if missing or folder is None else attempt(lambda: Translator(folder, **choices.translation))
     for error in missing[:-1]:
