@@ -16,7 +16,7 @@ from unisign_fast.pipelines.clips.dataset import ClipRef, ClipSet
 from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
 from unisign_fast.pipelines.crops.video import VideoFile
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES, hand_rows
+from unisign_fast.pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES, WHOLEBODY, hand_rows
 from unisign_fast.pipelines.store.crop_store import crops_folder
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.pipelines.store.manifest import Clip
@@ -93,9 +93,12 @@ class ClipViewer:
     def view(self, number: int) -> ClipView:
         """Clip `number` of `clips`; `problems` says which pictures cannot be read.
 
-        Raises InputError without keypoints or text.
+        Raises InputError without keypoints or text, or for another skeleton than the default.
         """
         ref = self.clips[number]
+        if ref.store.skeleton is not WHOLEBODY:
+            problem = f"has keypoints of {ref.store.skeleton.name}, and clips are drawn with those of {WHOLEBODY.name}"
+            raise InputError(ref.store.path, problem, "read the scores and predictions alone")
         keypoints = ref.store.keypoints(ref.clip)
         settings = self._as_trained.settings
         target, language = (
