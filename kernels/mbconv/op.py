@@ -47,7 +47,8 @@ class _Setting(NamedTuple):
 
     def stats(self, partial: Tensor, cells: int, bounds: Tensor, norm: Sequence[Tensor]) -> Tensor:
         """`stats` of a map from its partial moments: of the batch in training, else the running ones."""
-        layer = Norm(*norm, self.momentum)
+        weight_C, bias_C, running_mean, running_var, tracked = norm
+        layer = Norm(weight_C, bias_C, running_mean, running_var, tracked, self.momentum)
         return passes.merged_stats(partial, cells, bounds, layer) if self.training else running_stats(layer)
 
 

@@ -83,9 +83,9 @@ def _backward_of_phase(
                 i, j = u + (DI + K // 2 - tap // K) // STRIDE, v + (DJ + K // 2 - tap % K) // STRIDE
                 grad = _neighbour(grad_y, crop, i, j, column, mask, OH, OW, C)
                 total += grad * tl.load(weight + tap * C + column, column < C, 0).to(tl.float32)[None, :]
-                taps = taps + (sums[tap] + grad * activated,)
+                taps = taps + (sums[tap] + grad * activated,)  # type: ignore[assignment]
             else:
-                taps = taps + (sums[tap],)
+                taps = taps + (sums[tap],)  # type: ignore[assignment]
         if ACTIVATE:
             total *= sigmoid + activated * (1 - sigmoid)
         tl.store(grad_z + place, total.to(grad_z.dtype.element_ty), mask)
@@ -114,7 +114,7 @@ def depthwise_backward(
         scale, shift = stat(stats, 2, part, column, C, P), stat(stats, 3, part, column, C, P)
     sums = ()
     for _ in tl.static_range(K * K + 2):
-        sums = sums + (tl.zeros([ROWS, COLUMNS], tl.float32),)
+        sums = sums + (tl.zeros([ROWS, COLUMNS], tl.float32),)  # type: ignore[assignment]
     for phase in tl.static_range(STRIDE * STRIDE):
         if H > phase // STRIDE and W > phase % STRIDE:
             sums = _backward_of_phase(

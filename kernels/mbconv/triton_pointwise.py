@@ -16,7 +16,7 @@ from ..launch import launch, padded
 
 MOST_OUTPUTS = 128  # of a tile
 ROWS = 64
-INPUTS = 32  # twice as many in bfloat16 where they are not normalized
+INPUTS = 32
 
 
 @triton.jit
@@ -123,7 +123,6 @@ def forward(
     """
     outputs, channels = weight_OC.shape
     exact = weight_OC.dtype == torch.float32
-    loads = 2 if stats is None and not exact else 1
     block = min(MOST_OUTPUTS // (2 if exact else 1), padded(outputs))
     blocks = triton.cdiv(outputs, block)
     grid = blocks, _programs(x.crops, blocks), x.parts + 1
@@ -133,8 +132,8 @@ def forward(
     tensors += [unused if out_stats is None else out_stats, x.bounds, y_RO, partial]
     sizes = {"HW": x.cells, "C": channels, "O": outputs, "P": x.parts}
     flags = {"NORMALIZE": stats is not None, "ACTIVATE": out_stats is not None}
-    tiles = {"ROWS": ROWS // (2 if exact else 1), "OUTPUTS": block, "INPUTS": min(INPUTS * loads, padded(channels))}
-    warps = 8 if block * loads > 64 else 4
+    tiles = {"ROWS": ROWS // (2 if exact else 1), "OUTPUTS": block, "INPUTS": INPUTS}
+    warps = 8 if block > 64 else 4
     launch(pointwise_forward, grid, *tensors, warps=warps, stages=2, **sizes, **flags, **tiles)
     return [y_RO, partial] if out_stats is None else [y_RO]
 

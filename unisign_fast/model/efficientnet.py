@@ -63,7 +63,9 @@ class ConvNorm(nn.ModuleList):
     @property
     def layer(self) -> Layer:
         """Both as operations take them."""
-        return Layer(self.conv, self[1].norm)
+        batch_norm = self[1]
+        assert isinstance(batch_norm, BatchNorm2d)
+        return Layer(self.conv, batch_norm.norm)
 
 
 class SqueezeExcitation(nn.Module):
@@ -120,8 +122,10 @@ class MBConv(nn.Module):
 
     def branch(self, x_NCHW: Tensor, parts: Parts | Sequence[int]) -> Tensor:
         """All but the residual; only what convolutions write is kept for the backward pass."""
-        *expansion, depthwise, excitation, projection = (layer.layer for layer in self.block)
-        block = Block(expansion[0] if expansion else None, depthwise, excitation, projection)
+        *first, excitation, projection = self.block
+        assert isinstance(excitation, SqueezeExcitation) and isinstance(projection, ConvNorm)
+        layers = [convolution.layer for convolution in cast(list[ConvNorm], first)]
+        block = Block(layers[0] if len(layers) > 1 else None, layers[-1], excitation.layer, projection.layer)
         return mbconv(x_NCHW, Parts.of(parts, x_NCHW), block, self.training)
 
 
