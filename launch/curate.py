@@ -197,6 +197,11 @@ def _finish(survey) -> None:
         print("no release: no clip is kept")
         return
     print(f"release {release.path.name}: {release.clips} of {release.candidates} clips kept")
+    from unisign_fast.report.corpus_page import write_corpus_page
+
+    page = release.path.with_suffix(".html")
+    write_corpus_page(release.path, page)
+    print(f"report: {page}")
     print(f"train on it: deepspeed launch/pretrain.py --stores {survey.folder.current / 'store'}")
 
 
