@@ -2,11 +2,9 @@
 
 It never runs code chosen by the pickle. While opcodes execute, arrays and dtypes are inert records that a pickle can
 reach (pickle_records.py); only numpy scalars, which nothing can change, are built at once. Every allocation is charged
-in advance to a memory budget proportional to the size of the pickle; memo keys are not charged.
+in advance to a memory budget proportional to the size of the pickle.
 """
 
-import pickle
-import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -30,37 +28,24 @@ ROOM, ROOM_PER_BYTE = 48 * 2**20, 16  # memory budget in bytes: fixed part, and 
 MAX_INT_BYTES = 32
 MAX_ODD_KEYS = 10_000  # keys other than short values, whose hashes an attacker could choose to collide
 _PER_ENTRY = 100  # bytes of a dict or set
+_SLOT, _MARK = 16, 80  # bytes of a list's slot while it grows, and of an empty stack
 
 
 class Machine:
-    """One pickle's stack and memo. `run` gives its value, in which records represent arrays. Afterwards `shared` holds
-    the ids of all objects that may occur more than once in the value.
+    """One pickle's stack and memo, and what its opcodes do with them (pickle_opcodes.py).
+
+    `shared` holds the ids of all objects that may occur in the value more than once.
     """
 
     def __init__(self, content: bytes):
         self._content, self._at = content, 0
         self._stack: list = []
         self._outer: list[list] = []  # the stacks below each mark
-        self._memo: dict[int, object] = {}
+        self._memo_row: list[object] = []  # the memo's entries 0, 1, 2, ... as picklers write them
+        self._memo: dict[int, object] = {}  # its other entries
         self._room = ROOM + ROOM_PER_BYTE * len(content)
         self._odd_keys = 0
         self.shared: set[int] = set()
-
-    def run(self) -> object:
-        """Raises PickleError unless the pickle holds only plain values, containers and arrays."""
-        try:
-            while (code := self._content[self._at]) != pickle.STOP[0]:
-                operation, cost = _OPERATIONS[code]
-                self._at += 1
-                self._charge(cost)
-                operation(self)
-            (value,) = self._stack
-        except (LookupError, ValueError, TypeError, OverflowError, struct.error) as error:
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise PickleError(f"byte {self._at}: {reason}") from None
-        if self._outer:
-            raise PickleError("a mark is left over")
-        return value
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
@@ -138,12 +123,13 @@ class Machine:
     # Containers -------------------------------------------------------------------------------------------------------
 
     def _mark(self) -> None:
+        self._charge(_MARK)
         self._outer.append(self._stack)
         self._stack = []
 
     def _pop_mark(self) -> list:
         items, self._stack = self._stack, self._outer.pop()
-        self._charge(8 * len(items))
+        self._charge(8 * len(items) - _MARK)  # the marked stack is gone as soon as its items are used
         return items
 
     def _pop(self) -> None:
@@ -211,10 +197,23 @@ class Machine:
     # The memo ---------------------------------------------------------------------------------------------------------
 
     def _put(self, name: int) -> None:
-        self._memo[name] = self._stack[-1]
+        value = self._stack[-1]
+        if name == len(self._memo_row):
+            self._charge(_SLOT)
+            self._memo_row.append(value)
+            self._memo.pop(name, None)
+        elif 0 <= name < len(self._memo_row):
+            self._memo_row[name] = value
+        else:
+            self._charge(_PER_ENTRY)
+            self._memo[name] = value
+
+    def _memoize(self) -> None:
+        self._put(len(self._memo_row) + len(self._memo))
 
     def _get(self, name: int) -> None:
-        self._stack.append(self._seen_again(self._memo[name]))
+        value = self._memo_row[name] if 0 <= name < len(self._memo_row) else self._memo[name]
+        self._stack.append(self._seen_again(value))
 
     def _seen_again(self, value: object) -> object:
         if isinstance(value, (list, dict, tuple, set, frozenset, ArrayRecord)):
@@ -321,87 +320,4 @@ _GLOBALS = {
         "_codecs": {"encode": _Function(Machine._encode)},
     }.items()
     for name, function in functions.items()
-}
-
-
-def _protocol(machine: Machine) -> None:
-    if (version := machine._number(1)) > pickle.HIGHEST_PROTOCOL:
-        raise PickleError(f"protocol {version}")
-
-
-def _class_line(machine: Machine) -> None:
-    machine._global(machine._line().decode(), machine._line().decode())
-
-
-def _stack_global(machine: Machine) -> None:
-    name, module = machine._stack.pop(), machine._stack.pop()
-    machine._global(module, name)
-
-
-def _instance(machine: Machine) -> None:
-    raise ForbiddenGlobal(f"{machine._line().decode()}.{machine._line().decode()}")
-
-
-# For each opcode, its operation and an upper bound on the memory it takes beyond what the operation charges itself.
-_OPERATIONS: dict[int, tuple[Callable[[Machine], object], int]] = {
-    code[0]: (operation, cost)
-    for code, operation, cost in (
-        (pickle.PROTO, _protocol, 0),
-        (pickle.FRAME, lambda m: m._number(8), 0),
-        (pickle.NONE, lambda m: m._push(None), 16),
-        (pickle.NEWTRUE, lambda m: m._push(True), 16),
-        (pickle.NEWFALSE, lambda m: m._push(False), 16),
-        (pickle.BININT, lambda m: m._push_int(4), 40),
-        (pickle.BININT1, lambda m: m._push(m._number(1)), 16),
-        (pickle.BININT2, lambda m: m._push(m._number(2)), 40),
-        (pickle.LONG1, lambda m: m._push_int(m._number(1)), 80),
-        (pickle.LONG4, lambda m: m._push_int(m._number(4, signed=True)), 80),
-        (pickle.INT, Machine._int_line, 80),
-        (pickle.LONG, Machine._int_line, 80),
-        (pickle.FLOAT, Machine._float_line, 40),
-        (pickle.BINFLOAT, lambda m: m._push(struct.unpack(">d", m._take(8))[0]), 24),
-        (pickle.STRING, Machine._old_string_line, 160),
-        (pickle.SHORT_BINSTRING, lambda m: m._push_old_string(m._number(1)), 160),
-        (pickle.BINSTRING, lambda m: m._push_old_string(m._number(4, signed=True)), 160),
-        (pickle.SHORT_BINBYTES, lambda m: m._push_bytes(m._number(1)), 48),
-        (pickle.BINBYTES, lambda m: m._push_bytes(m._number(4)), 48),
-        (pickle.BINBYTES8, lambda m: m._push_bytes(m._number(8)), 48),
-        (pickle.BYTEARRAY8, lambda m: m._push_bytes(m._number(8)), 48),
-        (pickle.UNICODE, Machine._text_line, 80),
-        (pickle.SHORT_BINUNICODE, lambda m: m._push_text(m._number(1)), 80),
-        (pickle.BINUNICODE, lambda m: m._push_text(m._number(4)), 80),
-        (pickle.BINUNICODE8, lambda m: m._push_text(m._number(8)), 80),
-        (pickle.MARK, Machine._mark, 80),
-        (pickle.POP, Machine._pop, 0),
-        (pickle.POP_MARK, Machine._pop_mark, 0),
-        (pickle.DUP, Machine._dup, 80),
-        (pickle.EMPTY_TUPLE, lambda m: m._push(()), 16),
-        (pickle.TUPLE1, lambda m: m._tuple(1), 72),
-        (pickle.TUPLE2, lambda m: m._tuple(2), 80),
-        (pickle.TUPLE3, lambda m: m._tuple(3), 88),
-        (pickle.TUPLE, lambda m: m._push(tuple(m._pop_mark())), 72),
-        (pickle.EMPTY_LIST, lambda m: m._push([]), 88),
-        (pickle.LIST, lambda m: m._push(m._pop_mark()), 88),
-        (pickle.APPEND, lambda m: m._append([m._stack.pop()]), 16),
-        (pickle.APPENDS, lambda m: m._append(m._pop_mark()), 16),
-        (pickle.EMPTY_DICT, lambda m: m._push({}), 200),
-        (pickle.DICT, lambda m: m._push(m._pairs({}, m._pop_mark())), 200),
-        (pickle.SETITEM, lambda m: m._set_items([m._stack.pop(-2), m._stack.pop()]), 16),
-        (pickle.SETITEMS, lambda m: m._set_items(m._pop_mark()), 16),
-        (pickle.EMPTY_SET, lambda m: m._push(set()), 240),
-        (pickle.ADDITEMS, lambda m: m._add_items(m._pop_mark()), 16),
-        (pickle.FROZENSET, lambda m: m._push(frozenset(m._fill_set(set(), m._pop_mark()))), 240),
-        (pickle.PUT, lambda m: m._put(int(m._line()[:20])), 100),
-        (pickle.BINPUT, lambda m: m._put(m._number(1)), 16),
-        (pickle.LONG_BINPUT, lambda m: m._put(m._number(4)), 100),
-        (pickle.MEMOIZE, lambda m: m._put(len(m._memo)), 100),
-        (pickle.GET, lambda m: m._get(int(m._line()[:20])), 80),
-        (pickle.BINGET, lambda m: m._get(m._number(1)), 32),
-        (pickle.LONG_BINGET, lambda m: m._get(m._number(4)), 80),
-        (pickle.GLOBAL, _class_line, 80),
-        (pickle.STACK_GLOBAL, _stack_global, 80),
-        (pickle.INST, _instance, 0),
-        (pickle.REDUCE, Machine._reduce, 240),
-        (pickle.BUILD, Machine._build, 80),
-    )
 }

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-EXPANDED, EXPANDED_PER_BYTE = 64 * 2**20, 8  # limit on the size without sharing: bytes, bytes per byte of pickle
+EXPANDED, EXPANDED_PER_BYTE = 64 * 2**20, 12  # limit on the size without sharing: bytes, bytes per byte of pickle
 MAX_DEPTH = 64
 MAX_DIMENSIONS = 32
 _SPEC = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|O8?|[US](?:0|[1-9][0-9]{0,5})")

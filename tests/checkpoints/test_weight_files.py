@@ -9,7 +9,9 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import save_file
 
+from unisign_fast.checkpoints.safetensors_file import SafetensorsFile
 from unisign_fast.checkpoints.weight_files import read_weights, save_weights, write_torch_file
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.pipelines.errors import InputError
@@ -132,3 +134,24 @@ def test_impossible_values_of_a_configuration(tmp_path, change):
     path.write_text(json.dumps(values | change | {"mt5": shape}))
     with pytest.raises(InputError, match="config.json: not a model configuration"):
         ModelConfig.load(path)
+
+
+def test_safetensors_are_read_as_the_library_does_and_damage_is_named(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    types = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+    tensors = {str(dtype): (torch.rand(3, 5) * 2).to(dtype) for dtype in types}
+    tensors |= {"empty": torch.zeros(0, 4), "scalar": torch.ones(())}
+    save_file(tensors, path, metadata={"format": "pt"})
+    read = read_weights(path)
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    with SafetensorsFile(path) as file:
+        os.truncate(path, path.stat().st_size - 8)  # a mapped file would end the process with SIGBUS
+        with pytest.raises(InputError, match="weights.safetensors: not a whole safetensors file .it ends within"):
+            [file.read(name) for name in file.names]
+    with pytest.raises(InputError, match="not a whole safetensors file .its 386 bytes of tensors"):
+        read_weights(path)
+    header = b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(InputError, match="the header's entry 'a' is none of a tensor"):
+        read_weights(path)

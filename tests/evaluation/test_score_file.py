@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from unisign_fast.checkpoints.model_folder import trained_languages
 from unisign_fast.evaluation.score_file import read_scores
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.report.run_folder import read_run
@@ -51,3 +52,19 @@ def test_settings_that_no_run_can_have_are_refused(tmp_path):
         (tmp_path / "settings.json").write_text(json.dumps(settings))
         with pytest.raises(InputError, match=f"{tmp_path}/settings.json: does not say how the run was trained"):
             read_run(tmp_path)
+    (tmp_path / "settings.json").unlink()
+    for start in ({}, {"recipe": 7}, {"recipe": {"recipe": "demo"}}):
+        (tmp_path / "log.jsonl").write_text(json.dumps({"event": "start"} | start))
+        with pytest.raises(InputError, match=f"{tmp_path}/log.jsonl: does not say how the run was trained"):
+            read_run(tmp_path)
+
+
+def test_a_damaged_model_card_names_no_language(tmp_path):
+    for card in (
+        "---\nlanguage: zh\n---\n",
+        "---\nlanguage: [zh, 7]\n---\n",
+        "---\nlanguage: \0\n---\n",
+        "---\nlanguage: 7\n---\n",
+    ):
+        (tmp_path / "README.md").write_text(card)
+        assert trained_languages(tmp_path) == (["zh"] if "zh" in card else [])

@@ -236,3 +236,21 @@ def test_arrays_in_any_order_of_axes_and_shared_ones(tmp_path):
 def test_generated_pickles_are_read_or_refused():
     outcomes = fuzz(300, seed=1)
     assert outcomes.keys() == {"read", "refused"} and outcomes["read"] > 10
+
+
+def test_long_clips_of_nested_lists_of_integers_are_read(tmp_path):
+    """[x, y] in small integers takes 8 bytes in a pickle, and forty times that in memory."""
+    frames = [[[[t % 200, j] for j in range(133)]] for t in range(3500)]
+    path = tmp_path / "clip.pkl"
+    path.write_bytes(pickle.dumps({"keypoints": frames}))
+    assert load_pickle(path) == {"keypoints": frames}
+
+
+def test_a_compressed_file_may_not_expand_without_limit(tmp_path):
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(bytes(2**20)) * 300)
+    assert "is larger than" in refusal(load_pickle, path, compressed=True)
+    np.savez_compressed(tmp_path / "a.npz", keypoints=np.zeros(40_000_000))
+    assert "is larger than" in refusal(load_numpy, tmp_path / "a.npz")
+    np.savez_compressed(tmp_path / "b.npz", keypoints=np.zeros((20_000, 133, 3)))  # nobody for 13 minutes
+    assert load_numpy(tmp_path / "b.npz")["keypoints"].shape == (20_000, 133, 3)

@@ -54,8 +54,11 @@ def test_as_many_clips_as_fit_beside_the_state():
 
 
 def test_a_lack_of_memory_names_what_to_lower():
-    with pytest.raises(InputError) as caught, memory.naming_what_to_lower(Budget(4096, 800)):
+    with pytest.raises(InputError) as caught, memory.naming_what_to_lower(Budget(4096, 800), 256):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(caught.value).endswith("give --frames-per-device 2048 --tokens-per-device 400")
-    with pytest.raises(ZeroDivisionError), memory.naming_what_to_lower(Budget(4096, 800)):
+    with pytest.raises(InputError) as caught, memory.naming_what_to_lower(Budget(200, 800), 256):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert "a single clip of up to 256 frames" in str(caught.value) and "give --max-frames 128" in str(caught.value)
+    with pytest.raises(ZeroDivisionError), memory.naming_what_to_lower(Budget(4096, 800), 256):
         raise ZeroDivisionError

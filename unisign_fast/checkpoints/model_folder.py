@@ -160,9 +160,10 @@ def trained_languages(folder: Path) -> list[str]:
     """The languages that the model card names as trained on, [] where it names none."""
     try:
         language = ModelCard(read_card(folder)).data.get("language")
-    except ValueError:  # a card of someone else's
+    except Exception:  # a card of someone else's, or a damaged one: YAML can raise anything
         return []
-    return [language] if isinstance(language, str) else list(language or [])
+    languages = language if isinstance(language, list) else [language]
+    return [language for language in languages if isinstance(language, str)]
 
 
 def untrained_language(folder: Path, language: str) -> str | None:

@@ -9,9 +9,10 @@ from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unisign_fast.checkpoints.safetensors_file import read_safetensors
 from unisign_fast.pipelines.atomic_io import replaced
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import not_a_file_of_its_kind
@@ -62,10 +63,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".safetensors":
         _check_start(path)
-        try:
-            return load_file(path)
-        except Exception as error:  # a header with wrong values makes safetensors raise anything
-            raise InputError(path, f"not a whole safetensors file ({error})", "download or copy it again") from None
+        return read_safetensors(path)
     weights = _table_of(read_torch_file(path), path)
     size = path.stat().st_size
     for name, weight in weights.items():

@@ -108,9 +108,11 @@ def _settings_of_log(events: list[dict]) -> dict:
     """
     nothing: dict = {"recipe": {}, "setting": {}}
     start = next((event for event in events if event.get("event") == "start"), nothing)
-    recipe = start["recipe"]
+    recipe = start.get("recipe")
+    if not isinstance(recipe, dict):
+        return {}
     data = {f.name: recipe[f.name] for f in fields(DataSettings) if f.name in recipe}
-    return {**recipe, "data": data, "train": start["setting"]}
+    return {**recipe, "data": data, "train": start.get("setting")}
 
 
 def _read_scores(path: Path) -> dict:

@@ -4,15 +4,16 @@ Tensors are stored unsharded, so a run can resume with any number of ranks, any 
 rank writes a share of the tensors, into files of about 1 GiB. Loading executes no code from the files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unisign_fast.checkpoints.safetensors_file import SafetensorsFile
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.training.deepspeed_engine import master_weights
 
@@ -53,12 +54,14 @@ def has_engine_state(folder: Path) -> bool:
 @torch.no_grad()
 def load_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
     """Load what `save_engine` wrote. Every rank calls it, before the engine's first step."""
-    files = [safe_open(path, "pt") for path in sorted(folder.glob(FILES))]
-    where = {name: file for file in files for name in file.keys()}
+    with ExitStack() as opened:
+        files = [opened.enter_context(SafetensorsFile(path)) for path in sorted(folder.glob(FILES))]
+        where = {name: file for file in files for name in file.names}
+        _set_all(engine, lambda name: where[name].read(name))
 
-    def stored(name: str) -> Tensor:
-        return where[name].get_tensor(name)
 
+def _set_all(engine: "DeepSpeedEngine", stored: Callable[[str], Tensor]) -> None:
+    """Set the engine's state, `stored(name)` being the saved value."""
     for state in engine.basic_optimizer.state.values():
         if "step" in state:
             state["step"].copy_(stored(UPDATES))

@@ -125,11 +125,20 @@ def _full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBa
 
 
 @contextmanager
-def naming_what_to_lower(budget: Budget) -> Iterator[None]:
-    """Turn a GPU out-of-memory error into an InputError that names the settings to lower, and their new values."""
+def naming_what_to_lower(budget: Budget, max_frames: int) -> Iterator[None]:
+    """Turn a GPU out-of-memory error into an InputError that names the settings to lower, and their new values.
+
+    A micro-batch of one clip of `max_frames` can't be divided: the clip itself has to be shorter.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        problem = f"a micro-batch of {budget.frames} frames and {budget.tokens} tokens needs more memory than is free"
-        remedy = f"give --frames-per-device {budget.frames // 2} --tokens-per-device {budget.tokens // 2}"
+        if budget.frames > max_frames:
+            problem = (
+                f"a micro-batch of {budget.frames} frames and {budget.tokens} tokens needs more memory than is free"
+            )
+            remedy = f"give --frames-per-device {budget.frames // 2} --tokens-per-device {budget.tokens // 2}"
+        else:
+            problem = f"a single clip of up to {max_frames} frames needs more memory than is free"
+            remedy = f"give --max-frames {max_frames // 2}, or share the optimiser by more ranks with --zero-stage 2"
         raise InputError("GPU memory", problem, remedy) from error

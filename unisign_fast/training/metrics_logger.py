@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -78,7 +79,10 @@ class MetricsLogger:
         """Bar and board for the steps from `first_step` (those done before) to `total_steps`."""
         if self.ranks.is_first:
             with writing(self._run):
-                self._board = SummaryWriter(self._run / "tensorboard", purge_step=first_step + 1)
+                board = self._run / "tensorboard"
+                board.mkdir(parents=True, exist_ok=True)
+                TemporaryFile(dir=board).close()  # the writer's thread would fail with a traceback
+                self._board = SummaryWriter(board, purge_step=first_step + 1)
             self._wandb = _start_wandb(self._wandb_project, self._run) if self._wandb_project else None
             if self._console.is_terminal:
                 self._bar = _bar(self._console)

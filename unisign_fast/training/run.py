@@ -95,7 +95,7 @@ def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | No
         trainer = _trainer(settings, config, model, tokenizer, reader, clips, ranks)
         trainer.resume()
         record(settings, stores, ranks)  # only now: a refused start must not change the record of the run
-        with naming_what_to_lower(trainer.loader.budget):
+        with naming_what_to_lower(trainer.loader.budget, settings.data.max_frames):
             trained = trainer.train()
     else:
         record(settings, stores, ranks)

@@ -1,0 +1,123 @@
+"""Reads .safetensors files into memory of our own.
+
+The library maps the file, and a map of a file that another process cuts short ends the process with SIGBUS. Here such a
+file, like one with a damaged header, is an InputError. The format: 8 bytes with the size of the header, a JSON header
+{name: {dtype, shape, data_offsets}}, and the tensors' bytes without gaps.
+"""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.input_files import parse_json
+
+REMEDY = "download or copy it again"
+MAX_HEADER = 100 * 2**20  # bytes, the library's own limit
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class SafetensorsFile:
+    """An open file; tensors are read by name, one at a time. Use it in a `with` block."""
+
+    def __init__(self, path: Path):
+        """Raises InputError if there is no such file, or its header is damaged."""
+        self.path = path
+        self._file: BinaryIO = open_file(path)
+        try:
+            self._entries, self._start = self._header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "SafetensorsFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors' names, in the order of the file."""
+        return list(self._entries)
+
+    def read(self, name: str) -> Tensor:
+        """A tensor on the CPU. Raises InputError if the file ends before it does."""
+        dtype, shape, begin, end = self._entries[name]
+        content = torch.empty(end - begin, dtype=torch.uint8)
+        try:
+            self._file.seek(self._start + begin)
+            size = self._file.readinto(memoryview(content.numpy()))  # type: ignore[attr-defined]
+        except OSError as error:
+            raise InputError(self.path, f"cannot be read ({error.strerror})", REMEDY) from None
+        if size != end - begin:
+            raise self._damaged(f"it ends within {name}")
+        if dtype is torch.bool:
+            return (content != 0).reshape(shape)
+        return content.view(dtype).reshape(shape)
+
+    def _header(self) -> tuple[dict[str, tuple[torch.dtype, list[int], int, int]], int]:
+        """Type, shape and place of every tensor, and where the first one begins."""
+        size = int.from_bytes(self._file.read(8), "little")
+        if not 2 <= size <= MAX_HEADER:
+            raise self._damaged("it has no header")
+        header = self._file.read(size)
+        if len(header) < size:
+            raise self._damaged("it ends within the header")
+        try:
+            values: Any = parse_json(header, self.path, REMEDY)
+        except InputError as error:
+            raise self._damaged(f"the header {error.problem}") from None
+        if not isinstance(values, dict):
+            raise self._damaged("the header is no table")
+        entries = {name: self._entry(name, value) for name, value in values.items() if name != "__metadata__"}
+        places = sorted((begin, end) for _, _, begin, end in entries.values())
+        data = self._file.seek(0, 2) - 8 - size
+        whole = [(0, 0), *places, (data, data)]
+        if any(end != begin for (_, end), (begin, _) in pairwise(whole)):
+            raise self._damaged(f"its {data} bytes of tensors are not those of the header")
+        return dict(sorted(entries.items(), key=lambda entry: entry[1][2:])), 8 + size
+
+    def _entry(self, name: str, value: Any) -> tuple[torch.dtype, list[int], int, int]:
+        try:
+            dtype, shape, (begin, end) = DTYPES[value["dtype"]], value["shape"], value["data_offsets"]
+            numbers = [*shape, begin, end]
+            if not all(type(number) is int and 0 <= number < 2**60 for number in numbers):
+                raise ValueError
+            if end - begin != math.prod(shape) * dtype.itemsize:
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise self._damaged(f"the header's entry {name[:80]!r} is none of a tensor") from None
+        return dtype, shape, begin, end
+
+    def _damaged(self, reason: str) -> InputError:
+        return InputError(self.path, f"not a whole safetensors file ({reason})", REMEDY)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """The file, opened for reading bytes. Raises InputError if it cannot be."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "name a file that is there") from None
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file. Raises InputError as SafetensorsFile does."""
+    with SafetensorsFile(path) as file:
+        return {name: file.read(name) for name in file.names}
