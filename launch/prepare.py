@@ -49,11 +49,9 @@ def convert(
         labels: Label file of a corpus as published, or a CSV of your own (docs/own_data.md). Without it all poses
             are taken.
         out: Folder of the store to write.
-        videos: Folder of the videos; one subfolder per split works too. Videos are not moved. Only .pose files do not
-            need videos: they contain width, height and frame rate.
+        videos: Folder of the videos, which are not moved. Only .pose files do without.
         language: Language of the texts (en, de, fr, ...); without it zh if they have Chinese characters, else en.
-        split: Split of all clips. Default: the label's own split, else the one in the label file's name; a CSL-News
-            list is split into 99 % train and 1 % test.
+        split: Split of all clips; by default the label's own, else that in the label file's name.
         classes: Use only the first N words of WLASL_v0.3.json or MSASL_*.json (WLASL-100, MS-ASL-200, ...).
         max_bad_share: Fail, and write nothing, if more than this share of the clips is bad.
         append: Append the clips to the existing store `out`.
