@@ -19,6 +19,7 @@ from unisign_fast.pipelines.curation.makers import MOST_ATTEMPTS, MOST_CRASHES
 from unisign_fast.pipelines.curation.parts import PartMaker, pixel_box, read_part
 from unisign_fast.pipelines.curation.quality import Thresholds
 from unisign_fast.pipelines.curation.release import Release, finish
+from unisign_fast.pipelines.curation.report import read_corpus_report
 from unisign_fast.pipelines.curation.settings import CurationSettings, read_curation_settings
 from unisign_fast.pipelines.curation.status import print_plan, print_status
 from unisign_fast.pipelines.curation.survey import Survey
@@ -118,6 +119,13 @@ def test_clips_have_the_text_the_box_and_the_poses_of_their_stretch(finished):
         y = (30 + 12 * np.cos(frames / 4 + day)) / clip.height
         assert np.abs(keypoints[:, 2, 0] - x).max() < 2 / clip.width
         assert np.abs(keypoints[:, 2, 1] - y).max() < 2 / clip.height
+
+
+def test_the_report_reads_what_a_release_holds(finished):
+    report = read_corpus_report(finished / "out" / "current")
+    assert [stage.count for stage in report.stages] == [2, 6, 6, 6] and report.reasons == []
+    assert [(one.name, one.language, one.programmes, one.clips) for one in report.series] == [("news", "en", 2, 6)]
+    assert len(report.lags) == 2 and report.splits == {"train": 6} and report.real_time > 0
 
 
 def test_parts_are_those_of_the_whole_video(finished, material):
