@@ -32,10 +32,13 @@ class Rates:
 
 
 def print_status(survey: Survey) -> None:
-    """Finished, waiting and failed plans and parts by series, dead letters with their reasons, releases."""
+    """Finished, waiting and failed plans and parts by series, dead letters with their reasons, releases.
+
+    Hours are those of finished parts, and times real time those of one worker.
+    """
     console, folder = Console(), survey.folder
     table = Table(title=str(folder.root), title_justify="left")
-    for column in ("series", "programmes", "plans", "parts", "waiting", "dead", "hours of parts", "x real time"):
+    for column in ("series", "programmes", "plans", "parts", "waiting", "dead", "hours", "x real time"):
         table.add_column(column, justify="left" if column == "series" else "right")
     letters = survey.dead_letters()
     for series in survey.sources.series:
@@ -47,7 +50,7 @@ def print_status(survey: Survey) -> None:
         dead = sum(key in letters for key in keys)
         seconds, worked = sum(one.frames / one.fps for one in infos), sum(one.seconds for one in infos)
         counts = (len(works), plans, f"{len(infos)} of {len(items)}", len(keys) - plans - len(infos) - dead, dead)
-        speed = f"{seconds / worked:.2f} a worker" if worked else "-"
+        speed = f"{seconds / worked:.2f}" if worked else "-"
         table.add_row(series.name, *map(str, counts), f"{seconds / 3600:.2f}", speed)
     console.print(table)
     for work in survey.work:

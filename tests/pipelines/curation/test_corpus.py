@@ -293,6 +293,7 @@ def test_withdrawal_removes_every_byte_and_names_releases_and_runs(again, tmp_pa
         files = content_of(again.folder.root).items()
         return [(needle, name) for needle in searched for name, content in files if needle in content]
 
+    first.path.with_suffix(".html").write_text(f"the report names {video.name}")
     assert found()
     gone = withdraw(again.folder, str(video), tmp_path / "runs")
     assert {first.path.name, second.path.name} <= set(gone.releases)
