@@ -21,5 +21,5 @@ class InputError(Exception):
         super().__init__(line)
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
-        """Made again from its parts where a worker process passes it on."""
+        """Rebuilds the error from its parts when it is passed between processes."""
         return type(self), (self.where, self.problem, self.remedy)

@@ -12,11 +12,11 @@ from .errors import InputError
 
 MAX_BYTES = 512 * 2**20
 _PIECE = 2**20
-MAX_DEPTH = 64  # of nested JSON lists and dicts; code that reads or prints the values may recurse
+MAX_DEPTH = 64  # nesting of JSON lists and dicts; code that reads or prints the values may recurse
 T = TypeVar("T")
 _SETTINGS_BYTES = 16 * 2**20
 _COPY = "copy the file again"
-_LONG_NUMBER = re.compile(rb"[0-9]{300}")  # beyond any float
+_LONG_NUMBER = re.compile(rb"[0-9]{300}")  # more digits than any float has
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
@@ -91,7 +91,7 @@ def read_settings(path: Path, kind: type[T], what: str, remedy: str, required: t
 
     Raises InputError naming the file and field, also where one of `required` is missing.
     """
-    import msgspec  # late: the model imports this module, and a GPU host without the data path has no msgspec
+    import msgspec  # late import: the model imports this module, and a GPU host without the data path has no msgspec
 
     try:
         values = read_json(path, remedy, _SETTINGS_BYTES)

@@ -1,6 +1,6 @@
 """The target of a clip: kind of text and language.
 
-A language is CODE, a BCP-47 tag (de, gsw, zh-Hant), or CODE=NAME, where its user says what the prompt calls it.
+A language is CODE, a BCP-47 tag (de, gsw, zh-Hant), or CODE=NAME, where NAME is what the prompt calls it.
 """
 
 import re
@@ -78,7 +78,7 @@ def language_name(language: str) -> str | None:
 
 
 def _name_in_table(code: str) -> str | None:
-    import langcodes  # late: it takes 0.2 s, and most languages are in LANGUAGES
+    import langcodes  # late import: it takes 0.2 s, and most languages are in LANGUAGES
 
     try:
         tag = langcodes.Language.get(code)
@@ -119,7 +119,7 @@ def has_spaces(language: str) -> bool:
 
 
 def script_mismatch(texts: Iterable[str], language: str) -> str | None:
-    """Says so if most letters of the texts are of other scripts than the language's; else None."""
+    """A message if most letters of the texts are not in the language's script; otherwise None."""
     expected = SCRIPTS.get(script_of(language) or "", ())
     letters = Counter(c for text in texts for c in unicodedata.normalize("NFKC", text) if c.isalpha())
     scripts: Counter[str] = Counter()

@@ -4,7 +4,7 @@
 
     Translator("FOLDER OR HUB ID")(keypoints)[0].text
 
-The names below are imported when they are first asked for: `import unisign_fast` alone loads neither torch nor
+The names below are imported on first use: `import unisign_fast` alone loads neither torch nor
 transformers.
 """
 

@@ -84,7 +84,7 @@ def _units(data: bytes, at: int, length_bytes: int) -> Iterator[bytes]:
 
 
 def _jpeg_size(data: bytes) -> bytes | None:
-    """Height and width of the start-of-frame segment, which stands before the pixels."""
+    """Height and width from the start-of-frame segment, which precedes the pixels."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in (0xC0, 0xC1, 0xC2):
@@ -129,7 +129,7 @@ def _vp9(data: bytes) -> FrameHeader:
 
 
 class _Bits:
-    """Reads bits from the front; zeros follow the end."""
+    """Reads bits from the front; past the end it returns zeros."""
 
     def __init__(self, data: bytes):
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)

@@ -14,8 +14,8 @@ import numpy as np
 
 BoxRule = Literal["clip", "sampled"]
 BOX_RULES: tuple[BoxRule, ...] = get_args(BoxRule)
-MARGIN = 1.2  # box side over the extent
-KEPT_SHARE = 0.95  # clip rule: a wrong keypoint in a few frames must not make every hand small
+MARGIN = 1.2  # ratio of box side to extent
+KEPT_SHARE = 0.95  # clip rule: a few wrong keypoints must not shrink every hand
 CONFIDENT = 0.3  # clip rule: mean confidence of a hand whose extent counts
 
 

@@ -30,7 +30,7 @@ from ..store.keypoint_store import KeypointStore
 from ..workers import end_with_parent
 from .sources import VideoHandCrops, want_hands
 
-FRAMES_AT_ONCE = 256  # of a clip, so that a long one needs no more memory than others
+FRAMES_AT_ONCE = 256  # frames of a clip, so that a long clip needs no more memory than others
 COMMIT_SECONDS = 60  # between commits; a killed run resumes from the last one
 ESTIMATE_CLIPS = 8  # clips cut to estimate the disk space
 
@@ -53,9 +53,9 @@ def cut_crops(
         _cut_the_rest(store, writer, videos, workers or len(os.sched_getaffinity(0)))
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
-        raise InputError(crops_folder(store), problem, "make room and call again: it goes on from there") from None
+        raise InputError(crops_folder(store), problem, "free disk space and run the command again") from None
     if writer.clips and len(writer.left_out) == writer.clips:
-        raise InputError(store.path, "no clip of it could be cut", "mend what is said above, then delete its crops")
+        raise InputError(store.path, "none of its clips could be cut", "fix the errors above, then delete its crops")
     return writer
 
 
@@ -98,7 +98,7 @@ def _check_disk_space(
     said = f"{crops} crops of about {each / 1000:.1f} kB will take about {_human(needed)}; {_human(free)} are free"
     console.print(said, markup=False, highlight=False)
     if needed > free:
-        raise InputError(folder, said, "make room, or choose a smaller --size or --quality")
+        raise InputError(folder, said, "free disk space, or choose a smaller --size or --quality")
 
 
 def _human(size: float) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nvidia.dali.backend import TensorListCPU, TensorListGPU
 
 CPU_CODECS = ("vp9", "mjpeg")  # FFmpeg's names
-MOST_PICTURES = 4096  # of one call
+MOST_PICTURES = 4096  # files of one call
 MOST_VIDEOS = {"cpu": 1, "cuda": 16}  # more do not help on the CPU; on a GPU they keep the decoders busy
 DECODER_THREADS = 1  # parallel over the loader's threads instead
 
@@ -51,11 +51,11 @@ class _Decoder(ABC):
                 self._pipeline.feed_input(name, samples)
             (decoded,) = self._pipeline.run()
         except RuntimeError as error:
-            self._pipeline = None  # it cannot be used again
+            self._pipeline = None  # the pipeline is no longer usable
             raise DecodingError(str(error).strip().splitlines()[-1]) from None
         yield decoded
         if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # before the next run writes to the buffer
+            torch.cuda.current_stream(self.device).synchronize()  # finish before the next run overwrites the buffer
 
     def _build(self) -> "Pipeline":
         from nvidia.dali import Pipeline

@@ -35,7 +35,7 @@ def _weights(source, output, side, S: tl.constexpr):
 
 @triton.jit
 def _reach(tile, side, S: tl.constexpr, TILE: tl.constexpr):
-    """The source pixels that a tile of the output depends on; one more on each side does no harm."""
+    """The source pixels that a tile of the output depends on; one extra pixel on each side is harmless."""
     scale = side.to(tl.float32) / S
     support = 2 * tl.maximum(scale, 1.0) + 1
     first = tl.maximum(tile * TILE * scale - support, 0).to(tl.int32)
@@ -93,8 +93,8 @@ def gpu_crops(
 ) -> list[Tensor]:
     """Crops [n, 3, size, size] uint8 of each video, all by one launch; they are views of one tensor.
 
-    pictures: of each video [frames, H, W, 3] uint8, contiguous, which must live until the launch has ended;
-    frames: for each of its n crops the number of the picture; boxes: [n, 4] int64 (boxes.py).
+    pictures: one [frames, H, W, 3] uint8 tensor per video, contiguous, which must stay alive until the launch has
+    finished; frames: the picture index of each of its n crops; boxes: [n, 4] int64 (boxes.py).
     """
     table = np.concatenate([_entries(*video) for video in zip(pictures, frames, boxes)])
     device = pictures[0].device

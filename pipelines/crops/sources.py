@@ -22,7 +22,7 @@ from .dali import DecodingError, JpegDecoder, VideoDecoder
 from .video import VideoFile
 
 LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
-MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond it the keypoints are not fractions of the picture
+MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond that the keypoints cannot be fractions of the picture
 # Shared by the many clips without sampled hands.
 NO_FRAMES, _NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
 
@@ -98,7 +98,7 @@ class StoredHandCrops:
             return result
         try:
             pixels = self._decoder.decode(files).permute(0, 3, 1, 2)
-        except DecodingError as error:  # no checksum is wrong: the store was written so
+        except DecodingError as error:  # all checksums match: the store was written like this
             raise AssertionError(f"{self.store.path}: {error}") from None
         return [pixels[rows[i]] if i in rows else other for i, other in enumerate(result)]
 
@@ -182,7 +182,7 @@ def _gpu_crops(*arguments) -> list[Tensor]:
 def _cpu_crops(
     pictures: Sequence[Tensor], frames: Sequence[np.ndarray], boxes: Sequence[np.ndarray], size: int
 ) -> list[Tensor]:
-    """As `gpu_crops`, crop by crop."""
+    """The result of `gpu_crops`, computed crop by crop."""
     crops = []
     for pictures_FHW3, numbers, boxes_N4 in zip(pictures, frames, boxes):
         patches = _patches(boxes_N4)
@@ -207,7 +207,7 @@ def _patches(boxes: np.ndarray) -> Tensor:
 
 
 def _cut(picture_HW3: Tensor, box: np.ndarray, patch_SS3: Tensor) -> None:
-    """Copies what lies in the box; the patch stays black where the box lies outside the picture."""
+    """Copies the part of the picture inside the box; the patch stays black where the box lies outside the picture."""
     x0, y0, x1, y1 = box.tolist()
     height, width, _ = picture_HW3.shape
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
@@ -233,6 +233,6 @@ def _check(video: VideoFile, wanted: WantedHands) -> None:
         raise InputError(video.path, sizes, again)
     expected = clip.video_frames or clip.video_start + clip.frames
     if video.declared_frames and abs(video.declared_frames - expected) > LENGTH_TOLERANCE:
-        frames = video.count_frames()  # what a file declares may be wrong
+        frames = video.count_frames()  # the declared frame count may be wrong
         if abs(frames - expected) > LENGTH_TOLERANCE:
             raise InputError(video.path, f"has {frames} frames, the pose of clip {clip.id} is for {expected}", again)

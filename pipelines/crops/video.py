@@ -55,7 +55,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Scan:
-    """The result of reading a file to its end: shown frames, their times, whether the size changes.
+    """The result of reading a file to its end: shown frames, their times, and whether the size changes.
 
     `plain`: every packet is a shown frame, so that a decoder that counts packets numbers the frames alike. `pts` are
     the frames' timestamps, int64 in units of the stream, where packets determine them: reading may start anywhere.
@@ -144,7 +144,7 @@ class VideoFile:
             if abs(rate - measured) > RATE_DOUBT * measured:  # browsers' recordings declare 1000
                 rate = float(measured)
         if not rate:
-            raise InputError(self.path, "the video says no frame rate", REMEDY)
+            raise InputError(self.path, "the video has no frame rate", REMEDY)
         return VideoInfo(self.width, self.height, rate, scan.frames, scan.times, scan.resized)
 
     def count_frames(self) -> int:
@@ -228,7 +228,7 @@ class VideoFile:
                     if not frame.is_corrupt:
                         frames = number + 1
             except av.FFmpegError:
-                pass  # a reader that needs more frames says why it cannot have them
+                pass  # a reader that needs more frames reports why it cannot get them
             known = [time for time in times[:frames] if time is not None]
             if len(known) < frames or any(b <= a for a, b in zip(known, known[1:])):
                 return Scan(frames, None, resized, False)
@@ -366,8 +366,8 @@ def read_video_info(path: Path) -> VideoInfo:
 def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """The frames in the order in which they are shown.
 
-    A stream that was cut anywhere begins with frames that need what is no longer there: nothing before the first key
-    frame need decode.
+    A stream cut at an arbitrary point begins with frames whose references are gone, so frames before the first key
+    frame may fail to decode.
     """
     begun = False
     for packet in container.demux(stream):
@@ -382,7 +382,7 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> I
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """(a, b, c, d) of the frame's display matrix, rounded to -1, 0 or 1; None if it changes nothing.
 
-    A pixel at (x, y) is shown at (ax + cy, bx + dy), up to a shift. What is no right angle has no zeros.
+    A pixel at (x, y) is shown at (ax + cy, bx + dy), up to a shift. A rotation by any other angle has no zeros.
     """
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:

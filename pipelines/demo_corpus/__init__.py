@@ -53,7 +53,7 @@ def _write_store(path: Path, plans: list[ClipPlan], pool: Executor, progress: Pr
     videos.mkdir(parents=True)
     task = progress.add_task(path.name, total=len(plans))
     clips = cast(Generator[np.ndarray], pool.map(partial(make_clip, folder=videos), plans, chunksize=4))
-    with closing(clips) as made, KeypointStoreWriter(path, _SOURCE) as writer:  # closing it cancels the clips to come
+    with closing(clips) as made, KeypointStoreWriter(path, _SOURCE) as writer:  # closing it cancels the remaining clips
         for plan, keypoints in zip(plans, made, strict=True):
             writer.add(
                 keypoints,
@@ -73,10 +73,10 @@ def _write_store(path: Path, plans: list[ClipPlan], pool: Executor, progress: Pr
 
 
 def write_demo_corpus(root: Path, clips: int, seed: int, workers: int | None = None) -> None:
-    """Writes the stores root/sentences and root/words with `clips` clips together, half of them sentences.
+    """Writes the stores root/sentences and root/words with `clips` clips in total, half of them sentences.
 
     The same `clips` and `seed` give the same labels and keypoints, byte for byte, with any number of `workers` (None:
-    one a core). The corpus appears at `root` when it is whole; a killed run leaves a hidden folder
+    one a core). The corpus appears at `root` once it is complete; a killed run leaves a hidden folder
     `.NAME.unfinished-PID` beside it. Raises InputError if `root` exists or cannot be made, or a number is out of range.
     """
     root = Path(root).absolute()

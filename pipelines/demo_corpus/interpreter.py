@@ -1,6 +1,6 @@
 """A demo interpreter: a procedural signer who follows given speech at a known lag.
 
-What the tests and benchmarks of lag estimation take as truth.
+Tests and benchmarks of lag estimation use it as ground truth.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def interpret(
 
 
 def _moving(frames: int, signer: Signer, rng: np.random.Generator) -> Performance:
-    """Signs, from rest to rest, stretched to so many frames."""
+    """Signs from rest to rest, stretched to the given number of frames."""
     glosses = rng.choice(list(SIGNS), size=max(1, round(frames / FRAMES_A_SIGN)))
     whole = perform(tuple(glosses.tolist()), signer, rng)
     moving = np.flatnonzero(whole.speeds.max(axis=1) > 0)

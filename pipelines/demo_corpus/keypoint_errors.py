@@ -16,7 +16,7 @@ TRANSITION_LOSS, TRANSITION_SPEED = 0.10, 0.35  # confidence lost by a hand at t
 
 
 def _body(performance: Performance, signer: Signer) -> np.ndarray:
-    """True positions [T, 133, 2] of all joints but the hands' (zero here)."""
+    """True positions [T, 133, 2] of all joints except those of the hands (zero here)."""
     points = np.zeros((len(performance), JOINTS, 2))
     face = face_points(signer)
     points[:, _FACE] = face

@@ -14,7 +14,7 @@ SUBJECTS = {"我": "I", "你": "you", "她": "she"}
 TIMES = {"昨天": "yesterday", "明天": "tomorrow"}
 NOT, ASK = "不", "吗"
 NO_WORD = ""
-# Signs of pairs in a sentence of so many signs at most: with more, score-aware sampling would miss some too often.
+# The most paired signs in a sentence of a given length: with more, score-aware sampling would miss some too often.
 MOST_AMBIGUOUS = {3: 1, 4: 1, 5: 2}
 
 NOUNS = {  # English with its article
@@ -34,9 +34,9 @@ VERBS = {  # base, third person, past
     "买": ("buy", "buys", "bought"),
     "卖": ("sell", "sells", "sold"),
 }
-TRADE = ("买", "卖")  # verbs of every noun; the others have their own nouns
+TRADE = ("买", "卖")  # verbs that take every noun; the others take only their own nouns
 OBJECTS = {"喝": ("水", "茶", "咖啡"), "吃": ("苹果", "橘子"), "看": ("书", "猫", "狗")}
-# English of every sign made alone.
+# English translation of every sign made alone.
 WORDS = {
     **SUBJECTS,
     **TIMES,

@@ -1,4 +1,4 @@
-"""The plan of the demo corpus: sentence, signer, camera and split of every clip. Draws nothing."""
+"""The plan of the demo corpus: sentence, signer, camera and split of every clip. Renders nothing."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ from .signer import SIGNERS, Signer
 from .signs import PAIRS
 
 SENTENCE_SHARE, DEV_SHARE, TEST_SHARE = 0.5, 0.08, 0.12
-PAIR_WEIGHT = 6  # clips of a paired word to one of any other: RGB is learned from four words in five
+PAIR_WEIGHT = 6  # clips of a paired word per clip of any other word: RGB is learned from four words in five
 # width, height, frames per second, share of the clips
 _FORMATS = ((512, 512, 12, 0.70), (512, 512, 15, 0.12), (640, 480, 15, 0.10), (360, 640, 25, 0.08))
 _PLAN, _CLIP = 0, 1  # random streams
@@ -32,7 +32,7 @@ class ClipPlan:
 
     @property
     def needs_rgb(self) -> bool:
-        """Whether a sign of it can be told from another only in the picture."""
+        """Whether one of its signs can be told from another only in the picture."""
         return not AMBIGUOUS.isdisjoint(self.sentence.glosses)
 
 
@@ -58,7 +58,7 @@ def _word_order() -> list[str]:
 
 
 def _split_words(clips: int) -> list[tuple[str, Sentence]]:
-    """Every word taken is in every split; fewer words are taken when there are not three clips for each."""
+    """Every word taken is in every split; fewer words are used if there are not three clips for each."""
     order = _word_order()[: clips // 3]
     weights = np.array([PAIR_WEIGHT if word in AMBIGUOUS else 1 for word in order])
     counts = 3 + (clips - 3 * len(order)) * weights // weights.sum()

@@ -55,7 +55,7 @@ _SHAPE, _SEEN = slice(3, 3 + SHAPE_SIZE), slice(3 + SHAPE_SIZE, 3 + 2 * SHAPE_SI
 _FAST = 3 + 2 * SHAPE_SIZE
 _ROW = _FAST + 1
 # Score-aware sampling draws a tenth of the frames, rounded down: two from a word, nearly surely in a long fast stroke.
-FAST_FRAMES, CLIP_FRAMES = 8, 20  # at least
+FAST_FRAMES, CLIP_FRAMES = 8, 20  # at least this many frames
 TRANSITION_FRAMES = 3
 
 
@@ -66,7 +66,7 @@ class Performance:
     wrists: np.ndarray  # [T, 2, 2]
     angles: np.ndarray  # [T, 2] degrees, as in Sign, mirrored for the left hand
     shapes: np.ndarray  # [T, 2, 6], as in signs.HANDSHAPES: what the picture shows
-    seen_shapes: np.ndarray  # [T, 2, 6]: what the estimator could tell at best; the same for both signs of a pair
+    seen_shapes: np.ndarray  # [T, 2, 6]: the best that the estimator can see; the same for both signs of a pair
     fast: np.ndarray  # [T, 2] bool: the stroke is too fast for the estimator
     speeds: np.ndarray  # [T, 2] of the wrist, shoulder widths a frame
 
@@ -145,7 +145,7 @@ def place_hands(performance: Performance, shapes: np.ndarray, signer: Signer) ->
 
 
 def elbows(performance: Performance) -> np.ndarray:
-    """[T, 2, 2]. They hang beside the trunk and follow the wrists a part of the way, as an arm seen from ahead does."""
+    """[T, 2, 2]. They hang beside the trunk and partly follow the wrists, like an arm seen from the front."""
     outward = np.array([[1.0, 1.0], [-1.0, 1.0]])
     rest_wrist = np.abs(REST_PLACE) * outward
     return np.array([0.66, 0.66]) * outward + 0.32 * (performance.wrists - rest_wrist)

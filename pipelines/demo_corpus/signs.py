@@ -23,7 +23,7 @@ HANDSHAPES: dict[str, tuple[float, ...]] = {
     "pinch": (0.5, 0.6, 0, 0, 0, 0.6),
 }
 SHAPE_SIZE = 6
-MEAN_HAND = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)  # what an estimator believes when it cannot see the fingers
+MEAN_HAND = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)  # the estimator's guess when it cannot see the fingers
 REST_PLACE, REST_ANGLE, REST_SHAPE = (-0.42, 1.08), 150.0, "cup"
 
 
@@ -108,7 +108,7 @@ SIGNS: dict[str, Sign] = {
     "买": Sign("spread", (-0.40, 0.75), 5, "shake across", left="mirror"),
     "卖": Sign("fist", (-0.40, 0.75), 5, "shake across", left="mirror"),
 }
-# Told apart by handshape alone, and the estimator never sees it.
+# These differ in handshape alone, which the estimator never sees.
 PAIRS: tuple[tuple[str, str], ...] = (("茶", "咖啡"), ("苹果", "橘子"), ("猫", "狗"), ("买", "卖"))
 
 # A right hand of length 1, palm to the camera, fingers up, thumb towards +x; y upwards.

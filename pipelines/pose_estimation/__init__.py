@@ -1,1 +1,1 @@
-"""Keypoints from video: a person detector, a tracker and a whole-body pose network; `extraction` does folders."""
+"""Keypoints from video: a person detector, a tracker and a whole-body pose network; `extraction` processes folders."""

@@ -11,13 +11,12 @@ from ..signer_tracking import follow_signer
 from ..skeleton import JOINTS
 from .networks import PersonDetector, PoseNetwork
 
-REMEMBERED = 50  # frames for which the signer may go undetected
+REMEMBERED = 50  # frames for which the signer may stay undetected
 
 
 def pictures(camera: str) -> Iterator[np.ndarray]:
-    """RGB [height, width, 3] uint8 of a camera (its number, device or address) or a video file, as they come.
-
-    Ends with the file, or when the camera gives no more. Raises InputError if it gives no picture at all.
+    """RGB [height, width, 3] uint8 of a camera (its number, device or address) or a video file, in order of arrival.
+    Ends at the end of the file or when the camera stops. Raises InputError if there is no picture at all.
     """
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the InputError below is enough
     capture = cv2.VideoCapture(int(camera) if camera.isdigit() else camera)

@@ -3,9 +3,9 @@
 The detector runs on every DETECT_EVERY-th frame and on the last. In between, the signer's box is interpolated, and the
 pose network processes full batches. Its keypoints validate the box: if a joint lies at the edge of the crop, or a body
 part is much less confident than in the last frame with a detection, the detector also runs on that frame and its box
-replaces the interpolated one. It also runs on every frame between two detections that disagree on the signer's place. A
-signer who stays in place costs about one detection in 25 frames; one in each, as in rtmlib's Wholebody, takes 3.6 times
-as long as the pose network.
+replaces the interpolated one. It also runs on every frame between two detections that disagree about the signer's
+position. A signer who stays in place costs about one detection in 25 frames; one in each, as in rtmlib's Wholebody,
+takes 3.6 times as long as the pose network.
 """
 
 from bisect import bisect
@@ -63,7 +63,8 @@ def track_signer(
 def estimate_pose(
     video: Path, detector: PersonDetector, network: PoseNetwork, detect_every: int = DETECT_EVERY
 ) -> dict[str, Any]:
-    """The content of a video's pose file. Raises InputError if the video does not decode to its end, or shows nobody.
+    """The content of a video's pose file. Raises InputError if the video does not decode to its end, or shows no
+    person.
 
     The video is decoded twice, which costs little beside the networks and keeps few pictures in memory.
     """
@@ -84,7 +85,7 @@ def estimate_pose(
     if not found.known:
         raise InputError(video, f"no person is found in its {found.frames} frames", "leave the clip out")
     poses = _poses(pictures, found, detector, network)
-    missing = max(0, info.frames - found.frames)  # what a converter counts; the last few may not decode
+    missing = max(0, info.frames - found.frames)  # the last few frames may not decode
     points = np.pad(poses.points / (info.width, info.height), ((0, missing), (0, 0), (0, 0))).astype(np.float32)
     return {
         "keypoints": list(points[:, None]),
@@ -133,7 +134,7 @@ def _poses(pictures: Pictures, found: _Detections, detector: PersonDetector, net
 def _follow(
     pictures: Iterator[tuple[int, np.ndarray]], found: _Detections, detector: PersonDetector, network: PoseNetwork
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """Batches of frames in which the signer is: numbers, keypoints [n, 133, 2] in pixels, confidences [n, 133]."""
+    """Batches of frames that show the signer: numbers, keypoints [n, 133, 2] in pixels, confidences [n, 133]."""
     sure = np.zeros(len(PARTS))  # mean confidence of each part in the last frame with a detection
     batch: list[_Frame] = []
     for number, picture in pictures:
@@ -172,7 +173,7 @@ def _locate(number: int, picture: np.ndarray, found: _Detections, detector: Pers
 
 
 def _detect_near(number: int, picture: np.ndarray, box: np.ndarray, detector: PersonDetector) -> _Frame | None:
-    """The frame with the detected person nearest to the signer's last known box; None if nobody is within reach."""
+    """The frame with the detected person nearest to the signer's last known box; None if no person is within reach."""
     persons = detector(picture)
     k = nearest_person(persons, box)
     return None if k is None else _Frame(number, picture, persons[k, :4], True)

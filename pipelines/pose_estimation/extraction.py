@@ -105,7 +105,8 @@ def _as_completed(
 
 
 def _write_pose(work: Work, detector: PersonDetector, network: PoseNetwork) -> int | InputError:
-    """How many frames the pose file has, or why there is none. Raises InputError if it cannot be written."""
+    """The number of frames in the pose file, or the reason why there is none. Raises InputError if it cannot be
+    written."""
     try:
         pose = estimate_pose(work.video, detector, network)
     except InputError as error:

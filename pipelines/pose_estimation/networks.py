@@ -30,9 +30,9 @@ except ImportError as error:
     raise InputError("pose estimation", f"its packages cannot be imported ({error})", remedy) from None
 
 DEFAULT = rtmlib.Wholebody.MODE["performance"]
-MIN_CONFIDENCE = 0.3  # of a detection, rtmlib's threshold for the default detector
-MAX_OVERLAP = 0.45  # of two detections, rtmlib's: above it they are one person
-STRIDES = (8, 16, 32)  # of YOLOX's three grids
+MIN_CONFIDENCE = 0.3  # minimum score of a detection, rtmlib's threshold for the default detector
+MAX_OVERLAP = 0.45  # overlap above which two detections are one person, rtmlib's threshold
+STRIDES = (8, 16, 32)  # strides of YOLOX's three grids
 
 
 class _Tool(Protocol):
@@ -51,7 +51,7 @@ class PersonDetector:
     def __init__(self, weights: Path | None = None, device: str = "cpu"):
         """`weights`: an ONNX file with or without non-maximum suppression inside; None: rtmlib's, downloaded once.
 
-        `device`: "cpu" or "cuda". Raises InputError if weights or device are unavailable, or the file is no such
+        `device`: "cpu" or "cuda". Raises InputError if weights or device are unavailable, or the file is not such a
         network.
         """
         self.weights = weights or _default_weights("det", "--detector")
@@ -64,14 +64,14 @@ class PersonDetector:
         anchors = sum((height // stride) * (width // stride) for stride in STRIDES)
         self._suppresses = len(shapes) == 2 and shapes[0][-1] == 5
         if not self._suppresses and (shapes[0][:2] != (1, anchors) or shapes[0][-1] <= 5):
-            raise InputError(self.weights, f"is no YOLOX detector: it answers {shapes}", "name the ONNX file of one")
+            raise InputError(self.weights, f"is not a YOLOX detector: it returns {shapes}", "name the ONNX file of one")
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """RGB [height, width, 3] uint8 -> [persons, 5]: left, top, right, bottom in pixels, confidence."""
         image, ratio = self._yolox.preprocess(np.ascontiguousarray(picture[..., ::-1]))  # trained on BGR
         answer = self._yolox.inference(image)
         if self._suppresses:
-            result = answer[0][0][answer[1][0] == 0]  # of the classes, 0 is the person
+            result = answer[0][0][answer[1][0] == 0]  # class 0 is the person
         else:
             result = self._suppress_overlaps(answer[0][0])
         result = result[result[:, 4] > MIN_CONFIDENCE]
@@ -158,7 +158,7 @@ def _load(kind: Callable[..., _Tool], weights: Path, size: tuple[int, int], devi
     try:
         with redirect_stdout(sys.stderr):
             network = kind(str(weights), size, backend="onnxruntime", device=device)
-    except Exception as error:  # onnxruntime has a class of its own for every way in which a file is bad
+    except Exception as error:  # onnxruntime raises a separate class for every kind of bad file
         raise InputError(weights, f"is not an ONNX network ({error})", "copy or download the file again") from None
     if provider not in network.session.get_providers():  # onnxruntime falls back to the CPU with only a warning
         raise InputError(f"device {device}", "does not work here", remedy)
@@ -166,7 +166,7 @@ def _load(kind: Callable[..., _Tool], weights: Path, size: tuple[int, int], devi
 
 
 def _probe(network: _Tool, weights: Path, size: tuple[int, int]) -> list[np.ndarray]:
-    """The network's answer to a black picture of `size` (height, width)."""
+    """The network's output for a black picture of `size` (height, width)."""
     try:
         return network.inference(np.zeros((*size, 3), np.float32))
     except Exception as error:

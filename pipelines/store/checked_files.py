@@ -31,7 +31,7 @@ class FileReader:
 
     @property
     def size(self) -> int:
-        """Bytes that the file has now."""
+        """Current size of the file in bytes."""
         return os.fstat(self._descriptor).st_size
 
     def read(self, start: int, size: int) -> bytes:
@@ -56,9 +56,8 @@ def write_header(path: Path, header: dict) -> None:
 
 
 def read_header(path: Path, form: str, versions: tuple[int, ...], counts: tuple[str, ...], remedy: str) -> dict:
-    """A header of the format `form` in one of `versions` (the last is today's), its `counts` whole numbers.
-
-    Those of today's version have a checksum. Raises InputError naming the field that is wrong.
+    """A header of the format `form` in one of `versions` (the last is the current one), whose `counts` are integers.
+    Headers of the current version have a checksum. Raises InputError naming the field that is wrong.
     """
     header = read_json(path, remedy, _HEADER_BYTES)
     if not isinstance(header, dict) or header.get("format") != form:
@@ -74,11 +73,11 @@ def read_header(path: Path, form: str, versions: tuple[int, ...], counts: tuple[
         if name not in header:
             raise InputError(f"{path}: {name}", "is missing", remedy)
         if type(header[name]) is not int or not 0 <= header[name] < MAX_COUNT:
-            raise InputError(f"{path}: {name}", f"is {header[name]!r}, no number of things", remedy)
+            raise InputError(f"{path}: {name}", f"is {header[name]!r}, not a count", remedy)
     return header
 
 
 def check_texts(where: str, value: object, remedy: str) -> None:
     """Raises InputError unless `value` is a dict of texts."""
     if not isinstance(value, dict) or not all(type(text) is str for text in value.values()):
-        raise InputError(where, "is no dict of texts", remedy)
+        raise InputError(where, "is not a dict of texts", remedy)

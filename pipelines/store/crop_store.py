@@ -27,7 +27,7 @@ _ARRAYS = {  # dtype, rows of a chunk and of a shard
     "ends": ("int64", 2**13, 2**20),
     "crc32c": ("uint32", 2**13, 2**20),
 }
-_LARGEST_FILE = 2**26  # bytes: what is larger is a damaged number
+_LARGEST_FILE = 2**26  # bytes; a larger number is damaged
 _Files = list[bytes]  # JPEG; a class with a property `bytes` cannot name the type itself
 _COUNTS = ("size", "quality", "clips", "frames", "bytes", "keypoints_crc32c")
 
@@ -45,7 +45,7 @@ class CropStore:
     """
 
     def __init__(self, store: KeypointStore):
-        """Raises InputError if there are no crops, or they are of other keypoints."""
+        """Raises InputError if there are no crops, or they belong to other keypoints."""
         self.path = crops_folder(store)
         header = _read_header(self.path)
         self.size, self.quality, self.clips = header["size"], header["quality"], header["clips"]
@@ -79,7 +79,7 @@ class CropStore:
         sizes = np.diff(ends)
         if ends[0] < 0 or sizes.min() < 0 or sizes.max() > _LARGEST_FILE:
             raise InputError(
-                f"{self.path}: clip {clip.id}", "has damaged ends of files", "delete the folder and cut again"
+                f"{self.path}: clip {clip.id}", "has damaged file offsets", "delete the folder and cut again"
             )
         rows = 2 * frames + hands
         checksums = self._crc32c[first : first + 2 * clip.frames][rows]
@@ -137,20 +137,20 @@ class CropStoreWriter:
         return self._arrays["jpeg"].rows
 
     def add(self, files: _Files) -> None:
-        """The next clip's files, two a frame."""
+        """Adds the next clip's files, two per frame."""
         clip = self._next()
         sizes = np.array([len(file) for file in files], np.int64)
         assert len(files) == 2 * clip.frames and sizes.all(), (clip.id, len(files))
         self._append(files, sizes)
 
     def leave_out(self, reason: str) -> None:
-        """The next clip has no crops."""
+        """Records that the next clip has no crops."""
         clip = self._next()
         self.left_out[clip.id] = reason
         self._append([b""] * 2 * clip.frames, np.zeros(2 * clip.frames, np.int64))
 
     def commit(self) -> None:
-        """Returns when all clips so far are on disk and count. Raises InputError if the disk takes no more."""
+        """Returns when all clips so far are on disk and committed. Raises InputError if the disk is full."""
         with writing_to(self.path):
             self._commit()
 
@@ -186,7 +186,7 @@ class CropStoreWriter:
 
 
 def keypoints_crc32c(store: KeypointStore, clips: int) -> int:
-    """Tells the keypoints of a store's first `clips` clips from others: the checksum of their checksums."""
+    """Identifies the keypoints of a store's first `clips` clips: the checksum of their checksums."""
     return google_crc32c.value(np.ascontiguousarray(store.clips.crc32c[:clips]))
 
 

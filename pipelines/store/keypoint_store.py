@@ -30,7 +30,8 @@ REWRITE = "write the store again with launch/prepare.py"
 
 
 class KeypointStore:
-    """A finished store, opened for reading: its folder `path`, its `clips`, and the `keypoint_source` they are from.
+    """A finished store, opened for reading: its folder `path`, its `clips`, and the `keypoint_source` that produced
+    them.
 
     `skeleton` defines its joints. Opening takes a moment and 29 bytes of memory a clip; threads may share a store.
     """
@@ -62,7 +63,7 @@ class KeypointStore:
         return self.packed_keypoints(clip).astype(np.float32)
 
     def packed_keypoints(self, clip: Clip) -> np.ndarray:
-        """The same as it is stored, float16, read-only."""
+        """The keypoints as stored: float16, read-only."""
         try:
             packed = self._rows[clip.first_frame : clip.first_frame + clip.frames]
             if google_crc32c.value(np.ascontiguousarray(packed)) == clip.crc32c:
@@ -74,7 +75,7 @@ class KeypointStore:
         raise InputError(f"{self.path / 'keypoints.zarr'}: clip {clip.id}", problem, remedy)
 
     def video(self, clip: Clip) -> Path:
-        """Where the clip's video is. Raises InputError if the clip has none; the file itself is not opened."""
+        """The path of the clip's video. Raises InputError if the clip has none; the file itself is not opened."""
         if not clip.source:
             where = f"{self.path / 'manifest.jsonl'}: clip {clip.id}: source"
             raise InputError(where, "the clip has no video", "train it pose-only (--p-samp 0)")
@@ -90,9 +91,10 @@ class KeypointStore:
 class KeypointStoreWriter:
     """Writes a store: `with KeypointStoreWriter(path, source) as writer: writer.add(...)`.
 
-    Nothing counts as written until the block ends without an exception. What a killed writer left is overwritten, a
-    finished store never; with `append` clips are added behind those it has. `compress` takes about a quarter less room
-    and makes reading many times slower (benchmarks/data_path.py). Many writers make a store each, to be merged.
+    Nothing counts as written until the block ends without an exception. Overwrites the remains of a killed writer, but
+    never a finished store; with `append`, clips are added after the existing ones. `compress` saves about a quarter of
+    the space and makes reading many times slower (benchmarks/data_path.py). Parallel writers each write a separate
+    store, to be merged afterwards.
     """
 
     def __init__(
@@ -180,7 +182,7 @@ class KeypointStoreWriter:
         }
         if self.skeleton is not WHOLEBODY:
             header["skeleton"] = self.skeleton.name
-        if self._manifest.index_crc32c is None:  # appended to a store of version 3, which stays one
+        if self._manifest.index_crc32c is None:  # appending to a store of version 3 keeps its version
             header = {name: value for name, value in header.items() if value is not None} | {"version": 3}
         write_header(self.path / "store.json", header)
 
@@ -231,7 +233,7 @@ class KeypointStoreWriter:
         )
         check_clip(f"clip {id}", clip)
         if id in self._ids:
-            raise InputError(f"clip {id}", "was added before", "give every clip a name of its own")
+            raise InputError(f"clip {id}", "was added before", "give every clip a unique name")
         bad = np.flatnonzero(~np.isfinite(packed).all(axis=(1, 2)))
         if len(bad):
             problem = f"frame {bad[0]} is not finite in float16"

@@ -21,8 +21,8 @@ from ..input_files import parse_json
 from ..targets import Task, language_code, language_name
 from .checked_files import FileReader
 
-SPLITS = ("train", "dev", "test")  # of a corpus with labels
-UNLABELLED = "unlabelled"  # the split of clips without a text: to be translated, not to train on or to score
+SPLITS = ("train", "dev", "test")  # splits of a corpus with labels
+UNLABELLED = "unlabelled"  # clips without a text: for translation only, not for training or scoring
 ALL_SPLITS = (*SPLITS, UNLABELLED)
 _KINDS = {
     str: "a text",
@@ -44,19 +44,19 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: str  # unique within a store
     split: str  # one of ALL_SPLITS
-    language: str  # of `text`: CODE or CODE=NAME (pipelines/targets.py)
+    language: str  # language of `text`: CODE or CODE=NAME (pipelines/targets.py)
     text: str  # the sentence (SLT) or the word (ISLR)
     gloss: str  # glosses joined by single spaces, "" if there are none
     first_frame: int  # where the clip starts in the keypoint array
     frames: int  # T
     fps: float
-    width: int  # of the video, pixels
+    width: int  # size of the video in pixels
     height: int
     source: str  # video path, relative to the store or absolute; "" if there is no video
-    crc32c: int  # of the clip's float16 bytes in the keypoint array
+    crc32c: int  # checksum of the clip's float16 bytes in the keypoint array
     translations: dict[str, str] = {}  # codes of other languages -> text
     tags: dict[str, str] = {}  # free: signer, ...
-    video_start: int = 0  # the video frame that keypoint frame 0 belongs to
+    video_start: int = 0  # the video frame of keypoint frame 0
     video_frames: int = 0  # frames of the whole video that can be decoded; 0 if it ends with the clip
     box: tuple[int, ...] = ()  # the part of the video's picture that the clip shows, as VideoFile's; (): all of it
 
@@ -100,8 +100,8 @@ class Manifest(Iterable[Clip]):
     def __init__(self, path: Path, clips: int, size: int, index_crc32c: int | None = None):
         """The first `clips` clips of manifest `path`, in its first `size` bytes.
 
-        Raises InputError if they are not there. Where the index does not match its checksum (None: it has none), the
-        entries that are damaged belong to every split, and reading them is an InputError.
+        Raises InputError if they are not there. If the index does not match its checksum (None: it has none), damaged
+        entries belong to every split, and reading them raises InputError.
         """
         self.path, self._size = path, size
         dtype = _OLD_INDEX if index_crc32c is None else _INDEX
@@ -206,7 +206,7 @@ def _check_of(entry: bytes, line: bytes) -> int:
 
 
 def _open(file: Path, size: int, read: int) -> tuple[FileReader, bytes]:
-    """A file that has at least `size` bytes, and its first `read` bytes. Raises InputError if it has not."""
+    """A file of at least `size` bytes, and its first `read` bytes. Raises InputError if it is shorter."""
     try:
         reader = FileReader(file)
         if reader.size >= size:
@@ -217,9 +217,8 @@ def _open(file: Path, size: int, read: int) -> tuple[FileReader, bytes]:
 
 
 class ManifestWriter:
-    """Appends clips to a manifest and its index, behind those that the store's `header` counts.
-
-    `index_crc32c` stays None where the store is of a version that has none.
+    """Appends clips to a manifest and its index, after those counted in the store's `header`. `index_crc32c` stays None
+    for store versions without this checksum.
     """
 
     def __init__(self, path: Path, header: Mapping | None = None):
@@ -234,7 +233,7 @@ class ManifestWriter:
     def append(self, clip: Clip) -> None:
         """One line, and its entry in the index."""
         fields = msgspec.structs.asdict(clip)
-        if not clip.box:  # earlier versions, which do not know it, read the store
+        if not clip.box:  # earlier versions, which do not know the field, can read the store
             del fields["box"]
         line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
         split = ALL_SPLITS.index(clip.split)
@@ -263,7 +262,7 @@ class ManifestWriter:
 
 
 def index_file(manifest: Path) -> Path:
-    """Where the index of a manifest is."""
+    """The path of a manifest's index."""
     return manifest.with_suffix(".index")
 
 

@@ -14,8 +14,8 @@ from .keypoint_store import KeypointStore, KeypointStoreWriter
 def merge_stores(stores: list[KeypointStore], out: Path, compress: bool = False) -> KeypointStore:
     """Writes the store `out` with all clips of `stores`, in their order; videos stay where they are.
 
-    Crops come along if every store has them, in one size and quality, for all its clips. Raises InputError if keypoints
-    are of different origin, or two clips have one id.
+    Crops are included if every store has them for all its clips, in the same size and quality. Raises InputError if
+    keypoints are of different origin, or two clips have one id.
     """
     source = stores[0].keypoint_source
     for store in stores[1:]:

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..input_files import read_json
 from .checked_files import FileReader, json_crc32c
 
-_ABSENT = np.uint64(2**64 - 1)  # offset and size of a chunk that a shard does not have
+_ABSENT = np.uint64(2**64 - 1)  # offset and size that mark a missing chunk of a shard
 _CRC_BYTES = 4
 _METADATA_BYTES = 2**20
 _CODECS = {"sharding_indexed", "bytes", "zstd", "crc32c", "regular", "default"}  # and grids and encodings of keys
@@ -27,7 +27,7 @@ OPEN_SHARDS = 128
 
 
 class RowWriter:
-    """Appends rows to the array at `path`, which ends up a whole number of shards until `commit`.
+    """Appends rows to the array at `path`; until `commit` only whole shards are written.
 
     A killed writer may leave rows after the last committed one; `reopen` with the committed count drops them.
     """
@@ -76,7 +76,7 @@ class RowWriter:
         return cls(path, array, rows)
 
     def append(self, rows: np.ndarray) -> None:
-        """Takes `rows` [n, ...]; whole shards are written at once, so that no shard is read and written again."""
+        """Appends `rows` [n, ...]; whole shards are written at once, so that no shard is rewritten."""
         self._waiting.append(rows)
         self.rows += len(rows)
         if self.rows // self._shard_rows > self._written // self._shard_rows:
@@ -148,7 +148,7 @@ class RowReader:
         if self._compressed:
             try:
                 return np.asarray(self._array[start:stop])
-            except Exception as error:  # damaged bytes make zarr and its codecs raise anything
+            except Exception as error:  # on damaged bytes zarr and its codecs may raise any exception
                 problem = f"rows {start} to {stop - 1} cannot be read ({type(error).__name__}: {error})"
                 raise InputError(self.path, problem, self._remedy) from None
         shard, first = divmod(start, self._shard_rows)
@@ -183,7 +183,7 @@ class RowReader:
         present = int((entries[:, 0] != _ABSENT).sum())
         in_order = np.arange(present, dtype=np.uint64) * np.uint64(chunk_bytes)
         if not (np.array_equal(entries[:present, 0], in_order) and (entries[:present, 1] == chunk_bytes).all()):
-            raise InputError(file, "has its chunks in another order", self._remedy)
+            raise InputError(file, "has its chunks in a different order", self._remedy)
         if reader.size != present * chunk_bytes + index_bytes + _CRC_BYTES:
             raise InputError(file, f"has {reader.size} bytes, and its index says otherwise", self._remedy)
         return reader
@@ -207,12 +207,12 @@ def _open_array(path: Path, remedy: str, crc32c: int | None) -> zarr.Array:
         return zarr.open_array(path, mode="r")
     except InputError as error:
         raise InputError(path, f"is not a Zarr array ({error.where}: {error.problem})", remedy) from None
-    except Exception as error:  # wrong values make zarr raise anything
+    except Exception as error:  # on wrong values zarr may raise any exception
         raise InputError(path, f"is not a Zarr array ({type(error).__name__}: {error})", remedy) from None
 
 
 def _codecs(metadata: object) -> set[str]:
-    """The names of all codecs anywhere in zarr.json; opening an array makes an object of each."""
+    """The names of all codecs anywhere in zarr.json; opening an array instantiates each of them."""
     if isinstance(metadata, dict):
         own = {str(metadata["name"])} if "configuration" in metadata else set()
         return own.union(*map(_codecs, metadata.values()))

@@ -100,7 +100,9 @@ def test_a_model_goes_to_the_hub_and_comes_back_equal(folder, stand_in, tmp_path
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert stand_in.repositories == {MINE: files}
     assert files["model.safetensors"] in stand_in.lfs_objects.values()
-    assert missing.startswith(f"somebody/else: is no folder, and {address} shows no such model; name a folder, or put ")
+    assert missing.startswith(
+        f"somebody/else: is not a folder, and {address} has no such model; name a folder, or put "
+    )
     assert foreign.startswith(f"else/x: cannot be uploaded to {address} (403 Forbidden")
     assert foreign.endswith("; check the name, the token (hf auth login, or HF_TOKEN) and the network")
     assert no_id == "a b: is not a hub id; name it OWNER/MODEL"
@@ -109,7 +111,7 @@ def test_a_model_goes_to_the_hub_and_comes_back_equal(folder, stand_in, tmp_path
 def test_a_hub_that_refuses_or_fails_is_asked_once(stand_in, no_answers, monkeypatch):
     stand_in.status = 503
     push, pull = no_answers(stand_in.address)
-    assert "503" in push and f"is no folder, and {stand_in.address} does not give it (" in pull and "503" in pull
+    assert "503" in push and f"is not a folder, and {stand_in.address} does not give it (" in pull and "503" in pull
     assert stand_in.requests == ["GET /api/whoami-v2", f"GET /api/models/{MINE}"]
     stand_in.status = None
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -126,6 +128,8 @@ def test_a_hub_that_cannot_be_reached_is_one_line(no_answers, monkeypatch, kind)
         }
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", kind == "offline")
         push, pull = no_answers(addresses.get(kind, DEAD), 0.5 if kind == "nobody answers" else 60)
-    assert pull.startswith(f"{MINE}: is no folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has ")
+    assert pull.startswith(
+        f"{MINE}: is not a folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has "
+    )
     if kind == "nobody answers":
         assert "(no answer within 0.5 s)" in push

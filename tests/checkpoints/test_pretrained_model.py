@@ -116,7 +116,7 @@ def test_a_hub_id_is_found_offline_where_it_was_downloaded_before(folders, tmp_p
     assert done.returncode == 0, done.stderr
     outcome, unreachable, impossible = done.stdout.splitlines()
     assert outcome == POSE.parts
-    assert unreachable.startswith("somebody/else: is no folder, and the hub cannot be reached (or HF_HUB_OFFLINE ")
+    assert unreachable.startswith("somebody/else: is not a folder, and the hub cannot be reached (or HF_HUB_OFFLINE ")
     assert "put config.json, model.safetensors, spiece.model, preprocessor_config.json of somebody/else" in unreachable
     assert impossible.startswith("no folder: no hub id: is neither a folder nor a hub id; ")
 

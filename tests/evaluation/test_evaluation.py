@@ -205,10 +205,10 @@ def test_a_model_is_the_baseline_of_another_and_every_field_is_described(store, 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("--task slt", ["--model, --predictions: one of them is needed"]),
+        ("--task slt", ["--model, --predictions: exactly one of them is needed"]),
         (
             "--task slt --model {model} --predictions x",
-            ["--model, --predictions: one of them is needed, and one alone"],
+            ["--model, --predictions: exactly one of them is needed"],
         ),
         ("--task slt --model {model} --out x", ["--stores: is needed with --model"]),
         ("--task slt --model {model} --stores {store}", ["--out: is needed with --model"]),

@@ -66,7 +66,7 @@ def test_translations_are_read_and_the_windows_of_a_clip_joined(tmp_path):
     assert read_predictions(path) == [Prediction("a", "es regnet viel", "r"), Prediction("b", "ja", "nein")]
     assert recorded_language(path) == "de"
     write_translations(path, [*rows, ("other.mp4", "a", "x", "r")])
-    with pytest.raises(InputError, match="t.jsonl: line 4: id: 'a' comes a second time"):
+    with pytest.raises(InputError, match="t.jsonl: line 4: id: 'a' occurs twice"):
         read_predictions(path)
     write_translations(path, [("a.mp4", "a", "es regnet", "")])
     with pytest.raises(InputError, match="line 1: reference: the text of 'a' is empty; .*--references"):
@@ -121,9 +121,9 @@ def test_windows_line_ends_and_cut_off_spaces(tmp_path):
         (b"sample: a, prediction: x\nsample: a, prediction: y\n", ["line 2: id", "'a'", "second time"]),
         (b"sample: a, prediction: x\nsecond line\n", ["line 2: prediction", "not in this line"]),
         (b"sample: a, ground-truth: x\n", ["line 1: prediction", "not in this line"]),
-        (b'{"id": "a"}\n', ["line 1: prediction", "missing or no string"]),
-        (b'{"id": 7, "prediction": "x"}\n', ["line 1: id", "missing or no string"]),
-        (b'["a", "x"]\n', ["line 1: id", "missing or no string"]),
+        (b'{"id": "a"}\n', ["line 1: prediction", "missing or not a string"]),
+        (b'{"id": 7, "prediction": "x"}\n', ["line 1: id", "missing or not a string"]),
+        (b'["a", "x"]\n', ["line 1: id", "missing or not a string"]),
         (b"sample: a, prediction: \xff\n", ["not UTF-8"]),
         (b"sample: b, prediction: x\n", ["pres.txt: id", "lacks 1", "'a'"]),
         (b"sample: a, prediction: x\nsample: b, prediction: x\n", ["refs.txt: id", "lacks 1", "'b'"]),
@@ -235,6 +235,8 @@ def test_command_scores_translations_in_their_language_against_a_run(tmp_path):
         "warning: --language de: references: 100% of the letters are not of the script of German; most are THAI\n"
     )
     result = evaluate("--predictions", tmp_path / "run", "--task", "slt")
-    assert result.returncode == 2 and "predictions-test.jsonl does not say it; give that of the texts" in result.stderr
+    assert (
+        result.returncode == 2 and "predictions-test.jsonl does not name it; give the texts' language" in result.stderr
+    )
     result = evaluate("--predictions", tmp_path, "--task", "slt")
     assert result.returncode == 2 and f"{tmp_path}: holds no predictions-test.jsonl; " in result.stderr

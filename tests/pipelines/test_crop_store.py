@@ -270,7 +270,9 @@ def test_a_disk_that_takes_no_more(tmp_path):
     (tmp_path / "full.py").write_text(FULL_DISK.format(path=str(store.path)))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, str(tmp_path / "full.py")], capture_output=True, text=True, env=environment)
-    assert "crops: cannot be written (File too large); make room or name another folder" in run.stdout, run.stderr
+    assert "crops: cannot be written (File too large); free disk space or choose another folder" in run.stdout, (
+        run.stderr
+    )
     assert CropStore(store).clips == 0
     cut_crops(store, 16, 90, workers=1)
     CropStore(store).verify(store)

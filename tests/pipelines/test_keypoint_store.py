@@ -136,7 +136,7 @@ def test_open_refuses_what_is_not_a_whole_store(tmp_path):
             ("[" * 100_000, "nested 100000 deep"),
             (without_checksums(header, clips=-1), "store.json: clips: is -1"),
             (without_checksums(header, frames=1e3), "store.json: frames: is 1000.0"),
-            (without_checksums(header, keypoint_source=[]), "store.json: keypoint_source: is no dict of texts"),
+            (without_checksums(header, keypoint_source=[]), "store.json: keypoint_source: is not a dict of texts"),
             (without_checksums(header.replace('"frames"', '"fames"')), "store.json: frames: is missing"),
             (header.replace('"frames": 304', '"frames": 305'), "store.json: does not match its own checksum"),
             (header.replace("random numbers", "other numbers"), "store.json: does not match its own checksum"),
@@ -322,7 +322,9 @@ def test_a_disk_that_takes_no_more(tmp_path, append):
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT / "tests/pipelines"
     )
-    assert "store: cannot be written (File too large); make room or name another folder" in result.stdout, result.stderr
+    assert "store: cannot be written (File too large); free disk space or choose another folder" in result.stdout, (
+        result.stderr
+    )
     if append:
         KeypointStore.open(path).verify()
     else:

@@ -399,7 +399,7 @@ def test_wrong_arguments(tmp_path, files):
     assert "--workers: is 0" in refusal(extract, [], None, None, workers=0)
     assert "missing.onnx: is missing" in refusal(PoseNetwork, tmp_path / "missing.onnx")
     assert "is not an ONNX network" in refusal(PoseNetwork, tmp_path / "a.mp4")
-    assert "is no YOLOX detector" in refusal(PersonDetector, files[1])
+    assert "is not a YOLOX detector" in refusal(PersonDetector, files[1])
     body_only = write_pose_network(tmp_path / "body.onnx", joints=17)
     assert "is no whole-body SimCC network: it answers [(1, 17, 576)" in refusal(PoseNetwork, body_only)
 

@@ -1,1 +1,1 @@
-"""Models on disk: folders, cards, files of weights. Knows no model."""
+"""Models on disk: folders, cards and weight files. Does not depend on any model."""

@@ -1,7 +1,7 @@
 """The Hugging Face hub: downloads and uploads folders, with its errors in one line.
 
-huggingface_hub retries for minutes where a hub does not answer. Here a first question has to be answered in time, and
-only then is anything else asked.
+huggingface_hub retries for minutes if a hub does not respond. Here a first request must be answered in time before any
+other request is sent.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,14 +22,14 @@ from huggingface_hub.errors import (
 
 from unisign_fast.pipelines.errors import InputError
 
-HUB_PATIENCE = 5.0  # seconds that the hub may take for its first answer
+HUB_PATIENCE = 5.0  # seconds that the hub may take to answer the first request
 T = TypeVar("T")
 
 
 def download_folder(repo_id: str, patterns: Sequence[str], remedy: str) -> Path:
-    """The files of a hub repository that match, downloaded or, where the hub does not answer, from an earlier download.
+    """The files of a hub repository that match, downloaded or, if the hub does not respond, from an earlier download.
 
-    HF_HUB_OFFLINE is respected. Raises InputError, with this remedy, if they cannot be had.
+    HF_HUB_OFFLINE is respected. Raises InputError, with this remedy, if they are unavailable.
     """
     hub = HfApi()
     try:
@@ -37,12 +37,12 @@ def download_folder(repo_id: str, patterns: Sequence[str], remedy: str) -> Path:
     except HFValidationError:
         raise InputError(repo_id, "is neither a folder nor a hub id", remedy) from None
     except RepositoryNotFoundError:
-        raise InputError(repo_id, f"is no folder, and {hub.endpoint} shows no such model", remedy) from None
+        raise InputError(repo_id, f"is not a folder, and {hub.endpoint} has no such model", remedy) from None
     except HfHubHTTPError as error:
-        problem = f"is no folder, and {hub.endpoint} does not give it ({first_line(error)})"
+        problem = f"is not a folder, and {hub.endpoint} does not give it ({first_line(error)})"
         raise InputError(repo_id, problem, remedy) from None
     except (OSError, HTTPError):
-        problem = "is no folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has left no copy here"
+        problem = "is not a folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has left no copy here"
         raise InputError(repo_id, problem, remedy) from None
 
 
@@ -52,7 +52,7 @@ def download_file(repo_id: str, name: str) -> Path:
 
 
 def upload_folder(folder: Path, repo_id: str, private: bool, message: str) -> str:
-    """Upload a folder to a hub repository, which is made if need be; the repository's address.
+    """Upload a folder to a hub repository, which is created if needed; returns the repository's address.
 
     Raises InputError if the hub refuses, cannot be reached, or there is no token.
     """
@@ -71,7 +71,7 @@ def upload_folder(folder: Path, repo_id: str, private: bool, message: str) -> st
 
 
 def _first_answer(question: Callable[[], T]) -> T:
-    """What the hub answers, asked once. Raises TimeoutError after HUB_PATIENCE.
+    """The hub's answer to a single request. Raises TimeoutError after HUB_PATIENCE.
 
     A thread, because no time-out of an HTTP client covers the look-up of the hub's address.
     """
@@ -91,7 +91,7 @@ def _first_answer(question: Callable[[], T]) -> T:
 
 
 def _download(repo_id: str, download: Callable[..., str]) -> Path:
-    """What is downloaded if the hub answers, else what was downloaded before; raises the hub's error if nothing was."""
+    """Download if the hub responds, otherwise use an earlier download; raises the hub's error if there is none."""
     try:
         _first_answer(lambda: HfApi().model_info(repo_id))
     except (OSError, HTTPError) as error:

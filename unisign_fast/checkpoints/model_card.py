@@ -1,4 +1,4 @@
-"""The model card of a model folder: what the model is, what it learned from and how, and what it scored.
+"""The model card of a model folder: the model, its training data and recipe, and its scores.
 
 Markdown with the front matter that the Hugging Face hub reads.
 """

@@ -1,4 +1,4 @@
-"""A model on disk: a folder that needs nothing else, made to be uploaded to the Hugging Face hub as it is.
+"""A model on disk: a self-contained folder that can be uploaded to the Hugging Face hub as it is.
 
 FOLDER/config.json               unisign_fast.model.config.ModelConfig
 FOLDER/model.safetensors         weights, float32
@@ -7,7 +7,7 @@ FOLDER/preprocessor_config.json  unisign_fast.pipelines.settings.DataSettings: h
 FOLDER/README.md                 the model card: data, recipe, scores
 FOLDER/published_unused.safetensors  of a converted RGB-pose checkpoint: a layer that only the authors' code has
 
-Nothing in it is a pickle: loading runs no code.
+It contains no pickle: loading runs no code.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,17 +36,17 @@ if TYPE_CHECKING:  # models import this module, not the reverse
 
 FILES = ("config.json", "model.safetensors", "spiece.model", "preprocessor_config.json", "README.md")
 UNUSED_FILE = "published_unused.safetensors"
-# The same tensor as language_model.mt5.shared.weight, which alone is stored.
+# The same tensor as language_model.mt5.shared.weight; only the latter is stored.
 TIED = tuple(f"language_model.mt5.{stack}.embed_tokens.weight" for stack in ("encoder", "decoder"))
 SHARED = "language_model.mt5.shared.weight"
-# What a later stage may add to, or drop from, the model it starts from.
+# Parameters that a later stage may add to, or drop from, the model it starts from.
 ADDED = ("rgb.", "head.")
 LEFT_BEHIND = ("language_model.", "head.")
 
 
 @dataclass(frozen=True)
 class Companions:
-    """What travels with a model's weights."""
+    """The files stored along with a model's weights."""
 
     tokenizer: Tokenizer
     data: DataSettings
@@ -54,7 +54,7 @@ class Companions:
 
 
 class ModelFolderMixin(nn.Module):
-    """What a model inherits to be read from, and written as, a model folder. Its `config_class` reads config.json."""
+    """Mixin for models that are loaded from, and saved as, a model folder. Its `config_class` reads config.json."""
 
     config_class: ClassVar[type["ModelConfig"]]
     config: "ModelConfig"
@@ -84,7 +84,7 @@ class ModelFolderMixin(nn.Module):
     def from_pretrained(
         cls, source: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Self:
-        """The model of a folder, a run or a hub id, for evaluation; its tokenizer and more are its `companions`.
+        """The model of a folder, a run or a hub id, for evaluation; its `companions` hold the tokenizer and more.
 
         Weights are float32 on the CPU unless `dtype` and `device` say otherwise. Raises InputError when the model is
         unavailable, a file is missing or a weight does not fit.
@@ -100,9 +100,9 @@ class ModelFolderMixin(nn.Module):
         save_model(Path(folder), self.config, self.state_dict(), companions.tokenizer, companions.data, companions.card)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, message: str = "Upload a Uni-Sign model") -> str:
-        """Upload the model folder that `save_pretrained` writes to a hub repository, made if need be; its address.
-
-        The token is that of `hf auth login` or HF_TOKEN. Raises InputError where the hub refuses or cannot be reached.
+        """Upload the model folder that `save_pretrained` writes to a hub repository, created if needed; returns its
+        address. The token comes from `hf auth login` or HF_TOKEN. Raises InputError if the hub refuses or cannot be
+        reached.
         """
         with TemporaryDirectory(prefix="push-") as folder:
             self.save_pretrained(folder)
@@ -112,8 +112,8 @@ class ModelFolderMixin(nn.Module):
 def find_model(source: str | Path) -> Path:
     """The folder of a model: `source` itself, the best (else last) model of a run, or the hub's files of that id.
 
-    These are downloaded if need be; HF_HUB_OFFLINE is respected. Raises InputError saying what to download and where
-    to put it.
+    The latter are downloaded if needed; HF_HUB_OFFLINE is respected. Raises InputError that names what to download and
+    where to put it.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -131,9 +131,8 @@ def save_model(
     data: DataSettings = DataSettings(),
     card: str = "",
 ) -> None:
-    """Write a model folder; an existing one is overwritten, its weights last and in one move.
-
-    `data` says how clips were prepared in training; without a `card` one is made that names no scores.
+    """Write a model folder; an existing one is overwritten, the weights last and atomically. `data` describes how clips
+    were prepared in training; without `card`, a card without scores is written.
     """
     config.save(folder / "config.json")
     tokenizer.save(folder)
@@ -167,7 +166,7 @@ def trained_languages(folder: Path) -> list[str]:
 
 
 def untrained_language(folder: Path, language: str) -> str | None:
-    """Says so if the model card names languages that were trained on, and this one is not among them."""
+    """A message if the model card lists training languages and this one is not among them."""
     trained = trained_languages(folder)
     if not trained or language_code(language) in trained:
         return None
@@ -186,7 +185,7 @@ def load_data_settings(folder: Path) -> DataSettings:
 def start_from(model: nn.Module, folder: Path, rows: Tensor | None = None) -> None:
     """Load an earlier stage's weights into `model`; only the RGB branch or a task head may be new.
 
-    `rows`: those of the vocabulary that `model` has, if it is trimmed and they are not.
+    `rows`: the vocabulary rows of `model`, if it is trimmed and the weights are not.
     Raises InputError naming every weight that is missing or of another shape.
     """
     path = folder / "model.safetensors"
@@ -206,5 +205,5 @@ def require_model_folder(folder: Path, option: str, remedy: str) -> None:
 
 
 def with_tied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as a model's state has them: the one stored embedding under all its names."""
+    """The weights as in a model's state: the single stored embedding under all its names."""
     return weights | dict.fromkeys(TIED, weights[SHARED]) if SHARED in weights else weights

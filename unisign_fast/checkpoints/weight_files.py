@@ -1,4 +1,5 @@
-"""Weights in files: foreign .pth without executing their content, .safetensors, and loading without silent gaps."""
+"""Weight files: reads foreign .pth files without executing their content and .safetensors, and loads without silent
+gaps."""
 
 import re
 import shutil
@@ -24,11 +25,12 @@ NAMED = 20  # entries that one error message names; it counts the others
 
 
 def read_torch_file(path: Path) -> Any:
-    """What torch.save wrote, tensors on the CPU and plain containers only. Raises InputError for anything else."""
+    """The content of a torch.save file, with tensors on the CPU and plain containers only. Raises InputError for
+    anything else."""
     _check_start(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make torch raise anything
+    except Exception as error:  # on damaged bytes torch may raise any exception
         said = str(error)
     forbidden = re.search(r"GLOBAL ([\w.]+)", said)
     if forbidden:
@@ -56,9 +58,9 @@ def _check_start(path: Path) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a .safetensors or .pth file.
 
-    A .pth file is a table of tensors, or has one under a key of TABLES beside whatever else a trainer saves. Where all
-    names start with "module." (DistributedDataParallel), they lose that. Raises InputError saying what is in the file
-    when that is something else.
+    A .pth file is a table of tensors, or has one under a key of TABLES beside other trainer state. The prefix "module."
+    (DistributedDataParallel) is removed if all names have it. Raises InputError that describes the file's content if it
+    is anything else.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -75,7 +77,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _table_of(content: object, path: Path) -> dict[str, Tensor]:
-    """The table of named tensors in what torch.load gave."""
+    """The table of named tensors in the result of torch.load."""
     if _is_table(content):
         return content
     entries = content if isinstance(content, dict) else {}
@@ -105,20 +107,20 @@ def _outline(content: dict) -> str:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a .safetensors file in one move, in the place of an older one. Raises InputError if there is no room."""
+    """Write a .safetensors file atomically, replacing an older one. Raises InputError if there is no room."""
     with replaced(path) as part, _no_room(path):
         save_file({name: weight.contiguous() for name, weight in weights.items()}, part)
 
 
 def write_torch_file(path: Path, content: dict) -> None:
-    """Write a .pth file in one move, in the place of an older one. Raises InputError if there is no room."""
+    """Write a .pth file atomically, replacing an older one. Raises InputError if there is no room."""
     with replaced(path) as part, _no_room(path):
         torch.save(content, part)
 
 
 @contextmanager
 def _no_room(path: Path) -> Iterator[None]:
-    """The system's refusal, which safetensors and torch put into exceptions of their own, as an OSError."""
+    """Converts a system error that safetensors and torch wrap in their own exceptions into an OSError."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
@@ -145,7 +147,7 @@ def check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: ob
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], where: object) -> None:
     """Load every entry into `module`, which must need exactly these. Raises InputError otherwise.
 
-    Where parts share layers in `module` and not in `weights`, each starts from the same running statistics.
+    If parts share layers in `module` but not in `weights`, each starts from the same running statistics.
     """
     weights = for_each_part(weights, module.state_dict())
     check_fit(weights, module.state_dict(), where)
@@ -153,7 +155,7 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], where: object) 
 
 
 def for_each_part(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with running statistics [C] as those of every part where `own` has [parts, C] of that name."""
+    """`state` with running statistics [C] expanded to every part where `own` has [parts, C] under that name."""
     shared = {name: own[name] for name in state if name.endswith(RUNNING) and name in own}
     of_one = {name for name, like in shared.items() if state[name].shape == like.shape[1:]}
     return {name: tensor.expand_as(own[name]) if name in of_one else tensor for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""What launch/evaluate.py is asked for. Loads nothing slow, so that --help is quick."""
+"""The options of launch/evaluate.py. Imports nothing slow, so that --help is fast."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class Choices:
     task: Task | None = None  # sentences, glosses or words; by default the model's
     language: str | None = None  # of the texts (zh, en, ...); by default the model's, the clips' or the file's
     normalization: Normalization = "published"  # nfkc also folds characters that mT5 cannot write
-    classes: Path | None = None  # for islr: a class a line, synonyms behind tabs; or JSON
+    classes: Path | None = None  # for islr: one class per line, synonyms separated by tabs; or JSON
     bleurt: Path | None = None  # folder of a BLEURT-20 checkpoint, for English slt
     json: Path | None = None  # file for the scores; for a model by default in --out
     beams: int = 4  # width of the beam search
@@ -34,7 +34,7 @@ class Choices:
 
     def __post_init__(self):
         if (self.model is None) == (self.predictions is None):
-            raise InputError("--model, --predictions", "one of them is needed, and one alone", "name what to score")
+            raise InputError("--model, --predictions", "exactly one of them is needed", "name what to score")
         if self.model is not None and not (self.stores and self.out):
             missing = "--out" if self.stores else "--stores"
             raise InputError(missing, "is needed with --model", "name keypoint stores, and a folder for the results")

@@ -25,7 +25,7 @@ from unisign_fast.pipelines.workers import compute_alone
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.utils.distributed import Ranks
 
-SHORTEST = 64  # frames that a clip counts in a batch at the least: its beams take memory, too
+SHORTEST = 64  # minimum number of frames that a clip counts for in a batch: its beams take memory, too
 MAIN_METRIC = {
     "slt": ("BLEU-4", max),
     "cslr": ("WER", min),
@@ -50,17 +50,17 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions of a split in the order of its clips, their scores, and what could not be read."""
+    """Predictions of a split in the order of its clips, their scores, and the clips that could not be read."""
 
     rows: list[Prediction]
     task: Task
-    language: str  # of the texts, its code
+    language: str  # language code of the texts
     scores: Scores
     bad_clips: list[str]
     clips_per_second: float
 
     def circumstances(self) -> dict:
-        """What scores-SPLIT.json says besides the scores."""
+        """The fields of scores-SPLIT.json besides the scores."""
         return {"clips_per_second": round(self.clips_per_second, 2), "bad_clips": self.bad_clips}
 
 
@@ -75,8 +75,8 @@ def evaluate_split(
 ) -> Evaluation:
     """Translate every clip of a split and score the texts; the same on every rank.
 
-    Frame choice and sampling follow from seed and clip id alone, and whole batches are shared out, so the scores do not
-    depend on the number of ranks. A bad clip is left out and named. Raises InputError when none is left.
+    Frame choice and sampling follow from seed and clip id alone, and whole batches are distributed over ranks, so the
+    scores do not depend on the number of ranks. A bad clip is left out and named. Raises InputError when none is left.
     """
     start = time.perf_counter()
     check_skeleton(reader.skeleton, model.config.joints, reader.stores[0].path)
@@ -128,9 +128,9 @@ def evaluate_model(
 
 
 def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]:
-    """Clips of similar length together, longest first, within the budget: they also end at similar lengths of text."""
+    """Groups clips of similar length, longest first, within the budget; their texts also end at similar lengths."""
     batches: list[list[int]] = []
-    most = 0  # clips that the batch begun may hold
+    most = 0  # number of clips that the current batch may hold
     for number in np.argsort(-frames, kind="stable").tolist():
         if not batches or len(batches[-1]) >= most:
             batches.append([])
@@ -140,7 +140,7 @@ def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]
 
 
 def _loaded(reader: ClipReader, clips: ClipSet, batches: list[list[int]]) -> Iterator[LoadedClips]:
-    """The batches, each read while the one before is at work."""
+    """The batches; each is read while the previous one is processed."""
     ahead: deque[Future[LoadedClips]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=compute_alone) as pool:
         for numbers in batches:

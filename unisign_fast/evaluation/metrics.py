@@ -1,4 +1,4 @@
-"""The field's scores, as the published Uni-Sign counts them: SLT, CSLR and ISLR. All values are percentages.
+"""The field's metrics, computed as in the published Uni-Sign: SLT, CSLR and ISLR. All values are percentages.
 
 Texts are normalised first (unisign_fast/text/normalization.py); the rule is named beside the scores.
 """
@@ -19,12 +19,12 @@ from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.targets import Task
 from unisign_fast.text.normalization import RULES, Normalization, by_character, rule_for, unreachable
 
-SUBSTITUTION, INSERTION, DELETION = 4, 3, 3  # costs of the alignment only; each counts as one error
+SUBSTITUTION, INSERTION, DELETION = 4, 3, 3  # alignment costs only; each operation counts as one error
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one set of predictions reached."""
+    """The scores of one set of predictions."""
 
     statistics: dict[str, ClipStatistics]  # by metric, in the order of the clips
     signature: str  # how the metrics were computed, with library versions
@@ -46,7 +46,7 @@ class Scores:
         return {metric: interval(statistics) for metric, statistics in self.statistics.items()}
 
     def plain(self) -> dict:
-        """Everything of it as JSON knows it."""
+        """All values as plain JSON values."""
         return {
             "values": self.values,
             "intervals": self.intervals(),
@@ -117,7 +117,7 @@ def _slt(
 def _cslr(predictions: list[str], references: list[str]) -> tuple[dict[str, ClipStatistics], str]:
     """Word error rate and its three parts, in percent of the reference's glosses.
 
-    Glosses are what spaces separate, in every language: a gloss names a sign, whatever it is written with.
+    Glosses are separated by spaces in every language: a gloss names a sign, whatever its script.
     """
     counts = [edit_counts(r.split(), p.split()) for p, r in zip(predictions, references, strict=True)]
     words = [len(r.split()) for r in references]
@@ -164,7 +164,7 @@ def _mean(percents: Sequence[float] | np.ndarray) -> ClipStatistics:
 
 
 def _of_sacrebleu(metric: Metric, predictions: list[str], references: list[str]) -> ClipStatistics:
-    """The two methods are what sacrebleu's own significance tests call."""
+    """Calls the same two methods as sacrebleu's own significance tests."""
     per_clip = np.array(metric._extract_corpus_statistics(predictions, [references]), np.float32)
     return ClipStatistics(per_clip, lambda total: metric._compute_score_from_stats(total.tolist()).score)
 
@@ -173,12 +173,12 @@ def rouge_l(prediction: str, reference: str) -> float:
     """F1 of PyPI `rouge`'s summary-level ROUGE-L, in percent.
 
     Distinct words of the longest common subsequences of all pairs of sentences, which end at ".", over the distinct
-    words of each side. Where a text is empty but for full stops the pair scores 0; the library alone would raise.
+    words of each side. A pair with a text of nothing but full stops scores 0; the library would raise an error.
     """
     if not all(text.replace(".", "").split() for text in (prediction, reference)):
         return 0.0
     usual_limit = sys.getrecursionlimit()
-    # The library walks the alignment recursively, one call a word of either side.
+    # The library walks the alignment recursively, with one call per word of either text.
     sys.setrecursionlimit(usual_limit + len(prediction) + len(reference))
     try:
         return 100 * Rouge(metrics=["rouge-l"], stats=["f"]).get_scores(prediction, reference)[0]["rouge-l"]["f"]
@@ -189,9 +189,9 @@ def rouge_l(prediction: str, reference: str) -> float:
 def edit_counts(reference: Sequence[str], prediction: Sequence[str]) -> tuple[int, int, int]:
     """Substitutions, insertions and deletions of the cheapest alignment.
 
-    Costs 4, 3, 3, as the published code has them: three deletions and three insertions (18) go before five
+    Costs 4, 3, 3, as the published code has them: three deletions and three insertions (18) are preferred to five
     substitutions (20), so the sum may exceed the Levenshtein distance. Of equally cheap steps, walking back from the
-    end, it takes the match, then the substitution, the insertion, the deletion.
+    end, it prefers a match, then a substitution, an insertion, a deletion.
     """
     rows, columns = len(reference), len(prediction)
     cost = [[j * INSERTION for j in range(columns + 1)]]
@@ -221,7 +221,7 @@ def _bleurt(predictions: Sequence[str], references: Sequence[str], language: str
     if not (checkpoint / "bleurt_config.json").is_file():
         raise InputError(f"--bleurt {checkpoint}", "is no BLEURT checkpoint", "name the unpacked folder BLEURT-20")
     try:
-        from bleurt.score import BleurtScorer  # TensorFlow comes with it: only when asked for
+        from bleurt.score import BleurtScorer  # late import: it loads TensorFlow
     except ImportError:
         remedy = "install BLEURT from its authors' repository (google-research/bleurt), or leave --bleurt out"
         raise InputError("--bleurt", "the Python package bleurt is not installed", remedy) from None

@@ -1,7 +1,7 @@
-"""Predictions on disk. Written is one JSON object a line, {"id": ..., "prediction": ..., "reference": ...}.
+"""Predictions on disk. Writes one JSON object per line, {"id": ..., "prediction": ..., "reference": ...}.
 
-Read are:
-- these lines, and those of launch/translate.py, {"clip": ..., "text": ..., "reference": ..., "language": ...}, where
+Reads: - these lines, and those of launch/translate.py, {"clip": ..., "text": ..., "reference": ..., "language": ...},
+where
   the texts of a clip's windows are joined;
 - the published format, two files of lines `sample: ID, prediction: TEXT` and `sample: ID, ground-truth: TEXT`. An ID
   may hold colons and begin with a hyphen; a TEXT may hold anything but a line feed;
@@ -23,12 +23,12 @@ from unisign_fast.pipelines.input_files import parse_json
 Field = Literal["prediction", "reference"]
 PUBLISHED_LABEL = {"prediction": "prediction", "reference": "ground-truth"}
 TRANSLATED = {"prediction": "text", "reference": "reference"}  # fields of launch/translate.py's lines
-MARKED = ("{", "[", "sample: ")  # how a line begins that is not plain text
+MARKED = ("{", "[", "sample: ")  # start of a line that is not plain text
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was said of one clip, and what should have been."""
+    """The predicted text of one clip, and its reference."""
 
     id: str
     prediction: str  # may be empty
@@ -36,18 +36,18 @@ class Prediction:
 
 
 class Line(NamedTuple):
-    """What a line of a file says."""
+    """The content of one line of a file."""
 
     id: str
     text: str  # of the wanted field
-    language: str = ""  # "" where the line does not say
+    language: str = ""  # "" if the line has none
     file: str = ""  # of a line of launch/translate.py, of which a clip has one for each window
 
 
 def read_predictions(predictions: Path, references: Path | None = None) -> list[Prediction]:
     """The rows of a predictions file, in its order; references from their own file, or from the same one.
 
-    InputError when a file is missing or malformed, an id comes twice, a reference is empty, or the ids of the two
+    InputError when a file is missing or malformed, an id occurs twice, a reference is empty, or the ids of the two
     files differ.
     """
     if references is None and _is_plain(predictions, _read_text(predictions)):
@@ -66,7 +66,7 @@ def read_predictions(predictions: Path, references: Path | None = None) -> list[
 
 
 def read_baseline(path: Path, rows: Sequence[Prediction]) -> list[Prediction]:
-    """What another system said of the clips of `rows`, in their order.
+    """Another system's predictions for the clips of `rows`, in the same order.
 
     References are those of `rows`. InputError when the file is malformed or has other clips.
     """
@@ -78,14 +78,13 @@ def read_baseline(path: Path, rows: Sequence[Prediction]) -> list[Prediction]:
 
 
 def recorded_language(path: Path) -> str | None:
-    """The language that the lines of a predictions file name, or the scores-SPLIT.json beside it; None: neither does.
-
-    InputError when its texts are in several.
+    """The language that the lines of a predictions file name, or the scores-SPLIT.json beside it; None if neither names
+    one. Raises InputError if the texts are in several languages.
     """
     named = {line.language for line in _read_field(path, "prediction").values() if line.language}
     if len(named) > 1:
         problem = f"its texts are in {', '.join(sorted(named))}"
-        raise InputError(f"{path}: language", problem, "score a file for each, or give --language for all")
+        raise InputError(f"{path}: language", problem, "score one file per language, or give --language for all")
     if named:
         return named.pop()
     scores = path.with_name(path.stem.replace("predictions-", "scores-") + ".json")
@@ -95,12 +94,12 @@ def recorded_language(path: Path) -> str | None:
 
 
 def write_predictions(path: Path, rows: Iterable[Prediction]) -> None:
-    """One JSON object a line, whole or not at all."""
+    """Writes one JSON object per line, atomically."""
     replace_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_json(path: Path, values: dict | list) -> None:
-    """`values` as indented JSON, whole or not at all."""
+    """Writes `values` as indented JSON, atomically."""
     replace_text(path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
 
 
@@ -115,11 +114,11 @@ def _read_field(path: Path, field: Field) -> dict[str, Line]:
         if before is None:
             lines[line.id] = line
         elif not line.file or line.file != before.file:
-            raise InputError(f"{where}: id", f"{line.id!r} comes a second time", "keep one line a clip")
+            raise InputError(f"{where}: id", f"{line.id!r} occurs twice", "keep one line per clip")
         elif field == "prediction":  # the clip's next window
             lines[line.id] = before._replace(text=f"{before.text} {line.text}".strip())
     if not lines:
-        raise InputError(path, "holds no lines", "pass a file with one line a clip")
+        raise InputError(path, "holds no lines", "pass a file with one line per clip")
     return lines
 
 
@@ -153,7 +152,7 @@ def _parse_json_line(row: str, path: Path, number: int, field: Field) -> Line:
     id_name, text_name = ("clip", TRANSLATED[field]) if translated else ("id", field)
     for name in (id_name, text_name):
         if not isinstance(values.get(name), str):
-            raise InputError(f"{path}: line {number}: {name}", "is missing or no string", remedy)
+            raise InputError(f"{path}: line {number}: {name}", "is missing or not a string", remedy)
     file = str(values.get("file", "")) if translated else ""
     return Line(values[id_name], values[text_name], str(values.get("language") or ""), file)
 

@@ -39,9 +39,8 @@ class Result:
 
 
 def evaluate(choices: Choices, show: Callable[[Result], None]) -> None:
-    """Score as `choices` say, write what they name, and `show` the result, on the first rank alone.
-
-    Raises InputError when something named cannot be used.
+    """Score and write as `choices` specify, and `show` the result on the first rank only. Raises InputError if an input
+    cannot be used.
     """
     if choices.model is not None:
         _evaluate_model(choices, show)
@@ -50,7 +49,7 @@ def evaluate(choices: Choices, show: Callable[[Result], None]) -> None:
     predictions = predictions_file(choices.predictions, choices.split)
     language = choices.language or recorded_language(predictions)
     if language is None:
-        raise InputError("--language", f"{predictions} does not say it", "give that of the texts, as zh or en")
+        raise InputError("--language", f"{predictions} does not name it", "give the texts' language, such as zh")
     if language_name(language) is None:
         raise InputError(f"{predictions}: language", f"{language!r} is not known", "give --language")
     assert choices.task is not None  # beside predictions
@@ -73,8 +72,8 @@ def predictions_file(path: Path, split: Split) -> Path:
 
 
 def _evaluate_model(choices: Choices, show: Callable[[Result], None]) -> None:
-    """Score what the model says, each rank a share of the clips; the first rank scores and writes."""
-    from unisign_fast.checkpoints.model_folder import find_model, untrained_language  # late: torch takes seconds
+    """Generate predictions, each rank for a share of the clips; the first rank scores and writes."""
+    from unisign_fast.checkpoints.model_folder import find_model, untrained_language  # late import: torch takes seconds
     from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_model
     from unisign_fast.pipelines.store.keypoint_store import KeypointStore
     from unisign_fast.utils.distributed import start_ranks

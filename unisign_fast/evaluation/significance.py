@@ -1,9 +1,9 @@
-"""How sure a score is: bootstrap intervals, and whether two systems differ by more than chance.
+"""Confidence in a score: bootstrap intervals, and whether two systems differ by more than chance.
 
-Every metric here is computed from sums over clips (`ClipStatistics`), so that to score other clips is to weight them.
-Draws and seed are those of sacrebleu's --confidence and --paired-ar: BLEU and chrF get sacrebleu's numbers, and the
-metrics that it does not have are treated alike. One thing differs: ties speak against a difference, so that two equal
-systems have p = 1, where sacrebleu says 0.0001.
+Every metric here is computed from sums over clips (`ClipStatistics`), so that a resample is scored by weighting the
+clips. Draws and seed are those of sacrebleu's --confidence and --paired-ar: BLEU and chrF get sacrebleu's numbers, and
+the other metrics are treated in the same way. With one exception: ties count against a difference, so that two equal
+systems have p = 1, where sacrebleu reports 0.0001.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ import numpy as np
 SEED = 12345
 RESAMPLES = 1000  # of the bootstrap
 TRIALS = 10000  # of the randomisation test
-ROUNDING = 1e-3  # percent; float32 sums do not tell closer values apart
+ROUNDING = 1e-3  # percent; float32 sums cannot distinguish closer values
 ROWS = 500  # resamples whose weights are in memory at once
 
 
 @dataclass(frozen=True)
 class ClipStatistics:
-    """What a metric needs to know of each clip."""
+    """The statistics of each clip that a metric needs."""
 
     per_clip: np.ndarray  # [clips, S] float32
     percent: Callable[[np.ndarray], float]  # of the sum over clips [S]
@@ -33,7 +33,7 @@ class ClipStatistics:
 
 @dataclass(frozen=True)
 class Difference:
-    """A system less a baseline, in one metric."""
+    """The difference between a system and a baseline in one metric."""
 
     value: float
     interval: tuple[float, float]  # 95 %, from the paired bootstrap
@@ -73,7 +73,7 @@ def _middle(values: np.ndarray) -> tuple[float, float]:
 
 
 def _randomization_p(baseline: ClipStatistics, system: ClipStatistics, result: float) -> float:
-    """How often systems that swap their clips by the toss of a coin differ by `found` or more."""
+    """The share of random swaps of clips between the systems that yield a difference of `found` or more."""
     swapped = np.random.default_rng(SEED).integers(2, size=(TRIALS, len(baseline.per_clip)), dtype=bool)
     both = (baseline.per_clip + system.per_clip).sum(0)
     as_far = 0

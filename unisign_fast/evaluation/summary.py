@@ -26,14 +26,14 @@ class _Data(msgspec.Struct):
 
 
 class _Settings(msgspec.Struct):
-    """What the table needs of a run's settings.json."""
+    """The fields of a run's settings.json that the table needs."""
 
     data: _Data
     stage: int = 3
 
 
 class _OtherRow(msgspec.Struct):
-    """What the table needs of a row that `write_rows` wrote."""
+    """The fields of a row written by `write_rows` that the table needs."""
 
     task: str
     modality: str
@@ -63,9 +63,8 @@ def training_speed(run: Path) -> float | None:
 
 
 def summarise(root: Path) -> tuple[list[Row], list[str]]:
-    """A row for every fine-tuning run below `root`, or for `root` itself, and why other folders are passed over.
-
-    Raises InputError if there is no row.
+    """A row for every fine-tuning run below `root`, or for `root` itself, and the reasons why other folders are
+    skipped. Raises InputError if there is no row.
     """
     folders = [root] if (root / "settings.json").is_file() else sorted(path for path in root.glob("*") if path.is_dir())
     rows, passed_over = [], []
@@ -82,7 +81,8 @@ def summarise(root: Path) -> tuple[list[Row], list[str]]:
 
 
 def _row(run: Path) -> Row | None:
-    """The row of a run; None for a run of pre-training. Raises InputError where it is none or has no test scores."""
+    """The row of a run; None for a pre-training run. Raises InputError if the folder is not a run or has no test
+    scores."""
     if not (run / "settings.json").is_file():
         raise InputError(run, "is no run", "name a folder of runs")
     settings = read_settings(run / "settings.json", _Settings, "holds no settings of a run", REMEDY)

@@ -1,8 +1,8 @@
 """Class lists of isolated recognition: which words are one class.
 
-Read are a text file, a class a line, its synonyms behind tabs (a first column that numbers the classes is left out, as
-wlasl_class_list.txt has it), and JSON, a list of words or of lists of synonyms (MSASL_classes.json,
-MSASL_synonym.json). The first word names the class. Words of no class are classes of their own.
+Reads a text file with one class per line, synonyms separated by tabs (a first column that numbers the classes is left
+out, as in wlasl_class_list.txt), or JSON, a list of words or of lists of synonyms (MSASL_classes.json,
+MSASL_synonym.json). The first word names the class. A word without a class forms its own class.
 """
 
 from pathlib import Path
