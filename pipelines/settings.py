@@ -15,8 +15,8 @@ class DataSettings:
     """Settings of the data path, exposed as command-line options."""
 
     task: Task = "slt"  # the target: sentence, glosses or word
-    language: str | None = None  # of prompt and target: CODE (de, gsw, ...) or CODE=NAME; None: the clip's own
-    max_frames: int = 256  # of a clip; longer clips are subsampled to this many
+    language: str | None = None  # language of prompt and target: CODE (de, gsw, ...) or CODE=NAME; None: the clip's own
+    max_frames: int = 256  # frames of a clip; longer clips are subsampled to this number
     p_samp: float = 0.1  # share of frames whose hand crops are sampled; 0: pose only
     sampling: Rule = "paper"  # Algorithm 1, or the published code's rule
     boxes: BoxRule = "clip"  # side of the hand boxes: fixed per clip, or from the sampled hands (published code)

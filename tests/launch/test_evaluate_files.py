@@ -118,7 +118,7 @@ def test_windows_line_ends_and_cut_off_spaces(tmp_path):
     [
         (None, ["no such file"]),
         (b"", ["holds no lines"]),
-        (b"sample: a, prediction: x\nsample: a, prediction: y\n", ["line 2: id", "'a'", "second time"]),
+        (b"sample: a, prediction: x\nsample: a, prediction: y\n", ["line 2: id", "'a'", "occurs twice"]),
         (b"sample: a, prediction: x\nsecond line\n", ["line 2: prediction", "not in this line"]),
         (b"sample: a, ground-truth: x\n", ["line 1: prediction", "not in this line"]),
         (b'{"id": "a"}\n', ["line 1: prediction", "missing or not a string"]),

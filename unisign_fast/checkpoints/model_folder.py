@@ -159,7 +159,7 @@ def trained_languages(folder: Path) -> list[str]:
     """The languages that the model card names as trained on, [] where it names none."""
     try:
         language = ModelCard(read_card(folder)).data.get("language")
-    except Exception:  # a card of someone else's, or a damaged one: YAML can raise anything
+    except Exception:  # a card written by another tool, or a damaged one: YAML can raise anything
         return []
     languages = language if isinstance(language, list) else [language]
     return [language for language in languages if isinstance(language, str)]
