@@ -57,7 +57,7 @@ def model_card(
         tags=["sign-language", TASK_NAMES[data.task].replace(" ", "-")],
         model_name=title,
         eval_results=_results(data, recipe or {}, scores) if scores else None,
-        **({"language": languages[0] if len(languages) == 1 else list(languages)} if languages else {}),
+        language=languages[0] if len(languages) == 1 else list(languages) or None,
     )
     return f"---\n{front.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 

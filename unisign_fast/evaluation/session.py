@@ -154,7 +154,7 @@ def _score(
 
 def _circumstances(choices: Choices, predictions: Path, evaluation: "Evaluation | None") -> dict:
     """What was scored: the files, and the model that wrote the predictions."""
-    files = {"predictions": predictions, "references": choices.references or predictions}
+    files: dict[str, Path | str | None] = {"predictions": predictions, "references": choices.references or predictions}
     files |= {"baseline": choices.baseline, "classes": choices.classes}
     said = {name: str(path) for name, path in files.items() if path is not None}
     if evaluation is None:
