@@ -62,7 +62,7 @@ class SafetensorsFile:
         content = torch.empty(end - begin, dtype=torch.uint8)
         try:
             self._file.seek(self._start + begin)
-            size = self._file.readinto(memoryview(content.numpy()))  # type: ignore[attr-defined]
+            size = self._file.readinto(content.numpy().data)  # type: ignore[attr-defined]
         except OSError as error:
             raise InputError(self.path, f"cannot be read ({error.strerror})", REMEDY) from None
         if size != end - begin:
