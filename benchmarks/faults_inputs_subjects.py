@@ -286,7 +286,7 @@ def _report(folder: Path) -> object:
 
 
 def _summary(folder: Path) -> object:
-    rows = summarise(folder)
+    rows, _ = summarise(folder)
     summary_table("runs", rows)
     return list(map(asdict, rows))
 
