@@ -32,7 +32,7 @@ def unpack(revision: str, folder: Path) -> str:
         [*git, "rev-parse", "--verify", "--short", f"{revision}^{{commit}}"], capture_output=True, text=True
     )
     if named.returncode:
-        raise InputError("REV", f"{revision} is no commit of this repository", "see git log")
+        raise InputError("REV", f"{revision} is not a commit of this repository", "see git log")
     files = subprocess.run([*git, "archive", named.stdout.strip()], capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(files)) as archive:
         archive.extractall(folder, filter="data")
@@ -49,8 +49,7 @@ def compare(
     """Measure this tree against another commit.
 
     Args:
-        rev: The commit, as git names it.
-        step: How it is measured.
+        rev: The commit, by any name that git accepts. step: Measurement settings.
         p_samp: Share of frames whose hands are sampled.
         json: File for the rows.
     """

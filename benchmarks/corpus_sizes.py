@@ -1,4 +1,4 @@
-"""What a corpus costs by its size: opening, memory and time a batch; and what compressing its keypoints costs.
+"""Cost of a corpus by its size: opening time, memory, and time per batch; and the cost of compressing its keypoints.
 
 Part of benchmarks/data_path.py. The corpora are sparse files, which take no room on the disk.
 """
@@ -32,14 +32,14 @@ BATCH = 8  # clips
 
 @dataclass(frozen=True)
 class SizeRow:
-    """A corpus of so many clips: seconds to open it and to tokenise it first; then memory and time a batch."""
+    """A corpus of a given number of clips: seconds to tokenise and to open it, then memory and time per batch."""
 
     clips: int
     frames: int
     open_s: float
     tokenise_s: float
     reopen_s: float  # with the tokens cached
-    memory_mib: float  # more than a process that has opened a store of one batch
+    memory_mib: float  # beyond a process that has opened a store of one batch
     batch_ms: float
 
 
@@ -81,7 +81,7 @@ def sparse_corpus(path: Path, clips: int, frames: int = 238) -> None:
 
 
 class SparseStore(KeypointStore):
-    """A store of clips that are holes on the disk, read as clips in which somebody is found."""
+    """A store of clips that are holes on the disk, read as clips in which a person is found."""
 
     def packed_keypoints(self, clip: Clip) -> np.ndarray:
         packed = super().packed_keypoints(clip).copy()

@@ -1,11 +1,11 @@
-"""The data path against the way the published code feeds its model, and what a large corpus costs.
+"""The data path compared with the published code's data path, and the cost of a large corpus.
 
     python benchmarks/data_path.py                     both, with crops on the GPU where there is one, else on the CPU
     python benchmarks/data_path.py --draw-rows ROWS    a picture of rows that were written by --json
 
-Five ways run interleaved, and their median times per clip are compared: the published one (baseline/data.py), and the
-keypoint store with crops from the crop store, from H.264 and VP9 videos, and from VP9 videos through DALI (on a GPU all
-but the published way are DALI's, through nvJPEG and NVDEC). All of them deliver the same frames. One thread each.
+Five pipelines run interleaved, and their median times per clip are compared: the published one (baseline/data.py), and
+the keypoint store with crops from the crop store, from H.264 and VP9 videos, and from VP9 videos through DALI (on a GPU
+all except the published one use DALI, through nvJPEG and NVDEC). All deliver the same frames, with one thread each.
 """
 
 import json as json_format
@@ -45,7 +45,7 @@ from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointS
 from unisign_fast.utils.console import run_command
 from unisign_fast.utils.process_memory import keep_memory
 
-CODECS = {  # of made videos: suffix, FFmpeg's encoder and its options; both at two megabits a second
+CODECS = {  # synthetic videos: suffix, FFmpeg's encoder and its options; both at two megabits per second
     "mp4": ("libx264", {"b": "2M", "preset": "veryfast"}),
     "webm": ("libvpx-vp9", {"b": "2M", "deadline": "realtime", "cpu-used": "8"}),
 }
@@ -57,7 +57,7 @@ SIZES = (1_000, 100_000, 1_000_000)  # clips of a corpus
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds a clip, and how many times faster than the published way of the same corpus and p_samp."""
+    """Milliseconds per clip, and the speed-up over the published pipeline for the same corpus and p_samp."""
 
     corpus: str
     p_samp: float
@@ -129,7 +129,7 @@ def made_corpus(folder: Path, clips: int, frames: int = 250, side: int = 512) ->
 
 
 def demo_corpus(folder: Path) -> tuple[KeypointStore, KeypointStore]:
-    """Sentences of the demo corpus, the same way; it has H.264 alone."""
+    """Sentences of the demo corpus in the same form; it has H.264 videos only."""
     write_demo_corpus(folder, 60, 0)
     store = KeypointStore.open(folder / "sentences")
     cut_crops(store, 112, 90)
@@ -158,7 +158,7 @@ def transcode(source: Path, target: Path) -> None:
 
 
 def check(reader: ClipReader, poses: Path) -> None:
-    """Both ways must deliver the same before one is called faster: poses of a clip, and crops from its video."""
+    """Both pipelines must deliver the same data before they are compared: poses of a clip, and crops from its video."""
     clips = reader.clips("train")
     sample = reader.read(clips[0], 0, True)
     batch = reader.batch(clips, [0], 0, True).batch
@@ -174,7 +174,7 @@ def check(reader: ClipReader, poses: Path) -> None:
 def measure(
     name: str, h264: KeypointStore, vp9: KeypointStore, clips: int, rounds: int, device: torch.device = CPU
 ) -> Iterator[Row]:
-    """Rows of every p_samp and way; every round times each way, on different clips and frames."""
+    """Rows for every p_samp and pipeline; every round times each pipeline, on different clips and frames."""
     poses = h264.path / "published"
     poses.mkdir()
     for clip in h264.clips:
@@ -220,7 +220,7 @@ def measure(
 
 
 def draw(rows: list[Row], file: Path) -> None:
-    """Clips a second against p_samp, a line a way."""
+    """Plots clips per second against p_samp, one line per pipeline."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,11 +1,11 @@
-"""Evaluation against the way the published code does it: the same weights and clips on the same device, in one run.
+"""Evaluation compared with the published code's: the same weights and clips on the same device, in one run.
 
     python benchmarks/evaluation.py --model runs/demo/slt-pose/best --stores data/demo/sentences
     python benchmarks/evaluation.py --model random --max-new-tokens 40   mT5-Base's geometry, CSL-News's lengths
 
-The published way is in baseline/evaluation.py. Both run interleaved, one thread each, with 4 beams, and use the
+The published evaluation is in baseline/evaluation.py. Both run interleaved, one thread each, with 4 beams, and use the
 published mixture of both hands' running statistics. Texts may differ where the published padding changes the ends of
-clips, and with random weights, where rounding decides.
+clips, and with random weights, where rounding decides between tokens.
 """
 
 import os
@@ -46,7 +46,7 @@ RANDOM = "random"  # instead of a model folder
 
 @dataclass(frozen=True)
 class Row:
-    """One way of evaluating: median seconds of a pass, and the median ratio to ours in the same round."""
+    """One evaluation method: median seconds per pass, and the median ratio to ours in the same round."""
 
     way: str
     device: str
@@ -68,17 +68,16 @@ def evaluation(
     rounds: int = 3,
     json: Path | None = None,
 ) -> None:
-    """Time both ways of evaluating, scores included, and print how they compare.
+    """Time both evaluation methods, scores included, and print a comparison.
 
     Args:
         model: Model folder or hub id of a pose-only model, or "random" for one of mT5-Base's geometry on made clips.
         stores: Keypoint stores.
         split: Split of the stores.
-        clips: How many are made, for a random model.
+        clips: Number of synthetic clips for a random model.
         max_new_tokens: Longest text.
-        clips_per_batch: Of the published way; its script evaluates with 8.
-        rounds: Passes over the split of each way, after one that warms up.
-        json: File to write the numbers to.
+        clips_per_batch: Batch size of the published evaluation; its script uses 8. rounds: Passes over the split with
+        each method, after one warm-up pass. json: File to write the numbers to.
     """
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -97,7 +96,7 @@ def trained_model(model: str, stores: tuple[Path, ...], device: torch.device) ->
     folder = find_model(model)
     loaded, tokenizer = UniSign.load(folder)
     if loaded.config.rgb or loaded.head is not None:
-        raise InputError("--model", f"{folder} is no pose-only model that generates text", "name one fine-tuned so")
+        raise InputError("--model", f"{folder} is not a pose-only model that generates text", "name one fine-tuned so")
     data = replace(load_data_settings(folder), p_samp=0.0)
     return (
         loaded.to(device),
@@ -127,7 +126,7 @@ def compare(
     rounds: int,
     json: Path | None,
 ) -> None:
-    """Time both ways, interleaved; see `evaluation`."""
+    """Time both methods, interleaved; see `evaluation`."""
     device, task = reader.device, reader.settings.task
     theirs = PublishedEvaluation(loaded, tokenizer, reader, device, settings.max_new_tokens)
     loaded.load_state_dict(unpublish(theirs.forward.w, loaded.state_dict()))

@@ -71,7 +71,7 @@ def table(part: str, rows: list[FaultRow]) -> Table:
 
 
 def _rounds(run: Callable[[int, int], list[FaultRow]], minutes: float, seed: int) -> list[FaultRow]:
-    """Rounds of damaged stores or inputs for so long, added up."""
+    """Sums rounds of damaged stores or inputs for a given time."""
     rows: dict[str, FaultRow] = {}
     end = time.monotonic() + 60 * minutes
     while not rows or time.monotonic() < end:

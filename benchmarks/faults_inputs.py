@@ -66,7 +66,8 @@ def _parts(value: object) -> Iterator[bytes]:
 
 
 def outcome(name: str, folder: Path, original: str | None) -> str:
-    """What reading the input comes to: one of RIGHT, or what is wrong; of the original (None) its digest."""
+    """The outcome of reading the input: one of RIGHT, or a description of the error; for the original (None) its
+    digest."""
     files = set(folder.rglob("*"))
     try:
         result = digest(read(name, folder))
@@ -133,7 +134,7 @@ class Reader:
             self._process = None
 
     def _start(self) -> None:
-        """A process that has read every original once, so that what readers load late is no input's memory."""
+        """A process that has read every original once, so that memory of late imports is not attributed to an input."""
         self._connection, theirs = _context.Pipe()
         self._process = _context.Process(target=_work, args=(theirs,), daemon=True)
         self._process.start()
@@ -160,7 +161,7 @@ class Reader:
 
 
 def inputs(count: int, seed: int, names: Iterable[str] = SUBJECTS) -> Iterator[tuple[str, str, str, float]]:
-    """(reader, damage, outcome, seconds) of so many inputs, one reader after the other."""
+    """(reader, damage, outcome, seconds) of a number of inputs, one reader after the other."""
     _context.set_forkserver_preload(["benchmarks.faults_inputs"])
     names = list(names)
     with tempfile.TemporaryDirectory() as work:
@@ -184,7 +185,7 @@ def inputs(count: int, seed: int, names: Iterable[str] = SUBJECTS) -> Iterator[t
 
 
 def run(count: int, seed: int = 0, names: Iterable[str] = SUBJECTS) -> list[FaultRow]:
-    """A row a reader. What is wrong is printed with its number."""
+    """One row per reader. Wrong outcomes are printed with the input's number."""
     rows: dict[str, FaultRow] = {}
     for number, (name, kind, result, seconds) in enumerate(inputs(count, seed, names)):
         row = rows.setdefault(name, FaultRow(name, right=RIGHT))

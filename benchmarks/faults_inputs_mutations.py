@@ -63,7 +63,7 @@ def python_values() -> list[Any]:
 
 @cache
 def whole_files() -> dict[str, bytes]:
-    """Contents that take the place of a whole file."""
+    """Contents that replace a whole file."""
     zeros, archive = bytes(2**20), io.BytesIO()
     bomb = gzip.compress(zeros) * (BOMB // len(zeros))  # members follow each other in one file
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as names:
@@ -101,7 +101,7 @@ def _places(value: Any, place: tuple = ()) -> list[tuple]:
 
 
 def _changed(value: Any, rng: random.Random, new: object) -> Any:
-    """The value with another one at some place, or with something deleted, doubled or renamed."""
+    """The value with some part replaced, deleted, doubled or renamed."""
     place = rng.choice(_places(value))
     if not place:
         return new
@@ -216,7 +216,7 @@ INSIDE: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 
 def damage(path: Path, rng: random.Random) -> str:
-    """Damage the file in some way; says how."""
+    """Damages the file in some way; returns a description."""
     content = path.read_bytes()
     choice = rng.random()
     inside = INSIDE.get(path.suffix)

@@ -40,7 +40,7 @@ RIGHT = ("identical", "some clips refused", "store refused")
 
 @dataclass
 class FaultRow:
-    """What became of the trials of one kind; `wrong` of them are errors of ours."""
+    """The outcomes of the trials of one kind; `wrong` counts our errors."""
 
     kind: str
     outcomes: Counter = field(default_factory=Counter)
@@ -54,7 +54,7 @@ class FaultRow:
 
     @property
     def wrong(self) -> int:
-        """Trials whose outcome is none of the right ones."""
+        """Trials with a wrong outcome."""
         return sum(count for name, count in self.outcomes.items() if name not in self.right)
 
 
@@ -87,7 +87,7 @@ def open_store(path: Path) -> tuple[KeypointStore, CropStore]:
 
 
 def observe(store: KeypointStore, crops: CropStore) -> dict[tuple[str, str], object]:
-    """(split, id) -> all that training sees of a clip, or an InputError in its place, by its number."""
+    """(split, id) -> everything that training reads of a clip, or the InputError raised for it, by its number."""
     seen: dict[tuple[str, str], object] = {("", "source"): store.keypoint_source, ("", "size"): crops.size}
     for split in SPLITS:
         clips = ClipSet.of_split([store], split, _tokenize, "bytes")

@@ -57,7 +57,7 @@ def write_corpus(path: Path, seed: int = 0) -> None:
 
 
 def options(dropout: float) -> list[str]:
-    """Of the command: eight steps, a checkpoint after every second, an evaluation after every fourth."""
+    """Command-line options: eight steps, a checkpoint after every second, an evaluation after every fourth."""
     values = SIZES | LENGTH | {"dropout-rate": dropout}
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
@@ -107,7 +107,7 @@ def _kill_after_step_6(rank: int) -> None:
 
 
 def outcome(trial: Trial, kind: str, baseline: Baseline) -> str:
-    """What repeating the command comes to: one of RIGHT, or what is wrong."""
+    """The outcome of repeating the command: one of RIGHT, or a description of the error."""
     status: int | None = None
     for _ in range(STARTS):
         start = trial.start()

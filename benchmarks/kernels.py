@@ -1,8 +1,8 @@
 """The kernels against the PyTorch reference, eager and compiled, forward and backward, at training sizes.
 
-    python benchmarks/kernels.py                  times them on the GPU at hand
+    python benchmarks/kernels.py                  times them on the current GPU
     python benchmarks/kernels.py --draw-rows ROWS a picture of rows that were written by --json
-    python benchmarks/kernels.py --compile-only   registers, spills, shared memory on GPUs that need not be there
+    python benchmarks/kernels.py --compile-only   registers, spills, shared memory on GPUs that need not be present
     python benchmarks/kernels.py --count          bytes, FLOPs and the shortest possible time of each operation
 
 After the single operations come the two parts of the model that consist of them: the stack of graph and temporal
@@ -64,7 +64,7 @@ class Row:
 
 
 def limits(steps: Work) -> tuple[int, int, float]:
-    """Bytes and FLOPs of all steps, and the shortest seconds on an H200: in each, what takes longer of the two."""
+    """Bytes and FLOPs of all steps, and the shortest seconds on an H200: for each step, the longer of the two."""
     shortest = sum(max(moved / BYTES_A_SECOND, flops / FLOPS_A_SECOND) for moved, flops in steps)
     return sum(moved for moved, _ in steps), sum(flops for _, flops in steps), shortest
 
@@ -241,7 +241,7 @@ def draw(rows: Path) -> Path:
 def benchmark(
     compile_only: bool = False, count: bool = False, draw_rows: Path | None = None, json: Path | None = None
 ) -> None:
-    """Time the kernels on the GPU at hand.
+    """Time the kernels on the current GPU.
 
     Args:
         compile_only: Compile for sm_80, sm_90 and sm_100 instead; no GPU is needed.

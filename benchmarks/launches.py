@@ -155,9 +155,9 @@ def launches(
     """
     rows = []
     for stage in stages:
-        of_stage = count(stage, clips or CLIPS_PER_MICRO_BATCH[stage], ModelConfig(), CEILINGS[card], MAX_FRAMES)
-        Console().print(table(of_stage, card))
-        rows += of_stage
+        stage_rows = count(stage, clips or CLIPS_PER_MICRO_BATCH[stage], ModelConfig(), CEILINGS[card], MAX_FRAMES)
+        Console().print(table(stage_rows, card))
+        rows += stage_rows
     if json is not None:
         where = about() | {"device": f"predicted for one {card}"}
         write_json(json, [asdict(row) | where for row in rows])

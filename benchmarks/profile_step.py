@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, operation by operation: a trace, and a table of the costliest.
+"""The time of a training step, operation by operation: a trace, and a table of the costliest.
 
 python benchmarks/profile_step.py --p-samp 0.1 --trace trace.json   then open the trace in https://ui.perfetto.dev
 """
@@ -41,7 +41,7 @@ def profile_step(
         json: File for the rows.
     """
     if not trace.resolve().parent.is_dir():
-        raise InputError("--trace", f"there is no folder {trace.resolve().parent}", "make it, or name another")
+        raise InputError("--trace", f"there is no folder {trace.resolve().parent}", "create it, or name another folder")
     with tempfile.TemporaryDirectory() as folder:
         job = step.job(Path(folder), (p_samp,))
         with Worker(job if candidate == "fast" else baseline(job)) as worker:

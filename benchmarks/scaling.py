@@ -45,7 +45,7 @@ from unisign_fast.utils.console import run_command
 from unisign_fast.utils.distributed import start_ranks
 
 STAGES = (1, 2, 3)
-FRAMES, TOKENS, PROMPT = 240, 40, 12  # of every clip: 9.5 s at 25 frames/s, the paper's mean length of a text
+FRAMES, TOKENS, PROMPT = 240, 40, 12  # of every clip: 9.5 s at 25 frames/s, the paper's mean text
 PUBLISHED_GPUS = 4
 NODE = 8  # GPUs
 SUSTAINED = 445e12  # FLOP/s of a GPU: 45 % of an H100's or H200's dense bf16 peak, the goal; not measured
@@ -55,7 +55,7 @@ NETWORKS = {"InfiniBand": 8 * 50e9, "Ethernet": 12.5e9}  # bytes/s that a node s
 LATENCY = {"node": 20e-6, "InfiniBand": 60e-6, "Ethernet": 150e-6}  # seconds of an all-reduce of a few kilobytes
 GPUS = {"node": (1, 2, 4, NODE), "InfiniBand": (16, 32, 64), "Ethernet": (16, 32, 64)}
 SHOWN = (("node", 2), ("node", NODE), ("InfiniBand", 16), ("InfiniBand", 64), ("Ethernet", 16), ("Ethernet", 64))
-BF16 = 2  # bytes of a weight or gradient that travels
+BF16 = 2  # bytes of a transmitted weight or gradient
 STATE_BYTES = {0: (16, 0), 1: (6, 12), 2: (2, 16), 3: (0, 18)}  # a parameter: on every GPU, and shared out
 
 
@@ -86,7 +86,7 @@ class Row:
     transfer_s: float
     latency_s: float
     efficiency: float  # nothing overlapped
-    efficiency_overlapped: float  # all transfers hidden that can be
+    efficiency_overlapped: float  # all transfers overlapped that can be
     clips_per_s: float  # nothing overlapped
 
 
@@ -116,7 +116,8 @@ def predict(scaling: str, network: str, stage: int, zero: int, gpus: int, flops:
     speed = LINK_USE * min(NVLINK, NETWORKS.get(network, NVLINK))
     gradients, weights = (size / speed for size in sent)
     latency = LATENCY[network] * work.reductions * micro_batches if gpus > 1 else 0.0
-    # Gradients hide behind the backward pass that makes them, ZeRO-3's weights behind everything, others' nowhere.
+    # Gradients overlap with the backward pass that computes them, ZeRO-3's weights with everything, other weights with
+    # nothing.
     backward = 2 / 3 * compute / (1 if COLLECTIVES[zero].every_micro_batch else micro_batches)
     exposed = max(gradients - backward, 0) + (max(weights - compute, 0) if zero == 3 else weights)
     everywhere, shared = STATE_BYTES[zero]

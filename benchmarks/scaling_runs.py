@@ -126,7 +126,7 @@ def make_model() -> UniSign:
 
 
 def plain_step(settings: TrainSettings) -> Callable[[list[PackedBatch]], None]:
-    """An optimiser step as a plain PyTorch loop takes it."""
+    """An optimiser step in a plain PyTorch loop."""
     model = make_model().train()
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=settings.betas, eps=settings.eps, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -144,7 +144,7 @@ def plain_step(settings: TrainSettings) -> Callable[[list[PackedBatch]], None]:
 
 
 def deepspeed_step(settings: TrainSettings, ranks: Ranks) -> Callable[[list[PackedBatch]], None]:
-    """An optimiser step as training takes it."""
+    """An optimiser step as in training."""
     engine = start_engine(make_model(), settings, STEPS)
     engine.train()
 
@@ -156,9 +156,9 @@ def deepspeed_step(settings: TrainSettings, ranks: Ranks) -> Callable[[list[Pack
 
 
 def measure(ranks: Ranks, rounds: int) -> list[dict]:
-    """Milliseconds of a step in each round, of ways that run interleaved; and what a step of each sends.
-
-    Ways are (scaling, "plain" or "ZeRO n"): strong shares out the clips that one rank has, weak gives them to each.
+    """Milliseconds per step in each round, for configurations that run interleaved; and the bytes that a step of each
+    sends. Configurations are (scaling, "plain" or "ZeRO n"): strong shares out the clips that one rank has, weak gives
+    them to each.
     """
     settings = {zero: replace(DEMO_TRAIN, zero_stage=zero) for zero in ZERO_STAGES}
     steps = {f"ZeRO {zero}": deepspeed_step(settings[zero], ranks) for zero in ZERO_STAGES}
@@ -186,7 +186,7 @@ def measure(ranks: Ranks, rounds: int) -> list[dict]:
 
 
 def launch(command: list[str], ranks: int) -> list[dict]:
-    """What rank 0 measured when `command` launched the ranks. Raises InputError with what was said if one failed."""
+    """Rank 0's measurements after `command` launched the ranks. Raises InputError with the output if one failed."""
     environment = {
         name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     }
@@ -197,7 +197,7 @@ def launch(command: list[str], ranks: int) -> list[dict]:
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode or not file.is_file():
             print(done.stdout[-3000:], file=sys.stderr)
-            raise InputError(" ".join(command), f"ended with status {done.returncode}", "see what it said above")
+            raise InputError(" ".join(command), f"ended with status {done.returncode}", "see its output above")
         rows = json.loads(file.read_text())
     assert all(row["ranks"] == ranks for row in rows)
     return rows

@@ -48,7 +48,7 @@ class Row:
     recipe: str
     stage: int
     p_samp: float
-    unique_share: float  # of the frames' hands, since drawing is with replacement
+    unique_share: float  # share of the frames' hands, since drawing is with replacement
     crops: str
     kernels: str
     precision: str
@@ -91,8 +91,8 @@ def measure(job: Job, options: StepOptions, peak_tflops: float | None) -> list[R
         pairs = zip(trials["baseline"], trials[candidate])
         faster = median(theirs["seconds"] / ours["seconds"] for theirs, ours in pairs)
         share = memory[candidate] / memory["baseline"]
-        of_candidate = trials[candidate], phases[candidate], memory[candidate], faster, share
-        result.append(_row(jobs[candidate], *of_candidate, peak_tflops))
+        measurements = trials[candidate], phases[candidate], memory[candidate], faster, share
+        result.append(_row(jobs[candidate], *measurements, peak_tflops))
     return result
 
 
@@ -126,7 +126,7 @@ def _row(
 
 
 def known_peak(precision: str) -> float | None:
-    """TFLOP/s of the GPU at hand in dense bfloat16; None for others, for float32 and for a CPU."""
+    """TFLOP/s of the current GPU in dense bfloat16; None for unknown GPUs, for float32 and for a CPU."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return next((peak for known, peak in PEAK_TFLOPS.items() if known in name and precision == "bf16"), None)
 
@@ -255,7 +255,7 @@ def _shares(text: str) -> tuple[float, ...]:
     try:
         return tuple(sorted({float(part) for part in text.split(",")}))
     except ValueError:
-        raise InputError("--p-samp", f"{text!r} is no list of numbers", "write 0.1, or 0,0.1,0.25") from None
+        raise InputError("--p-samp", f"{text!r} is not a list of numbers", "write 0.1, or 0,0.1,0.25") from None
 
 
 if __name__ == "__main__":

@@ -100,8 +100,8 @@ def add(row: Row, launch: Launch, frames: int) -> None:
     macs, loaded = 0, moved
     if launch.kernel.__name__ in PROGRAM:
         sizes = {**dict(launch.constants), **launch.integers}
-        of_a_program, elements = PROGRAM[launch.kernel.__name__](sizes)
-        macs, loaded = programs * of_a_program, programs * elements * ITEMSIZE
+        program_macs, elements = PROGRAM[launch.kernel.__name__](sizes)
+        macs, loaded = programs * program_macs, programs * elements * ITEMSIZE
         if launch.kernel.__name__ == "graph_conv_forward":  # its blocks of outputs come one after the other
             again = (launch.grid[1] - 1) * launch.grid[0]
             moved += again * sizes["USED"] * (1 + (sizes["KIND"] > 1)) * sizes["C"] * ITEMSIZE

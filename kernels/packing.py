@@ -1,4 +1,4 @@
-"""Sequences of different lengths end to end (packed), and side by side (padded) where an operation needs that."""
+"""Sequences of different lengths, stored end to end (packed) or padded to equal length where an operation needs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -73,7 +73,7 @@ class Packing:
         return torch.where(self.mask_BS, self.cu_seqlens[:-1, None] + position_S, -1).flatten()
 
     def pad(self, x_PC: Tensor) -> Tensor:
-        """[P, ...] to [B, S, ...], with zeros behind each sequence."""
+        """[P, ...] to [B, S, ...], with zeros after each sequence."""
         shape = len(self.lengths), self.longest, *x_PC.shape[1:]
         if self.rows == shape[0] * shape[1]:
             return x_PC.view(shape)

@@ -9,7 +9,8 @@ from .dispatch import Operation
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes of one call by their letters (pipelines/batches/packed_batch.py has the legend), and why this one."""
+    """Sizes of one call by their letters (pipelines/batches/packed_batch.py has the legend), and the reason for this
+    case."""
 
     shape: dict[str, Any]
     reason: str
@@ -26,8 +27,8 @@ class KernelSpec:
 
     operation: Operation
     inputs: Callable[[dict[str, Any], Callable], tuple]
-    cases: tuple[Case, ...]  # of the tests
-    training: tuple[Case, ...]  # of the benchmarks
+    cases: tuple[Case, ...]  # cases of the tests
+    training: tuple[Case, ...]  # cases of the benchmarks
     flops: Callable[[dict[str, Any]], int]
     backward_flops: Callable[[dict[str, Any]], int]
     bytes: Callable[[dict[str, Any], int], int]  # shape, bytes of an element

@@ -22,20 +22,20 @@ def ablate(
 ) -> None:
     """Train a table's runs on a demo corpus and print the paper's rows beside ours.
 
-    Finished runs are reused by every table that needs them; a stopped call continues where it was.
+    Finished runs are reused by every table that needs them; an interrupted call resumes where it stopped.
 
     Args:
         table: Number of the paper's table. 7: fine-tuning paradigm; 8: share of the pre-training data; 9: p_samp;
             10: fusion module; 12: parameters, which trains nothing; 13: sub-poses.
         seeds: Seeds of all training; the corpus stays the same.
-        epochs: Of stages 1, 2 and 3.
-        clips: Of the demo corpus, half of them sentences, half words.
+        epochs: Epochs of stages 1, 2 and 3.
+        clips: Clips of the demo corpus, half of them sentences, half words.
         out: Folder of corpus and runs.
         json: File to write the numbers to.
     """
     if min(epochs) < 1 or not seeds:
         raise InputError("--epochs" if seeds else "--seeds", "too few", "give 1 or more")
-    from unisign_fast.paper import tables  # late: torch takes seconds that --help need not
+    from unisign_fast.paper import tables  # late import: torch takes seconds, which would slow --help
 
     if table == 12:
         tables.report_parameters(json)

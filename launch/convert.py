@@ -3,9 +3,9 @@
 python launch/convert.py import csl_stage1_weight.pth --tokenizer mt5-base/spiece.model --out models/csl_stage1
 python launch/convert.py export models/csl_stage1 --out csl_stage1_weight.pth
 
-Both ways every tensor keeps its bits and its type, and a key that does not fit is named. Only the running statistics
-that each hand has of its own once a model was trained here become their mixture in the authors' format. A model that
-was trained with --trim-vocabulary gets the full vocabulary again by
+In both directions every tensor keeps its bits and its type, and a key that does not fit is reported. The one exception:
+the separate running statistics of each hand in a model trained here become their mixture in the authors' format. A
+model that was trained with --trim-vocabulary gets the full vocabulary back with
 
 python launch/convert.py untrim runs/base/slt-pose/best --full google/mt5-base --out models/slt-pose
 """
@@ -27,7 +27,7 @@ def import_published(
     """Turn the authors' checkpoint into a model folder.
 
     Args:
-        checkpoint: Their file: a dict with the key model. Nothing pickled in it is run.
+        checkpoint: Their file: a dict with the key model. Its pickled code is never run.
         tokenizer: spiece.model of mT5-Base, or its folder.
         out: Model folder to write; it must be new.
         task: What the model was trained for.
@@ -36,7 +36,7 @@ def import_published(
     from unisign_fast.checkpoints.model_folder import UNUSED_FILE, save_model
     from unisign_fast.checkpoints.weight_files import read_weights, save_weights
     from unisign_fast.pipelines.settings import (
-        DataSettings,  # late: torch and transformers take seconds that --help need not
+        DataSettings,  # late import: torch and transformers take seconds, which would slow --help
     )
     from unisign_fast.published.convert import import_weights, is_unused
     from unisign_fast.text.tokenizer import Tokenizer

@@ -36,5 +36,5 @@ def main() -> None:
         sys.argv = [f"unisign-fast {name}", *arguments]
         runpy.run_module(f"{__package__}.{name}", run_name="__main__")
     else:
-        print(f"error: unisign-fast: {name!r} is no command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: unisign-fast: {name!r} is not a command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)

@@ -39,16 +39,15 @@ def convert(
     Without labels every pose becomes a clip without text, which can be translated, but not trained on or scored.
 
     A clip that cannot be used (no pose or video, a video that does not decode, pose and video of different length,
-    nobody in any frame, NaN keypoints, empty text) is named, counted and left out.
+    no person in any frame, NaN keypoints, empty text) is named, counted and left out.
 
     Args:
         format: unisign: the published pickles; mmpose: JSON predictions of a video; rtmlib: keypoints and scores as
             .npz, .npy, pickle or JSON; openpose: a folder per clip of *_keypoints.json; pose: MediaPipe Holistic's
             .pose files; holistic75, openpose137: the same files with their own joints instead of the 133.
         poses: Folder of the poses; one subfolder per split works too.
-        labels: Label file of a corpus as published, or a CSV of your own (docs/own_data.md). Without it all poses
-            are taken.
-        out: Folder of the store to write.
+        labels: Label file of a corpus as published, or a CSV of your own (docs/own_data.md). Without it all poses are
+        used. out: Folder of the store to write.
         videos: Folder of the videos, which are not moved. Only .pose files do without.
         language: Language of the texts (en, de, fr, ...); without it zh if they have Chinese characters, else en.
         split: Split of all clips; by default the label's own, else that in the label file's name.
@@ -89,12 +88,12 @@ def poses(
     """Estimate the 133 whole-body keypoints of the signer in every video, as pose files in the published format.
 
     Existing pose files are kept, so a second call resumes where the first stopped. A video that does not decode to
-    its end or shows nobody is named, counted and left out. The weights are rtmlib's: downloaded once, or, offline, put
-    where the error says. Needs `bash launch/install.sh poses`.
+    its end or shows no person is named, counted and left out. The weights are rtmlib's: downloaded once, or, offline,
+    placed where the error message says. Needs `bash launch/install.sh poses`.
 
     Args:
         videos: Folder of the videos, subfolders too.
-        out: Folder for the pose files, which lie in it as the videos do in theirs.
+        out: Folder for the pose files, with the same subfolders as `videos`.
         device: cuda needs onnxruntime-gpu instead of onnxruntime.
         detector: ONNX file of a YOLOX person detector to use instead of YOLOX-m.
         pose_model: ONNX file of a whole-body pose network to use instead of RTMW-l, such as an exported RTMPose-x.
@@ -145,9 +144,9 @@ def crops(
 
     Args:
         store: The keypoint store; the crops go into its subfolder crops.
-        videos: Folder to look for the videos in, by their names, instead of where the store says they are.
-        size: Side of a crop in pixels; training wants it as --crop-size.
-        quality: Of JPEG, 1 to 95.
+        videos: Folder to look for the videos in, by their names, instead of the paths in the store.
+        size: Side of a crop in pixels; must equal --crop-size in training.
+        quality: JPEG quality, 1 to 95.
         workers: Worker processes; default: one per core.
     """
     from unisign_fast.pipelines.crops.cutting import cut_crops

@@ -32,7 +32,7 @@ def report(run: tyro.conf.Positional[Path], clips: int = 5, out: Path | None = N
         out = out or run.resolve().with_suffix(".html")  # beside the release, which stays as it was made
         write_corpus_page(run, out)
     else:
-        from unisign_fast.report.page import write_report  # late: torch takes seconds that --help need not
+        from unisign_fast.report.page import write_report  # late import: torch takes seconds, which would slow --help
 
         out = out or run / "report.html"
         write_report(run, out, clips, faces)

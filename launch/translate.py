@@ -36,7 +36,7 @@ def translate(
     pose_model: Path | None = None,
     pose_device: Literal["cpu", "cuda"] = "cpu",
 ) -> None:
-    """Translate videos, keypoints, stores or what a camera sees, one JSON line for each window.
+    """Translate videos, keypoints, stores or a camera's pictures, one JSON line for each window.
 
     Keypoints of a video are those of --poses, --store or a store near it, or are estimated (launch/install.sh poses).
     docs/evaluation.md explains the fields. A recording longer than a window is cut into overlapping windows.
@@ -45,14 +45,14 @@ def translate(
         inputs: Videos, pose files, stores, or ids of clips of --store.
         model: Model folder, run, or id on the hub; by default quickstart.sh's newest.
         store: Keypoint stores that know the inputs; alone, all their clips are translated.
-        split: Of the stores.
+        split: Split of the stores.
         poses: Pose files, one for each input, or alone.
-        format: Of pose files; by default the first that can read them.
+        format: Format of the pose files; by default the first that can read them.
         live: Camera (number, device or address), or a video file as one.
         language: Language to write (zh, en, de, ...); by default the model's or the clip's.
         p_samp: Share of frames whose hands an RGB model looks at; 0 opens no video.
         window: Frames translated at once; by default twice the model's max_frames.
-        overlap: Share of a window that it has in common with the one before.
+        overlap: Share of a window that overlaps the previous one.
         out: File for the result: .jsonl, or subtitles of one video, .srt or .vtt.
         detector: ONNX file of a YOLOX person detector instead of YOLOX-m.
         pose_model: ONNX file of a whole-body pose network instead of RTMW-l.

@@ -1,4 +1,4 @@
-"""Section 1 of gpu_call.py: what the card can do, and which attention backend takes what mT5 asks for."""
+"""Section 1 of gpu_call.py: the card's limits, and the attention backends that support mT5's arguments."""
 
 import time
 from contextlib import nullcontext

@@ -42,7 +42,7 @@ class Sizes:
 
 
 def gpu_sizes() -> Sizes:
-    """The paper's geometry on the GPU at hand."""
+    """The paper's geometry on the current GPU."""
     return Sizes(
         torch.device("cuda"), ModelConfig(), 256, 112, (16, 64, 128), 512, 32, 150, 8192, 4 << 30, (3840, 30_000), 10
     )

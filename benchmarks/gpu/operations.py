@@ -96,8 +96,8 @@ def measured_ceilings(folder: Path) -> tuple[float, float]:
     """Bytes and FLOPs a second as the first section measured them."""
     file = folder / "ceilings.json"
     rows = json.loads(file.read_text()) if file.exists() else []
-    found = {name: row[name] for row in rows for name in ("bytes_per_s", "flops_per_s") if name in row}
-    return found.get("bytes_per_s", CEILING_BYTES), found.get("flops_per_s", CEILING_FLOPS)
+    ceilings = {name: row[name] for row in rows for name in ("bytes_per_s", "flops_per_s") if name in row}
+    return ceilings.get("bytes_per_s", CEILING_BYTES), ceilings.get("flops_per_s", CEILING_FLOPS)
 
 
 def _roofline_ms(steps: list[tuple[int, int]], ceilings: tuple[float, float]) -> float:

@@ -88,12 +88,12 @@ class StepOptions:
 
     def _classes(self, needed: int, on_gpu: bool) -> int:
         """Size of the vocabulary: the one asked for, the recipe's, or that of the texts where it has none."""
-        of_recipe = RECIPES[self.recipe].model.mt5.vocab_size
+        recipe_vocabulary = RECIPES[self.recipe].model.mt5.vocab_size
         if self.vocabulary is not None and self.vocabulary < needed:
             raise InputError("--vocabulary", f"{self.vocabulary} is too few", f"the texts need {needed}")
-        if of_recipe and not on_gpu:
-            of_recipe = CPU_VOCABULARY
-        return self.vocabulary or of_recipe or -(-needed // 8) * 8
+        if recipe_vocabulary and not on_gpu:
+            recipe_vocabulary = CPU_VOCABULARY
+        return self.vocabulary or recipe_vocabulary or -(-needed // 8) * 8
 
     def _check(self, p_samp: float) -> None:
         if not 0 <= p_samp <= 1:

@@ -144,11 +144,11 @@ def _over_all_ranks(x_NCHW: Tensor, counts: Sequence[int], norm: Norm) -> Tensor
         sums_NC = x_NCHW.sum((2, 3)).split(list(counts))
         return torch.stack([x.sum(0) / max(1, n) for x, n in zip(sums_NC, rows)])
 
-    def of_each_map(v_PC: Tensor) -> Tensor:
+    def per_map(v_PC: Tensor) -> Tensor:
         return torch.cat([v_C.expand(n, -1) for v_C, n in zip(v_PC, counts)])[..., None, None]
 
     mean_PC = mean_of(x_NCHW)
-    var_PC = mean_of((x_NCHW - of_each_map(mean_PC)).square())
+    var_PC = mean_of((x_NCHW - per_map(mean_PC)).square())
     count_P1 = torch.cat([mean_PC.new_full((1, 1), n) for n in rows])
     if not is_alone():
         mean_PC, var_PC, count_P1 = _merge_ranks(mean_PC, var_PC, count_P1, norm.running()[0])
@@ -160,7 +160,7 @@ def _over_all_ranks(x_NCHW: Tensor, counts: Sequence[int], norm: Norm) -> Tensor
             running_PC += momentum_P1 * (batch_PC - running_PC)
     scale_PC = norm.weight_C.to(x_NCHW.dtype) * torch.rsqrt(var_PC + EPS)
     shift_PC = norm.bias_C.to(x_NCHW.dtype) - mean_PC * scale_PC
-    return torch.addcmul(of_each_map(shift_PC), x_NCHW, of_each_map(scale_PC))
+    return torch.addcmul(per_map(shift_PC), x_NCHW, per_map(scale_PC))
 
 
 def _merge_ranks(mean_PC: Tensor, var_PC: Tensor, count_P1: Tensor, about_PC: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -95,7 +95,7 @@ class Map(NamedTuple):
 
     @property
     def programs(self) -> int:
-        """Of each part and block of channels, a power of two: fewer where there are more blocks or few crops."""
+        """Programs of each part and block of channels, a power of two: fewer if there are more blocks or few crops."""
         blocks = triton.next_power_of_2(triton.cdiv(self.channels, columns(self.channels)))
         return max(1, min(PROGRAMS // blocks, triton.next_power_of_2(self.crops)))
 

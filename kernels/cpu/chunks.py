@@ -12,7 +12,7 @@ Tensors = Sequence[Tensor | None]
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:
-    """Slices of `size` items, at least one item each; of no items one empty slice."""
+    """Slices of `size` items, at least one item each; one empty slice if there are no items."""
     return (slice(first, min(first + max(1, size), count)) for first in range(0, max(1, count), max(1, size)))
 
 
@@ -48,11 +48,11 @@ class _InChunks(Function):
             leaves = [leaf.requires_grad_() for i in needed if (leaf := inputs[i]) is not None]
             with torch.enable_grad():
                 y = ctx.function(*inputs)
-            for i, grad, of_chunk in zip(needed, grads, torch.autograd.grad(y, leaves, grad_y[rows])):
+            for i, grad, chunk_grad in zip(needed, grads, torch.autograd.grad(y, leaves, grad_y[rows])):
                 if i < ctx.count:
-                    grad[rows] = of_chunk
+                    grad[rows] = chunk_grad
                 else:
-                    grad += of_chunk
+                    grad += chunk_grad
         result = {i: grad.to(tensors[i].dtype) for i, grad in zip(needed, grads)}
         return None, None, None, *map(result.get, range(len(tensors)))
 

@@ -62,7 +62,7 @@ class _CrossEntropy(Function):
 
 
 def _chunks(tokens: int, token_bytes: int, chunk_bytes: int) -> list[slice]:
-    """As few as the size of a chunk allows, and even."""
+    """Slices of tokens: as few as the chunk size allows, of equal length."""
     count = max(1, -(-tokens * token_bytes // chunk_bytes))
     size = max(1, -(-tokens // count))
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

@@ -30,7 +30,7 @@ def activation_bytes(shape: dict, itemsize: int) -> int:
 
 
 def activated_bytes(shape: dict, itemsize: int) -> int:
-    """Of the activation computed; nothing where it is plain."""
+    """Bytes of the computed activation; 0 for a plain one."""
     return (shape["X"] != "plain") * itemsize * shape["F"] * shape["V"] * shape["C"]
 
 

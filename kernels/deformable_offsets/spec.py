@@ -29,7 +29,8 @@ def _bytes(shape: dict, itemsize: int) -> int:
 
 
 def _backward_bytes(shape: dict, itemsize: int) -> int:
-    """As forward, with queries read again and the gradient of joints written in their place."""
+    """The forward pass's bytes, plus reading the queries and writing the gradient of the joints instead of the
+    outputs."""
     return _bytes(shape, itemsize) + itemsize * 2 * shape["N"] * shape["V"] * shape["G"] * shape["E"]
 
 

@@ -1,4 +1,5 @@
-"""Dropout on a CPU, where torch takes 11 ns a random number, in one thread: a draw of 64 bits serves four elements."""
+"""Dropout on a CPU, where torch takes 11 ns per random number, single-threaded: here one draw of 64 bits serves four
+elements."""
 
 import torch
 from torch import Tensor

@@ -21,8 +21,8 @@ dropout = Operation("dropout", reference, reference, _refusal, _cpu)  # PyTorch'
 
 
 def dropout_seeds(count: int, like: Tensor) -> list[Tensor | None]:
-    """What the masks of `count` fused dropouts follow from, [1] int64 each: a GPU's kernels draw a mask again in the
-    backward pass instead of saving it. None for other backends, which use torch's generator.
+    """The seeds of the masks of `count` fused dropouts, [1] int64 each: GPU kernels redraw a mask in the backward pass
+    instead of saving it. None for other backends, which use torch's generator.
     """
     if backend_for(like) != "gpu":
         return [None] * count

@@ -10,8 +10,8 @@ def geglu(gate_up_R2F: Tensor, p: float, seed: Tensor | None) -> Tensor:
     Args:
         gate_up_R2F: gate and up projection side by side.
         p: the probability of dropping an element.
-        seed: [1] int64, what the mask follows from where the backward pass draws it again (kernels/dropout); None where
-            torch's generator draws it.
+        seed: [1] int64, the seed from which the backward pass redraws the mask (kernels/dropout); None if torch's
+        generator draws it.
     Returns:
         [R, F]
     """

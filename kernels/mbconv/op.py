@@ -27,7 +27,7 @@ KERNEL_SIZES, STRIDES = (3, 5), (1, 2)
 
 
 class _Setting(NamedTuple):
-    """What is no tensor of a call."""
+    """The arguments of a call that are not tensors."""
 
     training: bool
     momentum: float
@@ -41,7 +41,7 @@ class _Setting(NamedTuple):
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Of a map of x, and of the result."""
+        """Cells per map of x, and per map of the result."""
         (height, width), (out_height, out_width) = self.sides, self.out_sides
         return height * width, out_height * out_width
 

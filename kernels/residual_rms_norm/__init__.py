@@ -1,1 +1,1 @@
-"""A residual sum and the RMS norm behind it."""
+"""A residual sum and the RMS norm after it."""

@@ -1,4 +1,4 @@
-"""A residual sum and the RMS norm behind it: the operation that the model calls."""
+"""A residual sum and the RMS norm after it: the operation that the model calls."""
 
 from torch import Tensor
 

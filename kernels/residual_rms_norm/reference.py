@@ -1,4 +1,4 @@
-"""A residual sum and the RMS norm behind it in plain PyTorch: the truth that every faster version is held against."""
+"""A residual sum and the RMS norm after it in plain PyTorch: the truth that every faster version is held against."""
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ def residual_rms_norm(
         x_RM, branch_RM: the residual stream, and what a sublayer adds to it.
         scale_M: the norm's weight.
         p: the probability of dropping an element of the branch.
-        seed: [1] int64, what the mask follows from where the backward pass draws it again (kernels/dropout); None where
-            torch's generator draws it.
+        seed: [1] int64, the seed from which the backward pass redraws the mask (kernels/dropout); None if torch's
+        generator draws it.
     Returns:
         z_RM and y_RM; the norm in float32 at least, rounded once.
     """

@@ -140,7 +140,7 @@ class ClipReader:
         differs in length from the pose, or a crop is damaged. Returns early once `stopped()` is true.
         """
         samples: dict[int, Sample] = {}
-        of_store: dict[Path, list[int]] = {}
+        by_store: dict[Path, list[int]] = {}
         bad: list[BadClip] = []
         for number in numbers:
             if stopped():
@@ -148,11 +148,11 @@ class ClipReader:
             try:
                 ref = clips[number]
                 samples[number] = self.read(ref, epoch, training)
-                of_store.setdefault(ref.store.path, []).append(number)
+                by_store.setdefault(ref.store.path, []).append(number)
             except InputError as error:
                 bad.append(BadClip(number, clips.name(number), error))
         crops: dict[int, Tensor] = {}
-        for path, mine in of_store.items():
+        for path, mine in by_store.items():
             for number, result in zip(mine, self._crops(path, [samples[n].hands for n in mine]), strict=True):
                 if isinstance(result, InputError):
                     bad.append(BadClip(number, clips.name(number), result))

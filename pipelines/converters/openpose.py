@@ -48,16 +48,16 @@ def read_folder(
 ) -> Pose:
     """As `read_pose`; `read_person` makes the joints of a skeleton, [V, 3], from a person in a file."""
     try:
-        found = [(FILE.fullmatch(file.name), file) for file in path.iterdir()]
+        matches = [(FILE.fullmatch(file.name), file) for file in path.iterdir()]
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "name a folder of OpenPose's files") from None
-    videos = sorted({match[1] for match, _ in found if match})
+    videos = sorted({match[1] for match, _ in matches if match})
     if not videos:
         raise InputError(path, "holds no *_keypoints.json", "name the folder that OpenPose wrote with --write_json")
     if len(videos) > 1:
         problem = f"holds the frames of {len(videos)} videos ({videos[0]}, {videos[1]}, ...)"
         raise InputError(path, problem, "put each video's files into a separate folder")
-    files = {int(match[2]): file for match, file in found if match}
+    files = {int(match[2]): file for match, file in matches if match}
     for frame in range(len(files)):
         if frame not in files:
             raise InputError(path, f"frame {frame} of {max(files) + 1} is missing", "copy the folder again")

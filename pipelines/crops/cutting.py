@@ -155,9 +155,9 @@ def _find(folder: Path, video: Path) -> Path:
     """The video in a folder that mirrors the last parts of its path."""
     files = NamedFiles(folder)
     for parts in range(len(video.parts) - 1, 0, -1):
-        found = files.find("/".join(video.parts[-parts:]))
-        if found and found.is_file():
-            return found
+        candidate = files.find("/".join(video.parts[-parts:]))
+        if candidate and candidate.is_file():
+            return candidate
     raise InputError(folder / video.name, "is missing", "name the folder that holds the videos")
 
 

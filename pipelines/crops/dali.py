@@ -117,7 +117,7 @@ class VideoDecoder(_Decoder):
 
         The tensors are valid only inside the block. Raises DecodingError.
         """
-        numbers = [of_video.astype(np.int32) for of_video in frames]
+        numbers = [video_frames.astype(np.int32) for video_frames in frames]
         with self._run(files=list(files), frames=numbers) as decoded:
             yield [torch.from_dlpack(decoded[i]) for i in range(len(decoded))]
 

@@ -106,7 +106,7 @@ def gpu_crops(
     if len(table):
         sizes = {"S": size, "TILE": TILE, "COLUMNS": COLUMNS, "FIELDS": FIELDS}
         cut_and_resize[len(table), tiles * tiles](entries, out, **sizes, num_warps=2)
-    return list(out.split([len(of_video) for of_video in frames]))
+    return list(out.split([len(video_frames) for video_frames in frames]))
 
 
 def _entries(pictures_FHW3: Tensor, frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def _new_lines(before: Sequence[str], lines: Sequence[str]) -> list[str]:
 
 
 def _continues(line: str, shown: str) -> bool:
-    """Whether a line is the one shown before, or that one with more words behind it."""
+    """Whether a line is the one shown before, or the same line followed by more words."""
     rest = line[len(shown) :]
     return line.startswith(shown) and (not rest or rest[0] == " " or re.match(f"[{_UNSPACED}]", rest) is not None)
 

@@ -75,8 +75,8 @@ def hand_speed(keypoints_TJ3: np.ndarray, fps: float, aspect: float) -> np.ndarr
 
 def estimate_lag(recordings: Sequence[Recording], given: Lag) -> Lag:
     """The lag common to all recordings; `given`'s times, with the confidence reached, where that is below GATE."""
-    found = _estimate(recordings)
-    return found if found.confidence >= GATE else Lag(given.start_seconds, given.end_seconds, found.confidence)
+    estimate = _estimate(recordings)
+    return estimate if estimate.confidence >= GATE else Lag(given.start_seconds, given.end_seconds, estimate.confidence)
 
 
 def estimate_lags(programmes: Mapping[str, Sequence[Recording]], given: Lag) -> dict[str, Lag]:

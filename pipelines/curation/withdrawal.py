@@ -91,7 +91,7 @@ def _sources_of(release: Path) -> set[str]:
 
 
 def _checksum(release: Path) -> str:
-    """As a run's settings.json says what a store contains."""
+    """The checksum that a run's settings.json records for a store."""
     return f"CRC-32C {KeypointStore.open(release / 'store').manifest_crc32c:08x}"
 
 

@@ -75,17 +75,17 @@ def estimate_pose(
 
     with VideoFile(video) as file:
         info, declared = file.info(), file.declared_frames
-    found = _Detections(pictures(detect_every), detector)
+    detections = _Detections(pictures(detect_every), detector)
     declared = max(info.frames, declared)
-    if declared - found.frames > UNDECODABLE_FRAMES:
-        problem = f"decodes only to frame {found.frames} of {declared}"
+    if declared - detections.frames > UNDECODABLE_FRAMES:
+        problem = f"decodes only to frame {detections.frames} of {declared}"
         raise InputError(video, problem, "copy or encode the video again, or leave the clip out")
-    if not found.known and detect_every > 1:  # the signer may appear only briefly
-        found = _Detections(pictures(1), detector)
-    if not found.known:
-        raise InputError(video, f"no person is found in its {found.frames} frames", "leave the clip out")
-    poses = _poses(pictures, found, detector, network)
-    missing = max(0, info.frames - found.frames)  # the last few frames may not decode
+    if not detections.known and detect_every > 1:  # the signer may appear only briefly
+        detections = _Detections(pictures(1), detector)
+    if not detections.known:
+        raise InputError(video, f"no person is found in its {detections.frames} frames", "leave the clip out")
+    poses = _poses(pictures, detections, detector, network)
+    missing = max(0, info.frames - detections.frames)  # the last few frames may not decode
     points = np.pad(poses.points / (info.width, info.height), ((0, missing), (0, 0), (0, 0))).astype(np.float32)
     return {
         "keypoints": list(points[:, None]),
@@ -102,8 +102,8 @@ class _Detections:
         """Detects persons in the `sampled` frames, of which the last is the video's."""
         persons = {number: detector(picture) for number, picture in sampled}
         signer = follow_signer(list(persons.values()))
-        self.boxes = {n: None if k is None else found[k, :4] for (n, found), k in zip(persons.items(), signer)}
-        self.persons = {number: len(found) for number, found in persons.items()}
+        self.boxes = {n: None if k is None else boxes[k, :4] for (n, boxes), k in zip(persons.items(), signer)}
+        self.persons = {number: len(boxes) for number, boxes in persons.items()}
         self.numbers = list(self.boxes)
         self.known = {number: box for number, box in self.boxes.items() if box is not None}
         self.frames = self.numbers[-1] + 1 if persons else 0
@@ -122,26 +122,26 @@ class _Detections:
         return self.known[min(self.known, key=lambda n: abs(n - number))]
 
 
-def _poses(pictures: Pictures, found: _Detections, detector: PersonDetector, network: PoseNetwork) -> Poses:
-    points = np.zeros((found.frames, JOINTS, 2))
-    confidence = np.zeros((found.frames, JOINTS), np.float32)
-    if found.known:
-        for numbers, some_points, some_confidence in _follow(pictures(1), found, detector, network):
+def _poses(pictures: Pictures, detections: _Detections, detector: PersonDetector, network: PoseNetwork) -> Poses:
+    points = np.zeros((detections.frames, JOINTS, 2))
+    confidence = np.zeros((detections.frames, JOINTS), np.float32)
+    if detections.known:
+        for numbers, some_points, some_confidence in _follow(pictures(1), detections, detector, network):
             points[numbers], confidence[numbers] = some_points, some_confidence
-    return Poses(points, confidence, found.persons)
+    return Poses(points, confidence, detections.persons)
 
 
 def _follow(
-    pictures: Iterator[tuple[int, np.ndarray]], found: _Detections, detector: PersonDetector, network: PoseNetwork
+    pictures: Iterator[tuple[int, np.ndarray]], detections: _Detections, detector: PersonDetector, network: PoseNetwork
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Batches of frames that show the signer: numbers, keypoints [n, 133, 2] in pixels, confidences [n, 133]."""
     sure = np.zeros(len(PARTS))  # mean confidence of each part in the last frame with a detection
     batch: list[_Frame] = []
     for number, picture in pictures:
-        located = _locate(number, picture, found, detector)
+        located = _locate(number, picture, detections, detector)
         if located is not None:
             batch.append(located)
-        if batch and (len(batch) == network.batch or number == found.frames - 1):
+        if batch and (len(batch) == network.batch or number == detections.frames - 1):
             points, confidence = _look(batch, network)
             doubtful = []
             for row, frame in enumerate(batch):
@@ -158,18 +158,18 @@ def _follow(
             batch = []
 
 
-def _locate(number: int, picture: np.ndarray, found: _Detections, detector: PersonDetector) -> _Frame | None:
+def _locate(number: int, picture: np.ndarray, detections: _Detections, detector: PersonDetector) -> _Frame | None:
     """The frame with its detected box, the box interpolated from its neighbours, or else that of a new detection.
 
     None if the signer is not in it.
     """
-    if number in found.boxes:
-        box = found.boxes[number]
+    if number in detections.boxes:
+        box = detections.boxes[number]
         return None if box is None else _Frame(number, picture, box, True)
-    box = found.between(number)
+    box = detections.between(number)
     if box is not None:
         return _Frame(number, picture, box, False)
-    return _detect_near(number, picture, found.nearest(number), detector)
+    return _detect_near(number, picture, detections.nearest(number), detector)
 
 
 def _detect_near(number: int, picture: np.ndarray, box: np.ndarray, detector: PersonDetector) -> _Frame | None:

@@ -28,7 +28,7 @@ def counted(stage: int, clips: int, config: ModelConfig = ModelConfig()) -> dict
 
 @pytest.fixture(scope="module")
 def stages() -> dict[int, dict[tuple[str, str], Row]]:
-    """Of each stage at its default size."""
+    """Launch rows of each stage at its default size."""
     return {stage: counted(stage, clips) for stage, clips in CLIPS_PER_MICRO_BATCH.items()}
 
 

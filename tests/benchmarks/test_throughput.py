@@ -61,7 +61,7 @@ def tokenizer(store, tmp_path_factory) -> Tokenizer:
 
 
 def parts_of(packed: PackedBatch) -> list[dict[str, torch.Tensor]]:
-    """Of each clip, its parts [T, V, 3]."""
+    """The parts [T, V, 3] of each clip."""
     clips = packed.poses.split(packed.lengths)
     return [{part: poses[:, joints] for part, joints in PART_SLICES.items()} for poses in clips]
 
@@ -79,8 +79,8 @@ def equal_lengths(store: KeypointStore, tokenizer: Tokenizer, epoch: int) -> tup
     hands = [list(pixels) for pixels in model.rgb.pixels(packed.crops).split(packed.crops_per_hand)]
     crops = []
     for sample in samples:
-        of_clip = [hands[hand].pop(0) for hand in (0, 1) for _ in range(sample.crops_per_hand[hand])]
-        crops.append(torch.stack(of_clip))
+        clip_crops = [hands[hand].pop(0) for hand in (0, 1) for _ in range(sample.crops_per_hand[hand])]
+        crops.append(torch.stack(clip_crops))
     return packed, published_batch(samples, ["zh"] * len(samples), parts, crops)
 
 
@@ -182,7 +182,7 @@ def test_published_batches_repeat_the_last_frame_and_keep_hands_apart(store, tok
 
 
 def test_flops_are_those_counted_by_hand():
-    """Of a clip of 256 frames and 40 target tokens at full size, in GFLOP; the prompt has 11 tokens."""
+    """GFLOP of a clip of 256 frames and 40 target tokens at full size; the prompt has 11 tokens."""
     work = forward_flops(ModelConfig(rgb=True), [256], [11], [40], 512, 112)
     result = {phase: flops / 1e9 for phase, flops in work.items()}
     mt5 = {"mT5 encoder": 48, "mT5 decoder": 8, "cross keys and values": 7.5, "vocabulary loss": 15.4}
@@ -325,7 +325,7 @@ REFUSED = {
     "no store": ("throughput --data nowhere", ["nowhere: is not a store"]),
     "vocabulary": ("throughput --recipe demo --clips 4 --p-samp 0 --vocabulary 9", ["--vocabulary: 9 is too few"]),
     "no folder": ("profile_step --trace nowhere/trace.json", ["--trace: there is no folder", "name another"]),
-    "no commit": ("compare no-such-commit", ["REV: no-such-commit is no commit"]),
+    "no commit": ("compare no-such-commit", ["REV: no-such-commit is not a commit"]),
 }
 
 

@@ -281,7 +281,7 @@ def test_pretrained_mt5_loads_exactly(pretrained, tmp_path, file):
     mt5 = ours.mt5
     assert mt5.shared.weight is mt5.encoder.embed_tokens.weight is mt5.decoder.embed_tokens.weight
     assert torch.equal(mt5.lm_head.weight, expected["lm_head.weight"])
-    assert not torch.equal(mt5.lm_head.weight, mt5.shared.weight), "an output head of its own"
+    assert not torch.equal(mt5.lm_head.weight, mt5.shared.weight), "a separate output head"
 
 
 def test_pretrained_tokenizer_comes_along(pretrained, tokenizer):

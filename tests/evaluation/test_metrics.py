@@ -152,7 +152,7 @@ def test_chinese_is_scored_by_character():
     ],
 )
 def test_languages_without_spaces_are_scored_by_character(language, reference, prediction):
-    """Of what mT5's tokenizer writes: it splits the vowel am of Thai and Lao, and drops invisible breaks."""
+    """Text as mT5's tokenizer writes it: it splits the vowel am of Thai and Lao, and drops invisible breaks."""
     written = unicodedata.normalize("NFKC", reference.replace("\u200b", ""))
     assert score("slt", [written], [reference], language).values["BLEU-1"] == pytest.approx(100)
     scores = score("slt", [prediction], [reference], language)

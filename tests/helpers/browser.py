@@ -1,4 +1,5 @@
-"""A headless Chromium for tests, spoken to in the DevTools protocol over a pair of pipes: no driver, no sockets."""
+"""A headless Chromium for tests, controlled through the DevTools protocol over a pair of pipes: no driver, no
+sockets."""
 
 import json
 import os
@@ -69,7 +70,7 @@ class Browser:
             self.events.append((answer["method"], answer["params"]))
 
     def open(self, file: Path, *, scheme: str = "light", motion: str = "no-preference", width: int = 1100) -> None:
-        """Loads a file, as a reader with these preferences sees it."""
+        """Loads a file with these reader preferences."""
         features = [
             {"name": "prefers-color-scheme", "value": scheme},
             {"name": "prefers-reduced-motion", "value": motion},
@@ -81,7 +82,7 @@ class Browser:
         self.wait(lambda: self.value("document.readyState") == "complete")
 
     def value(self, expression: str) -> object:
-        """What a JavaScript expression gives; a promise is awaited."""
+        """The value of a JavaScript expression; a promise is awaited."""
         result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
         return result["result"].get("value")

@@ -34,7 +34,7 @@ class FakeTokenizer:
 
 
 def pose(frames: int, seed: int = 0) -> np.ndarray:
-    """Body all over the picture, unsure hands of 20 pixels inside it."""
+    """A body that fills the picture, with low-confidence hands of 20 pixels inside it."""
     rng = np.random.default_rng(seed)
     keypoints = rng.uniform(0.2, 0.8, (frames, 133, 3))
     keypoints[:, 91:, :2] = 0.5 + rng.uniform(-0.15, 0.15, (frames, 42, 2))
@@ -47,7 +47,7 @@ def video_of(path: Path, frames: int) -> str:
 
 
 def write_store(folder: Path, clips: list[dict]) -> KeypointStore:
-    """A store of clips that are what `clips` says and else have a text, 10 frames and no video."""
+    """A store of the given `clips`; by default a clip has a text, 10 frames and no video."""
     with KeypointStoreWriter(folder, SOURCE) as writer:
         for i, clip in enumerate(clips):
             usual = {
@@ -77,7 +77,7 @@ def reader(store: KeypointStore, settings: DataSettings = RGB) -> ClipReader:
 
 
 def read_one(folder: Path, clip: dict, settings: DataSettings = RGB) -> PackedBatch:
-    """The batch of this clip alone; raises what is wrong with it."""
+    """The batch of this clip alone; raises the clip's error."""
     one = reader(write_store(folder / "store", [clip]), settings)
     return batch_of(one, [0])
 

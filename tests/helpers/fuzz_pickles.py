@@ -183,7 +183,7 @@ def read(value: object) -> int:
 
 
 def outcome(content: bytes, path: Path) -> str:
-    """What becomes of a pickle: "read", "refused", or what is wrong."""
+    """The outcome of a pickle: "read", "refused", or a description of the error."""
     path.write_bytes(content)
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
@@ -199,7 +199,7 @@ def outcome(content: bytes, path: Path) -> str:
 
 
 def fuzz(count: int, seed: int = 0, keep: Path | None = None) -> Counter:
-    """How often each outcome came up among `count` pickles; those that are wrong are kept in folder `keep`."""
+    """Counts the outcomes of `count` pickles; wrong ones are kept in folder `keep`."""
     outcomes = Counter()
     tracemalloc.start()
     with tempfile.TemporaryDirectory() as folder:

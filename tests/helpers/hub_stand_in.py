@@ -25,7 +25,7 @@ class StandIn(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.lfs_objects: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.status: int | None = None  # of every answer, where the hub is to be out of order
+        self.status: int | None = None  # status of every answer, to simulate a broken hub
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def commit(self, repo_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Models that say nonsense about all they see, stores, and the command launch/translate.py in this process."""
+"""Models with nonsense output, stores, and the command launch/translate.py run in this process."""
 
 import json
 import runpy
@@ -27,7 +27,7 @@ TEXTS = ["I like tea.", "Er geht in die Schule.", "Does he go to school?"]
 
 
 def write_models(folder: Path) -> dict[str, Path]:
-    """Models with random weights, whose texts are nonsense that depends on all they see."""
+    """Models with random weights, whose nonsense texts depend on all of their input."""
     tokenizer = train_tokenizer(TEXTS * 20, folder / "tokenizer")
     size = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
     mt5 = MT5Shape(vocab_size=-(-len(tokenizer) // 8) * 8, **size)

@@ -247,8 +247,8 @@ def test_pose_files_alone_and_of_videos(run, models, store, tmp_path):
     write_mmpose(tmp_path / "p.json", [[frame] for frame in keypoints])
     common = "--model", models["pose"], "--language", "en", "--poses", tmp_path / "p.json", "--format", "mmpose"
     video = store / "videos" / "0.mp4"
-    (alone,), (of_video,) = lines(run(*common)), lines(run(video, *common))
-    assert alone["text"] == of_video["text"] and (alone["file"], of_video["file"]) == (
+    (alone,), (from_video,) = lines(run(*common)), lines(run(video, *common))
+    assert alone["text"] == from_video["text"] and (alone["file"], from_video["file"]) == (
         str(tmp_path / "p.json"),
         str(video),
     )

@@ -153,7 +153,9 @@ def test_sums_of_two_ranks_give_the_statistics_of_all_crops():
     shares = [(x_NCHW[:3], (2, 1)), (x_NCHW[3:], (0, 3))]
     bounds = [Parts.of(counts, x).bounds for x, counts in shares]
     each = zip(shares, bounds)
-    sums = sum(triton_stats.rank_sums(partial(x, of_rank), cells, of_rank, tensors) for (x, _), of_rank in each)
+    sums = sum(
+        triton_stats.rank_sums(partial(x, rank_parts), cells, rank_parts, tensors) for (x, _), rank_parts in each
+    )
     result = triton_stats.stats_of_sums(sums, tensors, norm.momentum, EPS)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
     for mine, theirs in zip(tensors, moved, strict=True):

@@ -149,7 +149,7 @@ def test_seeds_are_drawn_for_a_gpu_only():
 
 
 def attended(logit_S: list[float], value_S: list[float]) -> float:
-    """Of one query, whose logits these are, on a CPU."""
+    """Attention of one query with these logits, on a CPU."""
     keys = len(logit_S)
     packings = Packing([1], torch.device("cpu")), Packing([keys], torch.device("cpu"))
     projected = torch.zeros(1, 1), torch.tensor([[0.0, value] for value in value_S])

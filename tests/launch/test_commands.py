@@ -188,7 +188,7 @@ REFUSED = {
     "a file in place of a run": ("pretrain.py --stores {store} --out {store}/store.json", ["store.json: is a file"]),
     "a used folder for a new run": (
         "pretrain.py --stores {store} --out {stage1} --resume never",
-        ["{stage1}: is not an empty folder; name a new folder, or go on with --resume auto"],
+        ["{stage1}: is not an empty folder; name a new folder, or resume with --resume auto"],
     ),
     "too small a corpus": ("prepare.py demo --clips 3", ["--clips: 3 is not in [60, 5000]"]),
     "no poses": (
@@ -363,7 +363,7 @@ def test_a_trimmed_vocabulary_is_trained_and_given_back(command, store, tmp_path
     assert few < many and f"again: {few} trained rows of {many}" in ended.output
     assert (tmp_path / "again/spiece.model").read_bytes() == tokenizer.path.read_bytes()
     ended = command(tmp_path, "convert.py", "untrim", "full/last", "--full", "nowhere", "--out", "third")
-    assert_refused(ended, "--full nowhere: is no folder or hub name", "give it with --full")
+    assert_refused(ended, "--full nowhere: is not a readable folder or hub name", "give it with --full")
 
 
 def test_keypoints_of_another_origin_are_warned_of(tmp_path, capsys):

@@ -173,8 +173,8 @@ def test_maps_of_two_parts_in_one_batch_equal_each_by_itself(maps, training):
     torch.testing.assert_close(y, torch.cat(ys), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(x.grad, torch.cat([p.grad for p in alone]), rtol=1e-4, atol=1e-6)
     for name in ("weight", "bias"):
-        of_both = sum(getattr(norm, name).grad for norm in apart)
-        torch.testing.assert_close(getattr(shared, name).grad, of_both, rtol=1e-5, atol=1e-5)
+        summed_grad = sum(getattr(norm, name).grad for norm in apart)
+        torch.testing.assert_close(getattr(shared, name).grad, summed_grad, rtol=1e-5, atol=1e-5)
     for name in ("running_mean", "running_var"):
         torch.testing.assert_close(getattr(shared, name), torch.stack([getattr(norm, name) for norm in apart]))
     assert shared.num_batches_tracked == training * sum(n > 0 for n in maps)
@@ -189,8 +189,8 @@ def test_rows_of_one_part_leave_the_other_ones_statistics_alone():
     torch.testing.assert_close(shared.running_mean[1], apart[1].running_mean)
     torch.testing.assert_close(shared.running_var[1], apart[1].running_var)
     assert not torch.equal(shared.running_mean[1], before[1])
-    of_each = [shared.eval()(out, part) for part in (0, 1)]
-    assert not torch.equal(of_each[0][1], of_each[1][1]), "in evaluation, too, each has its own"
+    normalized = [shared.eval()(out, part) for part in (0, 1)]
+    assert not torch.equal(normalized[0][1], normalized[1][1]), "in evaluation, too, each has its own"
 
 
 def test_the_published_mixture_follows_from_the_statistics_of_both_hands():

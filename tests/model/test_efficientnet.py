@@ -211,7 +211,7 @@ def branch(**config) -> RGBBranch:
 
 
 def test_crops_padded_to_a_bucket_give_the_same_maps_gradients_and_statistics(monkeypatch):
-    """By the reference, whose layers amplify rounding; each operation's padding has its own test."""
+    """Uses the reference, whose layers amplify rounding; each operation's padding has its own test."""
     plain = fill(branch())
     bucketed = deepcopy(plain)
     crops = torch.randint(0, 255, (5, 3, 64, 64), dtype=torch.uint8)

@@ -35,7 +35,7 @@ from unisign_fast.text.tokenizer import PAD, until_end
 
 EVALUATION_TOLERANCE, TRAINING_TOLERANCE = 1e-5, 1e-4
 LEAK = 6  # frames that padding reaches
-BAND = 4  # how near to zero rounding decides a ReLU: so many times the largest relative error of the features
+BAND = 4  # rounding decides a ReLU within this multiple of the features' largest relative error around zero
 COIN_PAIRS = 2  # passes with such ReLUs redrawn, for what may be added to a gradient's tolerance
 BEAMS = 4
 CASE_PARTS = ("body", "left", "right", "face_all")
@@ -61,7 +61,7 @@ class Difference:
 
 
 def read_case(path: Path) -> dict:
-    """What the dumping command wrote. Raises InputError for anything else."""
+    """Reads the file of the dumping command. Raises InputError for anything else."""
     case = read_torch_file(path)
     missing = CASE_KEYS - set(case if isinstance(case, dict) else ())
     if missing:
@@ -107,7 +107,7 @@ def _as_bytes(pixels_N3SS: Tensor) -> Tensor:
 
 
 def compare(case: dict, model: UniSign) -> list[Difference]:
-    """Every stage that can be compared. `model` has the case's weights, and is of no other use afterwards."""
+    """Every stage that can be compared. `model` has the case's weights and must not be used afterwards."""
     batch = batch_of_case(case)
     model.language_model.label_smoothing = case["args"]["label_smoothing"]
     differences = _evaluation(case, model, batch)
@@ -187,7 +187,7 @@ def _loss_and_gradients(model: UniSign, batch: PackedBatch) -> tuple[Tensor, dic
 
 @contextmanager
 def recorded(model: UniSign) -> Iterator[dict[str, list[Tensor]]]:
-    """What the stages of `model` give while the context is open, in the order of calls (left hand first)."""
+    """The outputs of the stages of `model` while the context is open, in the order of calls (left hand first)."""
     stages = {"projection": model.projection}
     for name, encoder in model.pose_encoders.items():
         stages |= {f"proj/{name}": encoder.embedding, f"spatial/{name}": encoder}

@@ -27,7 +27,7 @@ BACKBONE = "rgb_support_backbone.0."
 class KeptCrops(nn.Module):
     """Stands in for StochasticDepth: the given crops are kept, a 1 each; the others are 0.
 
-    A call takes as many as it has crops, and the next call those after them; behind the last comes the first.
+    A call takes as many as it has crops, and the next call those after them; after the last crop it starts over.
     """
 
     def __init__(self, p: float, kept_N: Tensor):
@@ -44,7 +44,8 @@ class KeptCrops(nn.Module):
 def keep_crops_of_case(rgb: RGBBranch, batch: PackedBatch, after: dict[str, Tensor]) -> None:
     """Make forward passes in training of `rgb` drop the crops that the published step dropped.
 
-    `after`: the published running statistics after that step. Raises InputError where they do not tell.
+    `after`: the published running statistics after that step. Raises InputError if the statistics do not determine
+    them.
     """
     backbone: EfficientNet = copy.deepcopy(rgb.backbone).train()
     names = {module: name for name, module in backbone.named_modules()}
@@ -70,7 +71,7 @@ def _recover(
     """[N] of 0 and 1 for each hand, such that inputs + k * branches give the statistics `after` the step."""
     constant, linear = zip(*(_moments(conv, x, b) for x, b in zip(inputs, branches)))
     m, sizes = MOMENTUM, [x.shape[0] for x in inputs]
-    weights = (m * (1 - m), m)  # the left hand's update was followed by the right one's
+    weights = (m * (1 - m), m)  # the right hand's update followed the left hand's
     before = [mixed(running).double() for running in norm.running()]
     target_2C = torch.cat([a.double() - (1 - m) ** 2 * b for a, b in zip(after, before)])
     cells = [x.shape[0] * x.shape[2] * x.shape[3] for x in inputs]

@@ -161,14 +161,14 @@ def test_resuming_and_workers_change_nothing(store, start):
 
 def test_ranks_change_nothing(store):
     settings = replace(RGB, augment=ALL)
-    of_clip = [{}, {}]
-    for poses, ranks in zip(of_clip, (1, 2)):
+    clip_poses = [{}, {}]
+    for poses, ranks in zip(clip_poses, (1, 2)):
         for rank in range(ranks):
             for step in batch_loader(reader(store, settings), rank=rank, ranks=ranks).steps(epochs=1):
                 for batch in step.batches:
                     poses |= zip(batch.clip_ids, batch.poses.split(batch.lengths))
-    assert len(of_clip[0]) == len(of_clip[1]) == 11
-    assert all(torch.equal(poses, of_clip[1][id]) for id, poses in of_clip[0].items())
+    assert len(clip_poses[0]) == len(clip_poses[1]) == 11
+    assert all(torch.equal(poses, clip_poses[1][id]) for id, poses in clip_poses[0].items())
 
 
 def test_crops_show_the_frames_shown_and_their_joints_where_the_picture_has_them(store):

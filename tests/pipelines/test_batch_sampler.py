@@ -47,9 +47,9 @@ def test_an_epoch_holds_every_clip_once(clips, per_step, frames, ranks):
 def test_ranks_have_equally_many_micro_batches_within_the_budget(clips, per_step, frames, ranks, tokens):
     p = plan(lengths(clips), per_step, frames, ranks, tokens)
     for step in range(p.steps):
-        of_ranks = [p.micro_batches(step, rank) for rank in range(ranks)]
-        assert len({len(micro_batches) for micro_batches in of_ranks}) == 1
-        for batch in chain.from_iterable(of_ranks):
+        rank_batches = [p.micro_batches(step, rank) for rank in range(ranks)]
+        assert len({len(micro_batches) for micro_batches in rank_batches}) == 1
+        for batch in chain.from_iterable(rank_batches):
             assert len(batch) <= 1 or len(batch) * p.frames[batch].max() <= frames
             assert len(batch) <= 1 or p.tokens[batch].sum() <= tokens
 

@@ -279,7 +279,7 @@ def test_pose_files_become_a_store(tmp_path, networks):
 
 
 def write_mp4(path, pictures, fps=25, movflags="faststart", times=None):
-    """As video_files.write_video, in 4:2:0, with the index in front, so that it can be cut."""
+    """Like video_files.write_video, but in 4:2:0 and with the index in front, so that the file can be cut."""
     height, width, _ = pictures[0].shape
     with av.open(str(path), "w", options={"movflags": movflags}) as container:
         video = container.add_stream("libx264", rate=fps, options={"crf": "10", "g": "5", "bf": "0"})

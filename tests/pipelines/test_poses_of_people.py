@@ -215,15 +215,15 @@ def test_broken_openpose_ends_in_one_line(tmp_path, content):
 # --- names
 
 
-@pytest.mark.parametrize("of_label", ["NFC", "NFD"])
-@pytest.mark.parametrize("of_pose", ["NFC", "NFD"])
-def test_names_are_equal_under_normalisation(tmp_path, of_label, of_pose):
-    other = "NFD" if of_pose == "NFC" else "NFC"
+@pytest.mark.parametrize("label_form", ["NFC", "NFD"])
+@pytest.mark.parametrize("pose_form", ["NFC", "NFD"])
+def test_names_are_equal_under_normalisation(tmp_path, label_form, pose_form):
+    other = "NFD" if pose_form == "NFC" else "NFC"
     name = "grün-Gebärde-が"
-    write_clip(tmp_path, unicodedata.normalize(of_pose, name), *good())
+    write_clip(tmp_path, unicodedata.normalize(pose_form, name), *good())
     (video,) = (tmp_path / "videos").iterdir()
     video.rename(video.with_name(unicodedata.normalize(other, video.name)))
-    store, bad = run(tmp_path, [unicodedata.normalize(of_label, name)])
+    store, bad = run(tmp_path, [unicodedata.normalize(label_form, name)])
     assert not bad and len(store.clips) == 1
     assert store.video(store.clips[0]).is_file()
 

@@ -145,7 +145,7 @@ def test_pose_and_video_of_different_length(tmp_path, surplus, good):
 
 
 def test_a_video_may_be_called_in_capitals(tmp_path):
-    """As cameras name them; a label may name it so, too."""
+    """Upper-case suffixes, as cameras write them; a label may use them, too."""
     corpus = Corpus(tmp_path, clips=1)
     video = corpus.videos / "c0.mp4"
     video.rename(video.with_suffix(".MP4"))

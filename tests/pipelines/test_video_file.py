@@ -71,7 +71,7 @@ def write(
 
 
 def copy(source: Path, target: Path, first: int = 0, last: int | None = None, shift: int = 0) -> Path:
-    """As ffmpeg -c copy: packets first..last, `shift` frames earlier; times below 0 become an edit list in MP4."""
+    """Like ffmpeg -c copy: packets first..last, `shift` frames earlier; times below 0 become an edit list in MP4."""
     with av.open(str(source)) as container, av.open(str(target), "w") as out:
         stream = container.streams.video[0]
         copied = out.add_stream_from_template(stream)

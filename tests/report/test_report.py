@@ -137,7 +137,7 @@ def change(run: Path, **values: object) -> None:
 
 
 def never_ended(run: Path) -> None:
-    """As version 0.1 leaves a run that has not ended: its settings are in the log alone."""
+    """An unfinished run of version 0.1: its settings are only in the log."""
     settings = json.loads((run / "settings.json").read_text())
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     for line in lines:

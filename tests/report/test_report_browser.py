@@ -190,7 +190,7 @@ def test_the_skeleton_is_drawn_over_the_video(browser, run, tmp_path):
 
 
 def test_shoulders_are_joined(page):
-    """As are hand and wrist; no line leads from the nose to a shoulder."""
+    """Hand and wrist are joined, too; no line leads from the nose to a shoulder."""
     (parts, *_) = (player["parts"] for player in Page(page).players)
     edges = {tuple(sorted(edge)) for part in parts.values() for edge in part}
     nose, left_shoulder, right_shoulder, left_wrist, left_hand = 0, 3, 4, 7, 9

@@ -186,7 +186,7 @@ if __name__ == "__main__":
 
 
 def test_tasks_that_do_not_know_their_ranks_are_refused():
-    """As `deepspeed --launcher slurm` starts them: each would train alone, into one folder."""
+    """Ranks as `deepspeed --launcher slurm` starts them: each would train alone, into one folder."""
     script = "from unisign_fast.utils.distributed import start_ranks; start_ranks()"
     status, output = run_script([sys.executable, "-c", script], SLURM_NTASKS="2")
     assert status == 1 and "SLURM_NTASKS: is above 1" in output

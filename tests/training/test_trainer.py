@@ -299,7 +299,7 @@ def test_ranks_stage_and_more_epochs_are_the_same_run(tmp_path):
 
 
 def test_a_fingerprint_of_version_0_1_is_understood(tmp_path):
-    """As 4a77829 wrote it: data by path, ranks and stage as settings, the steps of all epochs."""
+    """A checkpoint as 4a77829 wrote it: data by path, ranks and stage as settings, the steps of all epochs."""
     ours = fingerprint(recipe=SIZES | {"store 1": "13 clips, CRC-32C 1", "pose_channels": [1]})
     old = {"ranks": 1, "optimiser steps": STEPS, "epochs": EPOCHS, "zero_stage": 1}
     saved = {"setting": ours["setting"] | old, "recipe": SIZES | {"stores": ["a"], "start_from": None}}

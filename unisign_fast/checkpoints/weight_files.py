@@ -157,5 +157,5 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], where: object) 
 def for_each_part(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
     """`state` with running statistics [C] expanded to every part where `own` has [parts, C] under that name."""
     shared = {name: own[name] for name in state if name.endswith(RUNNING) and name in own}
-    of_one = {name for name, like in shared.items() if state[name].shape == like.shape[1:]}
-    return {name: tensor.expand_as(own[name]) if name in of_one else tensor for name, tensor in state.items()}
+    single_part = {name for name, like in shared.items() if state[name].shape == like.shape[1:]}
+    return {name: tensor.expand_as(own[name]) if name in single_part else tensor for name, tensor in state.items()}

@@ -141,8 +141,8 @@ def _islr(
     assert references, "nothing to score"
     hits = np.array([p == r for p, r in zip(predictions, references, strict=True)])
     names, number = np.unique(references, return_inverse=True)
-    of_class = np.eye(len(names), dtype=np.float32)[number]
-    per_class = ClipStatistics(np.concatenate([of_class * hits[:, None], of_class], axis=1), _mean_over_classes)
+    one_hot = np.eye(len(names), dtype=np.float32)[number]
+    per_class = ClipStatistics(np.concatenate([one_hot * hits[:, None], one_hot], axis=1), _mean_over_classes)
     signature = f"top-1 exact {'class' if classes else 'string'}|classes:{len(names)} of the references"
     return {"top-1 per instance": _mean(100 * hits), "top-1 per class": per_class}, signature
 

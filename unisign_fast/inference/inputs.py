@@ -1,6 +1,5 @@
-"""What a user gives to be translated, as clips of keypoint stores: arrays, pose files, videos, stores, names of clips.
-
-Nothing here needs a model, nor downloads anything, so that all inputs can be checked first.
+"""Turns inputs to translate into clips of keypoint stores: arrays, pose files, videos, stores, names of clips. Needs no
+model and downloads nothing, so that all inputs can be checked first.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +19,14 @@ from unisign_fast.pipelines.skeletons import check_skeleton
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 
 Arrays = np.ndarray | Sequence[np.ndarray]
-FPS = 25.0  # where nothing says the frame rate; only the times of a text depend on it
+FPS = 25.0  # used if the frame rate is unknown; only the times of a text depend on it
 SOURCE = {"estimator": "the caller's", "version": "as given", "coordinates": "fractions of the picture"}
 
 
 class NamedPose(NamedTuple):
-    """Keypoints that are in no store yet."""
+    """Keypoints that are not in a store yet."""
 
-    name: str  # what its user calls it
+    name: str  # the user's name for it
     pose: Pose
     video: Path | None = None
 
@@ -46,8 +45,8 @@ def find_inputs(
     """Looks for every item: a keypoint store, a video, a pose file of any format, or the id of a clip of `stores`.
 
     `poses` are the pose files of the items, which are then videos, or stand alone. Stores without items are taken
-    whole, or one `split` of them. Returns what was found, in the order given, and why other items cannot be used.
-    Raises InputError where the choices contradict each other, or one of `stores` is none.
+    whole, or one `split` of them. Returns the usable inputs, in the order given, and the reasons why other items cannot
+    be used. Raises InputError where the choices contradict each other, or one of `stores` is none.
     """
     if poses and items and len(items) != len(poses):
         problem = f"{len(poses)} pose files for {len(items)} videos"
@@ -61,14 +60,14 @@ def find_inputs(
         tasks = [partial(_find, str(item), opened, split, format) for item in items]
     else:
         tasks = [partial(_clips, store, split) for store in opened]
-    found: list[Input] = []
+    usable: list[Input] = []
     bad: list[InputError] = []
     for task in tasks:
         try:
-            found.append(task())
+            usable.append(task())
         except InputError as error:
             bad.append(error)
-    return found, bad
+    return usable, bad
 
 
 def array_poses(
@@ -79,9 +78,8 @@ def array_poses(
     height: int | Sequence[int] | None = None,
     skeleton: Skeleton = WHOLEBODY,
 ) -> list[NamedPose]:
-    """The clips of arrays, one or several; shapes and units as of `Processor`.
-
-    fps, width and height are those of all clips, or a list with one for each. Raises InputError naming the clip.
+    """The clips of arrays, one or several; shapes and units as for `Processor`. fps, width and height apply to all
+    clips, or are lists with one value per clip. Raises InputError naming the clip.
     """
     clips = list(keypoints) if isinstance(keypoints, (list, tuple)) else [keypoints]
     surety = list(scores) if isinstance(scores, (list, tuple)) else [scores] * len(clips)
@@ -128,7 +126,7 @@ def _joined(points: object, confidence: object, name: str, joints: int) -> np.nd
 
 
 def _find(item: str, stores: Sequence[KeypointStore], split: str | None, format: str | None) -> Input:
-    """The clips of an item, the pose file that it is, or its path where it is a video that no store knows."""
+    """The clips of an item, the pose file that it is, or its path if it is a video that is in no store."""
     path = Path(item)
     if (path / "store.json").is_file():
         return _clips(KeypointStore.open(path), split)
@@ -154,7 +152,7 @@ def _clips(store: KeypointStore, split: str | None) -> list[Recording]:
 
 
 def _read_pose(path: Path, format: str | None, video: Path | None = None) -> NamedPose:
-    """A pose file of this format, else of the first that can read it."""
+    """Reads a pose file in this format, or in the first format that can read it."""
     if video is not None and not video.is_file():
         raise InputError(video, "there is no such video", "name a video that is there")
     suffix = "" if path.is_dir() else path.suffix.lower()  # OpenPose writes folders
@@ -182,7 +180,7 @@ def _read_pose(path: Path, format: str | None, video: Path | None = None) -> Nam
 def pose_recordings(
     poses: Sequence[NamedPose], folder: Path, language: str | None, skeleton: Skeleton = WHOLEBODY
 ) -> list[Recording]:
-    """The poses as clips of a store in `folder`, which is new; `language` is that of the texts to come.
+    """The poses as clips of a store in `folder`, which is new; `language` is that of the texts to be generated.
 
     Raises InputError if it is None, or poses are of another skeleton.
     """

@@ -1,7 +1,6 @@
-"""Translating what a camera sees: keypoints picture by picture, and the last window of them again and again.
-
-Pictures are taken as fast as the networks are done with them; how many a second that are does not matter much, since
-the model sees max_frames of a window, however long it lasted.
+"""Live translation of a camera: keypoints picture by picture, and repeated translation of the latest window. Pictures
+are taken as fast as the networks process them. The rate matters little, since the model sees max_frames of a window,
+whatever its duration.
 """
 
 import time
@@ -24,14 +23,14 @@ from unisign_fast.pipelines.pose_estimation.camera import LivePose
 from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 
-STEPS = 8  # a window is translated so many times while it fills, and as often while it is replaced by the next
-RATE = 25  # of the window's video; nothing depends on it
+STEPS = 8  # translations per window while it fills, and again while the next window replaces it
+RATE = 25  # nominal rate of the window's video; nothing depends on it
 
 
 class _Moment(NamedTuple):
     """One picture of the camera."""
 
-    seconds: float  # since the first
+    seconds: float  # seconds since the first picture
     keypoints: np.ndarray  # [133, 3]
     jpeg: bytes
 
@@ -43,7 +42,7 @@ def translate_live(
     detector: PersonDetector,
     network: PoseNetwork,
 ) -> Iterator[Translation | InputError]:
-    """What the last window says, whenever that changes; ends when the `pictures` of the camera do."""
+    """Yields the translation of the latest window whenever it changes; ends with the camera's `pictures`."""
     pose = LivePose(detector, network)
     moments: deque[_Moment] = deque(maxlen=translator.processor.window)
     step, said, began = max(1, translator.processor.window // STEPS), "", None
@@ -62,7 +61,7 @@ def _translate(
     camera: str, translator: Translator, moments: Sequence[_Moment], shape: tuple[int, int, int]
 ) -> Translation | InputError:
     height, width, _ = shape
-    assert translator.language is not None  # a camera does not say which to write
+    assert translator.language is not None  # a camera does not determine the language
     with TemporaryDirectory(prefix="live-") as folder:
         source = {"estimator": "live", "version": "live", "coordinates": "fractions of the picture"}
         with KeypointStoreWriter(Path(folder) / "store", source) as writer:
@@ -87,12 +86,12 @@ def _translate(
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
-    """Pictures of a window take too much memory as they are."""
+    """Compresses a picture: a window of raw pictures takes too much memory."""
     return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
 def _write_video(path: Path, jpegs: Sequence[bytes], width: int, height: int) -> None:
-    """A motion JPEG of these pictures, as they are."""
+    """Writes these JPEG pictures unchanged as a motion JPEG video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"

@@ -1,4 +1,4 @@
-"""What translate.py writes: a JSON line for each window, or subtitles of one video."""
+"""Output of translate.py: a JSON line for each window, or subtitles of one video."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ class Writer(Protocol):
 
 
 def check_output(out: Path | None, recordings: int) -> None:
-    """Raises InputError unless so many clips can be written to this file."""
+    """Raises InputError unless this number of clips can be written to this file."""
     if out is None:
         return
     if out.suffix not in (".jsonl", *SUBTITLES):
@@ -34,7 +34,7 @@ def check_output(out: Path | None, recordings: int) -> None:
 
 @contextmanager
 def open_output(out: Path | None) -> Iterator[Writer]:
-    """A writer to a file, whole when the block ends; None: to standard output, each line at once."""
+    """A writer to a file, which is complete when the block ends; None: to standard output, line by line."""
     if out is None:
         yield lambda one: print(json_line(one), flush=True)
         return
@@ -49,14 +49,14 @@ def open_output(out: Path | None) -> Iterator[Writer]:
 
 
 def json_line(one: Translation) -> str:
-    """Its fields but the beams, floats to a thousandth."""
+    """All fields except the beams, floats rounded to a thousandth."""
     row = {name: value for name, value in asdict(one).items() if name != "beams"}
     rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}
     return json.dumps(rounded, ensure_ascii=False)
 
 
 def subtitles(translations: Iterable[Translation], format: str) -> str:
-    """The texts as SRT or WebVTT; a window that overlaps the next one ends where that begins."""
+    """The texts as SRT or WebVTT; a window that overlaps the next one ends where the next one starts."""
     from pysubs2 import SSAEvent, SSAFile
 
     shown = [one for one in translations if one.text.strip()]
@@ -69,7 +69,7 @@ def subtitles(translations: Iterable[Translation], format: str) -> str:
 
 
 def write_all(result: Iterable[Translation | InputError], write: Writer) -> tuple[int, int]:
-    """Writes each translation and names what cannot be used on stderr; how many there were of each."""
+    """Writes each translation and reports unusable inputs on stderr; returns the number of each."""
     written = unusable = 0
     for one in result:
         if isinstance(one, InputError):

@@ -1,11 +1,11 @@
-"""From recordings to what the model reads, for translation.
+"""Prepares recordings as model input for translation.
 
     recording -> windows -> a small temporary store -> ClipReader -> PackedBatch
 
 A recording of at most `window` frames is one window. A longer one is cut into as few windows of equal length as
-possible, of which each shares `overlap` x `window` frames with the one before, so that what one border cuts through is
-whole in the other. Of a window the model sees `max_frames` frames, evenly spaced, as in evaluation. Training takes
-max_frames of a longer clip, too: by default a window is twice as long.
+possible, each sharing `overlap` x `window` frames with the previous one, so that a sign cut by the border of one window
+is complete in the other. The model sees `max_frames` evenly spaced frames of a window, as in evaluation. Training also
+subsamples longer clips to max_frames, so by default a window is twice as long.
 """
 
 import math
@@ -36,7 +36,7 @@ NO_TEXT = "?"  # a clip needs some text to be read
 
 @dataclass(frozen=True)
 class Window:
-    """Frames `first` to `end` (without it) of a recording."""
+    """Frames `first` to `end` (exclusive) of a recording."""
 
     recording: Recording
     first: int
@@ -44,13 +44,13 @@ class Window:
 
     @property
     def id(self) -> str:
-        """The clip's own where the window is all of it: its hands are then sampled as in evaluation."""
+        """The clip's own id if the window covers the whole clip: its hands are then sampled as in evaluation."""
         clip = self.recording.clip
         return clip.id if self.end - self.first == clip.frames else f"{clip.id}:{self.first}"
 
 
 class ProcessorChoices(TypedDict, total=False):
-    """What a user may choose; as of the constructor of `Processor`."""
+    """The user's choices, as in the constructor of `Processor`."""
 
     language: str | None
     p_samp: float | None
@@ -60,7 +60,7 @@ class ProcessorChoices(TypedDict, total=False):
 
 
 class Processor:
-    """Prepares keypoints and videos for the model of a folder, as its training did."""
+    """Prepares keypoints and videos for the model of a folder, as in its training."""
 
     def __init__(
         self,
@@ -97,9 +97,8 @@ class Processor:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **choices: Unpack[ProcessorChoices]) -> Self:
-        """The processor of a model folder, a run or a hub id; `choices` as of the constructor.
-
-        A model trained in one language writes that by default. Raises InputError if the folder can't be read.
+        """The processor of a model folder, a run or a hub id; `choices` as in the constructor. A model trained in one
+        language uses that language by default. Raises InputError if the folder can't be read.
         """
         folder = find_model(source)
         data = load_data_settings(folder)
@@ -120,7 +119,7 @@ class Processor:
         """The batch of one clip's keypoints, or of several clips', each window of them a clip of the batch.
 
         Keypoints [T, 133, 3] (x, y, confidence), or [T, 133, 2] beside scores [T, 133]; x and y in fractions of the
-        picture, or in pixels where `width` and `height` are given. Raises InputError where they cannot be used.
+        picture, or in pixels if `width` and `height` are given. Raises InputError if they cannot be used.
         """
         with TemporaryDirectory(prefix="keypoints-") as folder:
             poses = array_poses(keypoints, scores, fps, width, height, self.skeleton)
@@ -132,7 +131,7 @@ class Processor:
             return prepared.batch.to(self.device)
 
     def decode(self, tokens: list[int] | str) -> str:
-        """The text of what `UniSign.generate` returns for a clip."""
+        """The text of a result of `UniSign.generate` for one clip."""
         return tokens if isinstance(tokens, str) else self.tokenizer.decode(tokens)
 
     def windows(self, recording: Recording) -> Iterator[Window]:
@@ -148,7 +147,7 @@ class Processor:
             yield Window(recording, first, first + length)
 
     def batches(self, recordings: Iterable[Recording], most: int | None) -> Iterator["Prepared"]:
-        """The windows of all recordings in their order, at most so many in a batch."""
+        """The windows of all recordings in their order, at most `clips` per batch."""
         group: dict[str, Window] = {}
         for window in (window for recording in recordings for window in self.windows(recording)):
             if len(group) == most or window.id in group:  # a store knows its clips by their ids
@@ -171,7 +170,7 @@ class Processor:
         return Prepared(windows, batch if batch and batch.lengths else None, bad)
 
     def _store(self, windows: dict[str, Window], path: Path) -> tuple[KeypointStore, dict[str, InputError]]:
-        """The windows as clips of a store, and those that can't be."""
+        """The windows as clips of a store, and those that cannot be stored."""
         bad = {}
         source = {"estimator": "windows", "version": "of recordings", "coordinates": "as theirs"}
         with KeypointStoreWriter(path, source, skeleton=self.skeleton) as writer:
@@ -203,7 +202,8 @@ class Processor:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Windows by their ids, the batch of those that can be read (None: none of them), and why others can't."""
+    """Windows by their ids, the batch of the readable ones (None if there is none), and the reasons why others cannot
+    be read."""
 
     windows: dict[str, Window]
     batch: PackedBatch | None

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Choices:
-    """What the command line says besides the inputs."""
+    """The command-line options besides the inputs."""
 
     model: str | None
     translation: ProcessorChoices
@@ -37,7 +37,7 @@ class Choices:
 
 
 class Where(TypedDict, total=False):
-    """Where inputs are looked for; as of `find_inputs`."""
+    """Where to look for inputs, as for `find_inputs`."""
 
     stores: Sequence[Path]
     split: str | None
@@ -46,22 +46,21 @@ class Where(TypedDict, total=False):
 
 
 def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Where]) -> None:
-    """Translates what `find_inputs` finds of the items; what cannot be used is named and stops nothing else.
-
-    Raises InputError where nothing can be used, or the model or a network is missing.
+    """Translates what `find_inputs` finds of the items; unusable inputs are reported and do not stop the others. Raises
+    InputError if no input is usable, or the model or a network is missing.
     """
-    found, bad = find_inputs(items, **where)
-    if not found and len(bad) == 1:
+    usable, bad = find_inputs(items, **where)
+    if not usable and len(bad) == 1:
         raise bad[0]
     for error in bad:
         print(f"left out: {error}", file=sys.stderr, flush=True)
-    if not found:
+    if not usable:
         raise InputError("translate", f"all {len(bad)} are left out", "correct what is named above")
-    check_output(choices.out, sum(len(one) if isinstance(one, list) else 1 for one in found))
-    videos = any(isinstance(one, Path) for one in found)
-    translator, networks = _open(choices, networks=videos, speaks=not videos and not _any_pose(found))
+    check_output(choices.out, sum(len(one) if isinstance(one, list) else 1 for one in usable))
+    videos = any(isinstance(one, Path) for one in usable)
+    translator, networks = _open(choices, networks=videos, speaks=not videos and not _any_pose(usable))
     with TemporaryDirectory(prefix="inputs-") as folder:
-        recordings, lost = translator.recordings(found, Path(folder), networks)
+        recordings, lost = translator.recordings(usable, Path(folder), networks)
         with open_output(choices.out) as write:
             written, unusable = write_all(translator.translate(recordings), write)
     left_out = len(bad) + len(lost) + unusable
@@ -74,7 +73,7 @@ def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Whe
 
 
 def translate_camera(camera: str, choices: Choices) -> None:
-    """Translates what a camera sees, until it ends or Ctrl-C. Raises InputError if it gives no picture."""
+    """Translates a camera's pictures until they end or Ctrl-C is pressed. Raises InputError if it gives no picture."""
     from unisign_fast.pipelines.pose_estimation.camera import pictures  # of an optional extra
 
     coming = pictures(camera)
@@ -87,15 +86,15 @@ def translate_camera(camera: str, choices: Choices) -> None:
         write_all(translate_live(camera, chain([first], coming), translator, *networks), write)
 
 
-def _any_pose(found: Sequence[object]) -> bool:
-    return any(isinstance(one, NamedPose) for one in found)
+def _any_pose(usable: Sequence[object]) -> bool:
+    return any(isinstance(one, NamedPose) for one in usable)
 
 
 def _open(
     choices: Choices, *, networks: bool, speaks: bool
 ) -> "tuple[Translator, tuple[PersonDetector, PoseNetwork] | None]":
-    """The translator and, where needed, the networks. All that is missing is named: each but the last on stderr, the
-    last as InputError. `speaks`: the inputs say which language to write.
+    """The translator and, where needed, the networks. Reports everything that is missing: the last as an InputError,
+    the others on stderr. `speaks`: the inputs determine the target language.
     """
     missing: list[InputError] = []
 

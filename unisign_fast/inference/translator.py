@@ -32,7 +32,7 @@ Source = str | Path
 
 @dataclass(frozen=True)
 class Beam:
-    """One of the texts that a window may say."""
+    """A candidate text of a window."""
 
     text: str
     score: float  # mean log-probability of its tokens
@@ -40,22 +40,22 @@ class Beam:
 
 @dataclass(frozen=True)
 class Translation:
-    """What a window says."""
+    """The translation of a window."""
 
     file: str
     clip: str  # id
     text: str
-    score: float | None  # mean log-probability of the text's tokens; None of a task head
+    score: float | None  # mean log-probability of the text's tokens; None for a task head
     start: float  # seconds in the video
     end: float
-    took: float  # seconds, its share of the batch
-    language: str  # of the text, its code
-    reference: str  # what should be said, "" where that is not known
-    beams: list[Beam] = field(default_factory=list)  # the best texts, the first of them `text`; [] of a task head
+    took: float  # its share of the batch's computing time in seconds
+    language: str  # language code of the text
+    reference: str  # reference text, "" if unknown
+    beams: list[Beam] = field(default_factory=list)  # the best texts, `text` first; [] for a task head
 
 
 class Translator:
-    """A model folder at work: `Translator(FOLDER)(keypoints)`."""
+    """Translates with the model of a folder: `Translator(FOLDER)(keypoints)`."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Translator:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        """`source` is a model folder, a run, or a hub id; by default a GPU computes where there is one, in float32.
+        """`source` is a model folder, a run, or a hub id; by default it runs on a GPU if there is one, in float32.
 
         The other choices are those of `Processor`. Raises InputError if the model can't be read or a choice is
         impossible.
@@ -82,7 +82,7 @@ class Translator:
 
     @property
     def language(self) -> str | None:
-        """The language that is written; None: each clip's own."""
+        """The target language; None: each clip's own."""
         return self.processor.language
 
     def __call__(
@@ -95,37 +95,37 @@ class Translator:
         height: int | Sequence[int] | None = None,
         format: str | None = None,
     ) -> list[Translation]:
-        """What one input or several say: a `Translation` for each window, in their order.
+        """Translates one or several inputs: a `Translation` for each window, in order.
 
         Inputs are keypoints as arrays, [T, 133, 3] (x, y, confidence) or [T, 133, 2] beside `scores` [T, 133], in
         fractions of the picture or in pixels of `width` x `height`; or paths of keypoint stores, pose files (of
-        `format`, or of the first format that can read them) and videos. Keypoints of a video come from a store near
-        it, or are estimated. Raises InputError where one of them cannot be used.
+        `format`, or of the first format that can read them) and videos. Keypoints of a video come from a nearby store,
+        or are estimated. Raises InputError if an input cannot be used.
         """
         paths = _paths(inputs)
-        found: list[Input]
+        usable: list[Input]
         bad: list[InputError] = []
         if paths is None:
-            found = [*array_poses(cast(Arrays, inputs), scores, fps, width, height, self.processor.skeleton)]
+            usable = [*array_poses(cast(Arrays, inputs), scores, fps, width, height, self.processor.skeleton)]
         else:
-            found, bad = find_inputs(paths, format=format)
+            usable, bad = find_inputs(paths, format=format)
         with TemporaryDirectory(prefix="inputs-") as folder:
-            recordings, lost = ([], []) if bad else self.recordings(found, Path(folder))
+            recordings, lost = ([], []) if bad else self.recordings(usable, Path(folder))
             answers = [] if lost else list(self.translate(recordings))
         for error in [*bad, *lost, *(one for one in answers if isinstance(one, InputError))]:
             raise error
         return [one for one in answers if isinstance(one, Translation)]
 
     def recordings(
-        self, found: Sequence[Input], folder: Path, networks: "tuple[PersonDetector, PoseNetwork] | None" = None
+        self, usable: Sequence[Input], folder: Path, networks: "tuple[PersonDetector, PoseNetwork] | None" = None
     ) -> tuple[list[Recording], list[InputError]]:
-        """The clips of all that was found, new ones in stores below `folder`; and why some videos have none.
+        """The clips of all inputs, new ones in stores below `folder`; and the reasons why some videos have none.
 
-        `networks` estimate the keypoints of videos; None: the default ones. Raises InputError if they cannot be had, or
-        where nothing says which language to write.
+        `networks` estimate the keypoints of videos; None: the default ones. Raises InputError if they are unavailable,
+        or if the target language is unknown.
         """
-        videos = [one for one in found if isinstance(one, Path)]
-        poses = [one for one in found if isinstance(one, NamedPose)]
+        videos = [one for one in usable if isinstance(one, Path)]
+        poses = [one for one in usable if isinstance(one, NamedPose)]
         if videos and self.language is None:
             raise InputError("--language", "the videos do not say which to write", "give it, such as --language zh")
         if videos:
@@ -136,12 +136,12 @@ class Translator:
             assert self.language is not None  # checked above
             networks = networks or default_networks()
             estimated, bad = estimated_recordings(videos, folder / "estimated", self.language, *networks)
-        of_video = {recording.name: [recording] for recording in estimated}
+        by_video = {recording.name: [recording] for recording in estimated}
         given = iter(pose_recordings(poses, folder / "given", self.language, self.processor.skeleton) if poses else [])
         clips: list[Recording] = []
-        for one in found:
+        for one in usable:
             if isinstance(one, Path):
-                clips += of_video.get(str(one), [])
+                clips += by_video.get(str(one), [])
             else:
                 clips += [next(given)] if isinstance(one, NamedPose) else one
         return clips, bad
@@ -151,7 +151,7 @@ class Translator:
         return self.processor.windows(recording)
 
     def translate(self, recordings: Iterable[Recording]) -> Iterator[Translation | InputError]:
-        """What each window says, or why it can't be used; in the order of the recordings."""
+        """The translation of each window, or the reason why it cannot be used; in the order of the recordings."""
         began = time.perf_counter()
         for prepared in self.processor.batches(recordings, WINDOWS_PER_BATCH):
             texts = self._texts(prepared)
@@ -161,7 +161,7 @@ class Translator:
             began = time.perf_counter()
 
     def _texts(self, prepared: Prepared) -> dict[str, tuple[str, list[Beam]]]:
-        """Of each window that can be read, its text and its beams."""
+        """The text and the beams of each readable window."""
         if prepared.batch is None:
             return {}
         batch: PackedBatch = prepared.batch.to(self.device)
@@ -188,14 +188,14 @@ class Translator:
 
 
 def _paths(inputs: object) -> list[Source] | None:
-    """The inputs as paths, None where they are arrays."""
+    """The inputs as paths, or None if they are arrays."""
     several = inputs if isinstance(inputs, (list, tuple)) else [inputs]
     paths: list[Source] = [one for one in several if isinstance(one, (str, Path))]
     return paths if paths and len(paths) == len(several) else None
 
 
 def default_networks() -> "tuple[PersonDetector, PoseNetwork]":
-    """rtmlib's networks on the CPU, downloaded once; of the optional extra `poses`."""
+    """rtmlib's networks on the CPU, downloaded once; needs the optional extra `poses`."""
     from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
 
     return PersonDetector(), PoseNetwork()

@@ -74,7 +74,7 @@ class BatchNorm(Float32Buffers):
         count: Tensor | None = None
         if not alone():
             every = self._over_ranks(mean_C[None], var_C[None], [rows], slice(part, part + 1))
-            mean_C, var_C, count = (of_one_part[0] for of_one_part in every)
+            mean_C, var_C, count = (values_P[0] for values_P in every)
         running = *(buffer_PC[part] for buffer_PC in self.running()), self.num_batches_tracked
         return scale_and_shift(mean_C, var_C, self.weight, self.bias, *running, count, rows, self.momentum)
 
@@ -111,12 +111,12 @@ class BatchNorm2d(BatchNorm):
     ) -> Tensor:
         """The normalized maps; SiLU follows if `activate`.
 
-        parts: how many of the N maps each part has; maps behind the last part are padding.
+        parts: the number of maps of each part; maps after the last part are padding.
         """
         return bn_silu(x_NCHW, Parts.of(parts, x_NCHW), self.norm, self.training, activate)
 
     @property
     def norm(self) -> Norm:
-        """The layer as operations take it."""
+        """The layer in the form that operations take."""
         running = self.running_mean.view(-1), self.running_var.view(-1)
         return Norm(self.weight, self.bias, *running, self.num_batches_tracked, self.momentum)

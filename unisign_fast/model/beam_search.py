@@ -50,7 +50,7 @@ def search_hypotheses(
     """
     clips, device = len(packing.lengths), hidden_PD.device
     result: list[list[Hypothesis]] = [[]] * clips
-    at_work = list(range(clips))  # of each row of the batch: the clip, or DONE
+    at_work = list(range(clips))  # for each row of the batch: the clip, or DONE
     decoder = _Decoder(mt5, hidden_PD, packing, beams, most)
     tokens_BKt = torch.zeros(clips, beams, 0, dtype=torch.long, device=device)
     scores_BK = torch.full((clips, beams), NEVER, device=device)
@@ -111,7 +111,7 @@ class _Decoder:
 
     def __init__(self, mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int):
         self.mt5, self.beams = mt5, beams
-        self._frames = []  # of each layer, keys and values [B, H, S, C]
+        self._frames = []  # keys and values of each layer, [B, H, S, C]
         layers = sublayers(mt5.decoder)
         for _, across, _ in layers:
             module = across.EncDecAttention
@@ -126,7 +126,7 @@ class _Decoder:
         self._descent_BKU = torch.zeros(clips, beams, 0, dtype=torch.bool, device=hidden_PD.device)
 
     def step(self, last_BK: Tensor) -> Tensor:
-        """Logits [B, K, W] behind each beam's last token."""
+        """Logits [B, K, W] after each beam's last token."""
         first, own = self._descent_BKU.shape[2], torch.eye(self.beams, dtype=torch.bool, device=last_BK.device)
         self._descent_BKU = torch.cat([self._descent_BKU, own.expand(len(last_BK), -1, -1)], 2)
         step = first // self.beams

@@ -16,8 +16,8 @@ from unisign_fast.pipelines.skeletons import find_skeleton
 PARTS_CHOICES = ("hands", "hands,body", "hands,body,face")
 
 
-REQUIRED = ("mt5", "pose_channels", "head_classes")  # of config.json; what is newer has defaults
-WIDEST = 2**16  # of any layer
+REQUIRED = ("mt5", "pose_channels", "head_classes")  # version of config.json; newer fields have defaults
+WIDEST = 2**16  # largest width of any layer
 
 
 def _check_range(settings: object, low: float, high: float, *names: str) -> None:
@@ -42,12 +42,12 @@ class MT5Shape:
 
     def __post_init__(self):
         _check_range(self, 1, WIDEST, "d_model", "d_kv", "d_ff", "num_heads")
-        _check_range(self, 0, 2**24, "vocab_size")  # 0: that of a tokenizer to come
+        _check_range(self, 0, 2**24, "vocab_size")  # 0: taken from the tokenizer
         _check_range(self, 1, 1000, "num_layers", "num_decoder_layers")
         _check_range(self, 0, 1, "dropout_rate")
         if self.num_decoder_layers > self.num_layers:
             problem = f"{self.num_decoder_layers} decoder layers over {self.num_layers} encoder layers cannot generate"
-            raise InputError("mt5: num_decoder_layers", problem, "use as many encoder layers at least")
+            raise InputError("mt5: num_decoder_layers", problem, "use at least as many encoder layers")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class ModelConfig:
 
     @classmethod
     def load(cls, path: Path) -> "ModelConfig":
-        """Read what `save` wrote. Raises InputError for a missing file, broken JSON or a field that cannot be."""
+        """Read what `save` wrote. Raises InputError for a missing file, broken JSON or an invalid field."""
         if not path.is_file():
             raise InputError(path, "not there", "name the folder that a training run wrote (best/ or last/)")
         what, remedy = "not a model configuration", "use the config.json of a run"

@@ -30,7 +30,7 @@ STAGES = (
 STEM_CHANNELS = 32
 STOCHASTIC_DEPTH = 0.2  # torchvision's, reached linearly by the last block; the published code trains with it
 
-BatchNormFactory = Callable[..., nn.Module]  # of a number of channels and `parts`
+BatchNormFactory = Callable[..., nn.Module]  # builds a norm from a number of channels and `parts`
 
 
 def scaled_channels(channels: float) -> int:
@@ -55,7 +55,7 @@ class ConvNorm(nn.ModuleList):
 
     @property
     def conv(self) -> Conv:
-        """The convolution as operations take it."""
+        """The convolution in the form that operations take."""
         conv = self[0]
         assert isinstance(conv, nn.Conv2d)
         return Conv(conv.weight, conv.stride[0], conv.groups)
@@ -121,7 +121,7 @@ class MBConv(nn.Module):
         return self.stochastic_depth(y_NCHW) + x_NCHW if self.residual else y_NCHW
 
     def branch(self, x_NCHW: Tensor, parts: Parts | Sequence[int]) -> Tensor:
-        """All but the residual; only what convolutions write is kept for the backward pass."""
+        """Everything except the residual; only the convolutions' outputs are saved for the backward pass."""
         *first, excitation, projection = self.block
         assert isinstance(excitation, SqueezeExcitation) and isinstance(projection, ConvNorm)
         layers = [convolution.layer for convolution in cast(list[ConvNorm], first)]
@@ -132,8 +132,8 @@ class MBConv(nn.Module):
 class EfficientNet(nn.ModuleList):
     """x [N, 3, S, S] (normalised as for ImageNet) -> [N, `channels`, ceil(S/32), ceil(S/32)]; N may be 0.
 
-    `parts` may share it, each with its own BatchNorm statistics; x then holds part after part, `per_part` maps of each,
-    and behind them padding, whose maps are without meaning.
+    `parts` may share it, each with its own BatchNorm statistics; x then holds `per_part` maps of each part in turn,
+    followed by padding, whose output is meaningless.
 
     State names are those of torchvision's `efficientnet_b0().features`: 358 of them at width and depth 1, and
     4,007,548 parameters. `width` multiplies channels, `depth` the layers of a stage, rounded up.

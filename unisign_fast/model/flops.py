@@ -1,7 +1,6 @@
-"""The useful floating-point work of a training step: what the model needs, whatever a recipe adds to it.
-
-Matrix products and convolutions only, two FLOPs a multiplication and addition; nothing padded, nothing computed twice,
-the logits of real target tokens alone, each sampled hand once.
+"""The useful floating-point work of a training step: the work the model requires, independent of the recipe. Counts
+matrix products and convolutions only, two FLOPs per multiply-add; no padding, no recomputation, logits of real target
+tokens only, and each sampled hand once.
 """
 
 from collections.abc import Sequence
@@ -23,8 +22,8 @@ TRAINING = 3  # forward work once more for the gradients of the inputs, and once
 def forward_flops(
     config: ModelConfig, frames: Sequence[int], prompts: Sequence[int], tokens: Sequence[int], crops: int, side: int
 ) -> dict[str, int]:
-    """Of the forward pass of some clips, by phase: frames, prompt tokens and target tokens (with the end token) of
-    each clip, hand crops of `side` pixels of all clips."""
+    """FLOPs of the forward pass of some clips, by phase; takes frames, prompt tokens and target tokens (with the end
+    token) of each clip, hand crops of `side` pixels of all clips."""
     mt5, total = config.mt5, sum(frames)
     width, inner = mt5.d_model, mt5.num_heads * mt5.d_kv
     feed_forward = 3 * width * mt5.d_ff  # two inputs of the gate, one output
@@ -50,12 +49,12 @@ def forward_flops(
 
 
 def _graph_conv(inputs: int, outputs: int, joints: int) -> int:
-    """Multiplications a frame: aggregation over the joints of the smaller side, and one linear map a hop."""
+    """Multiplications per frame: aggregation over the joints at the smaller width, and one linear map per hop."""
     return HOPS * joints * (joints * min(inputs, outputs) + inputs * outputs)
 
 
 def _pose_encoder(config: ModelConfig) -> int:
-    """Multiplications a frame, all parts."""
+    """Multiplications per frame, all parts."""
     channels, total = config.pose_channels, 0
     for joints in (len(config.joints.parts[part].joints) for part in config.part_names):
         total += joints * 3 * channels[0]
@@ -66,7 +65,7 @@ def _pose_encoder(config: ModelConfig) -> int:
 
 
 def _temporal_encoder(config: ModelConfig) -> int:
-    """Multiplications a frame, all parts."""
+    """Multiplications per frame, all parts."""
     channels = config.pose_channels[-1]
     joints = [len(config.joints.parts[part].joints) for part in config.part_names]
     return TEMPORAL_BLOCKS * sum(
@@ -84,8 +83,8 @@ def _of_a_crop(config: ModelConfig, side: int) -> tuple[int, int]:
         fusion = PriorGuidedFusion(channels, config.fusion, config.gate, config.gate_input)
         crop, pose, points = torch.empty(1, 3, side, side), torch.empty(1, joints, channels), torch.empty(1, joints, 2)
     backbone.eval()
-    with forcing("reference"), FlopCounterMode(display=False) as of_encoder:
+    with forcing("reference"), FlopCounterMode(display=False) as encoder_flops:
         map_NCHW = projection(backbone(crop, [1]))
-    with forcing("reference"), FlopCounterMode(display=False) as of_fusion:
+    with forcing("reference"), FlopCounterMode(display=False) as fusion_flops:
         fusion(pose, map_NCHW, points)
-    return of_encoder.get_total_flops(), of_fusion.get_total_flops()
+    return encoder_flops.get_total_flops(), fusion_flops.get_total_flops()

@@ -19,7 +19,7 @@ GateKind = Literal["live", "published"]
 GateInput = Literal["pose,fused", "fused,pose"]
 
 GROUPS = 8  # heads of the attentions, and groups of the deformable sampling
-MOST_CELLS = 16  # of a map: EfficientNet-B0 on 112 x 112 pixels gives 4 x 4
+MOST_CELLS = 16  # cells of a map: EfficientNet-B0 on 112 x 112 pixels gives 4 x 4
 OFFSET_RANGE = 4 / 6  # how far an offset reaches, in units of half a crop
 
 
@@ -93,7 +93,7 @@ class KeypointAttention(nn.Module):
         self.query, self.key, self.value = (
             nn.Parameter(torch.empty(GROUPS, width, width).uniform_(-bound, bound)) for _ in range(3)
         )
-        # The offset network is shared by the groups; its first layer is depthwise, a scale and shift a channel.
+        # The offset network is shared by the groups; its first layer is depthwise, one scale and shift per channel.
         self.offset_scale = nn.Parameter(torch.empty(width).uniform_(-1, 1))
         self.offset_shift = nn.Parameter(torch.empty(width).uniform_(-1, 1))
         self.offset_out = nn.Parameter(torch.empty(2, width).uniform_(-bound, bound))
@@ -114,7 +114,7 @@ class Gate(nn.Module):
     Zero at the start, so that Stage 2 begins exactly where Stage 1 ended. `live`: only the last layer is zero, and
     |tanh|, with slope one at zero, is the output: it learns from the first step. A plain tanh can change sign
     while it is small, which reverses what the RGB branch has learned; on the demo corpus it never opens.
-    `published`: all weights zero and a ReLU behind the tanh, whose gradient at zero is zero: it never opens by itself,
+    `published`: all weights zero and a ReLU after the tanh, whose gradient at zero is zero: it never opens by itself,
     but published weights need it.
     """
 

@@ -29,7 +29,7 @@ from unisign_fast.text.tokenizer import END, PAD
 
 
 def build_mt5(shape: MT5Shape) -> MT5ForConditionalGeneration:
-    """An mT5 with random weights and, as in the published ones, an output head of its own."""
+    """An mT5 with random weights and, as in the published ones, a separate output head."""
     config = MT5Config(
         **asdict(shape), tie_word_embeddings=False, pad_token_id=PAD, eos_token_id=END, decoder_start_token_id=PAD
     )
@@ -54,7 +54,7 @@ class LanguageModel(nn.Module):
     def embed(self, *ids: Tensor) -> tuple[Tensor, ...]:
         """Embeddings [n, D] of several sequences of tokens [n].
 
-        All in one look-up: each would have a gradient of its own, the size of the whole matrix.
+        A single look-up for all: each look-up would have a separate gradient of the size of the whole matrix.
         """
         return self.mt5.shared(torch.cat(ids)).split([len(some) for some in ids])
 

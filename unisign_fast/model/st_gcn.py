@@ -27,8 +27,8 @@ def _torch_default_(weight: Tensor, bias: Tensor, fan_in: int) -> None:
 
 
 class GraphConv(nn.Module):
-    """Convolution over the joints with one learned adjacency a hop, and the shortcut's 1x1 convolution where the number
-    of channels changes; see kernels/graph_conv. Moments of the outputs while training.
+    """Convolution over the joints with one learned adjacency per hop, and the shortcut's 1x1 convolution where the
+    number of channels changes; see kernels/graph_conv. Also returns the outputs' batch statistics in training.
     """
 
     def __init__(self, in_channels: int, out_channels: int, adjacency_KVV: Tensor):
@@ -50,7 +50,8 @@ class GraphConv(nn.Module):
 
 
 class TemporalConv(nn.Module):
-    """Convolution over time within each clip; see kernels/temporal_conv. Moments of the output while training."""
+    """Convolution over time within each clip; see kernels/temporal_conv. Also returns the output's batch statistics in
+    training."""
 
     def __init__(self, channels: int, kernel_size: int):
         super().__init__()
@@ -66,8 +67,8 @@ class GraphBlock(nn.Module):
     """relu(time(relu(BN(graph(x)))) + shortcut(x)); time is a convolution with BatchNorm, or nothing (`taps` 0), the
     shortcut x itself, or a 1x1 convolution with BatchNorm where the number of channels changes.
 
-    x_FVC -> y_FVO, both as activations: the convolution behind a block computes it while it loads. The published code's
-    ST-GCN layer (paper, section 3.2 and Table 11). `parts` body parts share it, each with statistics of its own.
+    x_FVC -> y_FVO, both as deferred activations: the convolution after a block computes them on load. The published
+    code's ST-GCN layer (paper, section 3.2 and Table 11). `parts` body parts share it, each with its own statistics.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class PoseEncoder(nn.Module):
     """Linear embedding of (x, y, confidence), then three spatial graph blocks: [F, V, 3] -> [F, V, C].
 
     `channels`: embedding, then the output of each block; the paper's are 64, then 64, 128, 256. `parts`: how many body
-    parts share the encoder; each has BatchNorm statistics of its own.
+    parts share the encoder; each has its own BatchNorm statistics.
     """
 
     def __init__(self, adjacency_KVV: Tensor, channels: tuple[int, ...], parts: int = 1):
@@ -119,7 +120,7 @@ class PoseEncoder(nn.Module):
 class TemporalEncoder(nn.Module):
     """Three graph blocks with convolution over time, then the mean over the joints: [F, V, C] -> [F, C].
 
-    `parts`: how many body parts share the encoder; each has BatchNorm statistics of its own.
+    `parts`: how many body parts share the encoder; each has its own BatchNorm statistics.
     """
 
     def __init__(self, adjacency_KVV: Tensor, channels: int, parts: int = 1):

@@ -1,6 +1,6 @@
 """The task-specific heads that the paper compares its unified fine-tuning with (Table 7), pose-only.
 
-`frames`: the clips' packing, whose lengths the host knows, so that no loss waits for the device.
+`frames`: the clips' packing, whose lengths are known on the host, so that no loss synchronises with the device.
 """
 
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class ClassifierHead(nn.Module):
         return self.out((features_BTD * weight).sum(1) / weight.sum(1).clamp(min=1))
 
     def count(self, texts: list[str]) -> int:
-        """How many of the clips have a word that is a class."""
+        """The number of clips whose word is a class."""
         return sum(text in self.classes for text in texts)
 
     def loss(self, features_BTD: Tensor, frames: Packing, texts: list[str]) -> Tensor:
@@ -56,7 +56,7 @@ class CTCHead(nn.Module):
         return self.out(hidden).float().log_softmax(-1)
 
     def count(self, texts: list[str]) -> int:
-        """How many glosses the clips have, without those never seen in training."""
+        """The number of glosses of the clips, excluding those never seen in training."""
         return sum(map(len, self._targets(texts)))
 
     def _targets(self, texts: list[str]) -> list[list[int]]:
@@ -69,14 +69,14 @@ class CTCHead(nn.Module):
         return nn.functional.ctc_loss(
             self._log_probabilities(features_BTD, frames.lengths).transpose(0, 1),
             to_device([g for target in targets for g in target], features_BTD.device),
-            frames.lengths,  # type: ignore[arg-type]  # torch takes lists too
+            frames.lengths,  # type: ignore[arg-type]  # torch also accepts lists
             [len(target) for target in targets],  # type: ignore[arg-type]
             reduction="sum",
             zero_infinity=True,
         )
 
     def predict(self, features_BTD: Tensor, frames: Packing) -> list[str]:
-        """Best path: the most likely class a frame, repeats joined, blanks dropped."""
+        """Best path: the most likely class of each frame, repeats merged, blanks dropped."""
         rows = self._log_probabilities(features_BTD, frames.lengths).argmax(-1).tolist()
         paths = [row[:length] for row, length in zip(rows, frames.lengths)]
         return [

@@ -79,7 +79,7 @@ class UniSign(ModelFolderMixin):
         return sum(batch.label_lengths) if self.head is None else self.head.count(batch.texts)
 
     def generate(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[int]] | list[str]:
-        """Beam search: the tokens of each clip, to be decoded by Tokenizer; a task head gives its text at once."""
+        """Beam search: the tokens of each clip, to be decoded by Tokenizer; a task head returns its text directly."""
         if self.head is not None:
             return self._predict(batch)
         return [texts[0].tokens for texts in self.hypotheses(batch, beams, max_new_tokens)]
@@ -99,7 +99,7 @@ class UniSign(ModelFolderMixin):
         return result[: len(batch.lengths)]
 
     def sign_features(self, batch: PackedBatch) -> Tensor:
-        """[F, D]: one feature a frame, all parts together, projected to the language model's width."""
+        """[F, D]: one feature per frame, all parts together, projected to the language model's width."""
         clips = Clips.of(Packing(batch.lengths, batch.poses.device).cu_seqlens, len(batch.poses))
         poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
         pose_FVC = {}
@@ -118,7 +118,7 @@ class UniSign(ModelFolderMixin):
         return self.projection(features if self.part_bias is None else features + self.part_bias)
 
     def embed(self, features_FD: Tensor, batch: PackedBatch, prompt_PD: Tensor | None = None) -> tuple[Tensor, Packing]:
-        """What mT5's encoder reads, packed [P, D]: each clip's prompt and then its frames.
+        """The input of mT5's encoder, packed [P, D]: each clip's prompt and then its frames.
 
         The frames follow their own prompt without a gap, since mT5 knows distances between positions only.
         `prompt_PD`: the embedded prompts, if already computed.
@@ -138,7 +138,7 @@ class UniSign(ModelFolderMixin):
     def encode(
         self, features_FD: Tensor, batch: PackedBatch, prompt_PD: Tensor | None = None
     ) -> tuple[Tensor, Packing]:
-        """mT5's encoding of what `embed` gives, packed [P, D]."""
+        """mT5's encoding of the output of `embed`, packed [P, D]."""
         embeddings_PD, packing = self.embed(features_FD, batch, prompt_PD)
         return self._mt5.encode(embeddings_PD, packing), packing
 
@@ -148,14 +148,14 @@ class UniSign(ModelFolderMixin):
         return self.language_model
 
     def _features(self, batch: PackedBatch) -> Tensor:
-        """The sign features; of a batch without clips one frame of zeros, with a gradient for every parameter."""
+        """The sign features; for a batch without clips, one frame of zeros with a gradient for every parameter."""
         features_FD = self.sign_features(batch)
         if batch.lengths:
             return features_FD
         return features_FD.new_zeros(1, features_FD.shape[1]) + features_FD.sum()
 
     def _head_input(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Packing]:
-        """What a task head sees, padded [B, T, D], and the frames' packing: the sign features, or mT5's encoding."""
+        """The input of a task head, padded [B, T, D], and the frames' packing: the sign features, or mT5's encoding."""
         frames = Packing(batch.lengths, features_FD.device)
         if self.config.head_features == "encoder":
             hidden_PD, packing = self.encode(features_FD, batch)
@@ -166,7 +166,7 @@ class UniSign(ModelFolderMixin):
 
 
 def _never_empty(batch: PackedBatch) -> PackedBatch:
-    """Replace a batch without clips, which mT5 refuses, by one clip of one frame and one token."""
+    """Replace a batch without clips, which mT5 rejects, by one clip of one frame and one token."""
     if batch.lengths:
         return batch
     one = batch.prompt_ids.new_full((1, 1), END)

@@ -1,8 +1,8 @@
 """The paper's ablations, Tables 7 to 10 and 13: the runs each needs, the paper's figures, and the orderings it claims.
 
-A table has a row for each setting and a column for each score. A run says what is trained, not with which seed or on
-how many clips; runs that two tables share are equal, so that they are trained once. The figures are those of Li et al.,
-ICLR 2025; deformable attention's dev BLEU-4 is 26.25 in Table 9 and 26.30 in Table 10, as printed.
+A table has a row for each setting and a column for each score. A run defines what is trained, but neither the seed nor
+the number of clips; a run shared by two tables is equal in both and is trained once. The figures are those of Li et
+al., ICLR 2025; deformable attention's dev BLEU-4 is 26.25 in Table 9 and 26.30 in Table 10, as printed.
 """
 
 from collections.abc import Iterator
@@ -28,22 +28,22 @@ class TrainingRun:
     stores: tuple[str, ...]  # folders of the corpus
     options: tuple[str, ...] = ()
     start: "TrainingRun | None" = None
-    from_scratch: bool = False  # a fine-tuning that stands for pre-training, too, and gets its epochs
+    from_scratch: bool = False  # a fine-tuning that replaces pre-training and also gets its epochs
 
     @property
     def script(self) -> str:
         return "finetune" if self.stage == 3 else "pretrain"
 
-    def epochs(self, of_stages: tuple[int, int, int]) -> int:
-        """How long it trains, when the stages train so long."""
-        return of_stages[self.stage - 1] + (of_stages[0] if self.from_scratch else 0)
+    def epochs(self, stage_epochs: tuple[int, int, int]) -> int:
+        """The epochs of this run, given the epochs of each stage."""
+        return stage_epochs[self.stage - 1] + (stage_epochs[0] if self.from_scratch else 0)
 
     def finished(self, folder: Path) -> bool:
         """Whether the run has come to its end in `folder`."""
         return (folder / ("scores-test.json" if self.stage == 3 else "last/config.json")).is_file()
 
     def chain(self) -> "Iterator[TrainingRun]":
-        """The runs it starts from, first one first, and itself."""
+        """The runs it starts from, in order, followed by itself."""
         if self.start is not None:
             yield from self.start.chain()
         yield self
@@ -106,7 +106,7 @@ class Ablation:
     claims: tuple[Claim, ...]
 
     def runs(self) -> list[TrainingRun]:
-        """Every run it needs, once, each behind the one it starts from."""
+        """Every run it needs, once, each after the one it starts from."""
         tuned = [run for setting in self.settings for run in setting.runs.values()]
         return list(dict.fromkeys(run for last in tuned for run in last.chain()))
 
@@ -116,7 +116,7 @@ class Ablation:
         return any(run.stage == 2 for run in self.runs())
 
     def claimed(self, claim: Claim, column: int) -> bool:
-        """Whether the claim is made of this column, and the paper's own figures show it there."""
+        """Whether the claim applies to this column and the paper's own figures support it there."""
         paper = {setting.name: setting.paper[column] for setting in self.settings}
         wanted = self.columns[column]
         return claim.covers(wanted) and wanted.is_better(paper[claim.better], paper[claim.worse])

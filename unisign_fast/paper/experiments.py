@@ -1,4 +1,4 @@
-"""Training the runs of an ablation table at demo size, and what its orderings look like in our scores."""
+"""Trains the runs of an ablation table at demo size and checks its orderings in our scores."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ Values = dict[str, list[list[float]]]  # setting -> column -> one value a seed
 
 
 def prepare_corpus(folder: Path, clips: int, crops: bool) -> None:
-    """The corpus, if it is not there; with its hand crops where RGB is trained, so that no epoch decodes videos."""
+    """Writes the corpus unless it exists, with hand crops if RGB is trained, so that no epoch decodes videos."""
     if not folder.exists():
         write_demo_corpus(folder, clips, seed=0)
     for store in BOTH if crops else ():
@@ -40,7 +40,7 @@ def command(run: TrainingRun, seed: int, epochs: tuple[int, int, int], corpus: P
 
 
 def train(arguments: list[str], progress: Progress, bar: TaskID) -> None:
-    """One run in a process of its own, whose last line is shown; InputError with what it said if it fails."""
+    """Trains one run in a separate process and shows its last line; raises InputError with its output if it fails."""
     said = []
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
@@ -50,7 +50,7 @@ def train(arguments: list[str], progress: Progress, bar: TaskID) -> None:
     if process.returncode:
         print(*said[-30:], sep="\n", file=sys.stderr)
         again = " ".join(arguments[1:])
-        raise InputError(again, f"ended with status {process.returncode}", "see above; the next call goes on from here")
+        raise InputError(again, f"ended with status {process.returncode}", "see above; the next call resumes here")
 
 
 def train_all(table: Ablation, seeds: tuple[int, ...], epochs: tuple[int, int, int], corpus: Path, root: Path) -> None:

@@ -1,7 +1,7 @@
 """How the published implementation names and shapes our parameters. Tables only; no model is built here.
 
 Every tensor of ours is one published tensor, with four exceptions: the two hands share an encoder that is published
-twice, but each has running statistics of its own, of which the published code has the mixture; the cross attention's
+twice, but each has its own running statistics, of which the published code keeps the mixture; the cross attention's
 three projections are published as one; and a layer that the published code never uses (`fusion_pose_rgb_linear`) does
 not exist here.
 """
@@ -48,7 +48,7 @@ RENAMES = (  # applied one after the other to a name of ours
     (r"_DA\.position_bias\.(weight|bias)2$", r"_DA.rel_pos_bias.mlp.2.\1"),
 )
 FLATTENED = re.compile(r"\.gcn\.conv\.(weight|bias)$|_DA\.to_[qkv]\.weight$")  # hops (or groups) and outputs: one axis
-TRAILING_ONES = (  # kernel axes of size 1, which ours do without
+TRAILING_ONES = (  # kernel axes of size 1, which ours omit
     (2, re.compile(r"\.gcn\.conv\.weight$|\.residual\.0\.weight$|_DA\.to_[kv]\.weight$|_DA\.to_offsets\.0\.weight$")),
     (1, re.compile(r"_DA\.to_(q|out|offsets\.2)\.weight$|^fusion_gate\.\d\.weight$|\.tcn\.0\.weight$")),
 )
@@ -57,7 +57,7 @@ UNUSED = "fusion_pose_rgb_linear"
 
 
 def published_names(name: str) -> tuple[str, ...]:
-    """Under which names the published implementation keeps our tensor `name`: two for what the hands share."""
+    """The published names of our tensor `name`: two names for tensors shared by the hands."""
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     encoder = re.match(r"(?:proj_linear|(?:fusion_)?gcn_modules)\.(\w+)\.", name)
@@ -78,7 +78,7 @@ def publish(named: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpublish(published: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `publish`: a tensor for every name in `own`, whose shapes are asked for."""
+    """The inverse of `publish`: a tensor for every name in `own`, in the shapes given there."""
     result = {}
     for own_name, like in own.items():
         name = published_names(own_name)[0]
@@ -92,7 +92,8 @@ def unpublish(published: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str,
 
 
 def check_copies(published: dict[str, Tensor], where: object) -> None:
-    """What is stored twice must be equal, or half of it would be lost: InputError naming the first difference."""
+    """Tensors that are stored twice must be equal, otherwise one copy would be lost: raises InputError naming the first
+    difference."""
     for name, tensor in published.items():
         twin = name.replace(".left.", ".right.")
         if re.fullmatch(r"mt5_model\.(encoder|decoder)\.embed_tokens\.weight", name):

@@ -12,7 +12,7 @@ from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 
 
 class Fusion(NamedTuple):
-    """Of the N crops of a batch, in its order."""
+    """Gates and sampling points of the N crops of a batch, in order."""
 
     gate_NV: np.ndarray | None  # share of the fused feature in each joint's, 0 to 1
     position_NGV2: np.ndarray | None  # x and y in the crop, [0, 1] inside it; None for fusion by cross-attention

@@ -19,12 +19,12 @@ from unisign_fast.pipelines.input_files import not_a_file_of_its_kind, read_byte
 from unisign_fast.pipelines.targets import language_name
 
 PAD, END, UNKNOWN = 0, 1, 2  # mT5's special ids; its decoder starts with PAD
-MAX_BYTES, MAX_PIECES = 64 * 2**20, 2**24  # mT5's has 4 MB and 250,100
+MAX_BYTES, MAX_PIECES = 64 * 2**20, 2**24  # mT5's file has 4 MB and 250,100 pieces
 MAX_TARGET_TOKENS = 50  # with the end token, as published
 
 
 def until_end(tokens: list[int]) -> list[int]:
-    """The tokens with the first end token, without padding behind it."""
+    """The tokens up to and including the first end token, without padding."""
     return tokens[: tokens.index(END) + 1] if END in tokens else tokens
 
 
@@ -49,7 +49,7 @@ class Tokenizer:
             raise InputError(self.path, problem, remedy)
         try:
             if not model:
-                raise ValueError("it is empty")  # the library would take it, and print its complaints
+                raise ValueError("it is empty")  # the library would accept it and print warnings
             self._pieces = SentencePieceProcessor(model_proto=model)
             if not UNKNOWN < len(self) <= MAX_PIECES:
                 raise ValueError(f"it has {len(self)} pieces")
@@ -97,7 +97,7 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
     """A tokenizer for a small corpus, with mT5's special ids and normalisation; the same texts give the same file."""
     prompts = [prompt(language) for language in ("zh", "en")]
-    model = io.BytesIO()  # into a file, it would hold that file's path
+    model = io.BytesIO()  # written to a file, the model would contain that file's path
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*prompts, *texts]),
         model_writer=model,

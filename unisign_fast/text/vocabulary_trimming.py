@@ -23,13 +23,13 @@ ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-define
 HEAD, SHARED = "lm_head.weight", "shared.weight"  # mT5's names
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # the same tensor as SHARED; not in every file
 ROWS = (HEAD, SHARED, *TIED)  # matrices with a row for each token
-MULTIPLE = 8  # of rows: GPUs multiply such matrices faster
+MULTIPLE = 8  # number of rows: GPUs multiply such matrices faster
 
 
 def trim_tokenizer(full: Tokenizer, texts: Iterable[str], folder: Path) -> Tokenizer:
     """Writes a tokenizer into `folder` that finds the same pieces in these texts and all prompts, and has few others.
 
-    Kept are those pieces, every single character they are made of, and what is no piece of text (end token, bytes).
+    It keeps those pieces, every single character in them, and the pieces that are not text (end token, bytes).
     The trimmed model allows no new segmentation of a text and keeps the best one.
     """
     model = ModelProto.FromString(full.path.read_bytes())
@@ -51,7 +51,8 @@ def trim_tokenizer(full: Tokenizer, texts: Iterable[str], folder: Path) -> Token
 
 
 def rows_of(trimmed: Tokenizer, full: Tokenizer) -> Tensor:
-    """Which row of the full vocabulary each of the trimmed one is, int64. Raises InputError if one is not in it."""
+    """For each row of the trimmed vocabulary its row in the full one, int64. Raises InputError if a piece is missing
+    there."""
     number = {piece: token for token, piece in enumerate(full.pieces())}
     try:
         return torch.tensor([number[piece] for piece in trimmed.pieces()])
@@ -68,7 +69,7 @@ def trimmed_weights(weights: dict[str, Tensor], rows: Tensor | None) -> dict[str
 
 
 def untrimmed_weights(weights: dict[str, Tensor], rows: Tensor, embedding: Tensor, head: Tensor) -> dict[str, Tensor]:
-    """A trimmed model's weights with the full vocabulary: the rows that it has not are those of these matrices."""
+    """A trimmed model's weights with the full vocabulary: missing rows are taken from these matrices."""
     full = dict(weights)
     for name, weight in weights.items():
         if name.endswith(ROWS):

@@ -199,8 +199,8 @@ def make_moments(engine: "DeepSpeedEngine") -> None:
     moments of the first parameter group to their parameters, and its accessors could not return the others.
     """
     optimizer, basic = engine.optimizer, engine.basic_optimizer
-    of_stage_3 = getattr(optimizer, "fp32_partitioned_groups_flat", None)
-    for weight in of_stage_3 or [weight for group in basic.param_groups for weight in group["params"]]:
+    partitions = getattr(optimizer, "fp32_partitioned_groups_flat", None)
+    for weight in partitions or [weight for group in basic.param_groups for weight in group["params"]]:
         basic.state[weight] = {
             "step": torch.zeros((), device=weight.device),
             "exp_avg": torch.zeros_like(weight),

@@ -84,8 +84,8 @@ def _whole_state(engine: "DeepSpeedEngine") -> Iterator[tuple[str, Tensor]]:
         whole = None if own is not parameter else safe_get_full_fp32_param(parameter)
         yield f"{WEIGHT}/{name}", own if whole is None else whole
         for key in MOMENTS if parameter.requires_grad else ():
-            of_own = states[own][key] if own in states else None
-            yield f"{key}/{name}", safe_get_full_optimizer_state(parameter, key) if of_own is None else of_own
+            own_value = states[own][key] if own in states else None
+            yield f"{key}/{name}", safe_get_full_optimizer_state(parameter, key) if own_value is None else own_value
     yield from ((f"buffer/{name}", buffer) for name, buffer in engine.module.named_buffers())
 
 

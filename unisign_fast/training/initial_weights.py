@@ -45,7 +45,7 @@ def pretrained_tokenizer(source: str) -> Tokenizer:
 def read_vocabulary(source: str, option: str) -> tuple[Tokenizer, Tensor, Tensor]:
     """Tokenizer, embedding [W, D] and output head [W, D] of a pretrained mT5 or of a model folder.
 
-    Raises InputError where one of them is missing; `option` of the command named it.
+    Raises InputError, naming the command's `option`, if one of them is missing.
     """
     path = _mt5_file(source, "model.safetensors", "pytorch_model.bin", option=option)
     weights = {name.removeprefix(MODEL_PREFIX): weight for name, weight in read_weights(path).items()}
@@ -57,9 +57,8 @@ def read_vocabulary(source: str, option: str) -> tuple[Tokenizer, Tensor, Tensor
 
 
 def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor | None = None) -> None:
-    """Copy the pretrained weights into `language_model`. Raises InputError unless each of them is there and fits.
-
-    `rows`: those of the vocabulary that `language_model` has, if it is trimmed.
+    """Copy the pretrained weights into `language_model`. Raises InputError unless every weight exists and fits. `rows`:
+    the vocabulary rows of `language_model`, if it is trimmed.
 
     It does not use transformers, which initialises missing weights randomly and only logs it: for an untied mT5 saved
     as safetensors, the embeddings of both stacks.
@@ -104,7 +103,7 @@ def _remedy(option: str = "--mt5") -> str:
 
 
 def _mt5_file(source: str, *names: str, option: str = "--mt5") -> Path:
-    """The first of these files that the folder or the hub has."""
+    """The first of these files that exists in the folder or on the hub."""
     if Path(source).is_dir():
         result = [Path(source, name) for name in names if Path(source, name).is_file()]
         if not result:
@@ -115,4 +114,4 @@ def _mt5_file(source: str, *names: str, option: str = "--mt5") -> Path:
             return download_file(source, name)
         except (OSError, HTTPError, HFValidationError) as error:
             reason = first_line(error)
-    raise InputError(f"{option} {source}", f"is no folder or hub name that can be read ({reason})", _remedy(option))
+    raise InputError(f"{option} {source}", f"is not a readable folder or hub name ({reason})", _remedy(option))

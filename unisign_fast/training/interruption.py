@@ -11,7 +11,7 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int, step: int):
         self.status = 128 + signum
-        super().__init__(f"stopped at step {step}; the same command goes on")
+        super().__init__(f"stopped at step {step}; the same command resumes")
 
 
 class SignalWatch:

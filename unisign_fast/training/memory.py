@@ -27,8 +27,8 @@ from unisign_fast.training.settings import TrainSettings
 from unisign_fast.utils.distributed import Ranks
 
 AUTO = "auto"
-PUBLISHED_CLIPS = {1: 16, 2: 4, 3: 8}  # of a micro-batch, by stage: what a CPU takes
-USED_SHARE = 0.85  # of the free memory; the rest is for the allocator's gaps and libraries
+PUBLISHED_CLIPS = {1: 16, 2: 4, 3: 8}  # clips of a micro-batch on a CPU, by stage
+USED_SHARE = 0.85  # share of the free memory; the rest is for the allocator's gaps and libraries
 WORKSPACE = 4 << 30  # chunks of logits, temporaries of the largest layer, and buckets of gradients
 PROMPT_TOKENS = 14
 
@@ -58,7 +58,7 @@ class SavedBytes:
 def micro_batch_budget(
     settings: TrainSettings, data: DataSettings, config: ModelConfig, stage: int, ranks: Ranks
 ) -> Budget:
-    """What a micro-batch may hold: the settings' own numbers, and for `auto` as many clips of full length as fit.
+    """The budget of a micro-batch: the numbers in the settings, or for `auto` as many full-length clips as fit.
 
     Raises InputError if not even one clip fits.
     """
@@ -78,8 +78,8 @@ def clips_that_fit(
 ) -> int:
     """Number of full-length clips that fit into `free_bytes` along with the model; at most those of a step."""
     state = state_bytes(settings, config, world_size)
-    of_a_clip = (saved_bytes(4, settings, data, config) - saved_bytes(2, settings, data, config)) // 2
-    clips = int((USED_SHARE * free_bytes - state - WORKSPACE) // of_a_clip)
+    clip_bytes = (saved_bytes(4, settings, data, config) - saved_bytes(2, settings, data, config)) // 2
+    clips = int((USED_SHARE * free_bytes - state - WORKSPACE) // clip_bytes)
     if clips < 1:
         problem = f"{free_bytes / 2**30:.0f} GiB are free, and the model and its optimiser take {state / 2**30:.0f} GiB"
         raise InputError("GPU memory", problem, "train with more ranks and --zero-stage 2, or lower --max-frames")

@@ -1,6 +1,6 @@
 """Logs of a training run: a progress bar on rank 0, TensorBoard, Weights & Biases if wanted, and RUN/log.jsonl.
 
-log.jsonl has one JSON object a line. Every line has `event` (start, resume, step, bad_clip, bad_step, evaluation,
+log.jsonl has one JSON object per line. Every line has `event` (start, resume, step, bad_clip, bad_step, evaluation,
 checkpoint, checkpoint_passed_over, stopped, finished) and `time`. A step has loss, grad_norm (before clipping),
 learning_rate, clips_per_s, input_wait (share of the time), memory_gib (peak) and, where the device's peak is known, mfu
 (useful FLOPs over those the devices could have done). After a resume the lines of repeated steps come again, with the
@@ -40,7 +40,7 @@ class StepReport(NamedTuple):
     grad_norm: float
     is_bad: bool  # loss or gradient was not finite, and the step was not taken
     clips: int
-    wants_stop: bool  # a rank was told to stop
+    wants_stop: bool  # a rank received a stop signal
 
 
 class _Pending(NamedTuple):
@@ -70,13 +70,14 @@ class MetricsLogger:
         self._pending: _Pending | None = None
         self._step = 0
         self._said_at = self._clock = time.monotonic()
-        # Since the last logged step: seconds of training, of them waiting for input, useful work, and clips.
+        # Since the last logged step: seconds of training, seconds of waiting for input, useful work, and clips.
         self._busy = self._waited = self._flops = 0.0
         self._clips = 0
 
     @contextmanager
     def open(self, first_step: int, total_steps: int) -> Iterator["MetricsLogger"]:
-        """Bar and board for the steps from `first_step` (those done before) to `total_steps`."""
+        """Open the progress bar and TensorBoard for the steps from `first_step` (the number already done) to
+        `total_steps`."""
         if self.ranks.is_first:
             with writing(self._run):
                 board = self._run / "tensorboard"
@@ -117,7 +118,7 @@ class MetricsLogger:
     def step(self, step: int, row: dict, values: Tensor, flops: float = 0.0) -> StepReport | None:
         """Step number `step` (from 1) has been issued; `values` [5] on the device are loss, norm of the gradient,
         whether it was bad, clips, and stop signals; `flops` its useful work on all ranks. Every `log_every`-th is
-        logged. Returns the report of the step before, which the device is through with by now."""
+        logged. Returns the report of the previous step, which the device has finished by now."""
         report = self.fetch()
         self._step = step
         if self._bar:
@@ -149,14 +150,14 @@ class MetricsLogger:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Exclude what runs inside, such as evaluation, from clips/s. No step may be pending."""
+        """Exclude the block, such as an evaluation, from clips/s. No step may be pending."""
         assert self._pending is None, "fetch first"
         self._busy += time.monotonic() - self._clock
         yield
         self._clock = time.monotonic()
 
     def event(self, event: str, message: str = "", **values) -> None:
-        """Log an event from rank 0, and say `message` if there is one."""
+        """Log an event from rank 0, and print `message` if there is one."""
         if self.ranks.is_first:
             with writing(self._run):
                 self.log.write(event, **values)
@@ -164,7 +165,7 @@ class MetricsLogger:
                 self._console.print(message, markup=False, highlight=False)
 
     def scores(self, epoch: int, scores: dict[str, float]) -> None:
-        """Log and say the scores of an evaluation after epoch number `epoch` (from 0)."""
+        """Log and print the scores of an evaluation after epoch number `epoch` (from 0)."""
         said = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.event("evaluation", f"epoch {epoch + 1}: {said}", epoch=epoch, step=self._step, scores=scores)
         self._plot("scores", scores, self._step)
@@ -214,20 +215,20 @@ class MetricsLogger:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at most so far: of the GPU's memory that was allocated, or of this process."""
+    """Peak memory in bytes so far: allocated on the GPU, or used by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """FLOP/s that the device could do in dense bfloat16; None where it is not known."""
+    """Peak FLOP/s of the device in dense bfloat16; None if unknown."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((1e12 * tflops for known, tflops in PEAK_TFLOPS.items() if known in name), None)
 
 
 def _start_wandb(project: str, run: Path):
-    """A run on Weights & Biases named like the folder; going on adds to it."""
+    """A run on Weights & Biases named after the folder; resuming appends to it."""
     try:
         import wandb
     except ImportError:

@@ -35,7 +35,7 @@ BASE = Recipe(
     efficientnet="imagenet",
 )
 
-# Small enough to learn the demo corpus from nothing on two CPU cores within minutes.
+# Small enough to learn the demo corpus from scratch on two CPU cores within minutes.
 DEMO_TRAIN = TrainSettings(
     clips_per_step=8,
     frames_per_device=8 * 40,
@@ -44,7 +44,7 @@ DEMO_TRAIN = TrainSettings(
     precision="fp32",
     checkpoint_every_steps=500,
 )
-# Slower, so that what stage 1 learned stays; the RGB branch, most of it new, learns faster.
+# Slower, to preserve the result of stage 1; the mostly new RGB branch learns faster.
 DEMO_LATER = replace(DEMO_TRAIN, learning_rate=5e-4, rgb_rate=3.0)
 DEMO = Recipe(
     model=ModelConfig(
@@ -71,7 +71,7 @@ DEMO = Recipe(
     mt5="random",
     efficientnet="handshapes",
     crop_size=64,
-    max_frames=40,  # fewer than a sentence has, so that every epoch sees other frames: without it texts are memorised
+    max_frames=40,  # fewer than a sentence has: epochs sample different frames, so texts are not memorised
 )
 
 RECIPES: dict[str, Recipe] = {"demo": DEMO, "base": BASE}
@@ -89,7 +89,7 @@ def default_settings(recipe: RecipeName, source: Source, stage: Stage, task: Tas
         model = published_settings(model)
     stores: tuple[Path, ...] = ()
     if recipe == "demo":
-        stores_of_stage = {1: ("sentences", "words"), 2: ("words",)}  # RGB begins where one sign is the whole target
+        stores_of_stage = {1: ("sentences", "words"), 2: ("words",)}  # one sign is the whole target
         names = stores_of_stage.get(stage, ("words",) if task == "islr" else ("sentences",))
         stores = tuple(DEMO_CORPUS / name for name in names)
     return RunSettings(

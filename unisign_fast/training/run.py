@@ -94,7 +94,7 @@ def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | No
     if trained:
         trainer = _trainer(settings, config, model, tokenizer, reader, clips, ranks)
         trainer.resume()
-        record(settings, stores, ranks)  # only now: a refused start must not change the record of the run
+        record(settings, stores, ranks)  # only now: a rejected start must not change the record of the run
         with naming_what_to_lower(trainer.loader.budget, settings.data.max_frames):
             trained = trainer.train()
     else:

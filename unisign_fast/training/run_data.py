@@ -15,7 +15,7 @@ from unisign_fast.training.recipes import DEMO_CLIPS, DEMO_CORPUS
 from unisign_fast.training.settings import RunSettings
 from unisign_fast.utils.distributed import Ranks
 
-MUCH_UNKNOWN = 0.01  # of the targets' tokens
+MUCH_UNKNOWN = 0.01  # share of the targets' tokens
 
 
 def open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:

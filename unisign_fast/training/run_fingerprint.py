@@ -1,4 +1,5 @@
-"""What must be the same for a checkpoint to be resumed, and what may change between the starts of one run.
+"""The settings and data that must match for a checkpoint to be resumed, and those that may change between starts of a
+run.
 
 Data is identified by its checksums, not by its paths. Ranks, ZeRO stage and micro-batch sizes may change, because the
 clips of each step stay the same.
@@ -85,7 +86,7 @@ def check_same_layout(folder: Path, saved: dict, settings: TrainSettings, ranks:
 
 
 def _of_version_0_1(saved: dict, ours: dict) -> dict:
-    """A fingerprint of version 0.1 in today's form; the data's paths, and what has come since, are left out."""
+    """A fingerprint of version 0.1 in today's form; data paths and newer entries are left out."""
     setting, recipe = dict(saved.get("setting", {})), dict(saved.get("recipe", {}))
     layout = {name: setting.pop(name, None) for name in ("epochs", "ranks", "zero_stage")}
     steps = setting.pop("optimiser steps", 0)

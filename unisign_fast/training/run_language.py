@@ -39,7 +39,7 @@ def language_parts(
 ) -> tuple[Tokenizer, MT5Shape, Tensor | None]:
     """The tokenizer, and the geometry of mT5: those of the model started from, of a pretrained mT5, or new ones.
 
-    Where the vocabulary is trimmed, also which of its rows are kept.
+    If the vocabulary is trimmed, also the rows that are kept.
     """
 
     def texts() -> list[str]:

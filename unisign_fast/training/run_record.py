@@ -1,4 +1,4 @@
-"""What a run writes about itself: RUN/settings.json, the model cards, and what identifies its data."""
+"""The records that a run writes about itself: RUN/settings.json, the model cards, and what identifies its data."""
 
 import json
 import subprocess
@@ -101,9 +101,9 @@ def identity(settings: RunSettings, tokenizer: Tokenizer, stores: list[KeypointS
     others |= {name: plain[name] for name in ("trim_vocabulary", "data_fraction")}
     first = crc32c_of(settings.source / "model.safetensors") if settings.source else None
     contents = {f"store {number}": content_of(store) for number, store in enumerate(stores, 1)}
-    of_data = contents | {"tokenizer content": tokenizer.fingerprint, "first weights": first}
-    data = {name: value for name, value in plain["data"].items() if name != "augment" or value}  # runs before had none
-    return others | of_data | data | model
+    data_record = contents | {"tokenizer content": tokenizer.fingerprint, "first weights": first}
+    data = {name: value for name, value in plain["data"].items() if name != "augment" or value}  # earlier runs had none
+    return others | data_record | data | model
 
 
 def crc32c_of(path: Path) -> str:

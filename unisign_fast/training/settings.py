@@ -25,27 +25,27 @@ class TrainSettings:
     epochs: int = 20  # passes over the training clips; may grow on resume
     clips_per_step: int = 512  # clips of an optimiser step, all ranks together
     frames_per_device: int | Literal["auto"] = (
-        "auto"  # of a micro-batch, padded to its longest clip; auto: as many as fit
+        "auto"  # frames of a micro-batch, padded to its longest clip; auto: as many as fit
     )
     tokens_per_device: int | Literal["auto"] = "auto"  # target tokens of a micro-batch; auto: as many as fit
     learning_rate: float = 3e-4
     rgb_rate: float = 1.0  # learning rate of the RGB branch over the others', for random first weights
-    weight_decay: float = 1e-4  # none on biases and 1-D parameters
+    weight_decay: float = 1e-4  # not applied to biases and 1-D parameters
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-9
-    clip_norm: float = 1.0  # of the gradient of the whole step
-    precision: Literal["fp32", "bf16"] = "bf16"  # of weights and activations; the optimiser's are float32
+    clip_norm: float = 1.0  # clipping norm of the whole step's gradient
+    precision: Literal["fp32", "bf16"] = "bf16"  # of weights and activations; the optimiser's state is float32
     zero_stage: Literal[0, 1, 2, 3] = 1  # how much of the state DeepSpeed ZeRO shards over ranks
-    seed: int = 0  # of everything random: weights, order, frames, sampling, dropout
-    checkpoint_every_steps: int = 500  # and after every evaluation
-    evaluate_every_epochs: int = 1  # on the dev split, where there is one
+    seed: int = 0  # seeds everything random: weights, order, frames, sampling, dropout
+    checkpoint_every_steps: int = 500  # steps between checkpoints; also one after every evaluation
+    evaluate_every_epochs: int = 1  # epochs between evaluations on the dev split, if there is one
     early_stopping: int = 0  # evaluations without a better score before the run ends; 0: never
-    log_every_steps: int = 10  # to log.jsonl and TensorBoard
+    log_every_steps: int = 10  # steps between entries in log.jsonl and TensorBoard
     wandb: str | None = None  # project on Weights & Biases to log to as well
     resume: Literal["auto", "never"] = "auto"  # auto: from the newest complete checkpoint; never: the run must be new
     max_bad_share: float = 0.05  # a run stops when more of its clips than this are bad
     on_bad_step: Literal["stop", "skip"] = "stop"  # a step whose loss or gradient is not finite is never taken
-    max_skipped_steps: int = 10  # of a run, with --on-bad-step skip
+    max_skipped_steps: int = 10  # limit per run, with --on-bad-step skip
 
     def __post_init__(self):
         counts = "epochs", "clips_per_step", "checkpoint_every_steps", "evaluate_every_epochs", "log_every_steps"

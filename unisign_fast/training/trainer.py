@@ -76,9 +76,9 @@ class Trainer:
     `model(batch)` returns [2]: the sum of the targets' losses, and the number of targets, which
     `model.target_count(batch)` gives before the forward pass. `open_loader(on_bad_clip)` creates this rank's
     BatchLoader. `save_weights(folder, state_dict)` is called on rank 0 for RUN/best and RUN/last with the full float32
-    state and writes plain files. `recipe` is what else defines the run (model, data), as JSON; a checkpoint is only
-    resumed with the same recipe. `flops(batch)` are the useful FLOPs of training on a micro-batch, for the MFU in the
-    log.
+    state and writes plain files. `recipe` holds everything else that defines the run (model, data), as JSON; a
+    checkpoint is only resumed with the same recipe. `flops(batch)` are the useful FLOPs of training on a micro-batch,
+    for the MFU in the log.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Trainer:
         self.progress.skipped += 1
         said = f"loss {report.loss:.4g} and gradient norm {report.grad_norm:.4g} at step {report.step}"
         named = ", ".join(clips[:8]) + (f" and {len(clips) - 8} more" if len(clips) > 8 else "")
-        values = {"loss": str(report.loss), "grad_norm": str(report.grad_norm)}  # JSON knows no NaN
+        values = {"loss": str(report.loss), "grad_norm": str(report.grad_norm)}  # JSON has no NaN
         self.metrics_logger.event("bad_step", step=report.step, clips=clips, **values)
         if self.settings.on_bad_step == "stop":
             remedy = "lower --learning-rate, repair these clips, or pass over such steps with --on-bad-step skip"
@@ -287,7 +287,7 @@ def check_run_folder(run: Path, settings: TrainSettings, ranks: Ranks) -> None:
         raise InputError(run, "is a file", "name a folder for the run")
     is_used = ranks.from_first(ranks.is_first and run.exists() and any(run.iterdir()))
     if is_used and settings.resume == "never":
-        raise InputError(run, "is not an empty folder", "name a new folder, or go on with --resume auto")
+        raise InputError(run, "is not an empty folder", "name a new folder, or resume with --resume auto")
 
 
 def check_finite(where: Path, state: dict[str, Tensor]) -> None:
@@ -295,4 +295,4 @@ def check_finite(where: Path, state: dict[str, Tensor]) -> None:
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             problem = f"{name} is not finite any more and is not saved"
-            raise InputError(where, problem, "go on from the newest checkpoint, with a lower --learning-rate")
+            raise InputError(where, problem, "resume from the newest checkpoint with a lower --learning-rate")

@@ -25,9 +25,9 @@ def run_command(
     """Run a function, or the one that the first argument names, with options made from its signature and docstring.
 
     `arguments` are the command line's by default; the --local_rank that DeepSpeed's launcher adds is dropped, since
-    ranks come from the environment. `examples` is the script's docstring: --help shows its command lines. An InputError
-    ends the process with one line on stderr and status 2, wrong arguments with tyro's message and status 2, Ctrl-C with
-    one line and status 130.
+    ranks come from the environment. `examples` is the script's docstring: --help shows its command lines. The process
+    ends with status 2 and one line on stderr on an InputError, with status 2 and tyro's message on wrong arguments, and
+    with status 130 and one line on Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is escaped
         if isinstance(stream, io.TextIOWrapper):

@@ -90,7 +90,7 @@ class Ranks:
 
 def start_ranks() -> Ranks:
     """Join the other processes (nccl on GPUs, gloo on CPU), whoever launched this one. Call it once, first, and
-    `Ranks.leave` last. Raises InputError where ranks were started without being told so.
+    `Ranks.leave` last. Raises InputError if several ranks were started without a launcher's environment.
     """
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "RANK" not in os.environ:
         problem = "is above 1, and no launcher has told the tasks their ranks: each would train alone"
@@ -101,7 +101,7 @@ def start_ranks() -> Ranks:
         os.environ.setdefault(name, value)
     rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     watched = any(name in os.environ for name in LAUNCHERS)
-    if world_size == 1 and not watched:  # nobody to meet: any free port, so that two runs on a machine do not collide
+    if world_size == 1 and not watched:  # any free port, so that two runs on a machine do not collide
         os.environ["MASTER_PORT"] = str(free_port())
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -112,7 +112,7 @@ def start_ranks() -> Ranks:
 
 
 def _meet(backend: str, timeout: timedelta | None) -> None:
-    """Join the process group. Raises InputError when not all ranks are there after `timeout`."""
+    """Join the process group. Raises InputError if not all ranks have joined after `timeout`."""
     usual = dist.distributed_c10d.default_pg_timeout
     deepspeed = import_deepspeed()
     try:
@@ -126,7 +126,7 @@ def _meet(backend: str, timeout: timedelta | None) -> None:
         problem = f"not all {os.environ['WORLD_SIZE']} ranks came within {timeout.seconds} s ({reason})"
         address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
         raise InputError(address, problem, "look at what the other ranks said, and start all of them again") from None
-    if timeout is not None:  # later a rank may work for a long time while others wait
+    if timeout is not None:  # later on, a rank may work for a long time while others wait
         dist.distributed_c10d._set_pg_timeout(usual)
 
 

@@ -1,4 +1,4 @@
-"""RUN/log.jsonl: one JSON object a line, written by several processes, read while it grows."""
+"""RUN/log.jsonl: one JSON object per line, written by several processes, readable while it grows."""
 
 import json
 import os
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class StepEvent(msgspec.Struct, frozen=True):
-    """A logged step; NaN for what its line does not say."""
+    """A logged step; values missing from its line are NaN."""
 
     step: StepNumber = 0
     loss: float = nan

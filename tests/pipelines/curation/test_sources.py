@@ -43,15 +43,15 @@ def test_files_are_dated_by_their_names_and_count_once(tmp_path):
         (tmp_path / "news" / name).write_text(content)
     path = write_sources(tmp_path / "sources.toml", dates='{"x.mp4" = 2026-06-01}')
     checksums = Checksums(tmp_path / "checksums.json")
-    found = scan(path, read_sources(path), checksums)
-    assert [(one.path.name, one.day) for one in found] == [
+    programmes = scan(path, read_sources(path), checksums)
+    assert [(one.path.name, one.day) for one in programmes] == [
         ("number-20269999.mp4", None),
         ("a-2026-05-02.mp4", date(2026, 5, 2)),
         ("b-20260503.mp4", date(2026, 5, 3)),
         ("x.mp4", date(2026, 6, 1)),
     ]
     splits = Splits(date(2026, 5, 3), date(2026, 6, 1))
-    assert [splits.split(one.day) for one in found] == ["train", "train", "dev", "test"]
+    assert [splits.split(one.day) for one in programmes] == ["train", "train", "dev", "test"]
 
 
 def test_checksums_are_computed_once_for_a_size_and_time(tmp_path):
