@@ -38,9 +38,9 @@ def run(
 ) -> None:
     """Make a corpus of programmes: texts with times, poses of the signer, clips, and a release to train on.
 
-    What is finished is not made again: the same command goes on after any interruption, and a changed setting repeats
-    only what depends on it. What cannot be made becomes a dead letter with its reason. Ray distributes the work on this
-    machine, or on the cluster at RAY_ADDRESS, which shares the folder. Needs `bash launch/install.sh curation`.
+    Finished work is never repeated: the same command resumes after any interruption, and a changed setting repeats only
+    what depends on it. Items that fail become dead letters with a reason. Ray distributes the work on this machine, or
+    on the cluster at RAY_ADDRESS, which shares the folder. Needs `bash launch/install.sh curation`.
 
     Args:
         sources: TOML file that names the programmes, the signer's box, language, licence and consent.

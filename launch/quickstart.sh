@@ -13,7 +13,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 if [ "${1:-}" = --full ]; then
   runs=runs/demo
   epochs() { if [ $# = 2 ]; then echo --epochs "$2"; fi; }
-  echo "The full demo recipe takes about an hour on two cores. Stopped, it goes on from there at the next call."
+  echo "The full demo recipe takes about an hour on two cores. After an interruption, the next call resumes it."
 else
   runs=runs/quickstart
   epochs() { echo --epochs "$1"; }

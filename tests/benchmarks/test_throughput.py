@@ -317,7 +317,7 @@ def test_a_trimmed_vocabulary_is_measured_beside_mt5s_own(tmp_path):
 
 
 REFUSED = {
-    "no number": ("throughput --p-samp a,b", ["--p-samp: 'a,b' is no list of numbers"]),
+    "no number": ("throughput --p-samp a,b", ["--p-samp: 'a,b' is not a list of numbers"]),
     "share": ("throughput --p-samp 0,1.5", ["--p-samp: 1.5 is not possible"]),
     "stage 1 with RGB": ("throughput --stage 1 --p-samp 0.1", ["stage 1 is pose-only", "--stage 3"]),
     "stage 2 without": ("profile_step --stage 2 --p-samp 0", ["stage 2 trains the RGB branch"]),

@@ -97,7 +97,8 @@ def test_the_command_lists_the_others_and_refuses_what_is_none():
     )
     assert listed.returncode == 0 and all(f"\n  {name} " in listed.stdout for name in COMMANDS)
     assert version.stdout == f"{__version__}\n"
-    assert wrong.returncode == 2 and wrong.stderr.startswith("error: unisign-fast: 'translat' is no command; choose ")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: unisign-fast: 'translat' is not a command; choose ")
 
 
 def test_what_a_terminal_cannot_show_is_escaped():

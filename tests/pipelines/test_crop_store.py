@@ -215,7 +215,7 @@ def test_a_killed_run_leaves_a_store_that_the_next_one_finishes(tmp_path):
     clips = [{"keypoints": pose(40, i), "source": textured(tmp_path / f"{i}.webm", 40)} for i in range(30)]
     store = write_store(tmp_path / "store", clips)
     first = prepare("crops", store.path, "--size", 16, "--workers", 1)
-    assert "will take" in first.stderr.readline()  # the disk's use is foretold, then the cutting begins
+    assert "will take" in first.stderr.readline()  # the disk usage is predicted before cutting begins
     first.kill()
     first.communicate()
     assert CropStore(store).clips == 0  # a run commits once a minute
@@ -264,7 +264,7 @@ if __name__ == "__main__":
 
 
 def test_a_disk_that_takes_no_more(tmp_path):
-    """A real refusal of the operating system; what was committed before it stays, and the next call goes on."""
+    """A real error of the operating system; committed clips are kept, and the next call resumes."""
     clips = [{"keypoints": pose(40, i), "source": textured(tmp_path / f"{i}.webm", 40)} for i in range(3)]
     store = write_store(tmp_path / "store", clips)
     (tmp_path / "full.py").write_text(FULL_DISK.format(path=str(store.path)))

@@ -54,7 +54,7 @@ def refusal(action, *arguments, **options) -> str:
     return str(caught.value)
 
 
-# --- nobody, and pixels of little confidence
+# --- no person, and pixels of low confidence
 
 
 def test_a_clip_without_anybody_is_named_and_left_out(tmp_path):

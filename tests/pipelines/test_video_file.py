@@ -132,7 +132,7 @@ def frames_of(path: Path) -> list[np.ndarray]:
 
 # --- the display matrix
 
-MATRICES = {  # how a player turns the coded picture: a, b, c, d with (x, y) shown at (ax + cy, bx + dy)
+MATRICES = {  # how a player rotates the coded picture: a, b, c, d with (x, y) shown at (ax + cy, bx + dy)
     "90 clockwise": (0, 1, -1, 0),
     "180": (-1, 0, 0, -1),
     "90 counter-clockwise": (0, -1, 1, 0),

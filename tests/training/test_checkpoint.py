@@ -160,7 +160,7 @@ def test_a_disk_that_refuses_is_named_and_leaves_nothing_behind(tmp_path):
         (folder / "half.pt").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(InputError, match="checkpoints: cannot be written .No space left on device.; make room"):
+    with pytest.raises(InputError, match="checkpoints: cannot be written .No space left on device.; free disk space"):
         checkpoints(tmp_path).save(2, {"step": 2}, refuse)
     assert [path.name for path in (tmp_path / "checkpoints").glob("step_*")] == ["step_00000001"]
     save(tmp_path, 2)

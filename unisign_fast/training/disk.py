@@ -35,8 +35,8 @@ def writing(folder: Path) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else _number(str(error))
         if number is None:
             raise
-        remedy = "make room" if number in NO_ROOM else "make it writable, or name another folder"
-        remedy = f"{remedy}; the same command goes on"
+        remedy = "free disk space" if number in NO_ROOM else "make it writable, or name another folder"
+        remedy = f"{remedy}; the same command resumes"
         raise InputError(folder, f"cannot be written ({os.strerror(number)})", remedy) from None
 
 
@@ -62,7 +62,7 @@ def secured(path: Path) -> tuple[int, str]:
 def sealed_state(folder: Path) -> dict:
     """The state in a folder's manifest. Raises NotWhole unless every file matches the manifest."""
     if folder.is_symlink() or not folder.is_dir():
-        raise NotWhole("is no folder")
+        raise NotWhole("is not a folder")
     try:
         if not (folder / MANIFEST).exists():
             raise NotWhole("saving it was not finished")
