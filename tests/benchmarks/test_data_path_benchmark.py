@@ -1,4 +1,4 @@
-"""The data path's benchmark measures what it says: both ways deliver the same, and a corpus of any size opens."""
+"""The data path's benchmark: both pipelines deliver the same data, and a corpus of any size opens."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""benchmarks/evaluation.py: both ways of evaluating write the same texts."""
+"""benchmarks/evaluation.py: both evaluation methods write the same texts."""
 
 import json
 import sys
@@ -17,8 +17,8 @@ from unisign_fast.utils.console import run_command
 CLIPS, ROUNDS = 6, 2
 
 
-def test_both_ways_write_the_same_texts(tmp_path):
-    """One clip at a time, so that the published way pads nothing."""
+def test_both_methods_write_the_same_texts(tmp_path):
+    """One clip at a time, so that the published evaluation pads nothing."""
     model, tokenizer, reader = random_model(tmp_path, CLIPS, torch.device("cpu"), "demo")
     for module in model.modules():
         if isinstance(module, BatchNorm) and module.running_mean.dim() == 2:

@@ -1,4 +1,4 @@
-"""One trial of the faults of corpus making, in a process of its own: it forks drivers."""
+"""One trial of the faults of corpus making, in a separate process, because it forks drivers."""
 
 import json
 import subprocess

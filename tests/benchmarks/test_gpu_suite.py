@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# In place of Python: names a GPU, logs what it is asked to run, and fails while the file "broken" is there.
+# Replaces Python: names a GPU, logs its arguments, and fails while the file "broken" exists.
 FAKE_PYTHON = """#!/usr/bin/env bash
 case "$*" in
   *get_device_name*) echo Test-GPU ;;

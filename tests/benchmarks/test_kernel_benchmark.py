@@ -1,4 +1,4 @@
-"""benchmarks/kernels.py where there is no GPU: what it counts, draws and refuses."""
+"""benchmarks/kernels.py without a GPU: its counts, pictures and error messages."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def rows() -> list[dict]:
-    """What --json writes of two providers."""
+    """Rows as --json writes them for two providers."""
     shared = {"operation": "graph_conv", "case": "small", "p20_ms": 0.9, "p80_ms": 1.1, "us_an_item": 1.0}
     shared |= {"peak_mib": 5.0, "gb_per_s": 900.0, "tflop_per_s": 90.0, "gpu": "NVIDIA H200"}
     shared |= {"torch": "2.13.0", "triton": "3.7.1", "commit": "abc1234"}

@@ -1,4 +1,5 @@
-"""benchmarks/scaling.py: what it says a rank sends is what DeepSpeed sends, and what it predicts follows from that."""
+"""benchmarks/scaling.py: the predicted traffic of a rank equals what DeepSpeed sends, and the predictions follow from
+it."""
 
 import json
 import os

@@ -132,7 +132,8 @@ STEPS, WINDOW, SEEDS, RATE = 200, 50, (0, 1, 2), 3e-3
 
 
 def test_loss_curves_of_both_recipes_lie_within_the_spread_of_seeds(tmp_path):
-    """200 steps on clips of different lengths, with dropout: padding and all that is computed otherwise included."""
+    """200 steps on clips of different lengths, with dropout: including padding and everything that is computed
+    differently."""
     store = made_store(tmp_path / "store", 24, DEMO.max_frames, False, DEMO.crop_size)
     tokenizer = StepTokenizer(train_tokenizer([clip.text for clip in store.clips], tmp_path / "tokenizer").path)
     mt5 = MT5Shape(
@@ -285,7 +286,7 @@ def test_profile_writes_a_trace_and_the_costliest_operations(tmp_path):
 
 
 def test_compare_measures_a_commit_that_differs(tmp_path):
-    """In a repository of its own, whose only commit sleeps in every step."""
+    """In a separate repository, whose only commit sleeps in every step."""
     tree = tmp_path / "repository"
     tree.mkdir()
     for folder in ("benchmarks", "kernels", "pipelines", "unisign_fast"):

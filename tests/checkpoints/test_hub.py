@@ -1,4 +1,4 @@
-"""Up to a hub and down again, by huggingface_hub's own client, against a stand-in for the hub; and a hub that fails."""
+"""Upload and download with huggingface_hub's own client, against a stand-in for the hub; and a failing hub."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from unisign_fast.model.unisign import UniSign
 from unisign_fast.text.tokenizer import train_tokenizer
 
 ROOT, MINE = Path(__file__).resolve().parents[2], "somebody/unisign"
-DEAD = "http://127.0.0.1:9"  # nobody listens there
-# Prints what became of each step as JSON: a result, or the line of the error.
+DEAD = "http://127.0.0.1:9"  # no server listens there
+# Prints the outcome of each step as JSON: a result, or the error line.
 SCRIPT = f"""
 import json, sys
 import torch

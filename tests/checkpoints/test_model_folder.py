@@ -28,7 +28,7 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 
 
 def build(config: ModelConfig, seed: int) -> UniSign:
-    """A model none of whose tensors is what it was at the start."""
+    """A model whose tensors all differ from their initial values."""
     torch.manual_seed(seed)
     model = UniSign(config)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_a_started_model_computes_what_its_source_does(saved):
 
 
 def test_stage_1_does_not_start_from_rgb(saved):
-    """Dropping a trained RGB branch unasked would be a silent gap."""
+    """Silently dropping a trained RGB branch would lose weights."""
     said = refusal(start_from, build(POSE, seed=2), saved(RGB))
     assert "rgb." in said and "is unknown" in said and "model.safetensors" in said
 
@@ -250,7 +250,7 @@ SMALL = MT5Shape(vocab_size=64, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_d
 
 @pytest.fixture(scope="module")
 def pretrained(tokenizer, tmp_path_factory) -> Path:
-    """A folder as google/mt5-base is: transformers' files, an output head of its own, the tokenizer."""
+    """A folder like google/mt5-base: transformers' files, a separate output head, the tokenizer."""
     folder = tmp_path_factory.mktemp("mt5")
     torch.manual_seed(5)
     mt5 = MT5ForConditionalGeneration(MT5Config(**asdict(SMALL), tie_word_embeddings=False))

@@ -1,4 +1,4 @@
-"""Models as the ecosystem has them: from a folder or a hub id, saved again with their card, and never a pickle."""
+"""Models in the ecosystem's formats: loaded from a folder or a hub id, saved with their card, and never pickled."""
 
 import json
 import os

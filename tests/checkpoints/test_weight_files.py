@@ -1,4 +1,4 @@
-"""Weights of other trainers are read where it is clear what is meant; whatever else a file is, is said."""
+"""Weights of other trainers are read if they are unambiguous; for any other file the error describes its content."""
 
 import argparse
 import json
@@ -100,7 +100,7 @@ def test_weights_are_readable_by_whoever_the_umask_allows(tmp_path, write):
 
 @pytest.mark.parametrize("write", [save_weights, write_torch_file])
 def test_a_limit_on_the_size_of_files_is_one_line(tmp_path, write):
-    """In a process of its own: the limit is the operating system's."""
+    """In a separate process: the limit is the operating system's."""
     script = f"""
 import resource, torch
 from unisign_fast.checkpoints.weight_files import {write.__name__} as write

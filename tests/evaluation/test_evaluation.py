@@ -120,7 +120,7 @@ def test_beam_search_finds_what_transformers_finds(beams, most):
         torch.manual_seed(seed)
         shape = MT5Shape(vocab_size=24, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4)
         mt5 = build_mt5(shape).eval()
-        mt5.lm_head.weight.data *= 4  # sure of what follows, each in its own way
+        mt5.lm_head.weight.data *= 4  # each with confident but different continuations
         for block in mt5.decoder.block:
             torch.nn.init.normal_(block.layer[1].layer_norm.weight, 1.0, 2.0)
         hidden_PD = 2 * torch.randn(sum(lengths), 32)

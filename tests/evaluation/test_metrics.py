@@ -74,7 +74,7 @@ def test_rouge_l_of_a_runaway_prediction():
         ("a b c", "a b x c", (0, 1, 0)),
         ("a b c", "b c", (0, 0, 1)),
         ("a b", "", (0, 0, 2)),
-        ("p q m", "m s t", (3, 0, 0)),  # 12 either way: the substitution goes first
+        ("p q m", "m s t", (3, 0, 0)),  # cost 12 either way: the substitution is preferred
         ("p q r m n", "m n s t u", (0, 3, 3)),  # 18 against 20, though five substitutions are fewer errors
     ],
 )

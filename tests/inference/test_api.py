@@ -1,4 +1,4 @@
-"""The Python API: keypoints as arrays, files and stores say what the command says of the same clips."""
+"""The Python API: keypoints as arrays, files and stores give the same texts as the command for the same clips."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Videos that no store knows, and cameras: keypoints are estimated, and the texts are those of the long way round."""
+"""Videos outside any store, and cameras: keypoints are estimated, and the texts equal those of the step-by-step
+pipeline."""
 
 import csv
 from pathlib import Path
@@ -33,8 +34,8 @@ def pose_options(tmp_path_factory) -> list:
 
 
 def test_other_videos_say_what_the_long_way_finds_in_them(run, models, pose_options, tmp_path, monkeypatch):
-    """Also in another language, with an RGB model; nobody's video is left out. The clip's name decides which hands
-    are looked at: it is the same both ways."""
+    """Also in another language, with an RGB model; a video without a person is left out. The clip's name seeds the
+    choice of hands: it is the same in both paths."""
     monkeypatch.chdir(tmp_path)
     from pose_networks import black, walk
 
@@ -85,7 +86,7 @@ def test_a_file_as_camera_says_in_the_end_what_the_video_says(run, models, pose_
 
 
 def test_no_camera(run, models, pose_options):
-    """Found out before anything of model or networks is looked at."""
+    """Detected before model or networks are opened."""
     done = run("--model", "nobody/nothing", "--live", "97", "--detector", "none.onnx")
     assert done.status == 2 and done.output == ""
     assert done.error.splitlines()[-1].startswith("error: --live 97: no picture comes from such a camera; plug it in")
@@ -99,5 +100,5 @@ def test_without_weights_it_is_said_what_to_put_where(run, models, pose_options,
     done = run("--model", "no/such", video)
     assert done.status == 2
     model, error = done.error.splitlines()[-2:]
-    assert model.startswith("error: no/such: is no folder"), "everything that is missing is named at once"
+    assert model.startswith("error: no/such: is not a folder"), "everything that is missing is named at once"
     assert f"put it into {tmp_path}/cache/hub/checkpoints" in error and "--detector" in error

@@ -112,7 +112,7 @@ def test_windows_cover_a_recording(models, tmp_path, frames, overlap):
     assert all(0 < w.end - w.first <= 20 for w in windows)
     common = [before.end - after.first for before, after in zip(windows, windows[1:])]
     assert all(share >= round(overlap * 20) for share in common) and (len(windows) == 1) == (frames <= 20)
-    if len(windows) > 1:  # one fewer would not do
+    if len(windows) > 1:  # one fewer would not suffice
         assert frames > (len(windows) - 1) * 20 - (len(windows) - 2) * round(overlap * 20)
 
 

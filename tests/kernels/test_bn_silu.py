@@ -65,7 +65,7 @@ def test_equals_torch_in_float64(shape):
     upstream = random_map(shape)
     result = torch.autograd.grad(y_NCHW, tensors, upstream)
     for mine, theirs in zip(result, torch.autograd.grad(expected, exact, upstream.double()), strict=True):
-        assert distance(mine, theirs) < 3e-5  # of x: what the moments take away is nearly everything
+        assert distance(mine, theirs) < 3e-5  # mean of x: subtracting it removes nearly everything
     moments = exact[0].mean((0, 2, 3)), exact[0].var((0, 2, 3), correction=0)
     for mine, theirs in zip(with_batch_stats(rows(tensors[0])[:, None], True)[1:], moments):
         assert distance(mine, theirs) < 3e-7

@@ -1,4 +1,4 @@
-"""Every operation's fast backends against its reference: numbers, gradients, shapes, and what chooses between them."""
+"""Every operation's fast backends against its reference: numbers, gradients, shapes, and the choice between them."""
 
 import copy
 import json
@@ -159,7 +159,7 @@ def test_the_same_bits_every_time(spec, backend):
 
 @each_operation
 def test_operators_hold_what_they_promise(spec):
-    """Schema and fake implementation of the custom operators, as torch.compile relies on them."""
+    """Schema and fake implementation of the custom operators, on which torch.compile relies."""
     seen = []
 
     class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
@@ -240,7 +240,7 @@ def test_a_forced_backend_runs(spec, forced, caplog):
 
 @pytest.fixture(scope="module")
 def encoders() -> torch.nn.Module:
-    """A pose encoder with its three kinds of blocks, and a temporal encoder behind it, on a graph of five joints."""
+    """A pose encoder with its three kinds of blocks, followed by a temporal encoder, on a graph of five joints."""
     torch.manual_seed(0)
     adjacency = torch.randn(2, 5, 5) * 0.4
 

@@ -1,4 +1,4 @@
-"""BatchNorm, behind the moments it is given, equals torch's, in one process and with its rows spread over two ranks."""
+"""BatchNorm on given batch statistics equals torch's, in one process and with its rows spread over two ranks."""
 
 import os
 import sys
@@ -229,7 +229,7 @@ def norm_and_rows(case: str) -> tuple[BatchNorm, Tensor, int]:
 
 
 def weights_of_hands() -> list[Tensor]:
-    """What the loss weighs the maps of `two_parts((3, 5))` with."""
+    """The loss's weights for the maps of `two_parts((3, 5))`."""
     return list(loss_weights((8, CHANNELS, 2, 3)).split([3, 5]))
 
 

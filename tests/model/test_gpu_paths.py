@@ -103,13 +103,13 @@ def test_a_task_head_goes_through(features, head):
 
 
 def test_the_host_waiting_for_the_device_raises():
-    """What the other tests rely on."""
+    """The other tests rely on this."""
     with pytest.raises(RuntimeError, match="meta"):
         torch.ones(3, device="meta").sum().item()
 
 
 def test_the_gpu_path_of_the_whole_model_imports_nothing_that_is_for_cpus_alone():
-    """The data path has compiled loops of its own, so numba itself may be there."""
+    """The data path also has compiled loops, so numba itself may be imported."""
     code = """
 import sys
 sys.path.insert(0, "tests/model")

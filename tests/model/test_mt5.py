@@ -75,7 +75,7 @@ def _compare_with_hugging_face(language_model: LanguageModel) -> None:
 
 
 def test_dropout_is_drawn_where_hugging_face_draws_it(language_model):
-    """Not the same numbers, but on average the same loss, and other than without."""
+    """The numbers differ, but the mean loss is the same, and different from that without dropout."""
     packing = Packing(LENGTHS, torch.device("cpu"))
     x_PD = torch.randn(sum(LENGTHS), 32)
     for part in language_model.modules():

@@ -130,7 +130,7 @@ def test_gate_is_closed_at_the_start_of_stage_2_and_alive():
 
 
 def test_live_gate_never_turns_negative():
-    """Its sign must not flip while it is small: RGB would have to learn the opposite each time."""
+    """A sign change while it is small would force the RGB branch to learn the opposite."""
     torch.manual_seed(0)
     gate = Gate(8, "live", "pose,fused")
     pose, fused = torch.randn(2, 50, 21, 8)

@@ -1,4 +1,4 @@
-"""From a real store with real videos to packed batches: what is read, and what is refused."""
+"""From a real store with real videos to packed batches: the clips read, and those refused."""
 
 import json
 from dataclasses import fields, replace
@@ -137,7 +137,7 @@ def test_text_that_is_missing(tmp_path):
 
 @pytest.mark.parametrize(("frames", "good"), [(10, True), (7, False), (13, True), (14, False), (6, False)])
 def test_pose_and_video_of_different_length(tmp_path, frames, good):
-    """Three frames more or less are within what files declare wrongly, if only every sampled frame decodes."""
+    """Files may declare up to three frames too many or too few, as long as every sampled frame decodes."""
     clip = {"source": video_of(tmp_path / "a.mp4", frames)}
     if good:
         read_one(tmp_path, clip, replace(RGB, p_samp=1.0))
@@ -148,7 +148,7 @@ def test_pose_and_video_of_different_length(tmp_path, frames, good):
 
 def test_a_short_video_is_good_when_its_lost_frames_are_not_sampled(tmp_path):
     keypoints = pose(10)
-    keypoints[7:, :, 2] = 1  # sure hands are never sampled
+    keypoints[7:, :, 2] = 1  # confident hands are never sampled
     batch = read_one(tmp_path, {"keypoints": keypoints, "source": video_of(tmp_path / "a.mp4", 7)})
     assert len(batch.crops) and batch.crop_frame.max() < 7
 
@@ -251,7 +251,7 @@ def test_targets_are_tokenised_once(tmp_path):
     OnceCodec.fingerprint = "another"
     ClipReader([store], DataSettings(p_samp=0), OnceCodec()).clips("train")
     assert OnceCodec.calls == 4
-    for file in (store.path / "targets").iterdir():  # another file with sound zip checksums is not believed
+    for file in (store.path / "targets").iterdir():  # a different file with valid zip checksums is not trusted
         arrays = dict(np.load(file))
         np.savez(file, **arrays | {"ids": np.zeros_like(arrays["ids"])})
     assert ClipReader([store], DataSettings(p_samp=0), OnceCodec()).clips("train")[0].label_ids == [97, 98, 99, 1]

@@ -1,4 +1,4 @@
-"""Hand crops cut beforehand: what comes back, what is refused, and what a killed run leaves."""
+"""Hand crops cut in advance: the crops read, the errors, and the remains of a killed run."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointS
 from unisign_fast.pipelines.store.merge import merge_stores
 
 LENGTHS = [9, 12, 20, 7]
-FILES = {  # made once; what a bad clip's reason says
+FILES = {  # written once; a bad clip's reason
     "missing.mp4": "there is no such video",
     "short.mp4": "has 5 frames, the pose of clip short is for 10",
     "text.mp4": "does not open as a video",

@@ -46,7 +46,7 @@ def test_paper_draws_floor_of_the_share_with_replacement():
     assert len(sample_frames(frames_of(*[0.5] * 9), 0.1, "paper", rng)) == 0
     assert len(sample_frames(frames_of(*[0.5] * 19), 0.1, "paper", rng)) == 1
     counts = [len(sample_frames(frames_of(0.5, 0.5), 1, "paper", stream(0, i, "a", "left"))) for i in range(DRAWS)]
-    assert set(counts) == {1, 2}  # two draws out of two frames meet half of the time
+    assert set(counts) == {1, 2}  # two draws out of two frames coincide half of the time
     assert np.mean(counts) == pytest.approx(1.5, abs=0.05)
 
 

@@ -61,7 +61,7 @@ def clip_of(path: Path, length: int = FRAMES, **more) -> Clip:
 
 
 def read(path: Path, frames: list[int], boxes: list[tuple[int, int, int, int]], size: int = 16, **more) -> np.ndarray:
-    """Crops [n, 3, size, size]; raises what is wrong with the clip."""
+    """Crops [n, 3, size, size]; raises the clip's error."""
     return read_many([(path, frames, boxes, more)], size)[0]
 
 
@@ -271,7 +271,7 @@ def test_frame_out_of_range(video):
 @pytest.mark.parametrize("codec", ["libvpx-vp9", "mjpeg"])
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.95])
 def test_a_video_that_was_cut_off(tmp_path, codec, share):
-    """DALI would give black frames for what is not there."""
+    """DALI would return black frames for missing ones."""
     rng = np.random.default_rng(0)
     whole = [rng.integers(100, 255, (64, 64, 3), np.uint8) for _ in range(20)]
     path = write_video(tmp_path / CONTAINERS[codec], whole, codec=codec)

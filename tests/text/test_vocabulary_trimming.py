@@ -1,4 +1,5 @@
-"""A model with the pieces that a corpus needs says what the full one said, and becomes the full one again."""
+"""A model trimmed to the pieces of a corpus gives the same texts as the full one, and can be restored to the full
+one."""
 
 from dataclasses import replace
 from pathlib import Path

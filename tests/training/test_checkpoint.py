@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     check_newest(tmp_path, {1})
     _, passed_over = checkpoints(tmp_path).newest()
     assert len(passed_over) == 1 and "step_00000002" in passed_over[0]
-    save(tmp_path, 2)  # the run goes on from 1 and comes to 2 again
+    save(tmp_path, 2)  # the run resumes from 1 and reaches 2 again
     check_newest(tmp_path, {2})
 
 

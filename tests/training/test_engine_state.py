@@ -1,4 +1,4 @@
-"""A checkpoint of one layout goes on in any other: losses agree over ranks 1, 2 and 4 and ZeRO stages 0 to 3."""
+"""A checkpoint of one layout resumes in any other: losses agree over ranks 1, 2 and 4 and ZeRO stages 0 to 3."""
 
 import json
 import sys
@@ -33,7 +33,8 @@ def losses(engine, ranks, steps: int) -> list[float]:
 
 
 def train_in_ranks(folder: Path, mode: str, *layouts: str) -> None:
-    """`save PRECISION STAGE ...` trains and saves, `load ...` goes on from what two ranks saved at stage 1."""
+    """`save PRECISION STAGE ...` trains and saves, `load ...` resumes from the checkpoint that two ranks saved at stage
+    1."""
     ranks = start_ranks()
     for layout in layouts:
         precision, stage = layout[:4], int(layout[4:])

@@ -1,4 +1,5 @@
-"""A run goes on after kill -9 as if nothing had happened; best and last weights, and refusals of what does not fit."""
+"""A run resumes after kill -9 as if nothing had happened; best and last weights; mismatching checkpoints are
+refused."""
 
 import os
 import re
@@ -227,7 +228,7 @@ def test_finished_run_does_nothing_and_says_so(whole_run, store, tmp_path):
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(whole_run, store, tmp_path):
-    """Plain python, one rank, goes on from what two ranks began; that losses agree is test_engine_state's."""
+    """Plain python with one rank resumes a run started by two; test_engine_state compares the losses."""
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
     shutil.rmtree(run / "checkpoints" / "step_00000020")

@@ -1,4 +1,5 @@
-"""A corpus of small programmes, made without Ray: what is made, what is made again, and what is left of a source."""
+"""A corpus of small programmes, made without Ray: the work done, the work repeated, and the remains of a withdrawn
+source."""
 
 import json
 import resource
@@ -49,7 +50,7 @@ def material(tmp_path_factory) -> Path:
 
 
 class Corpus:
-    """Programmes of its own and a corpus folder."""
+    """Programmes and a corpus folder of one test."""
 
     def __init__(self, root: Path):
         self.root, self.folder = root, CorpusFolder(root / "out")
@@ -91,7 +92,7 @@ def finished(material, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def again(finished, tmp_path) -> Corpus:
-    """A finished corpus of its own, with absolute names of its own."""
+    """A separate copy of the finished corpus, with its own absolute paths."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True, symlinks=True)
     return Corpus(tmp_path)
 

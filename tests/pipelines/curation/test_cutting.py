@@ -9,7 +9,7 @@ from unisign_fast.pipelines.errors import InputError
 
 
 def spoken(text: str, seconds: float = 1.0) -> list[Word]:
-    """Each word takes so long, and the next one follows at once."""
+    """Words of equal duration, one directly after another."""
     texts = _WORD.findall(text)
     return [Word(word, n * seconds, (n + 1) * seconds, 0.5 + n % 2 / 2) for n, word in enumerate(texts)]
 

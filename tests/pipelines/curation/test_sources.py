@@ -1,4 +1,4 @@
-"""sources.toml: what it says, and what is wrong with it."""
+"""sources.toml: its content, and its errors."""
 
 from datetime import date
 
