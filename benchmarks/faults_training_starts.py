@@ -124,7 +124,7 @@ class Start:
 
 @dataclass
 class Trial:
-    """A run folder, its store, and the command that goes on with it."""
+    """A run folder, its store, and the command that resumes it."""
 
     folder: Path
     options: list[str]  # besides stores and out

@@ -155,7 +155,7 @@ def predicted(flops: float) -> list[Row]:
 
 
 def assumptions(flops: float) -> Iterator[str]:
-    """The assumptions behind the figures, a line each."""
+    """The assumptions behind the figures, one per line."""
     yield f"{flops / 1e12:.0f} TFLOP/s a GPU of useful work at any micro-batch; not measured"
     yield f"every clip {FRAMES} frames, {TOKENS} target and {PROMPT} prompt tokens; equal work for all ranks"
     for stage in STAGES:

@@ -36,7 +36,7 @@ def source_files(root: Path) -> Iterator[Path]:
 
 
 def imported(root: Path, path: Path) -> Iterator[str]:
-    """The dotted names that a file imports, by folders; what only a type checker reads is left out."""
+    """The dotted names that a file imports, by folders; imports for type checkers only are left out."""
     tree = ast.parse((root / path).read_text(encoding="utf-8"))
     typing_only = {
         id(inner)

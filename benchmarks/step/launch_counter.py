@@ -55,7 +55,7 @@ class Tally:
     """What one phase launches; `seconds` is the sum over its operators of the longer of bytes and FLOPs."""
 
     launches: int = 0
-    triton: int = 0  # of them
+    triton: int = 0  # Triton launches among them
     bytes: int = 0
     flops: int = 0  # of ATen's products, convolutions and attention
     seconds: float = 0.0

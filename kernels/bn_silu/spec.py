@@ -1,6 +1,6 @@
 """Cases, FLOPs, bytes and launches of bn_silu, for tests and benchmarks.
 
-A case: `parts`, crops of each part; `padding`, crops behind them; C channels; S cells a side; and of what follows the
+A case: `parts`, crops of each part; `padding`, crops after them; C channels; S cells a side; and of what follows the
 normalization: `E`, hidden units of squeeze and excitation, 0 without; `O`, outputs of a 1x1 convolution, -k for a
 depthwise k x k one, 0 without; `activate`; `training`.
 """

@@ -1,6 +1,6 @@
 """Cases, FLOPs and bytes of mbconv, for tests and benchmarks.
 
-A case: `parts`, crops of each part; `padding`, crops behind them; C channels of S x S cells; E channels after the
+A case: `parts`, crops of each part; `padding`, crops after them; C channels of S x S cells; E channels after the
 expansion, equal to C without one; `hidden`, units of squeeze and excitation; O outputs; K, size of the depthwise
 kernel; `stride`; `training`.
 """

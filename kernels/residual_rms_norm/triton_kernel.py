@@ -1,4 +1,4 @@
-"""Residual sum with dropout, and the RMS norm behind it, in Triton: one pass forward, one backward.
+"""Residual sum with dropout, and the RMS norm after it, in Triton: one pass forward, one backward.
 
 The backward pass draws the mask again from the same seed, so that nothing but the sum and its 1 / RMS is saved.
 M columns, padded to a power of two.

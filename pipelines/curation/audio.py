@@ -47,7 +47,8 @@ def _start(stream) -> float:
 
 
 def _shifted(samples: np.ndarray, by: int) -> np.ndarray:
-    """Later by so many samples; none may be earlier than 0. Delays beyond a minute are damaged times."""
+    """The samples delayed by a number of samples; negative delays drop the start. Delays beyond a minute are damaged
+    times."""
     if abs(by) > 60 * SAMPLE_RATE:
         return samples
     return np.concatenate([np.zeros(by, np.float32), samples]) if by > 0 else samples[-by:]

@@ -61,7 +61,7 @@ class _Part(msgspec.Struct):
 
 @dataclass
 class Stage:
-    """How much is left behind a stage."""
+    """How much remains after a stage."""
 
     name: str
     unit: str

@@ -36,7 +36,7 @@ class Done:
 def make_parts(folder: CorpusFolder, settings: CurationSettings) -> tuple[Survey, Done]:
     """Makes all plans and parts that are missing. The folder is locked by the caller.
 
-    Raises InputError where work cannot go on: a full disk, a missing network. The next call goes on from there.
+    Raises InputError if work cannot continue: a full disk, a missing network. The next call resumes there.
     """
     settings.save(folder)
     purge(folder)
@@ -68,7 +68,7 @@ def make_parts(folder: CorpusFolder, settings: CurationSettings) -> tuple[Survey
 def _settle(folder: CorpusFolder, stage: str, answer: dict[str, Any], done: Done, console: Console) -> None:
     """Counts an answer. Raises InputError if the work cannot go on."""
     if answer["state"] == "stopped":
-        raise InputError("curate.py", answer["reason"], "it goes on from here when it is run again")
+        raise InputError("curate.py", answer["reason"], "run it again to resume from here")
     if answer["state"] == "failed":
         folder.bury(answer["key"], stage, answer["reason"])
         line = f"dead letter: {stage} {answer['key']}: {answer['reason']}"

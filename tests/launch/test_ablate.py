@@ -28,7 +28,7 @@ def table(request) -> Ablation:
 
 
 def papers_own(table: Ablation, sign: float = 1) -> dict[str, list[list[float]]]:
-    """The paper's figures in the place of ours, of two seeds."""
+    """The paper's figures instead of ours, for two seeds."""
     return {setting.name: [[sign * value] * 2 for value in setting.paper] for setting in table.settings}
 
 

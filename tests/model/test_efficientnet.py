@@ -182,7 +182,7 @@ def test_imagenet_weights_load_without_their_classifier(tmp_path, suffix):
     assert all(torch.equal(loaded[k], v.expand_as(loaded[k])) for k, v in source.state_dict().items())
     first = target[0][1]
     first.running_mean[0] += 1
-    assert not torch.equal(*first.running_mean), "each hand goes on from there by itself"
+    assert not torch.equal(*first.running_mean), "each hand continues from there with its own statistics"
 
 
 def test_wrong_weights_are_named_in_one_line(tmp_path):

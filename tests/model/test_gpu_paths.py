@@ -54,7 +54,7 @@ def meta_model(config: ModelConfig, dtype: torch.dtype) -> UniSign:
 
 
 def training_step(config: ModelConfig, dtype: torch.dtype) -> tuple[UniSign, Operations, int]:
-    """The model behind one step of AdamW on meta tensors, the operations, and the kernels launched."""
+    """The model after one step of AdamW on meta tensors, the operations, and the kernels launched."""
     model = meta_model(config, dtype)
     batch = make_batch([17, 30, 1, 9], crops=(4, 3) if config.rgb else (0, 0)).to("meta")
     optimizer = torch.optim.AdamW(model.parameters())

@@ -24,7 +24,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 
 
 def test_a_folder_that_was_cleared_while_it_was_written_is_never_finished(tmp_path):
-    """Even where the writer goes on and makes its folder anew, of which the first files are gone."""
+    """Even if the writer continues and recreates its folder, whose first files are gone."""
     unfinished = tmp_path / "unfinished"
     with pytest.raises(InputError, match="cleared while"), created_once(tmp_path / "a", unfinished) as part:
         (part / "first").write_text("lost")

@@ -1,4 +1,4 @@
-"""The keypoint store gives back what was written, and notices what was lost."""
+"""The keypoint store returns what was written, and detects lost data."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def test_a_clip_without_video_says_so(tmp_path):
     assert "clip clip0: source: the clip has no video" in refusal(store.video, store.clips[0])
 
 
-@pytest.mark.parametrize("zeros", [False, True])  # zeros are what Zarr's usual fill value would pretend to be
+@pytest.mark.parametrize("zeros", [False, True])  # zeros would be mistaken for Zarr's usual fill value
 def test_verify_notices_a_deleted_shard(tmp_path, zeros):
     write_store(tmp_path / "store", zeros=zeros)
     shard(tmp_path / "store").unlink()
@@ -252,7 +252,7 @@ def test_a_store_that_is_appended_to(tmp_path):
     killed = KeypointStoreWriter(path, SOURCE, append=True).__enter__()
     killed.add(np.ones((SHARD_FRAMES, 133, 3)), id="lost", **FIELDS)
     del killed  # its buffers go to the files
-    store = KeypointStore.open(path)  # what was not finished does not count
+    store = KeypointStore.open(path)  # unfinished data does not count
     store.verify()
     assert [clip.id for clip in store.clips] == ["clip0", "clip1", "clip2"]
     with KeypointStoreWriter(path, SOURCE, append=True) as writer:
@@ -314,7 +314,7 @@ except InputError as error:
 
 @pytest.mark.parametrize("append", [False, True])
 def test_a_disk_that_takes_no_more(tmp_path, append):
-    """A real refusal of the operating system (a limit on the size of files), in a process of its own."""
+    """A real error of the operating system (a limit on file sizes), in a separate process."""
     path = tmp_path / "store"
     if append:
         write_store(path)

@@ -113,7 +113,7 @@ def test_no_thread_is_left_behind(store):
 
 
 class WatchingCodec(FakeTokenizer):
-    """Sees with how many threads torch computes where clips are read."""
+    """Records torch's number of threads where clips are read."""
 
     def __init__(self):
         self.threads: set[int] = set()

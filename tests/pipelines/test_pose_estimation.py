@@ -197,7 +197,7 @@ def test_the_detector_is_asked_in_every_frame_between_detections_that_disagree(t
 
 
 def test_the_detector_is_asked_where_the_network_is_less_sure(tmp_path, networks):
-    """The signer is gone in two frames; what is there instead is passed over by the detector alone."""
+    """The signer is missing in two frames; only the detector rejects what replaces them."""
     pictures = [black() for _ in range(26)]
     for t, picture in enumerate(pictures):
         if t in (4, 5):

@@ -108,7 +108,7 @@ def test_openpose(tmp_path, body, scale):
 
 def test_dot_pose(tmp_path):
     data, confidence, points = pose_files.make_holistic()
-    confidence[2, 0, :] = 0  # nobody found, which the format writes so
+    confidence[2, 0, :] = 0  # no person found, in the format's notation
     pose_files.write_dot_pose(tmp_path / "clip.pose", data, confidence)
     pose = dot_pose.read_pose(tmp_path / "clip.pose")
     assert (pose.width, pose.height, pose.fps, pose.file_frames) == (WIDTH, HEIGHT, FPS, FRAMES)
@@ -143,7 +143,7 @@ def test_the_face_of_holistic_is_the_mirror_image_of_itself():
 
 
 def spoil_json(change, file="clip.json"):
-    """Writes a JSON file again: with what `change` returns, or (None) as `change` left it."""
+    """Rewrites a JSON file with the result of `change`, or (None) as modified in place."""
 
     def spoil(root):
         path = root / file

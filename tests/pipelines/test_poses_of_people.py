@@ -1,4 +1,4 @@
-"""Poses, names and folders as people have them: what `convert` takes, and what it names and leaves out."""
+"""Poses, names and folders as they occur in practice: what `convert` accepts, and what it reports and leaves out."""
 
 import pickle
 import unicodedata

@@ -1,4 +1,5 @@
-"""Videos as people have them: rotated, mirrored, cut without encoding, with hidden frames, covers and changing sizes.
+"""Videos as they occur in practice: rotated, mirrored, cut without encoding, with hidden frames, covers and changing
+sizes.
 
 Every picture has a grey level of its own and a red upper left and a green upper right corner, as it is to be shown.
 """
@@ -25,7 +26,7 @@ VP9 = {"auto-alt-ref": "1", "lag-in-frames": "16", "crf": "4", "b": "0", "cpu-us
 
 
 def shown(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """What a player shows in frame `number`."""
+    """Frame `number` as a player shows it."""
     picture = np.full((height, width, 3), 60 + 6 * number, np.uint8)
     picture[: height // 4, : width // 4] = 255, 0, 0
     picture[: height // 4, -(width // 4) :] = 0, 255, 0
@@ -161,7 +162,7 @@ def test_pictures_are_read_as_a_player_turns_them(tmp_path, name):
 
 
 def test_vp9_with_a_display_matrix_is_not_left_to_dali(tmp_path):
-    """DALI decodes VP9 on a CPU too, and knows no display matrix."""
+    """DALI also decodes VP9 on a CPU, but ignores the display matrix."""
     pictures = [coded_for(shown(number), MATRICES["180"]) for number in range(6)]
     path = write(tmp_path / "clip.mp4", pictures, "libvpx-vp9", VP9, matrix=[-1, 0, 0, 0, -1, 0, 0, 0, 1])
     assert_shows(path, list(range(6)))
@@ -227,9 +228,8 @@ def hidden_vp8(frame: bytes) -> bytes:
 
 
 def hidden_vp9(frames: list[bytes], number: int) -> bytes:
-    """The frame with show_frame 0, which puts a bit (intra_only) behind its first byte.
-
-    Where the header ends is found by trying: all other frames must decode as before.
+    """The frame with show_frame 0, which inserts a bit (intra_only) after its first byte. The end of the header is
+    found by trial: all other frames must decode as before.
     """
     wanted = decode_vp9(frames)
     del wanted[number]

@@ -1,4 +1,4 @@
-"""The report of a trained run: what is on the page, and what a run may lack."""
+"""The report of a trained run: the content of the page, and incomplete runs."""
 
 import base64
 import json

@@ -35,7 +35,7 @@ def settings(precision: str, stage: int) -> TrainSettings:
 
 
 def plain_torch_training() -> dict[str, Tensor]:
-    """What every engine must reach: all clips in one batch, one process, no DeepSpeed."""
+    """The result that every engine must match: all clips in one batch, one process, no DeepSpeed."""
     torch.manual_seed(0)
     model = Toy()
     optimizer = torch.optim.AdamW(parameter_groups(model, settings("fp32", 0)), betas=(0.9, 0.999), eps=0.1)
@@ -94,7 +94,7 @@ def train_in_ranks(out: Path) -> None:
         with evaluation_mode(engine):  # a number of passes that differs between ranks
             losses = [engine.module(toy_batch([0, 1, 2]))[0] for _ in range(1 + ranks.rank)]
         assert engine.module.training
-        backward_step(engine, [toy_batch([ranks.rank])], torch.ones(()))  # training goes on after evaluation
+        backward_step(engine, [toy_batch([ranks.rank])], torch.ones(()))  # training continues after evaluation
         results[precision, stage] = state, losses[0], kept
         engine.destroy()
     if ranks.is_first:

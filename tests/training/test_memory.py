@@ -1,4 +1,4 @@
-"""Micro-batches sized from memory: what is counted, what fits, and what is said when it does not."""
+"""Micro-batches sized from memory: the bytes counted, the clips that fit, and the error if none fits."""
 
 from dataclasses import replace
 

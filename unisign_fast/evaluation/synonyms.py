@@ -11,7 +11,7 @@ from typing import Any
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import parse_json
 
-REMEDY = "give a text file with a class a line, synonyms behind tabs, or a JSON list"
+REMEDY = "give a text file with one class per line, synonyms after tabs, or a JSON list"
 
 
 def read_class_list(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""mT5 behind the sign encoder: prompt, packed encoder and decoder, loss per token (paper, section 3.2).
+"""mT5 after the sign encoder: prompt, packed encoder and decoder, loss per token (paper, section 3.2).
 
 Hugging Face's weights and results over packed sequences: only attention pads, and only if its backend needs it
 (kernels/varlen_attention). The attention bias (relative positions and mask) is built once per stack.

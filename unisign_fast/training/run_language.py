@@ -70,7 +70,7 @@ def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, make: Callable[[Path]
         if not ranks.is_first or _is_sound(folder):
             return
         if folder.exists():
-            print(f"{folder} is damaged: making the tokenizer again from the training texts", flush=True)
+            print(f"{folder} is damaged: rebuilding the tokenizer from the training texts", flush=True)
         with writing(settings.folder):
             remove(folder)
             settings.folder.mkdir(parents=True, exist_ok=True)
