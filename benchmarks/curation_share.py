@@ -69,7 +69,7 @@ def write_material(root: Path, seconds: int) -> Path:
 
 
 def cpu_seconds() -> float:
-    """Of this process."""
+    """CPU time of this process, user and system, in seconds."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

@@ -252,13 +252,13 @@ def change_setting(trial: Trial, kind: str) -> None:
 
 def _workers(mark: str) -> list[int]:
     """Workers of Ray that make plans or parts for this campaign."""
-    found = []
+    processes = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             title = (entry / "cmdline").read_bytes()
             if b"ray::" in title and b"Faulty" in title and mark.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-    return found
+                processes.append(int(entry.name))
+    return processes
 
 
 def _content(folder: Path) -> dict[str, bytes]:

@@ -59,7 +59,7 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
 
 
 def read_places(path: Path, places: Mapping[int, tuple[str, str]], skeleton: Skeleton) -> Pose:
-    """As `read_pose`; `places` says which component and point each joint of a skeleton is."""
+    """Like `read_pose`; `places` maps each joint of a skeleton to its component and point."""
     try:
         content = DotPose.read(path.read_bytes())
     except OSError as error:

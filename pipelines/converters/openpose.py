@@ -46,7 +46,7 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
 def read_folder(
     path: Path, video: VideoInfo | None, read_person: Callable[[dict, Path], np.ndarray], skeleton: Skeleton
 ) -> Pose:
-    """As `read_pose`; `read_person` makes the joints of a skeleton, [V, 3], from a person in a file."""
+    """Like `read_pose`; `read_person` returns the joints of a skeleton, [V, 3], for a person in a file."""
     try:
         matches = [(FILE.fullmatch(file.name), file) for file in path.iterdir()]
     except OSError as error:

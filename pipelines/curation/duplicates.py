@@ -76,14 +76,14 @@ def duplicate_reasons(
 
 def leaks(texts: Sequence[str], splits: Sequence[str], keypoints: Sequence[Hashable]) -> list[tuple[str, list[int]]]:
     """Equal texts and equal keypoints in more than one split: (text or keypoints, numbers of the clips)."""
-    found = []
+    leaking = []
     plain = [_plain(text) or f"\0{number}" for number, text in enumerate(texts)]
     for kind, keys in (("text", plain), ("keypoints", keypoints)):
         places: dict[Hashable, list[int]] = defaultdict(list)
         for number, key in enumerate(keys):
             places[key].append(number)
-        found += [(kind, numbers) for numbers in places.values() if len({splits[n] for n in numbers}) > 1]
-    return found
+        leaking += [(kind, numbers) for numbers in places.values() if len({splits[n] for n in numbers}) > 1]
+    return leaking
 
 
 def _plain(text: str) -> str:

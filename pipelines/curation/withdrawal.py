@@ -73,11 +73,11 @@ def _find(folder: CorpusFolder, source: str) -> str:
         return checksums.of(Path(source).resolve())
     known = {digest for digest in checksums.contents() if any(folder.of_source(digest[:KEY_DIGITS]))}
     known |= folder.withdrawn
-    found = {digest for digest in known if digest.startswith(source.lower())}
-    if not re.fullmatch(r"[0-9a-fA-F]{8,64}", source) or len(found) != 1:
+    matches = {digest for digest in known if digest.startswith(source.lower())}
+    if not re.fullmatch(r"[0-9a-fA-F]{8,64}", source) or len(matches) != 1:
         problem = "is neither the file of a source nor 8 digits or more of its SHA-256"
         raise InputError(f"SOURCE: {source}", problem, "`curate.py status` lists the sources")
-    return found.pop()
+    return matches.pop()
 
 
 def _releases(folder: CorpusFolder) -> list[Path]:

@@ -53,7 +53,7 @@ def test_each_fault_has_its_reason(signed):
     absent[:20, :, 2] = 0
     hidden[:60, 112:, 2] = 0.2
     two = np.r_[np.ones(80), np.full(20, 2)]
-    found = {
+    qualities = {
         "min_signer_share": measure(absent),
         "min_hand_speed": measure(still),
         "min_hands_share": measure(hidden),
@@ -66,10 +66,10 @@ def test_each_fault_has_its_reason(signed):
         "min_language_share": measure(signed, sentence=replace(SPOKEN, text="it rains today")),
         "min_text_confidence": measure(signed, sentence=replace(SPOKEN, confidence=0.3)),
     }
-    assert {reason: rejection_reasons(quality, Thresholds()) for reason, quality in found.items()} == {
-        reason: [reason] for reason in found
+    assert {reason: rejection_reasons(quality, Thresholds()) for reason, quality in qualities.items()} == {
+        reason: [reason] for reason in qualities
     }
-    assert rejection_reasons(found["max_scene_cuts"], Thresholds(max_scene_cuts=1)) == []
+    assert rejection_reasons(qualities["max_scene_cuts"], Thresholds(max_scene_cuts=1)) == []
 
 
 def test_thresholds_are_checked():
