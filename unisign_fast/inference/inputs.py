@@ -138,7 +138,7 @@ def _find(item: str, stores: Sequence[KeypointStore], split: str | None, format:
     if named:
         return named
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        raise InputError(item, "there is no such video", "name a video that is there")
+        raise InputError(item, "there is no such video", "name an existing video")
     problem = "is neither a file, nor a store, nor a clip of --store" if stores else "is neither a file nor a store"
     raise InputError(item, problem, "name a video, a pose file or a store, or a clip's id beside --store")
 
@@ -154,7 +154,7 @@ def _clips(store: KeypointStore, split: str | None) -> list[Recording]:
 def _read_pose(path: Path, format: str | None, video: Path | None = None) -> NamedPose:
     """Reads a pose file in this format, or in the first format that can read it."""
     if video is not None and not video.is_file():
-        raise InputError(video, "there is no such video", "name a video that is there")
+        raise InputError(video, "there is no such video", "name an existing video")
     suffix = "" if path.is_dir() else path.suffix.lower()  # OpenPose writes folders
     suffixes = {name: pose_format(name).SUFFIXES for name in POSE_FORMATS}
     fitting = [name for name in POSE_FORMATS if suffix in suffixes[name]]
