@@ -186,7 +186,7 @@ def test_a_recording_has_all_its_clips_and_a_strange_video_none(store, tmp_path)
     "arguments, expected",
     [
         ([], "translate: there is nothing to translate; name videos, --store STORE or --live CAMERA"),
-        (["none.mp4"], "none.mp4: there is no such video; name a video"),
+        (["none.mp4"], "none.mp4: there is no such video; name an existing video"),
         (["--store", "{store}"], "--model: none is named, and runs has none that launch/quickstart.sh trained; "),
     ],
 )
