@@ -27,6 +27,13 @@ def sync_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def _sync_tree(path: Path) -> None:
+    """Flushes a file, or a folder with everything in it, to disk."""
+    for inside in sorted(path.rglob("*")):
+        sync_to_disk(inside)
+    sync_to_disk(path)
+
+
 @contextmanager
 def replaced(path: Path, writer: str = "") -> Iterator[Path]:
     """`with replaced(path) as part`: write the file or folder `part`; it takes the name `path` when the block ends.
@@ -43,13 +50,11 @@ def replaced(path: Path, writer: str = "") -> Iterator[Path]:
             _remove(part)
             mode = _mode_of_new(part)
             yield part
-            if part.is_dir():
-                for file in sorted(part.rglob("*")):
-                    sync_to_disk(file)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
+            if not part.is_dir():
                 part.chmod(mode)
-            sync_to_disk(part)
+            _sync_tree(part)
+            if part.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
             sync_to_disk(path.parent)
             part.rename(path)
             sync_to_disk(path.parent)
@@ -73,9 +78,7 @@ def created_once(path: Path, unfinished: Path) -> Iterator[Path]:
             part.mkdir(parents=True)
             made = os.open(part, os.O_RDONLY)  # while it is open, no other folder gets its number
             yield part
-            for file in sorted(part.rglob("*")):
-                sync_to_disk(file)
-            sync_to_disk(part)
+            _sync_tree(part)
             if not os.path.samestat(os.fstat(made), part.stat()):  # cleared, then written to again
                 raise OSError(errno.ESTALE, "was cleared while it was written")
             path.parent.mkdir(parents=True, exist_ok=True)

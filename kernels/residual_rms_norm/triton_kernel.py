@@ -29,6 +29,7 @@ def residual_rms_norm_forward(
     x, branch, scale, seed, z, y, rstd, rows, eps, p,
     DROPOUT: tl.constexpr, M: tl.constexpr, M_PADDED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
+    """z = x + dropout(branch) and y = scale z rstd [rows, M]; rstd [rows] float32 is 1 / sqrt(mean(z^2) + eps)."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, M_PADDED)
     place, inside = _place(row, rows, M, M_PADDED)
     added = tl.load(branch + place, inside, 0).to(tl.float32)

@@ -41,6 +41,7 @@ def temporal_conv_forward(
     BATCH_STATS: tl.constexpr, KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
+    """out [rows, O] from x [rows, C], rows being frames x V joints; first_frame, end_frame [frames] bound the clips."""
     block, tile = tl.program_id(0), tl.program_id(1)
     row = tile * ROWS + tl.arange(0, ROWS)
     valid, frame = row < rows, row // V

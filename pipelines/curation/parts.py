@@ -77,6 +77,7 @@ class PartMaker(Maker):
         self._network = PoseNetwork(pose_model, self._device)
 
     def make(self, item: dict[str, Any]) -> _Content:
+        """Poses of the signer in the box. Raises InputError if the video has far fewer frames than it declares."""
         video, first, end = Path(item["video"]), item["first"], item["end"]
         with VideoFile(video) as file:
             box = pixel_box(item["box"], file.width, file.height)
@@ -103,6 +104,7 @@ class PartMaker(Maker):
         return _Content(keypoints, _looks(poses.persons, changes), info)
 
     def write(self, key: str, content: _Content, seconds: float) -> None:
+        """Writes the part once: a keypoint store, quality.jsonl and part.json; `seconds`: how long `make` took."""
         source = {"estimator": content.info.estimator, "version": "curate.py", "coordinates": "fractions of the box"}
         width, height = _size(content.info.box)
         with created_once(self.folder.part(key), self.folder.unfinished) as part:

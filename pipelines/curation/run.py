@@ -60,12 +60,12 @@ def make_parts(folder: CorpusFolder, settings: CurationSettings) -> tuple[Survey
                 done.started = True
             task = progress.add_task(f"{stage}s", total=len(items))
             for answer in distribute(MAKERS[stage], common | arguments[stage], items, workers, gpus) if items else ():
-                _settle(folder, stage, answer, done, progress.console)
+                _count_answer(folder, stage, answer, done, progress.console)
                 progress.advance(task)
     return survey, done
 
 
-def _settle(folder: CorpusFolder, stage: str, answer: dict[str, Any], done: Done, console: Console) -> None:
+def _count_answer(folder: CorpusFolder, stage: str, answer: dict[str, Any], done: Done, console: Console) -> None:
     """Counts an answer. Raises InputError if the work cannot go on."""
     if answer["state"] == "stopped":
         raise InputError("curate.py", answer["reason"], "run it again to resume from here")

@@ -200,7 +200,7 @@ class Trainer:
             raise InputError(self.run, problem, "lower --learning-rate, or raise --max-skipped-steps")
         self.metrics_logger.event("skipped", f"skipped a step: {said}; clips {named}", step=report.step)
 
-    def _settle(self) -> None:
+    def _fetch_report(self) -> None:
         """Handle the pending report, before anything is saved or evaluated."""
         self._look_at(self.metrics_logger.fetch())
 
@@ -220,7 +220,7 @@ class Trainer:
             self._save_checkpoint()
 
     def _evaluate(self, validation: Validation, epoch: int) -> None:
-        self._settle()
+        self._fetch_report()
         with self.metrics_logger.pause(), evaluation_mode(self.engine):
             scores = self.ranks.from_first(validation.evaluate(epoch))
         self.metrics_logger.scores(epoch, scores)
@@ -231,7 +231,7 @@ class Trainer:
             self._save_weights("best")
 
     def _save_weights(self, name: str) -> None:
-        self._settle()
+        self._fetch_report()
         with self.metrics_logger.pause():
             state = consolidated_state_dict(self.engine)
 
@@ -243,7 +243,7 @@ class Trainer:
             self.ranks.together(write)
 
     def _save_checkpoint(self) -> None:
-        self._settle()
+        self._fetch_report()
         with self.metrics_logger.pause():
             state = asdict(self.progress) | {"identity": self.run_fingerprint}
             self.checkpoints.save(self.progress.step, state, lambda folder: save_engine(self.engine, folder))
