@@ -16,7 +16,7 @@ class Conv(NamedTuple):
 
     @property
     def pointwise(self) -> bool:
-        """Whether it is a product of rows of channels and a matrix."""
+        """Whether the convolution is a matrix product over the channels."""
         return self.weight.shape[2:].numel() == self.stride == self.groups == 1
 
     @property
@@ -37,7 +37,7 @@ def as_map(x_RC: Tensor, like_NCHW: Tensor) -> Tensor:
 
 
 def pointwise(x_NCHW: Tensor, weight_OC11: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """A 1x1 convolution as a product: cuDNN would plan it anew for each number of crops."""
+    """A 1x1 convolution as a matrix product; cuDNN would plan it again for each number of crops."""
     return as_map(linear(rows(x_NCHW), weight_OC11.flatten(1), bias_O), x_NCHW)
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm + SiLU of channels-last maps on a CPU, float32, one rank: the passes of operators.py as compiled loops.
+"""BatchNorm + SiLU of channels-last maps on a CPU (float32, one rank): the passes of operators.py as compiled loops.
 
 PyTorch takes three passes forward and five back and keeps the normalized map.
 """
@@ -105,7 +105,7 @@ def _normal_backward(
                 z = x_RC[r, c] * scale_C[c] + shift_C[c]
                 gate = sigmoid(z)
                 grad_z_RC[r, c] = grad * gate * (ONE + z * (ONE - gate))
-            # Loops of their own: of more arrays the compiler cannot tell that they do not overlap.
+            # Separate loops: with more arrays in one, the compiler cannot tell that they do not overlap.
             for c in range(channels):
                 sums_BC[b, c] += grad_z_RC[r, c]
             for c in range(channels):

@@ -1,4 +1,4 @@
-"""BatchNorm + SiLU + squeeze-and-excitation + convolution: the operation the model calls."""
+"""The fused BatchNorm + SiLU + squeeze-and-excitation + convolution that the model calls."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ from .convolution import Conv, as_map, convolve, convolve_backward, rows
 from .reference import EPS, Excitation, Norm, Parts, is_alone
 from .reference import bn_silu as reference
 
-MOST_PARTS = 4  # unrolled by the kernels that merge
-BUCKETS = 16  # to each doubling of the number of crops: a batch is padded by a sixteenth at most
+MOST_PARTS = 4  # the merging kernels unroll their loop over parts
+BUCKETS = 16  # per power of two of the number of crops, so that padding adds at most a sixteenth
 
 
 def _passes(name: str):
@@ -27,14 +27,15 @@ def _passes(name: str):
 
 
 class _BNSiLU(Function):
-    """Saves its input, the previous convolution's output, and recomputes the next convolution's input in backward."""
+    """Saves only its input (the previous convolution's output); recomputes the next convolution's input in backward."""
 
     @staticmethod
     def forward(ctx, options, x_NCHW, bounds, weight_C, bias_C, *rest):
         """The result of `reference.bn_silu`.
 
-        options: the backend, and what is no tensor: training, activate, momentum, stride and groups. rest: the running
-        mean and variance, batches tracked, the four tensors of `Excitation` and the convolution's weight, or None.
+        options: the backend and the arguments that are not tensors: training, activate, momentum, stride and groups.
+        rest: running mean and variance, batches tracked; then the four tensors of `Excitation` and the convolution's
+        weight, which may be None.
         """
         name, training, activate, momentum, stride, groups = options
         running_mean, running_var, tracked, *excitation, conv_weight = rest
@@ -57,7 +58,7 @@ class _BNSiLU(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_NCHW: Tensor):
-        """Gradients of what `forward` took: x, weight, bias, the excitation's four tensors, the convolution's weight.
+        """Gradients of x, weight and bias, of the excitation's four tensors, and of the convolution's weight.
 
         In order: the convolution's, from its recomputed input; the gate's, which needs the sums over a crop of
         gradient times activated map; that of the normalization, which needs sums over all crops.
@@ -84,7 +85,7 @@ class _BNSiLU(Function):
 
 
 def running_stats(norm: Norm) -> Tensor:
-    """`stats` of the running mean and variance (triton_tiles.py)."""
+    """The `stats` (triton_tiles.py) of the running mean and variance."""
     mean_PC, var_PC = norm.running()
     rstd_PC = torch.rsqrt(var_PC + EPS)
     scale_PC = norm.weight_C.float() * rstd_PC

@@ -1,4 +1,4 @@
-"""Passes over a map on a GPU, as custom operators around the Triton kernels; cpu_kernel.py has those of a CPU.
+"""Passes over a map on a GPU, as custom operators around the Triton kernels. cpu_kernel.py has the passes for a CPU.
 
 x [R, C] are the rows of a map of `cells` cells a crop; `bounds` [P + 2] and `stats` [P, 5, C] are those of
 triton_tiles.py.
@@ -50,7 +50,7 @@ def _stats_of_sums(
 
 
 def merged_stats(partial: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
-    """`stats` over all ranks, by one reduction, from partial moments [P, 2, programs, C]; the running ones follow."""
+    """`stats` over all ranks from partial moments [P, 2, programs, C], by one reduction; updates running statistics."""
     if is_alone():
         return _stats_alone(partial, cells, bounds, *norm)
     sums = _rank_sums(partial, cells, bounds, *norm[:5])
@@ -59,13 +59,13 @@ def merged_stats(partial: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Ten
 
 
 def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
-    """`stats` of a map over all ranks; the running statistics follow."""
+    """The `stats` of a map over all ranks. Updates the running statistics."""
     return merged_stats(_partial_moments(x_RC, cells, bounds), cells, bounds, norm)
 
 
 @operator("bn_silu_apply")
 def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate_NC: Tensor | None, activate: bool) -> Tensor:
-    """y [R, C] = gate * silu(scale * x + shift), without the gate where there is none, without SiLU as asked."""
+    """y [R, C] = gate * silu(scale * x + shift). The gate is optional; `activate` says whether SiLU is applied."""
     from .triton_forward import apply
     from .triton_tiles import Map
 
@@ -74,7 +74,7 @@ def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate_NC: Tens
 
 @operator("bn_silu_mean")
 def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, grad_RC: Tensor | None) -> Tensor:
-    """[N, C] float32: the means of the activated map, or the sums of its products with `grad_RC`."""
+    """The means of the activated map, [N, C] float32; with `grad_RC`, the sums of its products with `grad_RC`."""
     from .triton_forward import mean
     from .triton_tiles import Map
 
@@ -97,7 +97,7 @@ def backward_map(
     grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
     sums: Tensor,
 ) -> Tensor:  # fmt: skip
-    """The gradient of x from `sums` of all ranks; the other arguments are those of `backward`."""
+    """The gradient of x, from the `sums` of all ranks; the other arguments are as in `backward`."""
     from .triton_backward import backward_map
     from .triton_tiles import Map
 

@@ -1,4 +1,4 @@
-"""BatchNorm + SiLU in Triton, backward: the sums that the statistics' gradients need, then the gradient of the map."""
+"""Backward kernels of BatchNorm + SiLU in Triton: the sums for the statistics' gradients, then the map's gradient."""
 
 import torch
 import triton
@@ -57,7 +57,7 @@ def merge_sums(
     partial, sums, grad_weight, grad_bias,
     C: tl.constexpr, P: tl.constexpr, PROGRAMS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """sums [P, 2, C] over the programs; the gradients of weight and bias are those over the parts."""
+    """sums [P, 2, C] over the programs, and the gradients of weight and bias, which sum over the parts as well."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     mask = column < C
     program = tl.arange(0, PROGRAMS)
@@ -80,7 +80,7 @@ def bn_silu_backward(
     HW: tl.constexpr, C: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     ACTIVATE: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of x; `sums` [P, 2, C] are those of all ranks."""
+    """The gradient of x. `sums` [P, 2, C] are summed over all ranks."""
     part = tl.program_id(2)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     first, end = share_of(bounds, part)
@@ -124,7 +124,7 @@ def merged_sums(partial: Tensor, weight_C: Tensor) -> list[Tensor]:
 
 
 def backward_map(x: Map, stats: Tensor, grad_RC: Tensor, gate: list[Tensor], activate: bool, sums: Tensor) -> Tensor:
-    """The gradient of x [R, C]; `sums` of all ranks."""
+    """The gradient of x [R, C], from the `sums` of all ranks."""
     grad_x_RC, tensors = torch.empty_like(x.x_RC), [grad_RC, x.x_RC, stats, x.bounds, *(gate or [stats, stats])]
     flags = dict(ACTIVATE=activate, GATED=bool(gate), P=x.parts, **x.sizes())
     launch(bn_silu_backward, x.grid(padding=True), *tensors, sums, grad_x_RC, warps=WARPS, stages=1, **flags)

@@ -1,4 +1,4 @@
-"""BatchNorm + SiLU in Triton, forward: the normalized and activated map, and its mean over the cells of a crop."""
+"""Forward kernels of BatchNorm + SiLU in Triton: the normalized and activated map, and its mean over a crop's cells."""
 
 import torch
 import triton

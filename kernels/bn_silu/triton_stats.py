@@ -15,7 +15,7 @@ def partial_stats(
     x, bounds, partial,
     HW: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """partial [P, 2, programs, C]: mean, and squared distances from it, of each program's share."""
+    """partial [P, 2, programs, C]: the mean of each program's share, and the sum of squared distances from it."""
     part = tl.program_id(2)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     first, end = share_of(bounds, part)
@@ -60,8 +60,8 @@ def merge_stats(
     HW: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PROGRAMS: tl.constexpr, COLUMNS: tl.constexpr,
     ALONE: tl.constexpr,
 ):  # fmt: skip
-    """All shares together. ALONE: `stats` at once. Else sums [P, 2 * C + 1] about the running mean, to be added over
-    ranks: of distances, of their squares, and the count.
+    """Merge the moments of all shares. ALONE: write `stats`. Otherwise write sums [P, 2 * C + 1] to add over ranks:
+    distances from the running mean, their squares, and the count.
     """
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     program = tl.arange(0, PROGRAMS)
@@ -116,14 +116,14 @@ def finish_stats(
 
 
 def partial_moments(x: Map) -> Tensor:
-    """[P, 2, programs, C]: mean, and squared distances from it, of each program's share of a part."""
+    """[P, 2, programs, C]: the mean of each program's share of a part, and the sum of squared distances from it."""
     partial = x.partial()
     launch(partial_stats, x.grid(padding=False), x.x_RC, x.bounds, partial, warps=WARPS, stages=1, **x.sizes())
     return partial
 
 
 def stats_alone(partial: Tensor, cells: int, bounds: Tensor, norm: list[Tensor], momentum: float, eps: float) -> Tensor:
-    """`stats` of this rank alone; norm: weight, bias, running mean and variance, batches tracked."""
+    """The `stats` of this rank alone. norm: weight, bias, running mean and variance, batches tracked."""
     parts, channels = partial.shape[0], partial.shape[-1]
     stats = partial.new_empty(parts, 5, channels)
     _merge(partial, cells, bounds, norm, stats, stats, momentum, eps, alone=True)
@@ -131,7 +131,7 @@ def stats_alone(partial: Tensor, cells: int, bounds: Tensor, norm: list[Tensor],
 
 
 def rank_sums(partial: Tensor, cells: int, bounds: Tensor, norm: list[Tensor]) -> Tensor:
-    """[P, 2 * C + 1] to be added over all ranks."""
+    """The sums [P, 2 * C + 1] to add over all ranks."""
     sums = partial.new_empty(partial.shape[0], 2 * partial.shape[-1] + 1)
     _merge(partial, cells, bounds, norm, sums, sums, 0.0, 0.0, alone=False)
     return sums

@@ -1,8 +1,8 @@
-"""Tiles of channels-last maps: what the Triton kernels of a map share.
+"""Tiles of channels-last maps, shared by the Triton kernels that read and write maps.
 
 A map [N, HW, C] is stored as rows [N * HW, C]. A program owns a block of channels and a share of one part's crops, and
 passes over their cells in tiles of ROWS x COLUMNS. The padding after the last part counts as one more part. Sums over a
-map are partial sums, one row a program, which one small launch merges: no atomics, bitwise deterministic.
+map are partial sums, one row per program, merged by one small launch: no atomics, bitwise deterministic.
 
 `stats` [P, 5, C] float32 holds mean, 1 / standard deviation, scale, shift, and 1 / count (zero in evaluation, where
 statistics are constants); all are zero for padding.
@@ -25,7 +25,7 @@ WARPS = 4
 
 @triton.jit
 def share_of(bounds, part, AXIS: tl.constexpr = 0):
-    """This program's crops of a part, by its place on an axis of the grid; int64, as offsets into a map must be."""
+    """The range of a part's crops that this program handles, as int64, because offsets into a map can exceed int32."""
     first, end = tl.load(bounds + part), tl.load(bounds + part + 1)
     share = tl.cdiv(end - first, tl.num_programs(AXIS))
     first += tl.program_id(AXIS) * share
@@ -40,13 +40,13 @@ def stat(stats, number, part, column, C: tl.constexpr, P: tl.constexpr):
 
 @triton.jit
 def crop_row(values, crop, column, C: tl.constexpr):
-    """[COLUMNS] of [N, C]."""
+    """The columns of one crop's row of `values` [N, C]."""
     return tl.load(values + crop * C + column, column < C, 0).to(tl.float32)
 
 
 @triton.jit
 def crop_tile(crop, first, column, HW: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr):
-    """Offsets of a tile of one crop, and which of them exist."""
+    """Offsets of a tile of one crop, and a mask of those inside it."""
     row = first + tl.arange(0, ROWS)
     offset = crop * (HW * C) + (row[:, None] * C + column[None, :])
     return offset, (row[:, None] < HW) & (column[None, :] < C)
@@ -65,7 +65,7 @@ def merge_moments(values, mask, count, before, mean, square):
 
 @triton.jit
 def store_pair(partial, part, column, first, second, C: tl.constexpr, AXIS: tl.constexpr = 0):
-    """This program's row of both sums in partial [P, 2, programs, C]."""
+    """Store this program's row of both sums in partial [P, 2, programs, C]."""
     at = partial + (part * 2 * tl.num_programs(AXIS) + tl.program_id(AXIS)) * C + column
     tl.store(at, first, column < C)
     tl.store(at + tl.num_programs(AXIS) * C, second, column < C)
@@ -95,12 +95,12 @@ class Map(NamedTuple):
 
     @property
     def programs(self) -> int:
-        """Programs of each part and block of channels, a power of two: fewer if there are more blocks or few crops."""
+        """Programs per part and block of channels, a power of two; fewer if there are many blocks or few crops."""
         blocks = triton.next_power_of_2(triton.cdiv(self.channels, columns(self.channels)))
         return max(1, min(PROGRAMS // blocks, triton.next_power_of_2(self.crops)))
 
     def grid(self, padding: bool) -> tuple[int, int, int]:
-        """Programs, blocks of channels, and parts, with that of the padding or without."""
+        """Programs, blocks of channels, and parts, with or without the padding's part."""
         return self.programs, triton.cdiv(self.channels, columns(self.channels)), self.parts + padding
 
     def sizes(self) -> dict[str, int]:

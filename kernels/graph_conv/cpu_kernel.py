@@ -26,7 +26,7 @@ class _GraphConv(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_FVO: Tensor):
-        """Gradients of parameters are summed in float32."""
+        """The gradients; those of parameters are summed in float32."""
         x_FVC, adjacency_KVV, weight_KOC = ctx.saved_tensors
         aggregate_UV, mix_MO = _matrices(adjacency_KVV, weight_KOC)
         grad_x_FVC = torch.empty_like(x_FVC, memory_format=torch.contiguous_format)

@@ -1,5 +1,5 @@
-"""Graph convolution over the joints, fused with the preceding activation, the shortcut's 1x1 convolution and the
-batch statistics: the operation the model calls.
+"""The graph convolution that the model calls, fused with the preceding activation, the shortcut's 1x1 convolution and
+the batch statistics.
 """
 
 from torch import Tensor
@@ -32,8 +32,8 @@ def _forward(
 
 
 def _results(result: list, plain: bool, shortcut: bool, batch_stats: bool) -> tuple:
-    """D and the sums of A, the output, the shortcut's (each with its batch_stats), and x_FVC or None, from the
-    operator's list.
+    """Split the operator's list into D and the sums of A; the output and the shortcut's output, each with its batch
+    statistics; and x_FVC or None.
     """
     each = 3 if batch_stats else 1
     graph, out, rest = result[:2], result[2 : 2 + each], result[2 + each :]

@@ -1,4 +1,4 @@
-"""Gradients of a graph convolution's parameters in Triton, from what the backward pass left in parts: one launch.
+"""Gradients of a graph convolution's parameters in Triton: one launch adds up the partial sums of the backward pass.
 
 dA_k[v, w] has two terms: the sum of (dY W_k)[w] X[v] over all frames, and b_k . dB[w], since the bias goes through the
 adjacency; dB[w] is the sum of dY[w] over all frames.
@@ -14,8 +14,8 @@ from ..deferred_activation.triton_kernel import ActivationGradient
 from ..launch import launch, padded
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
 
-LINES = 128  # of the adjacency's partial sums at once
-COPIED = 2048  # of the weight's elements that a program transposes
+LINES = 128  # of the adjacency's partial sums, read at once
+COPIED = 2048  # elements of the weight that a program transposes
 
 
 @triton.jit
@@ -24,7 +24,7 @@ def _store_adjacency_row(
     K: tl.constexpr, V: tl.constexpr, O: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr,
     V_PADDED: tl.constexpr, O_PADDED: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
-    """dA_k[:, w]; a line is one of the diagonal blocks of one split."""
+    """Store dA_k[:, w]. A line is one diagonal block of one split."""
     joint, output, frames = tl.arange(0, V_PADDED), tl.arange(0, O_PADDED), USED // V
     total = tl.zeros((LINES, V_PADDED), tl.float32)
     for first in range(0, splits * frames, LINES):
@@ -48,7 +48,7 @@ def _store_bias(
     sums, column_sums, grad_bias, k, block, frame_splits, V: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """db_k of a block of outputs: the sum over w of dB[w] with the sum of A_k over v."""
+    """Store db_k for a block of outputs: the sum over w of dB[w] times the sum of A_k[:, w]."""
     column, rows = block * COLUMNS + tl.arange(0, COLUMNS), frame_splits * V
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, rows, ROWS):
@@ -67,8 +67,8 @@ def graph_conv_parameter_gradients(
     USED: tl.constexpr, ROWS: tl.constexpr, V_PADDED: tl.constexpr, O_PADDED: tl.constexpr, LINES: tl.constexpr,
     MERGED_ROWS: tl.constexpr, COLUMNS: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """A program for each column of each A_k, and then for each block of the bias, of the shortcut's bias, of the
-    activation's scales and shifts, and of the weight, [O, K, C] to [K, O, C].
+    """One program for each column of each A_k, then one for each block of the bias, of the shortcut's bias, of the
+    activation's scales and shifts, and of the weight, which is transposed from [O, K, C] to [K, O, C].
     """
     outputs: tl.constexpr = (O + COLUMNS - 1) // COLUMNS
     shortcuts: tl.constexpr = K * V + K * outputs
@@ -107,8 +107,7 @@ def parameter_gradients(
     weight_product: Tensor,
     used: int,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradients of adjacency, weight and bias, and that of the shortcut's bias if there is one; completes
-    `activation.merged`.
+    """Gradients of adjacency, weight and bias, and of the shortcut's bias if any. Also fills in `activation.merged`.
 
     partial [splits, K, ROWS, ROWS]: (dY W_k) X^T. sums, shortcut_sums [splits, V, O]: of the outputs' gradients.
     weight_product [O, K * C]: dY^T (D_k X). used: rows of a tile that hold whole frames.

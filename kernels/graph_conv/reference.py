@@ -1,4 +1,4 @@
-"""Graph convolution in plain PyTorch: the truth that every faster version is held against."""
+"""Graph convolution in plain PyTorch: the reference that every faster version is tested against."""
 
 from typing import NamedTuple
 

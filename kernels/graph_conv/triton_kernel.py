@@ -1,8 +1,9 @@
-"""Graph convolution in Triton: whole frames packed into tiles of ROWS = 128 rows (6 of 21 joints, 7 of 18, 14 of 9),
-where the adjacency is block-diagonal, D [K, ROWS, ROWS].
+"""Graph convolution in Triton. A tile of ROWS = 128 rows holds whole frames (6 of 21 joints, 7 of 18, or 14 of 9), so
+that the adjacency of a tile is a block-diagonal matrix: D [K, ROWS, ROWS].
 
-Forward, joints are aggregated before channels are mixed, sum over k of (D_k X) W_k, fused with activation, shortcut
-and batch statistics in one launch. Backward, channels come first, sum over k of D_k^T (dY W_k): C <= O.
+The forward pass aggregates joints before it mixes channels: sum over k of (D_k X) W_k. The activation, the shortcut and
+the batch statistics are fused into the same launch. The backward pass mixes channels first, because C <= O: sum over k
+of D_k^T (dY W_k).
 """
 
 # ruff: noqa: E741  (O: output channels, the shape suffix)
@@ -26,7 +27,7 @@ from ..deferred_activation.triton_kernel import (
 from ..launch import launch
 from .parameter_gradients import parameter_gradients
 
-MOST_SPLITS = 132  # of the frames in the adjacency's gradient, each with a partial sum: one for each multiprocessor
+MOST_SPLITS = 132  # of the frames, for the adjacency's gradient: one partial sum for each multiprocessor of an H200
 
 
 @triton.jit
@@ -39,27 +40,27 @@ def _tile_rows(tile, rows, USED: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 def _load(source, row, valid, column, C: tl.constexpr):
-    """Columns of rows of `source` [rows, C], zero where there are none."""
+    """The given rows and columns of `source` [rows, C], zero outside it."""
     return tl.load(source + row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :], 0)
 
 
 @triton.jit
 def _diagonal(adjacency, k, ROWS: tl.constexpr):
-    """D_k [ROWS, ROWS], from joint v (column) to joint w (row)."""
+    """D_k [ROWS, ROWS]: from joint v (column) to joint w (row)."""
     local = tl.arange(0, ROWS)
     return tl.load(adjacency + k * ROWS * ROWS + local[:, None] * ROWS + local[None, :])
 
 
 @triton.jit
 def _matrix(weight, k, output, column, O: tl.constexpr, C: tl.constexpr):
-    """W_k [outputs, columns] of `weight` [K, O, C]."""
+    """A tile [outputs, columns] of W_k, from `weight` [K, O, C]."""
     inside = (output < O)[:, None] & (column < C)[None, :]
     return tl.load(weight + (k * O + output[:, None]) * C + column[None, :], inside, 0)
 
 
 @triton.jit
 def block_diagonal(adjacency, diagonal, column_sums, V: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr):
-    """D_k, and the sums of A_k over v [K, V] in float32, from A_k [V, V]: a program each."""
+    """Build D_k, and the sums of A_k over v ([K, V], float32), from A_k [V, V]; one program for each k."""
     k, local = tl.program_id(0), tl.arange(0, ROWS)
     to, source = local[:, None], local[None, :]
     inside = (to // V == source // V) & (to < USED) & (source < USED)
@@ -77,15 +78,16 @@ def graph_conv_forward(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr, USED: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """adjacency: D. column_sums [K, V]: of A over v, through which the bias goes. x is written unless it is `conv_out`
-    itself.
+    """The output, the shortcut and their batch statistics; also x, unless x is `conv_out` itself.
+
+    adjacency: D. column_sums [K, V]: the sums of A over v, which multiply the bias.
     """
-    tile, block = tl.program_id(0), tl.program_id(1)  # the other way round spills on sm_80
+    tile, block = tl.program_id(0), tl.program_id(1)  # swapped, the kernel spills on sm_80
     row, valid = _tile_rows(tile, rows, USED, ROWS)
     output = block * OUTPUTS + tl.arange(0, OUTPUTS)
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     shortcut_total = tl.zeros((ROWS, OUTPUTS), tl.float32)
-    first, second = _diagonal(adjacency, 0, ROWS), _diagonal(adjacency, K - 1, ROWS)  # outside the loop
+    first, second = _diagonal(adjacency, 0, ROWS), _diagonal(adjacency, K - 1, ROWS)  # loaded once, before the loop
     for start in range(0, C, INPUTS):
         column = start + tl.arange(0, INPUTS)
         place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
@@ -104,7 +106,7 @@ def graph_conv_forward(
             RELU_BEFORE_RESIDUAL,
         )
         if KIND > 0:
-            if start // INPUTS % tl.num_programs(1) == block:  # each block of outputs writes its share of x
+            if start // INPUTS % tl.num_programs(1) == block:  # the blocks of outputs share the work of writing x
                 tl.store(x + place, x_tile, inside)
         for k in tl.static_range(K):
             diagonal = first if k == 0 else (second if k == K - 1 else _diagonal(adjacency, k, ROWS))
@@ -137,14 +139,14 @@ def graph_conv_input_gradient(
     KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, SHORTCUT: tl.constexpr, KEPT: tl.constexpr,
     K: tl.constexpr, C: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of x, from both outputs and from x itself where it was used elsewhere, carried on through its
-    activation; and D_k X for the gradient of the weight.
+    """The gradient of x, propagated back through its activation, and D_k X, which the weight's gradient needs.
 
-    mixed [rows, K, C]: dY W_k. shortcut_mixed [rows, C]: the same of the shortcut. aggregated [rows, K, C]: D_k X.
+    The gradient of x sums those of both outputs and, if x was also used elsewhere (KEPT), `kept_grad`.
+    mixed [rows, K, C]: dY W_k. shortcut_mixed [rows, C]: the same for the shortcut. aggregated [rows, K, C]: D_k X.
     """
     tile = tl.program_id(0)
     row, valid = _tile_rows(tile, rows, USED, ROWS)
-    first, second = _diagonal(adjacency, 0, ROWS), _diagonal(adjacency, K - 1, ROWS)  # once a tile
+    first, second = _diagonal(adjacency, 0, ROWS), _diagonal(adjacency, K - 1, ROWS)  # loaded once per tile
     for start in range(0, C, INPUTS):
         column = start + tl.arange(0, INPUTS)
         place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
@@ -172,7 +174,7 @@ def graph_conv_adjacency_gradient(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, USED: tl.constexpr,
     ROWS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """partial [splits, K, ROWS, ROWS]: (dY W_k) X^T over each split's frames; only its diagonal blocks are written."""
+    """partial [splits, K, ROWS, ROWS]: (dY W_k) X^T over the frames of a split. Only diagonal blocks are written."""
     k, split = tl.program_id(0), tl.program_id(1)
     total = tl.zeros((ROWS, ROWS), tl.float32)
     first = split * tiles_a_split
@@ -190,20 +192,21 @@ def graph_conv_adjacency_gradient(
 
 
 def _block(dtype: torch.dtype, outputs: int = 64, inputs: int = 64) -> dict[str, int]:
-    """Rows, outputs and inputs of a tile, warps and stages: the largest without spills; float32 has no tensor cores."""
+    """Tile sizes, warps and stages: the largest that compile without spills. float32 does not use tensor cores."""
     if dtype == torch.float32:
         return {"ROWS": 32, "OUTPUTS": 32, "INPUTS": 32, "warps": 8, "stages": 1}
     return {"ROWS": 128, "OUTPUTS": outputs, "INPUTS": inputs, "warps": 8, "stages": 2}
 
 
 def _used(joints: int, rows: int) -> int:
-    """Rows of a tile that hold whole frames."""
+    """The number of rows of a tile that hold whole frames."""
     return rows // joints * joints
 
 
 def _block_diagonal(adjacency_KVV: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """D [K, rows, rows]: the transposed adjacency once for each frame of a tile, zero elsewhere; and the sums over v
-    [K, V] in float32.
+    """D [K, rows, rows], and the sums of A over v ([K, V], float32).
+
+    D repeats the transposed adjacency for each frame of a tile and is zero elsewhere.
     """
     hops, joints, _ = adjacency_KVV.shape
     diagonal = adjacency_KVV.new_empty(hops, rows, rows)
@@ -222,8 +225,10 @@ def forward(
     shortcut: list[Tensor],
     batch_stats: bool,
 ) -> list[Tensor]:
-    """D and the sums of A over v; out_FVO, with its mean and variance if `batch_stats`; the same of the shortcut, if
-    `shortcut` has its weight_OC and bias_O; x_FVC, unless it is plain. x: `DeferredActivation.tensors`.
+    """Returns D and the sums of A over v; out_FVO; the shortcut's output; and x_FVC, unless it is plain.
+
+    Each output is followed by its mean and variance if `batch_stats`. `shortcut` is empty, or weight_OC and bias_O.
+    x: `DeferredActivation.tensors`.
     """
     frames, joints, channels = x[0].shape
     hops, outputs, _ = weight_KOC.shape
@@ -260,9 +265,10 @@ def backward(
     bias_KO: Tensor,
     shortcut: list[Tensor],
 ) -> list[Tensor]:
-    """Gradients of adjacency, weight and bias, the shortcut's weight and bias if there is one, and the activation's
-    tensors. `graph`, `out` and `shortcut_out` are results of `forward`, `grad_out` and `grad_shortcut_out` gradients;
-    those of the batch statistics and of x_FVC may be missing.
+    """Gradients of adjacency, weight, bias, the shortcut's weight and bias if any, and the activation's tensors.
+
+    `graph`, `out` and `shortcut_out` are results of `forward`; `grad_out` and `grad_shortcut_out` are the gradients of
+    the last two. The gradients of batch statistics may be missing, and that of x_FVC None.
     """
     frames, joints, channels = x_FVC.shape
     hops, outputs, _ = weight_KOC.shape
@@ -280,7 +286,7 @@ def backward(
         shortcut_mixed = shortcut_grad_RO @ shortcut[0]
         grad_shortcut = [shortcut_grad_RO.T @ x_FVC.flatten(0, 1)]
     sizes = {"K": hops, "C": channels, "USED": used}
-    # Narrow, so that D stays in shared memory beside it; one stage spills on sm_80 in float32.
+    # Half as many inputs, so that D also fits in shared memory. With one stage, float32 spills on sm_80.
     narrow = block | {"INPUTS": block["INPUTS"] // 2, "stages": 2}
     result, aggregated = ActivationGradient(x, relu_before_residual, tiles), torch.empty_like(mixed)
     launch(

@@ -1,7 +1,8 @@
-"""Inverted bottleneck: the operation that the model calls.
+"""The inverted bottleneck that the model calls.
 
-On a GPU each convolution's output is written once, with the partial moments of its normalization, and it is all that
-backward keeps. On a CPU the layers run one after the other (bn_silu).
+On a GPU, each convolution writes its output once, together with the partial moments for its normalization. These
+outputs and the block's input are saved for backward; the rest is recomputed. On a CPU, the layers run one after another
+(bn_silu).
 """
 
 from collections.abc import Sequence
@@ -46,21 +47,21 @@ class _Setting(NamedTuple):
         return height * width, out_height * out_width
 
     def stats(self, partial: Tensor, cells: int, bounds: Tensor, norm: Sequence[Tensor]) -> Tensor:
-        """`stats` of a map from its partial moments: of the batch in training, else the running ones."""
+        """The `stats` of a map: from the partial moments of the batch in training, else from the running statistics."""
         weight_C, bias_C, running_mean, running_var, tracked = norm
         layer = Norm(weight_C, bias_C, running_mean, running_var, tracked, self.momentum)
         return passes.merged_stats(partial, cells, bounds, layer) if self.training else running_stats(layer)
 
 
 class _MBConv(Function):
-    """Saves its input and what its convolutions write; recomputes in backward what they read."""
+    """Saves its input and the convolutions' outputs; recomputes the convolutions' inputs in backward."""
 
     @staticmethod
     def forward(ctx, setting: _Setting, x_NCHW, bounds, *tensors):
         """The result of `reference.mbconv`.
 
-        tensors: weight and normalization (five) of the expansion, six times None without one; those of the depthwise
-        convolution; the four of `Excitation`; those of the projection.
+        tensors: weight and five normalization tensors of the expansion, or six times None; the same of the depthwise
+        convolution; the four of `Excitation`; weight and normalization of the projection.
         """
         expand, depthwise, excitation, project = tensors[:6], tensors[6:12], tensors[12:16], tensors[16:]
         (cells, out_cells), x_RC = setting.cells, rows(x_NCHW).contiguous()
@@ -69,7 +70,7 @@ class _MBConv(Function):
             weight_EC = expand[0].flatten(1)
             expanded_RE, partial = operators.pointwise(x_RC, cells, bounds, weight_EC)
             expand_stats = setting.stats(partial, cells, bounds, expand[1:])
-            # The product again moves fewer bytes than a pass over its output, which is six times as wide as x.
+            # Repeating the product moves fewer bytes than a pass over its output, which is six times as wide as x.
             (read_RE,) = operators.pointwise(x_RC, cells, bounds, weight_EC, out_stats=expand_stats)
         deep_RE, partial = operators.depthwise(read_RE, setting.sides, bounds, depthwise[0], setting.stride)
         del read_RE
@@ -88,10 +89,10 @@ class _MBConv(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_NOHW: Tensor):
-        """Gradients of what `forward` took: those of x and of all weights and normalizations, from the last layer on.
+        """Gradients of x and of all weights and normalizations, from the last layer to the first.
 
-        Each normalization needs sums over all crops before it gives the gradient of its map; the kernels that write
-        the gradient of what was normalized write their partial sums with it.
+        Each normalization needs sums over all crops to compute the gradient of its map. The kernel that writes the
+        gradient of its output also writes the partial sums.
         """
         bounds, x_RC, expanded_RE, deep_RE, y_RO, expand_stats, deep_stats, y_stats, *rest = ctx.saved_tensors
         mean_NE, hidden_NS, gate_NE, *weights = rest
@@ -136,7 +137,7 @@ def _normalized(
     partial: Tensor, grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor],
     activate: bool, weight_C: Tensor, training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, weight and bias of a normalization, whose partial sums are known."""
+    """Gradients of x, weight and bias of a normalization whose partial sums are known."""
     sums, *grads = passes.merged_sums(partial, weight_C)
     passes.sum_over_ranks(sums, training)
     return passes.backward_map(grad_RC, x_RC, cells, stats, bounds, gate, activate, sums), *grads
@@ -156,7 +157,7 @@ def _gpu(x_NCHW: Tensor, parts: Parts, block: Block, training: bool) -> Tensor:
 
 
 def _tensors(layer: Layer | None) -> list[Tensor | None]:
-    """A layer's six tensors, those that kernels read contiguous; the running statistics are written in place."""
+    """A layer's six tensors. Those that kernels read are made contiguous; running statistics are updated in place."""
     if layer is None:
         return [None] * 6
     return [*contiguous([layer.conv.weight, *layer.norm[:2]]), *layer.norm[2:5]]

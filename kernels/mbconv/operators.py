@@ -1,7 +1,7 @@
 """The passes of an inverted bottleneck on a GPU, as custom operators around the Triton kernels.
 
-x [R, C] are the rows of a map of `cells` cells a crop; `bounds`, `stats` and partial sums are those of
-bn_silu/triton_tiles.py. `sides` are the height and width of x.
+x [R, C] holds the rows of a map with `cells` cells per crop; `sides` are its height and width. bn_silu/triton_tiles.py
+defines `bounds`, `stats` and the partial sums.
 """
 
 from torch import Tensor
@@ -14,9 +14,9 @@ def pointwise(
     x_RC: Tensor, cells: int, bounds: Tensor, weight_OC: Tensor, stats: Tensor | None = None,
     gate_NC: Tensor | None = None, out_stats: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
-    """x weight^T and its partial moments; of normalized, activated and gated x where `stats` and a gate are given.
+    """x weight^T and its partial moments. With `stats` and a gate, x is normalized, activated and gated first.
 
-    With `out_stats`: SiLU of the normalized product alone.
+    With `out_stats`, the result is SiLU of the normalized product, without moments.
     """
     from ..bn_silu.triton_tiles import Map
     from .triton_pointwise import forward
@@ -49,7 +49,7 @@ def depthwise_backward(
     grad_RC: Tensor, x_RC: Tensor, sides: list[int], bounds: Tensor, weight_C1KK: Tensor, stride: int,
     stats: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradient of the normalized x, its partial sums, and the gradient of the weight; without `stats` that of x."""
+    """The gradient of the normalized x (without `stats`: of x), its partial sums, and the weight's gradient."""
     from ..bn_silu.triton_tiles import Map
     from .triton_depthwise import backward
 
@@ -60,7 +60,7 @@ def depthwise_backward(
 
 @operator("mbconv_gate_sums")
 def gate_sums(grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor) -> Tensor:
-    """[5, N, C]: sums over the cells of each crop, the first of which is the gradient of the gate."""
+    """Five sums over the cells of each crop, [5, N, C]; the first is the gradient of the gate."""
     from ..bn_silu.triton_tiles import Map
     from .triton_gate import sums_of_crops
 
@@ -69,7 +69,7 @@ def gate_sums(grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: 
 
 @operator("mbconv_gated_sums")
 def gated_sums(sums: Tensor, cells: int, bounds: Tensor, gate_NC: Tensor, grad_mean_NC: Tensor) -> Tensor:
-    """Partial sums of the gradient of the normalized map, from those of the crops."""
+    """Partial sums of the gradient of the normalized map, from the sums of the crops."""
     from ..bn_silu.triton_tiles import Map
     from .triton_gate import partial_sums
 

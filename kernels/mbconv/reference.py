@@ -29,12 +29,12 @@ class Block(NamedTuple):
 
 
 def mbconv(x_NCHW: Tensor, parts: Parts, block: Block, training: bool) -> Tensor:
-    """The normalized projection. Training normalizes by batch statistics, see bn_silu."""
+    """The normalized projection. Training normalizes by batch statistics; see bn_silu."""
     return layer_by_layer(bn_silu, x_NCHW, parts, block, training)
 
 
 def layer_by_layer(normalize, x_NCHW: Tensor, parts: Parts, block: Block, training: bool) -> Tensor:
-    """The block by a version of `bn_silu`, each call with the convolution that reads its result."""
+    """The block as calls of some version of `bn_silu`, each fused with the convolution that follows it."""
     expand, depthwise, excitation, project = block
     if expand is None:
         out_NCHW = convolve(x_NCHW, depthwise.conv)

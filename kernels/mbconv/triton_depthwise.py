@@ -1,8 +1,8 @@
 """Depthwise convolutions of channels-last maps in Triton, k x k, stride 1 or 2.
 
-Forward reads the activated map and writes partial moments of what it stores: applying SiLU to what each tap loads
-would take k * k exponentials a value. Backward visits the convolution's input cell by cell, computes SiLU there once,
-and uses each neighbour's gradient twice: for the gradient of the map, and for that of a tap's weight.
+The forward kernel reads the activated map and writes the output with its partial moments. It does not apply SiLU on
+load, which would take k * k exponentials per value. The backward kernel loops over the cells of the convolution's
+input, computes SiLU once per cell, and uses each neighbour's gradient twice: for the map and for a tap's weight.
 """
 
 import torch
@@ -15,12 +15,12 @@ from ..launch import launch
 
 COLUMNS = 32  # channels of a block
 FORWARD_ROWS = 32
-BACKWARD_ROWS = {3: 16, 5: 8}  # by kernel size: a sum for each tap and value of a tile stays in registers
+BACKWARD_ROWS = {3: 16, 5: 8}  # by kernel size: registers hold a sum for each tap and value of a tile
 
 
 @triton.jit
 def _neighbour(source, crop, i, j, column, mask, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr):
-    """Cells (i, j) [ROWS] of a map, zero outside."""
+    """Cells (i, j) [ROWS] of a map, zero outside it."""
     inside = (i >= 0) & (i < H) & (j >= 0) & (j < W)
     offset = ((crop * H + i) * W + j) * C
     return tl.load(source + offset[:, None] + column[None, :], mask & inside[:, None], 0).to(tl.float32)
@@ -32,7 +32,7 @@ def depthwise_forward(
     H: tl.constexpr, W: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
     K: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """y, and partial [P, 2, programs, C]: moments of each program's share; weight [K * K, C]."""
+    """y, and partial [P, 2, programs, C]: the moments of each program's share. weight: [K * K, C]."""
     part = tl.program_id(2)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     first, end = share_of(bounds, part)
@@ -61,7 +61,7 @@ def _backward_of_phase(
     H: tl.constexpr, W: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
     STRIDE: tl.constexpr, ACTIVATE: tl.constexpr, ROWS: tl.constexpr, DI: tl.constexpr, DJ: tl.constexpr,
 ):  # fmt: skip
-    """Cells (STRIDE * u + DI, STRIDE * v + DJ), which the same taps read; `sums` with theirs added."""
+    """Handle the cells (STRIDE * u + DI, STRIDE * v + DJ), which the same taps read; returns `sums` plus theirs."""
     PH: tl.constexpr = (H - DI + STRIDE - 1) // STRIDE
     PW: tl.constexpr = (W - DJ + STRIDE - 1) // STRIDE
     for base in range((first * (PH * PW)).to(tl.int32), (end * (PH * PW)).to(tl.int32), ROWS):
@@ -99,10 +99,10 @@ def depthwise_backward(
     H: tl.constexpr, W: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
     K: tl.constexpr, STRIDE: tl.constexpr, ACTIVATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The convolution read silu(z), z = scale * x + shift; without ACTIVATE it read x = z, and there are no `stats`.
+    """Backward of a convolution of silu(z), z = scale * x + shift; without ACTIVATE, of z = x, which has no `stats`.
 
-    grad_z; partial [P, 2, programs, C]: sums of it, and of its products with the normalized x; grad_weight [P,
-    programs, K * K, C]: each program's sums.
+    Writes grad_z; partial [P, 2, programs, C], the sums of grad_z and of its products with the normalized x; and
+    grad_weight [P, programs, K * K, C], the sums of each program.
     """
     part = tl.program_id(2)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -129,7 +129,7 @@ def depthwise_backward(
 
 
 def _grid(crops: int, channels: int, parts: int) -> tuple[int, int, int]:
-    """Programs, a power of two, blocks of channels, and parts with that of the padding."""
+    """The grid: programs (a power of two), blocks of channels, and parts including the padding."""
     blocks = triton.cdiv(channels, COLUMNS)
     programs = min(PROGRAMS // triton.next_power_of_2(blocks), triton.next_power_of_2(crops))
     return max(1, programs), blocks, parts + 1
@@ -142,7 +142,7 @@ def _sizes(x: Map, sides: list[int], taps: int, stride: int) -> dict[str, int]:
 
 
 def forward(x: Map, sides: list[int], weight_TC: Tensor, stride: int) -> list[Tensor]:
-    """y [R / stride^2, C] and its partial moments; weight [k * k, C]; `sides` are height and width of a map."""
+    """y [R / stride^2, C] and its partial moments. weight: [k * k, C]; `sides`: height and width of a map."""
     sizes = _sizes(x, sides, len(weight_TC), stride)
     cells = sizes["OH"] * sizes["OW"]
     grid = _grid(x.crops, x.channels, x.parts)
@@ -157,9 +157,9 @@ def forward(x: Map, sides: list[int], weight_TC: Tensor, stride: int) -> list[Te
 def backward(
     x: Map, sides: list[int], weight_TC: Tensor, stride: int, stats: Tensor | None, grad_RC: Tensor
 ) -> list[Tensor]:
-    """Gradient of z, partial sums for the statistics, gradient of the weight [k * k, C], float32.
+    """The gradient of z, partial sums for its statistics, and the weight's gradient [k * k, C] in float32.
 
-    x is the map before normalization and SiLU, whose `stats` are given, or the one that the convolution read.
+    With `stats`, x is the map before normalization and SiLU; without, it is the map that the convolution read.
     """
     sizes = _sizes(x, sides, len(weight_TC), stride)
     grid = _grid(x.crops, x.channels, x.parts)

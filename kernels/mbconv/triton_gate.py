@@ -1,7 +1,8 @@
-"""Backward through the gate and the normalization before it, in one pass over the map, in Triton.
+"""Backward through the gate and the normalization before it in Triton, in one pass over the map.
 
-The gate's own gradient must be known before the gradient of z = scale * x + shift is, but each of its sums is linear in
-the gate and in the gradient of the mean, which are constant over a crop: five sums a crop and channel give them all.
+The gradient of z = scale * x + shift depends on the gate's gradient, which itself needs a pass over the map. But the
+sums that the normalization needs are linear in the gate and in the gradient of the mean, and both are constant over a
+crop. So one pass takes five sums per crop and channel, from which all others follow.
 """
 
 import triton
@@ -77,7 +78,7 @@ def gated_sums(
 
 
 def sums_of_crops(x: Map, stats: Tensor, grad_RC: Tensor) -> Tensor:
-    """[5, N, C] float32; the first is the gradient of the gate."""
+    """The five sums of `gate_sums`, [5, N, C] float32; the first is the gradient of the gate."""
     sums = x.empty(SUMS, x.crops, x.channels)
     tensors = grad_RC, x.x_RC, stats, x.bounds, sums
     launch(gate_sums, x.grid(padding=True), *tensors, x.crops, warps=2 * WARPS, stages=1, P=x.parts, **x.sizes())

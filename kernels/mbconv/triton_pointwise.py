@@ -1,8 +1,8 @@
-"""1x1 convolutions of channels-last maps in Triton: products whose loads normalize and whose stores count moments.
+"""1x1 convolutions of channels-last maps in Triton: matrix products that normalize on load and take moments on store.
 
-Forward, the rows that are read may be normalized, activated and gated on load; of what is stored either the moments are
-counted, or SiLU of its normalization is stored instead. Blocks of outputs are neighbours on the grid, so that they find
-the rows that they share in the L2 cache.
+The forward kernel can normalize, activate and gate the rows on load. It stores either the product and its partial
+moments, or SiLU of the normalized product. Blocks of outputs are adjacent on the grid, so that the rows they share are
+still in the L2 cache.
 """
 
 # ruff: noqa: E741  (O: output channels, the shape suffix)
@@ -49,9 +49,10 @@ def pointwise_forward(
     HW: tl.constexpr, C: tl.constexpr, O: tl.constexpr, P: tl.constexpr, NORMALIZE: tl.constexpr,
     ACTIVATE: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """y = x weight^T, and partial [P, 2, programs, O]: moments of each program's share.
+    """y = x weight^T, and partial [P, 2, programs, O]: the moments of each program's share.
 
-    NORMALIZE: of gate * silu(scale * x + shift). ACTIVATE: silu of y's normalization by `out_stats`, without moments.
+    NORMALIZE: x is replaced by gate * silu(scale * x + shift). ACTIVATE: y is normalized by `out_stats` and activated,
+    and there are no moments.
     """
     part = tl.program_id(2)
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -92,7 +93,7 @@ def pointwise_weight_backward(
     HW: tl.constexpr, C: tl.constexpr, O: tl.constexpr, P: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """grad_weight [P, programs, O, C]: each program's sum of grad_y^T times gate * silu(scale * x + shift)."""
+    """grad_weight [P, programs, O, C]: grad_y^T times gate * silu(scale * x + shift), summed by each program."""
     part = tl.program_id(2)
     output = tl.program_id(0) % BLOCKS * OUTPUTS + tl.arange(0, OUTPUTS)
     column = tl.program_id(0) // BLOCKS * COLUMNS + tl.arange(0, COLUMNS)
@@ -110,16 +111,17 @@ def pointwise_weight_backward(
 
 
 def _programs(crops: int, blocks: int) -> int:
-    """Shares of a part's crops, a power of two."""
+    """The number of programs that share a part's crops, a power of two."""
     return max(1, min(PROGRAMS // triton.next_power_of_2(blocks), triton.next_power_of_2(crops)))
 
 
 def forward(
     x: Map, weight_OC: Tensor, stats: Tensor | None, gate_NC: Tensor | None, out_stats: Tensor | None
 ) -> list[Tensor]:
-    """y [R, O] and its partial moments [P, 2, programs, O]; without moments where `out_stats` are given.
+    """y [R, O] and, unless `out_stats` is given, its partial moments [P, 2, programs, O].
 
-    stats, gate: how the rows are normalized, activated and gated on load. out_stats: how y is before it is stored.
+    With `stats` and `gate`, the rows are normalized, activated and gated on load. With `out_stats`, y is normalized and
+    activated before it is stored.
     """
     outputs, channels = weight_OC.shape
     exact = weight_OC.dtype == torch.float32
@@ -139,7 +141,7 @@ def forward(
 
 
 def weight_backward(x: Map, stats: Tensor, gate_NC: Tensor, grad_RO: Tensor) -> Tensor:
-    """Gradient of the weight [O, C], float32, of a product with normalized, activated and gated rows."""
+    """The weight's gradient [O, C] in float32, for a product whose rows were normalized, activated and gated."""
     outputs, channels = grad_RO.shape[1], x.channels
     exact = grad_RO.dtype == torch.float32
     block = min(MOST_OUTPUTS // (2 if exact else 1), padded(outputs))

@@ -1,8 +1,8 @@
 """Temporal convolution on a CPU by Winograd's algorithm (Winograd, 1980; for networks Lavin and Gray, CVPR 2016).
 
-A tile of P = T - 1 frames of output, which reads its own P frames and the next tile's, takes N = 2 P products with a
-matrix of channels instead of T P: 8 instead of 20 for kernel size 5. Clips lie with T // 2 zeros between them, phase by
-phase, [P, tiles * V * C]: the transform of some tiles to points is one product, and their points stay in the cache.
+A tile of P = T - 1 output frames reads its own P frames and those of the next tile. It takes N = 2 P products with a
+matrix of channels instead of T P: 8 instead of 20 for kernel size 5. T // 2 zero frames separate the clips. The layout
+is phase by phase, [P, tiles * V * C], so that one product transforms several tiles to points, which stay in the cache.
 """
 
 from functools import cache
@@ -23,8 +23,9 @@ MAX_KERNEL_SIZE = 5
 
 @cache
 def _transforms(kernel_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """inputs [2, N, P], weights [N, T], outputs [P, N]: y = outputs ((weights w) * (inputs x)), by Toom and Cook's
-    interpolation, transposed since a convolution slides over time.
+    """The transforms inputs [2, N, P], weights [N, T] and outputs [P, N]: y = outputs ((weights w) * (inputs x)).
+
+    This is Toom-Cook interpolation, transposed because a convolution slides over time.
     """
     phases = max(1, kernel_size - 1)
     size = phases + kernel_size - 1
@@ -62,7 +63,7 @@ class _TemporalConv(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_FVO: Tensor):
-        """Gradients of parameters are summed in float32."""
+        """The gradients; those of parameters are summed in float32."""
         x_PL, place_F, weight_TOC, weight_NCO, bias_O = ctx.saved_tensors
         (joints, channels, outputs), (inputs_2NP, weights_NT, outputs_PN) = ctx.sizes, _transforms(len(weight_TOC))
         grad_PL = _by_phase(grad_FVO, place_F, len(outputs_PN), ctx.tiles)
@@ -79,24 +80,24 @@ class _TemporalConv(Function):
 
 
 def _of(x_PL: Tensor, tiles: slice, width: int, ahead: int = 0) -> Tensor:
-    """The columns of these tiles, or of the next ones, a view."""
+    """The columns of these tiles, or of the next ones, as a view."""
     return x_PL[:, (tiles.start + ahead) * width : (tiles.stop + ahead) * width]
 
 
 def _to_points(inputs_2NP: Tensor, x_PL: Tensor, tiles: slice, sizes: tuple[int, int]) -> Tensor:
-    """[N, R, C]: rows (tile, joint)."""
+    """The input at the N points, [N, R, C]; a row is a tile and a joint."""
     own, following = (_of(x_PL, tiles, sizes[0] * sizes[1], ahead) for ahead in (0, 1))
     return (inputs_2NP[0] @ own).addmm_(inputs_2NP[1], following).view(len(inputs_2NP[0]), -1, sizes[1])
 
 
 def _by_phase(x_FVC: Tensor, place_F: Tensor, phases: int, tiles: int) -> Tensor:
-    """[P, tiles * V * C] float32, zero where there is no frame."""
+    """The frames in phases: [P, tiles * V * C] float32, zero where there is no frame."""
     x = torch.zeros(phases * tiles, *x_FVC.shape[1:])
     return x.index_copy_(0, place_F % phases * tiles + place_F // phases, x_FVC.float()).view(phases, -1)
 
 
 def _by_frame(x_PL: Tensor, place_F: Tensor, shape: tuple[int, int]) -> Tensor:
-    """[F, *shape], the reverse of `_by_phase`."""
+    """The inverse of `_by_phase`: [F, *shape]."""
     phases, tiles = len(x_PL), x_PL.shape[1] // (shape[0] * shape[1])
     return x_PL.view(phases * tiles, *shape).index_select(0, place_F % phases * tiles + place_F // phases)
 

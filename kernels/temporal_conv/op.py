@@ -1,5 +1,5 @@
-"""Temporal convolution within each clip, fused with the preceding activation and the batch statistics: the operation
-the model calls.
+"""The temporal convolution that the model calls, within each clip, fused with the preceding activation and the batch
+statistics.
 """
 
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Temporal convolution on packed frames in plain PyTorch: the truth that every faster version is held against."""
+"""Temporal convolution on packed frames in plain PyTorch: the reference that every faster version is tested against."""
 
 from functools import reduce
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from ..deferred_activation.reference import ConvOutput, DeferredActivation, defe
 
 
 class Clips(NamedTuple):
-    """Where the clips of a batch begin and end; made once a batch, since every temporal convolution reads it."""
+    """Where the clips of a batch begin and end. Built once per batch, for all temporal convolutions."""
 
     cu_seqlens: Tensor  # [B + 1] int64, first frame of each clip, and F
     bounds_2F: Tensor  # int32, of each frame the first frame of its clip, and the frame after the clip's last

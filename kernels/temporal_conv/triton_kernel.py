@@ -1,6 +1,6 @@
-"""Temporal convolution in Triton: on flat rows (frame, joint) a tap is a shift by whole frames, so that the convolution
-is one matrix product over taps and channels together; each frame's clip determines which taps lie beyond its ends.
-The preceding activation and the batch statistics are part of it.
+"""Temporal convolution in Triton. Rows are (frame, joint), so that a tap is a shift by whole frames and the convolution
+is one matrix product over taps and channels; taps beyond the ends of a frame's clip are masked. The batch statistics
+and, in backward, the preceding activation are fused into it.
 """
 
 # ruff: noqa: E741  (O: output channels, the shape suffix)
@@ -21,16 +21,16 @@ from ..deferred_activation.triton_kernel import forward as activate
 from ..launch import launch, padded
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
 
-# Of the rows in the weights' gradient, each with a partial sum of its own: 20 tiles times 13 are 260 programs, two for
-# each of an H200's processors, as many as it holds at once.
+# Splits of the rows in the weight's gradient, each with its own partial sum: 20 tiles x 13 splits are 260 programs, the
+# two per multiprocessor that an H200 runs at once.
 MOST_SPLITS = 13
 SPLITS = padded(MOST_SPLITS)
-WEIGHT_COLUMNS = MERGED_ROWS * MERGED_COLUMNS // SPLITS  # of a program that adds those up
+WEIGHT_COLUMNS = MERGED_ROWS * MERGED_COLUMNS // SPLITS  # of a program that adds up the splits
 
 
 @triton.jit
 def _shifted(row, frame, first, last, shift, column, valid, V: tl.constexpr, C: tl.constexpr):
-    """Where the rows shifted by so many frames are in [rows, C], and which of them the clip has."""
+    """Offsets in [rows, C] of the rows `shift` frames later, and which of these rows the clip contains."""
     inside = valid & (frame + shift >= first) & (frame + shift < last)
     return (row + shift * V)[:, None] * C + column[None, :], inside[:, None] & (column < C)[None, :]
 
@@ -41,7 +41,7 @@ def temporal_conv_forward(
     BATCH_STATS: tl.constexpr, KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, O] from x [rows, C], rows being frames x V joints; first_frame, end_frame [frames] bound the clips."""
+    """out [rows, O] from x [rows, C]. A row is a frame and a joint; first_frame, end_frame [frames] bound its clip."""
     block, tile = tl.program_id(0), tl.program_id(1)
     row = tile * ROWS + tl.arange(0, ROWS)
     valid, frame = row < rows, row // V
@@ -71,7 +71,7 @@ def temporal_conv_input_gradient(
     KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of x, carried on through its activation: a tap passes it back as far as it looked ahead."""
+    """The gradient of x, propagated back through its activation. Taps shift the opposite way to forward."""
     column, tile = tl.program_id(0) * INPUTS + tl.arange(0, INPUTS), tl.program_id(1)
     row = tile * ROWS + tl.arange(0, ROWS)
     valid, frame = row < rows, row // V
@@ -98,7 +98,7 @@ def temporal_conv_weight_gradient(
     KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """partial [splits, KERNEL_SIZE, O, C]: each program sums one tap's tile over its split of the rows."""
+    """partial [splits, KERNEL_SIZE, O, C]: each program sums a tile of one tap over one split of the rows."""
     tiles: tl.constexpr = (O + OUTPUTS - 1) // OUTPUTS
     tap, split = tl.program_id(0) // tiles, tl.program_id(2)
     output = tl.program_id(0) % tiles * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -122,7 +122,7 @@ def temporal_conv_parameter_gradients(
     VECTORS: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     SPLITS: tl.constexpr, WEIGHT_COLUMNS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Adds up what is in parts: a program for each block of the weight, of the bias, and of the activation's scales
+    """Adds up the partial sums: one program for each block of the weight, of the bias, and of the activation's scales
     and shifts. partial [splits, WEIGHTS]; sums [rows, O]; activation_sums [tiles, 4, C].
     """
     biases: tl.constexpr = (WEIGHTS + WEIGHT_COLUMNS - 1) // WEIGHT_COLUMNS
@@ -138,10 +138,10 @@ def temporal_conv_parameter_gradients(
 
 
 def _tile(dtype: torch.dtype, rows: int = 128, outputs: int = 128, inputs: int = 64) -> dict[str, int]:
-    """Rows, outputs and inputs of a tile, warps and stages: what fits without spills; float32 has no tensor cores.
+    """Tile sizes, warps and stages that compile without spills. float32 does not use tensor cores.
 
-    A program sums over one of the three. The other two are 128 in bfloat16: the larger, the fewer re-reads of both
-    operands, and with 64 the L2 cache delivers half as much again (benchmarks/tiles.py).
+    A program sums over one of the three dimensions. The other two are 128 in bfloat16: larger tiles read both operands
+    less often, and with 64 the L2 cache would deliver half as much again (benchmarks/tiles.py).
     """
     if dtype == torch.float32:
         return {"ROWS": 64, "OUTPUTS": 32, "INPUTS": 32, "warps": 8, "stages": 2}
@@ -156,7 +156,10 @@ def forward(
     bias_O: Tensor,
     batch_stats: bool,
 ) -> list[Tensor]:
-    """out_FVO, its mean and variance if `batch_stats`, x_FVC unless plain. x: `DeferredActivation.tensors`."""
+    """Returns out_FVO; its mean and variance if `batch_stats`; and x_FVC, unless it is plain.
+
+    x: `DeferredActivation.tensors`.
+    """
     frames, joints, channels = x[0].shape
     kernel_size, outputs, _ = weight_TOC.shape
     tile, rows, plain = _tile(x[0].dtype), frames * joints, len(x) == 1
@@ -181,8 +184,9 @@ def backward(
     weight_TOC: Tensor,
     bias_O: Tensor,
 ) -> list[Tensor]:
-    """Gradients of weight, bias and the activation's tensors. `out`: the output with its batch_stats;
-    `grad_out`: their gradients; those of the batch statistics may be missing.
+    """Gradients of weight, bias and the activation's tensors.
+
+    `out`: the output and its batch statistics; `grad_out`: their gradients. Those of the statistics may be missing.
     """
     frames, joints, channels = x_FVC.shape
     kernel_size, outputs, _ = weight_TOC.shape
