@@ -15,8 +15,8 @@ from torch.nn.functional import interpolate
 
 from ..errors import InputError
 from ..skeleton import HANDS, WHOLEBODY, Skeleton
+from ..store.clip import Clip
 from ..store.crop_store import CropStore
-from ..store.manifest import Clip
 from .boxes import BoxRule, hand_boxes, side_of_clip, side_of_sampled
 from .dali import DecodingError, JpegDecoder, VideoDecoder
 from .video import VideoFile

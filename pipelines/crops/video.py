@@ -4,7 +4,7 @@ Converters, pose estimation, crops and report all number frames by this reader. 
 removed by an edit list, hidden reference frames and cover pictures do not count.
 Pictures are rotated and mirrored by the display matrix, and width and height are those of the rotated picture.
 
-Where packets determine the frame count (`VideoFile.scan`), the file is read but only one frame is decoded; otherwise
+Where packets determine the frame count (frame_scan.py), the file is read but only one frame is decoded; otherwise
 every frame is decoded.
 """
 
@@ -16,17 +16,15 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 
 from ..errors import InputError
-from .bitstream import header_reader
+from .display_matrix import as_shown, display_matrix, is_right_angled, shown_size
+from .frame_scan import Scan, decode, is_mov, scan_frames, scan_packets
 
 REMEDY = "encode it again, or leave the clip out"
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".h264", ".ivf")
-INDEXED = ("mov", "matroska", "avi")  # containers with one frame and its time in each packet
 NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-RIGHT_ANGLE = 0.01  # tolerance within which a display matrix is a right-angle rotation
 SAME_SHAPE = 0.05  # relative change of aspect ratio allowed within a video (sizes are rounded)
 RATE_DOUBT = 0.05  # if the declared frame rate differs by more, the timestamps' rate is used
 
@@ -51,21 +49,6 @@ class VideoInfo:
         times = np.arange(self.frames) / self.fps if self.times is None else self.times
         ends = np.append(times[1:], times[-1] + 1 / self.fps)
         return int(np.searchsorted((times + ends) / 2, seconds, "left"))
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The result of reading a file to its end: shown frames, their times, and whether the size changes.
-
-    `plain`: every packet is a shown frame, so that a decoder that counts packets numbers the frames alike. `pts` are
-    the frames' timestamps, int64 in units of the stream, where packets determine them: reading may start anywhere.
-    """
-
-    frames: int
-    times: np.ndarray | None
-    resized: bool
-    plain: bool
-    pts: np.ndarray | None = None
 
 
 class VideoFile:
@@ -103,8 +86,7 @@ class VideoFile:
 
     def _prepare(self) -> None:
         self.codec = self._stream.codec_context.name
-        self._mov = self._container.format.name.startswith("mov")
-        self._decoded = _decode(self._container, self._stream)
+        self._decoded = decode(self._container, self._stream)
         try:
             first = next(self._decoded, None)
         except av.FFmpegError as error:
@@ -129,7 +111,7 @@ class VideoFile:
     @cached_property
     def declared_frames(self) -> int:
         """The frame count that the file declares, without frames removed by an edit list; 0 if it declares none."""
-        if self._mov and self._stream.frames:  # the index knows the edit list, the header does not
+        if is_mov(self._container) and self._stream.frames:  # the index knows the edit list, the header does not
             return sum(not entry.is_discard for entry in self._stream.index_entries)
         return self._stream.frames
 
@@ -154,7 +136,7 @@ class VideoFile:
     @property
     def plain(self) -> bool:
         """Whether a decoder that knows of packets alone (DALI) gives the same frames, upright and of one size."""
-        return self.scan.plain and not self._box and _display_matrix(self._first) is None
+        return self.scan.plain and not self._box and display_matrix(self._first) is None
 
     @cached_property
     def scan(self) -> Scan:
@@ -165,80 +147,15 @@ class VideoFile:
         try:
             container, stream = self._open()
             with container:
-                result = self._scan_packets(container, stream)
-            return result or self._scan_frames()
+                scan = scan_packets(container, stream, self._first)
+            return scan or self._scan_frames()
         except av.FFmpegError as error:
             raise InputError(self.path, f"cannot be read to its end ({error.strerror})", REMEDY) from None
 
-    def _scan_packets(self, container: av.container.InputContainer, stream: av.VideoStream) -> Scan | None:
-        """Scans the packets only; None if they do not determine the frames.
-
-        They do if every packet has a timestamp and the first is a key frame, earliest in time and the first frame that
-        the decoder returned: then no frame lacks its references, and every shown frame decodes, unless a packet is
-        damaged inside.
-        """
-        read_headers = header_reader(stream)
-        if read_headers is None or not container.format.name.startswith(INDEXED):
-            return None
-        shown: list[int] = []
-        sizes: set[object] = set()
-        discarded = hidden = 0
-        first: int | None = None
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue
-            if packet.is_corrupt or packet.has_sidedata("new_extradata") or packet.pts is None:
-                return None
-            if first is None:
-                first = packet.pts
-                if not packet.is_keyframe:
-                    return None
-            time, discard = packet.pts, packet.is_discard  # reading the headers may empty the packet
-            try:
-                headers = read_headers(packet)
-            except av.FFmpegError:
-                return None
-            sizes |= {header.size for header in headers} - {None}
-            seen = sum(header.shown for header in headers)
-            if len(sizes) > 1 or time < first or seen > 1:
-                return None
-            if discard:
-                discarded += 1
-            elif seen:
-                shown.append(time)
-            else:
-                hidden += 1
-        times = np.sort(np.array(shown, np.int64))
-        if not len(times) or times[0] != self._first.pts or (np.diff(times) <= 0).any():
-            return None
-        removed = self._mov and stream.frames and stream.frames != len(shown)  # by an edit list
-        plain = not (discarded or hidden or removed) and len(container.streams.video) == 1
-        return Scan(len(times), self._seconds(times, container, stream), False, plain, times)
-
     def _scan_frames(self) -> Scan:
-        """Decodes all frames up to the first that fails, and drops damaged frames at the end."""
-        times: list[int | None] = []
-        frames, resized = 0, False
         container, stream = self._open()
         with container:
-            try:
-                for number, frame in enumerate(_decode(container, stream)):
-                    times.append(frame.pts)
-                    resized |= self._shown_size(frame, number) != self._whole_size
-                    if not frame.is_corrupt:
-                        frames = number + 1
-            except av.FFmpegError:
-                pass  # a reader that needs more frames reports why it cannot get them
-            known = [time for time in times[:frames] if time is not None]
-            if len(known) < frames or any(b <= a for a, b in zip(known, known[1:])):
-                return Scan(frames, None, resized, False)
-            return Scan(frames, self._seconds(np.array(known, np.int64), container, stream), resized, False)
-
-    @staticmethod
-    def _seconds(times: np.ndarray, container: av.container.InputContainer, stream: av.VideoStream) -> np.ndarray:
-        """Timestamps as a player counts time: from the start of the file's earliest stream."""
-        assert stream.time_base is not None, stream
-        return times * float(stream.time_base) - (container.start_time or 0) / av.time_base
+            return scan_frames(container, stream, lambda *frame: self._shown_size(*frame) != self._whole_size)
 
     def frames(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The wanted frames (int64, any order, counted from 0), each once and in order: number, RGB [H, W, 3] uint8.
@@ -315,7 +232,7 @@ class VideoFile:
         with container:
             container.seek(int(pts[first]), stream=stream)
             expected = first
-            for frame in _decode(container, stream):
+            for frame in decode(container, stream):
                 if frame.pts is None or frame.pts < pts[first]:
                     continue
                 if expected == len(pts) or frame.pts != pts[expected]:
@@ -327,12 +244,13 @@ class VideoFile:
 
     def _picture(self, frame: av.VideoFrame, number: int) -> np.ndarray:
         """The frame, or the box of it, as it is shown, scaled where the video's first frame has another size."""
-        size, matrix = self._whole_size, _display_matrix(frame)
-        if self._shown_size(frame, number) == size:
-            picture = _upright(frame.to_ndarray(format="rgb24"), matrix)
+        matrix = display_matrix(frame)
+        if self._shown_size(frame, number) == self._whole_size:
+            coded = frame.to_ndarray(format="rgb24")
         else:
-            width, height = size[::-1] if matrix and matrix[0] == 0 else size
-            picture = _upright(frame.to_ndarray(format="rgb24", width=width, height=height), matrix)
+            width, height = shown_size(*self._whole_size, matrix)  # the matrix swaps them back
+            coded = frame.to_ndarray(format="rgb24", width=width, height=height)
+        picture = as_shown(coded, matrix)
         if not self._box:
             return picture
         left, top, right, bottom = self._box
@@ -340,20 +258,17 @@ class VideoFile:
 
     def _shown_size(self, frame: av.VideoFrame, number: int) -> tuple[int, int]:
         """Width and height. Raises InputError if no right angles turn the picture upright, or if its shape changes."""
-        matrix = _display_matrix(frame)
-        if matrix and (matrix[0] == 0) == (matrix[1] == 0):
+        matrix = display_matrix(frame)
+        if not is_right_angled(matrix):
             problem = f"frame {number} is shown rotated or skewed by other than right angles"
             raise InputError(self.path, problem, "encode it upright, or leave the clip out")
-        width, height = frame.width, frame.height
-        if matrix and matrix[0] == 0:
-            width, height = height, width
+        width, height = shown_size(frame.width, frame.height, matrix)
         if number:
             first_width, first_height = self._whole_size
-        if number and abs(width * first_height / (height * first_width) - 1) > SAME_SHAPE:
-            problem = (
-                f"its picture changes size from {first_width}x{first_height} to {width}x{height} at frame {number}"
-            )
-            raise InputError(self.path, problem, "encode it again in one size, or leave the clip out")
+            if abs(width * first_height / (height * first_width) - 1) > SAME_SHAPE:
+                change = f"from {first_width}x{first_height} to {width}x{height} at frame {number}"
+                problem = f"its picture changes size {change}"
+                raise InputError(self.path, problem, "encode it again in one size, or leave the clip out")
         return width, height
 
 
@@ -361,48 +276,3 @@ def read_video_info(path: Path) -> VideoInfo:
     """Raises InputError if the video is missing, does not decode or has no frame rate."""
     with VideoFile(path) as video:
         return video.info()
-
-
-def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """The frames in the order in which they are shown.
-
-    A stream cut at an arbitrary point begins with frames whose references are gone, so frames before the first key
-    frame may fail to decode.
-    """
-    begun = False
-    for packet in container.demux(stream):
-        begun = begun or packet.is_keyframe
-        try:
-            yield from packet.decode()
-        except av.InvalidDataError:
-            if begun:
-                raise
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
-    """(a, b, c, d) of the frame's display matrix, rounded to -1, 0 or 1; None if it changes nothing.
-
-    A pixel at (x, y) is shown at (ax + cy, bx + dy), up to a shift. A rotation by any other angle has no zeros.
-    """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return None
-    assert isinstance(side_data, SideData), side_data
-    a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
-    largest = max(map(abs, (a, b, c, d)))
-
-    def sign(x: int) -> int:
-        return (x > 0) - (x < 0) if abs(x) > RIGHT_ANGLE * largest else 0
-
-    signs = sign(a), sign(b), sign(c), sign(d)
-    return None if signs in ((1, 0, 0, 1), (0, 0, 0, 0)) else signs
-
-
-def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
-    if matrix is None:
-        return picture
-    a, b, c, d = matrix
-    if a == 0:
-        picture = picture.swapaxes(0, 1)
-    across, down = (c, b) if a == 0 else (a, d)
-    return np.ascontiguousarray(picture[::down, ::across])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refusal
 from safetensors.torch import load_file, save_file
 from test_unisign import POSE, RGB, make_batch
 from transformers import MT5Config, MT5ForConditionalGeneration
@@ -15,7 +16,6 @@ from unisign_fast.checkpoints.model_folder import FILES, TIED, require_model_fol
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.mt5 import LanguageModel
 from unisign_fast.model.unisign import UniSign
-from unisign_fast.pipelines.errors import InputError
 from unisign_fast.text.tokenizer import Tokenizer, train_tokenizer
 from unisign_fast.training.initial_weights import load_pretrained_mt5, pretrained_shape, pretrained_tokenizer
 
@@ -49,13 +49,6 @@ def saved(tokenizer, tmp_path_factory):
         return folders[config]
 
     return folder
-
-
-def refusal(function, *arguments) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def equal_weights(model: UniSign, other: UniSign) -> set[str]:

@@ -41,6 +41,20 @@ def walk(frames=9, size=(160, 120)):
     return pictures, np.array(hands)
 
 
+def noisy_walk(frames=30):
+    """So that every frame has bytes to lose."""
+    rng = np.random.default_rng(0)
+    pictures, hands = walk(frames)
+    for picture in pictures:
+        picture[..., GREEN] = np.maximum(picture[..., GREEN], rng.integers(0, 60, picture.shape[:2], np.uint8))
+    return pictures, hands
+
+
+def keypoints_of(pose, size):
+    """[T, 133, 2] pixels and [T, 133] confidences of a pose file's content."""
+    return np.concatenate(pose["keypoints"]) * size, np.concatenate(pose["scores"])
+
+
 def write_pose_network(path: Path, batch: str | int = "batch", joints: int = JOINTS) -> Path:
     """Joint k is where channel k % 3 (red, green, blue) is brightest in the crop; its confidence is how bright it is.
 

@@ -9,20 +9,13 @@ import numpy as np
 import pose_files
 import pytest
 from pose_files import FPS, FRAMES, HEIGHT, WIDTH, in_pixels, make_keypoints
+from refusals import refusal
 from video_files import write_video
 
 from unisign_fast.pipelines.converters import dot_pose
 from unisign_fast.pipelines.converters.convert import convert
 from unisign_fast.pipelines.converters.formats import POSE_FORMATS, pose_format
-from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-
-
-def refusal(action, *arguments, **options):
-    with pytest.raises(InputError) as caught:
-        action(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def one_person(keypoints):

@@ -5,9 +5,9 @@ import json
 import pickle
 
 import pytest
+from refusals import refusal
 
 from unisign_fast.pipelines.converters.labels import read_labels
-from unisign_fast.pipelines.errors import InputError
 
 
 def write(path, content):
@@ -19,13 +19,6 @@ def write(path, content):
     return path
 
 
-def refusal(*arguments, **options):
-    with pytest.raises(InputError) as caught:
-        read_labels(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def daily_row(name):
     return {"name": name, "length": 30, "label_gloss": ["茶", "喜欢"], "label_char": list("我喜欢茶。"),
             "label_word": ["我", "喜欢", "茶", "。"], "label_postag": ["r", "v", "n", "w"]}  # fmt: skip
@@ -34,7 +27,7 @@ def daily_row(name):
 def test_csl_daily_takes_its_splits_from_the_file_beside_it(tmp_path):
     content = {"info": [daily_row(f"S{i}_P0000_T00") for i in range(4)], "gloss_map": ["茶"], "char_map": []}
     path = write(tmp_path / "csl2020ct_v2.pkl", pickle.dumps(content))
-    assert "entry 0: split: is missing; say --split" in refusal(path)
+    assert "entry 0: split: is missing; say --split" in refusal(read_labels, path)
     write(tmp_path / "split_1.txt", "name|split\nS0_P0000_T00|train\nS1_P0000_T00|dev\nS2_P0000_T00|test\n")
     labels, bad = read_labels(path)
     assert [(label.id, label.split) for label in labels] == [
@@ -67,12 +60,12 @@ def test_wlasl_and_its_first_words(tmp_path):
 def test_wlasl_subsets_take_their_words_from_the_file_beside_them(tmp_path, words):
     row = {"subset": "val", "action": [1, 1, 55]}
     path = write(tmp_path / "nslt_100.json", {"00003": row, "00009": {"subset": "train", "action": [7, 1, 9]}})
-    assert "has no words, and neither WLASL_v0.3.json nor" in refusal(path)
+    assert "has no words, and neither WLASL_v0.3.json nor" in refusal(read_labels, path)
     write(tmp_path / words, WLASL[:2] if words.endswith("json") else "0\ttea\n1\tcome here\n")
     (label,), bad = read_labels(path)
     assert (label.id, label.split, label.text) == ("00003", "dev", "come here")
     assert len(bad) == 1 and "clip 00009: text: is missing" in str(bad[0])
-    assert "--classes: " in refusal(path, classes=100)
+    assert "--classes: " in refusal(read_labels, path, classes=100)
 
 
 def msasl_row(**changes):
@@ -96,7 +89,7 @@ def test_msasl_clips_are_parts_of_recordings(tmp_path):
     write(tmp_path / "MSASL_classes.json", [*"abcdefg", "green tea"])
     assert [label.text for label in read_labels(path)[0]] == ["green tea", "water"]
     write(tmp_path / "MSASL_classes.json", {"0": "tea"})
-    assert "MSASL_classes.json: is not a list of words" in refusal(path)
+    assert "MSASL_classes.json: is not a list of words" in refusal(read_labels, path)
 
 
 HOW2SIGN = """VIDEO_ID,VIDEO_NAME,SENTENCE_ID,SENTENCE_NAME,START_REALIGNED,END_REALIGNED,SENTENCE
@@ -160,14 +153,16 @@ def test_a_table_of_names_and_texts_alone_takes_its_split_from_elsewhere(tmp_pat
     path = write(tmp_path / "train.csv", "text,name\nTea.,a\n")
     assert [(label.id, label.split, label.gloss) for label in read_labels(path)[0]] == [("a", "train", "")]
     assert [label.split for label in read_labels(path, split="test")[0]] == ["test"]
-    assert "has columns name; give name, text, gloss, split or" in refusal(write(tmp_path / "a.csv", "name\na\n"))
+    assert "has columns name; give name, text, gloss, split or" in refusal(
+        read_labels, write(tmp_path / "a.csv", "name\na\n")
+    )
 
 
 def test_a_table_of_something_else(tmp_path):
     assert "has columns a, b; give name, text, gloss, split or SENTENCE_NAME, " in refusal(
-        write(tmp_path / "labels.csv", "a,b\n1,2\n")
+        read_labels, write(tmp_path / "labels.csv", "a,b\n1,2\n")
     )
-    assert "has columns (none)" in refusal(write(tmp_path / "empty.csv", ""))
+    assert "has columns (none)" in refusal(read_labels, write(tmp_path / "empty.csv", ""))
 
 
 def test_youtube_asl_has_a_clip_per_caption(tmp_path):
@@ -211,7 +206,7 @@ def test_names_stay_inside_their_folders(tmp_path, name):
 @pytest.mark.parametrize("start", ["nan", 1e999, "1e400", [], "1:x"])
 def test_odd_times_are_named(tmp_path, start):
     row = {"url": "v=abcdefghijk", "label": 0, "text": "a", "start_time": start, "end_time": 3}
-    assert "start" in refusal(write(tmp_path / "MSASL_train.json", [row]))
+    assert "start" in refusal(read_labels, write(tmp_path / "MSASL_train.json", [row]))
 
 
 def test_captions_are_chosen_by_language(tmp_path):

@@ -21,8 +21,8 @@ from unisign_fast.pipelines.demo_corpus.signer import LEFT, RIGHT, Performance, 
 from unisign_fast.pipelines.demo_corpus.signs import PAIRS, SIGNS
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeleton import LEFT_HAND, RIGHT_HAND
+from unisign_fast.pipelines.store.clip import SPLITS
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.pipelines.store.manifest import SPLITS
 
 CLIPS, SEED = 60, 3
 P_SAMP = 0.1

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import zarr
 from conftest import ROOT
+from refusals import refusal
 
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store import row_array
+from unisign_fast.pipelines.store.clip import Clip
 from unisign_fast.pipelines.store.keypoint_store import SHARD_FRAMES, KeypointStore, KeypointStoreWriter
-from unisign_fast.pipelines.store.manifest import Clip
 from unisign_fast.pipelines.store.merge import merge_stores
 
 SOURCE = {"estimator": "random numbers", "version": "1", "coordinates": "x / width, y / height"}
@@ -32,13 +33,6 @@ def write_store(path, lengths=(3, 300, 1), zeros=False):
 
 def shard(path, number=0):
     return path / "keypoints.zarr" / "c" / str(number) / "0" / "0"
-
-
-def refusal(action, *arguments):
-    with pytest.raises(InputError) as caught:
-        action(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def without_checksums(header, **changed):

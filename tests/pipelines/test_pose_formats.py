@@ -7,22 +7,15 @@ import numpy as np
 import pose_files
 import pytest
 from pose_files import COCO, FPS, FRAMES, HEIGHT, WIDTH, in_pixels, make_keypoints, named
+from refusals import refusal
 
 from unisign_fast.pipelines.converters import dot_pose, mmpose, openpose, rtmlib
 from unisign_fast.pipelines.converters.pose import make_pose, signer_of
 from unisign_fast.pipelines.crops.video import VideoInfo
-from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeleton import PACKED_JOINTS
 
 VIDEO = VideoInfo(WIDTH, HEIGHT, FPS, FRAMES)
 NOBODY = np.zeros((0, 133, 3))
-
-
-def refusal(action, *arguments, **options):
-    with pytest.raises(InputError) as caught:
-        action(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def one_person(keypoints):

@@ -8,6 +8,7 @@ import numpy as np
 import pose_files
 import pytest
 from pose_files import make_keypoints
+from refusals import refusal
 from video_files import write_video
 
 from unisign_fast.pipelines.batches.reader import ClipReader
@@ -15,7 +16,6 @@ from unisign_fast.pipelines.converters import mmpose, openpose, rtmlib, unisign
 from unisign_fast.pipelines.converters.convert import convert
 from unisign_fast.pipelines.converters.pose import make_pose, signer_of
 from unisign_fast.pipelines.crops.video import VideoInfo
-from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.file_names import NamedFiles
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
@@ -45,13 +45,6 @@ def run(root: Path, names: list[str] | None = None, **options):
         labels.write_text("name,text,split\n" + "".join(f"{name},hello,train\n" for name in names), encoding="utf-8")
     bad = convert("unisign", root / "poses", root / "videos", labels, root / "store", max_bad_share=0.9, **options)
     return KeypointStore.open(root / "store"), bad
-
-
-def refusal(action, *arguments, **options) -> str:
-    with pytest.raises(InputError) as caught:
-        action(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- no person, and pixels of low confidence

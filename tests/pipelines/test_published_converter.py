@@ -10,12 +10,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from refusals import refusal
 
 from unisign_fast.pipelines.converters.convert import convert
 from unisign_fast.pipelines.converters.labels.entry import without_suffix
 from unisign_fast.pipelines.converters.unisign import read_pose
 from unisign_fast.pipelines.crops.video import read_video_info
-from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,13 +69,6 @@ class Corpus:
 @pytest.fixture
 def corpus(tmp_path):
     return Corpus(tmp_path)
-
-
-def refusal(action, *arguments, **options):
-    with pytest.raises(InputError) as caught:
-        action(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_corpus_becomes_a_store(corpus):

@@ -6,16 +6,9 @@ import pickle
 from collections import OrderedDict
 
 import pytest
+from refusals import refusal
 
 from unisign_fast.pipelines.converters.labels import read_labels
-from unisign_fast.pipelines.errors import InputError
-
-
-def refusal(*arguments, **options):
-    with pytest.raises(InputError) as caught:
-        read_labels(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_csl_news_list_is_split_as_published(tmp_path):
@@ -43,7 +36,7 @@ def test_pickled_labels(tmp_path, compressed):
         ("-a:b", "他今年四岁。", "他 今天 4"), ("w", "a b", ""), ("n.25", "you’re 5½", ""),
     ]  # fmt: skip
     assert not bad and [(label.pose, label.video) for label in labels] == [("x/-a:b",) * 2, ("w",) * 2, ("n.25",) * 2]
-    assert "clip -a:b: split: is missing; say --split" in refusal(path)
+    assert "clip -a:b: split: is missing; say --split" in refusal(read_labels, path)
     for name, split in {"labels.train": "train", "labels-2000.dev": "dev", "How2Sign.test": "test"}.items():
         assert read_labels(path.rename(tmp_path / name))[0][0].split == split
         path = tmp_path / name
@@ -93,12 +86,12 @@ def test_a_bad_entry_is_named_and_the_rest_is_there(tmp_path):
 def test_bad_label_files(tmp_path, content, expected):
     path = tmp_path / "labels"
     path.write_bytes(content)
-    message = refusal(path)
+    message = refusal(read_labels, path)
     assert message.startswith(str(path)) and expected in message
 
 
 def test_a_missing_label_file(tmp_path):
-    assert "cannot be read (No such file" in refusal(tmp_path / "labels")
+    assert "cannot be read (No such file" in refusal(read_labels, tmp_path / "labels")
 
 
 def test_released_label_files(shared):

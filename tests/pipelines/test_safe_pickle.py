@@ -10,16 +10,9 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 from fuzz_pickles import fuzz
+from refusals import refusal
 
 from unisign_fast.pipelines.converters.safe_pickle import load_numpy, load_pickle
-from unisign_fast.pipelines.errors import InputError
-
-
-def refusal(action, *arguments, **options):
-    with pytest.raises(InputError) as caught:
-        action(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

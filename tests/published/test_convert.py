@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refusal
 from safetensors.torch import load_file, save_file
 from test_published_checkpoint import POSE, RGB, published_weights
 
 from unisign_fast.checkpoints.model_folder import load_data_settings, save_model
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.unisign import UniSign
-from unisign_fast.pipelines.errors import InputError
 from unisign_fast.published.convert import load_published
 from unisign_fast.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -47,13 +47,6 @@ def write_checkpoint(path: Path, table: dict, kind: torch.dtype = torch.float32)
     weights = OrderedDict((name, t.to(kind) if t.is_floating_point() else t) for name, t in table.items())
     torch.save({"model": weights}, path)
     return path
-
-
-def refusal(function, *arguments, **options) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])

@@ -1,0 +1,15 @@
+"""What a user is told of wrong input."""
+
+from collections.abc import Callable
+
+import pytest
+
+from unisign_fast.pipelines.errors import InputError
+
+
+def refusal(action: Callable[..., object], *arguments: object, **options: object) -> str:
+    """The one line of the InputError that the call raises."""
+    with pytest.raises(InputError) as caught:
+        action(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
