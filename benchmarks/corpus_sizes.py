@@ -20,8 +20,9 @@ import zarr
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.checked_files import write_header
+from unisign_fast.pipelines.store.clip import Clip
 from unisign_fast.pipelines.store.keypoint_store import CHUNK_FRAMES, SHARD_FRAMES, KeypointStore, KeypointStoreWriter
-from unisign_fast.pipelines.store.manifest import Clip, ManifestWriter
+from unisign_fast.pipelines.store.manifest import ManifestWriter
 from unisign_fast.pipelines.store.merge import merge_stores
 from unisign_fast.pipelines.store.row_array import RowWriter, shard_file
 from unisign_fast.text.tokenizer import Tokenizer, train_tokenizer

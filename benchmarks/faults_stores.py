@@ -29,9 +29,9 @@ from rich.table import Table
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.clip import SPLITS, Clip
 from unisign_fast.pipelines.store.crop_store import CropStore, CropStoreWriter
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
-from unisign_fast.pipelines.store.manifest import SPLITS, Clip
 from unisign_fast.utils.console import run_command
 
 CLIPS = 12

@@ -199,8 +199,8 @@ def _some(stores: tuple[Path, ...]) -> None:
 
 
 def _report(path: Path) -> None:
+    from unisign_fast.pipelines.store.clip import ALL_SPLITS, SPLITS
     from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-    from unisign_fast.pipelines.store.manifest import ALL_SPLITS, SPLITS
 
     clips = KeypointStore.open(path).clips
     counts = Counter(clip.split for clip in clips)

@@ -24,9 +24,9 @@ from ..errors import InputError
 from ..rng import stream
 from ..settings import DataSettings
 from ..skeleton import HANDS, WHOLEBODY, Skeleton
+from ..store.clip import Clip
 from ..store.crop_store import CropStore, crops_folder
 from ..store.keypoint_store import KeypointStore
-from ..store.manifest import Clip
 from .collate import Sample, collate
 from .packed_batch import PackedBatch
 

@@ -17,8 +17,8 @@ from rich.progress import track
 
 from ..atomic_io import replaced
 from ..errors import InputError
+from ..store.clip import UNLABELLED, Clip
 from ..store.keypoint_store import KeypointStore
-from ..store.manifest import UNLABELLED, Clip
 
 Tokenize = Callable[[Clip], list[int]]  # a clip's target with its end token; InputError where it has none
 MANY_CLIPS = 20000  # with at least this many clips, tokenising shows a progress bar

@@ -13,8 +13,8 @@ from ..crops.video import VIDEO_SUFFIXES, VideoInfo, read_video_info
 from ..errors import InputError
 from ..file_names import NamedFiles, is_hidden
 from ..skeleton import WHOLEBODY
+from ..store.clip import UNLABELLED
 from ..store.keypoint_store import KeypointStoreWriter
-from ..store.manifest import UNLABELLED
 from ..targets import language_code, read_language, script_mismatch
 from .formats import pose_format
 from .labels import Label, read_labels

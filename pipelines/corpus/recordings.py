@@ -11,8 +11,8 @@ from typing import NamedTuple
 from ..converters.unisign import read_pose
 from ..crops.video import read_video_info
 from ..errors import InputError
+from ..store.clip import Clip
 from ..store.keypoint_store import KeypointStore, KeypointStoreWriter
-from ..store.manifest import Clip
 
 
 class Recording(NamedTuple):

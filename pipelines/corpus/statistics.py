@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import track
 
 from ..errors import InputError
+from ..store.clip import ALL_SPLITS, Clip
 from ..store.keypoint_store import KeypointStore
-from ..store.manifest import ALL_SPLITS, Clip
 from ..targets import LANGUAGES, has_spaces, language_code
 
 FORMATS = (".png", ".svg", ".pdf")

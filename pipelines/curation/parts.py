@@ -18,8 +18,8 @@ from ..errors import InputError
 from ..input_files import read_bytes, read_settings
 from ..pose_estimation.estimation import DETECT_EVERY, track_signer
 from ..pose_estimation.networks import PersonDetector, PoseNetwork
+from ..store.clip import UNLABELLED
 from ..store.keypoint_store import KeypointStore, KeypointStoreWriter
-from ..store.manifest import UNLABELLED
 from .makers import Maker
 from .quality import picture_change
 

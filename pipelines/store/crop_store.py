@@ -16,8 +16,8 @@ import numpy as np
 from ..atomic_io import writing_to
 from ..errors import InputError
 from .checked_files import check_texts, read_header, write_header
+from .clip import Clip
 from .keypoint_store import KeypointStore
-from .manifest import Clip
 from .row_array import RowReader, RowWriter, metadata_crc32c
 
 FORMAT = "unisign_fast crop store"

@@ -19,7 +19,8 @@ from ..errors import InputError
 from ..skeleton import WHOLEBODY, Skeleton
 from ..skeletons import find_skeleton
 from .checked_files import check_texts, read_header, write_header
-from .manifest import Clip, Manifest, ManifestWriter, check_clip, index_file
+from .clip import Clip, check_clip
+from .manifest import Manifest, ManifestWriter, index_file
 from .row_array import RowReader, RowWriter, metadata_crc32c
 
 FORMAT = "unisign_fast keypoint store"

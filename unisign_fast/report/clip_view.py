@@ -17,9 +17,9 @@ from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
 from unisign_fast.pipelines.crops.video import VideoFile
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES, WHOLEBODY, hand_rows
+from unisign_fast.pipelines.store.clip import Clip
 from unisign_fast.pipelines.store.crop_store import crops_folder
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.pipelines.store.manifest import Clip
 from unisign_fast.pipelines.targets import language_code
 from unisign_fast.report.fusion_probe import Fusion, probe
 from unisign_fast.report.run_folder import RunFolder

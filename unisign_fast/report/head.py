@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.store.clip import SPLITS
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.pipelines.store.manifest import SPLITS
 from unisign_fast.report.run_folder import RunFolder
 
 STAGES = {1: "pose-only pre-training", 2: "RGB-pose pre-training", 3: "fine-tuning"}

@@ -10,7 +10,7 @@ import ftfy
 
 from ...crops.video import VIDEO_SUFFIXES
 from ...errors import InputError
-from ...store.manifest import SPLITS
+from ...store.clip import SPLITS
 
 _SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 LONGEST_NAME = 240  # bytes, of the 255 that file systems allow
