@@ -18,6 +18,7 @@ from unisign_fast.evaluation.metrics import score
 from unisign_fast.evaluation.predictions import Prediction, write_json, write_predictions
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.settings import DataSettings
+from unisign_fast.pipelines.skeleton import WHOLEBODY, Skeleton
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 from unisign_fast.pipelines.targets import Task
 from unisign_fast.text.tokenizer import train_tokenizer
@@ -50,13 +51,14 @@ def write_store(folder: Path) -> Path:
     return folder
 
 
-def write_keypoints(folder: Path, clips: int = 12) -> Path:
+def write_keypoints(folder: Path, clips: int = 12, skeleton: Skeleton = WHOLEBODY) -> Path:
     """A store without videos: the first clips of `write_store`, of 3 frames each."""
     rng = np.random.default_rng(0)
-    with KeypointStoreWriter(folder, SOURCE) as writer:
+    with KeypointStoreWriter(folder, SOURCE, skeleton=skeleton) as writer:
         for i in range(clips):
             about = {"id": f"clip{i}", "split": SPLITS[i % 6], "language": "zh", "text": TEXTS[i % 3], "gloss": "我 茶"}
-            writer.add(rng.uniform(0.3, 0.7, (3, 133, 3)), fps=25.0, width=SIDE, height=SIDE, source="", **about)
+            keypoints = rng.uniform(0.3, 0.7, (3, len(skeleton.joints), 3))
+            writer.add(keypoints, fps=25.0, width=SIDE, height=SIDE, source="", **about)
     return folder
 
 

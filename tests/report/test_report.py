@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_run import FRAMES, SIDE, STYLE, Page, make_run
+from report_run import FRAMES, SIDE, STYLE, Page, make_run, write_keypoints, write_run
 from toy_training import ROOT
 
 from unisign_fast.evaluation.predictions import read_predictions
@@ -17,6 +17,8 @@ from unisign_fast.model.fusion import OFFSET_RANGE
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.skeleton import HAND_JOINTS
+from unisign_fast.pipelines.skeletons import SKELETONS
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.report.clip_view import NoTexts
 from unisign_fast.report.fusion_probe import probe
@@ -89,6 +91,30 @@ def test_players_hold_keypoints_crops_and_sampled_frames(page, run):
             confident = np.flatnonzero(stored[:, 91:112, 2].mean(1) > 0.3).tolist()
             assert drawn["shown"] == sorted({*confident, *sampled})
         assert player["video"] is None
+
+
+@pytest.mark.parametrize("name", SKELETONS)
+def test_clips_of_every_skeleton_are_drawn_by_its_definition(name, tmp_path):
+    skeleton = SKELETONS[name]
+    store = write_keypoints(tmp_path / "store", 3, skeleton)
+    write_report(write_run(tmp_path / "run", store, "slt", [], evaluations=1), tmp_path / "page.html", 1, faces=False)
+    (player,) = Page(tmp_path / "page.html").players
+    joints = [skeleton.joints[joint] for joint in skeleton.packed_joints]
+    numbers = np.frombuffer(base64.b64decode(player["keypoints"]), "<i2").reshape(3, len(joints), 3) / FRACTION
+    opened = KeypointStore.open(store)
+    stored = next(opened.keypoints(clip) for clip in opened.clips if clip.id == player["id"])
+    for joint in "nose", "right_elbow", "left_hand_index_4", "right_hand_wrist":
+        place = joints.index(joint)
+        assert np.abs(numbers[:, place] - stored[:, skeleton.joints.index(joint)]).max() < 1 / FRACTION, joint
+    lines = {
+        part: {frozenset(joints[end] for end in edge) for edge in edges} for part, edges in player["parts"].items()
+    }
+    assert {"left_shoulder", "right_shoulder"} in lines["body"] and {"left_elbow", "left_wrist"} in lines["body"]
+    assert not any("nose" in line for line in lines["body"]), "no rays"
+    for hand in "left", "right":
+        assert {f"{hand}_wrist", f"{hand}_hand_wrist"} in lines[hand] and len(lines[hand]) == 21
+        assert joints[slice(*player["slices"][hand])] == [f"{hand}_hand_{joint}" for joint in HAND_JOINTS]
+    assert not frozenset.intersection(*lines["face"]) and len(lines["face"]) > 6, "no rays"
 
 
 def test_gates_and_samples_are_those_of_the_model(run):

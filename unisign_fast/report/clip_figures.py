@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from unisign_fast.pipelines.clips.keypoint_normalization import CONFIDENT
-from unisign_fast.pipelines.skeleton import ANCHOR_JOINT, HANDS, PART_EDGES, PART_SLICES, PARTS, ROOT_JOINT
+from unisign_fast.pipelines.skeleton import HANDS, PARTS, Skeleton
 from unisign_fast.report.charts import thinned
 from unisign_fast.report.clip_view import ClipView, HandView, SampledCrop
 from unisign_fast.report.pictures import FRACTION, data_uri, packed_numbers, sprite
 
 MAX_CROPS = 6  # sampled crops shown large, of each hand
-NOSE, SHOULDERS = 0, (3, 4)  # within the body
+SHOULDERS = "left_shoulder", "right_shoulder"  # names of joints, which a skeleton may lack
 
 
 class Mark(NamedTuple):
@@ -129,8 +129,8 @@ def _player(view: ClipView, place: int) -> dict:
         "confident": float(CONFIDENT),
         "keypoints": packed_numbers(view.keypoints_TJ3),
         "joints": view.keypoints_TJ3.shape[1],
-        "parts": {part: _edges(part) for part in PARTS},
-        "slices": {part: [PART_SLICES[part].start, PART_SLICES[part].stop] for part in PARTS},
+        "parts": {part: _edges(view.skeleton, part) for part in PARTS},
+        "slices": {part: [joints.start, joints.stop] for part, joints in view.skeleton.slices.items()},
         "hands": [
             {
                 "name": hand.name,
@@ -144,16 +144,18 @@ def _player(view: ClipView, place: int) -> dict:
     }
 
 
-def _edges(part: str) -> list[list[int]]:
+def _edges(skeleton: Skeleton, name: str) -> list[list[int]]:
     """Lines between packed joints: the model's graph without the rays from the nose, so that a person is recognisable.
 
     The shoulders are joined to each other, and each hand to its wrist.
     """
-    first = PART_SLICES[part].start
-    center = ROOT_JOINT.get(part) if part == "face" else NOSE if part == "body" else None
-    edges = [[first + a, first + b] for a, b in PART_EDGES[part] if center not in (a, b)]
-    if part == "body":
-        edges.append([first + joint for joint in SHOULDERS])
-    if part in HANDS:
-        edges.append([PART_SLICES["body"].start + ANCHOR_JOINT[part], first + ROOT_JOINT[part]])
+    part, body, first = skeleton.parts[name], skeleton.parts["body"], skeleton.slices[name].start
+    center = {"body": skeleton.parts["face"].anchor, "face": part.root}.get(name)
+    edges = [[first + a, first + b] for a, b in part.edges if center not in (a, b)]
+    if name == "body":
+        shoulders = [first + place for place, joint in enumerate(body.joints) if skeleton.joints[joint] in SHOULDERS]
+        edges += [shoulders] if len(shoulders) == len(SHOULDERS) else []
+    if name in HANDS:
+        assert part.anchor is not None and part.root is not None, "only the body has none"
+        edges.append([skeleton.slices["body"].start + part.anchor, first + part.root])
     return edges

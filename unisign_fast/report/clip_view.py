@@ -1,7 +1,7 @@
 """What the report shows of a clip: skeleton, hand crops, video frames, and what the model did with sampled crops.
 
-Shapes: T chosen frames, those the model gets in evaluation; J the 69 joints of PackedBatch; S the side of a crop; V the
-21 joints of a hand; G groups of sampling points.
+Shapes: T chosen frames, those the model gets in evaluation; J the packed joints of the store's skeleton (69 of the
+default); S the side of a crop; V the joints of a hand; G groups of sampling points.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from unisign_fast.pipelines.clips.dataset import ClipRef, ClipSet
 from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
 from unisign_fast.pipelines.crops.video import VideoFile
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.skeleton import HANDS, PACKED_JOINTS, PART_SLICES, WHOLEBODY, hand_rows
+from unisign_fast.pipelines.skeleton import HANDS, Skeleton, hand_rows
 from unisign_fast.pipelines.store.clip import Clip
 from unisign_fast.pipelines.store.crop_store import crops_folder
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
@@ -55,6 +55,7 @@ class ClipView:
     clip: Clip
     target: str  # the reference
     language: str  # of the target
+    skeleton: Skeleton  # of the keypoints
     frames: np.ndarray  # [T] frame numbers in the clip
     keypoints_TJ3: np.ndarray  # x, y as fractions of the picture, raw confidence
     hands: list[HandView]
@@ -93,20 +94,17 @@ class ClipViewer:
     def view(self, number: int) -> ClipView:
         """Clip `number` of `clips`; `problems` says which pictures cannot be read.
 
-        Raises InputError without keypoints or text, or for another skeleton than the default.
+        Raises InputError without keypoints or text.
         """
         ref = self.clips[number]
-        if ref.store.skeleton is not WHOLEBODY:
-            problem = f"has keypoints of {ref.store.skeleton.name}, and clips are drawn with those of {WHOLEBODY.name}"
-            raise InputError(ref.store.path, problem, "read the scores and predictions alone")
-        keypoints = ref.store.keypoints(ref.clip)
+        skeleton, keypoints = ref.store.skeleton, ref.store.keypoints(ref.clip)
         settings = self._as_trained.settings
         target, language = (
             ref.clip.target(settings.task, settings.language),
             language_code(settings.language or ref.clip.language),
         )
         frames = choose_frames(len(keypoints), settings.max_frames, None)
-        packed = keypoints[frames][:, PACKED_JOINTS]
+        packed = keypoints[frames][:, skeleton.packed_joints]
         problems = list(self._problems)
         has_pictures = bool(ref.clip.source) or (crops_folder(ref.store) / "crops.json").exists()
         if not has_pictures:
@@ -119,11 +117,11 @@ class ClipViewer:
             mine = [crops[row] for row in _rows(sampled, hand)] if sampled else []
             pictures = _pictures_by_frame(every, hand) if every else {}
             pictures |= {crop.frame: crop.picture for crop in mine}
-            confidence = packed[:, PART_SLICES[name], 2].mean(axis=1)
+            confidence = packed[:, skeleton.slices[name], 2].mean(axis=1)
             hands.append(HandView(name, confidence, dict(sorted(pictures.items())), mine))
         shown = self._video_frames(ref, frames, problems) if self.faces and ref.clip.source else None
         reasons = list(dict.fromkeys(problems))
-        return ClipView(ref.clip, target, language, frames, packed, hands, shown, reasons)
+        return ClipView(ref.clip, target, language, skeleton, frames, packed, hands, shown, reasons)
 
     def _sampled_crops(self, batch: PackedBatch) -> list[SampledCrop]:
         """In the batch's order, each with what the fusion did to it."""
