@@ -56,6 +56,8 @@ def test_one_point_is_in_the_middle_and_many_points_have_a_running_mean():
     assert charts.TOP < y < charts.HEIGHT - charts.BOTTOM
     assert one.x_ticks == [(x, "6000")] and one.marked is None
     line_chart("zero", [(1, 0.0)])
+    full = line_chart("BLEU-4", [(6000, 100.0)], best=max, limit=100.0)
+    assert [tick.label for tick in full.y_ticks] == ["90", "95", "100"] and full.dots[0][1] == charts.TOP
     points = [(step, 5.0 + (-1) ** step) for step in range(1, 101)]
     many = line_chart("loss", points, smooth=True)
     assert many.dots == [] and len(many.line.split()) == 100

@@ -59,14 +59,18 @@ class Histogram:
     facts: list[tuple[str, str]]  # name and value
 
 
-def line_chart(title: str, points: Sequence[tuple[int, float]], smooth: bool = False, best=None) -> Chart:
+def line_chart(
+    title: str, points: Sequence[tuple[int, float]], smooth: bool = False, best=None, limit: float = math.inf
+) -> Chart:
     """A chart of (step, value) pairs: at least one, all finite.
 
-    `smooth` adds the running mean where there are many points; `best` (max or min) marks the best one.
+    `smooth` adds the running mean where there are many points; `best` (max or min) marks the best one; no value can be
+    above `limit`, where the axis ends.
     """
     kept = thinned(points, MAX_POINTS)
     steps, values = [step for step, _ in points], [value for _, value in points]
-    x_marks, y_marks = nice_ticks(steps[0], steps[-1], whole=True), nice_ticks(min(values), max(values))
+    x_marks = nice_ticks(steps[0], steps[-1], whole=True)
+    y_marks = [mark for mark in nice_ticks(min(values), max(values)) if mark <= limit]
     if steps[0] == steps[-1]:  # a single point stands in the middle, with its step alone below it
         x_low, x_high, x_marks = steps[0] - 1, steps[0] + 1, [float(steps[0])]
     else:

@@ -133,11 +133,14 @@ def _curves(run: RunFolder) -> list[charts.Chart]:
         "Learning rate": _finite([(e["step"], e.get("learning_rate")) for e in steps]),
         speeds: _medians(_finite([(e["step"], e.get("clips_per_s")) for e in steps])),
     }
-    return [
-        charts.line_chart(title, points, smooth=title == "Training loss", best=best if metric in title else None)
-        for title, points in curves.items()
-        if points
-    ]
+    charted = []
+    for title, points in curves.items():
+        if points and metric in title:
+            limit = 100.0 if best is max else math.inf  # a WER may be above 100
+            charted.append(charts.line_chart(title, points, best=best, limit=limit))
+        elif points:
+            charted.append(charts.line_chart(title, points, smooth=title == "Training loss"))
+    return charted
 
 
 def _finite(points: list[tuple[int, object]]) -> list[tuple[int, float]]:
