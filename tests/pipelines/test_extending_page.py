@@ -59,7 +59,7 @@ def test_a_pose_format_is_a_file_and_a_line(copied, tmp_path):
     read_pose = importlib.import_module("pipelines.converters.formats").pose_format("csv").read_pose
     np.testing.assert_allclose(read_pose(tmp_path / "poses/a.csv").keypoints, keypoints, rtol=1e-6)
     refusal = importlib.import_module("pipelines.errors").InputError
-    with pytest.raises(refusal, match="b.csv: is no table of 133 x 3 numbers"):
+    with pytest.raises(refusal, match="b.csv: is not a table of 133 x 3 numbers"):
         read_pose(tmp_path / "poses/b.csv")
 
 
