@@ -100,12 +100,12 @@ def poses(
         workers: Videos processed at once.
     """
     from unisign_fast.pipelines.pose_estimation.extraction import Extraction, extract, find_work  # of an optional extra
-    from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
+    from unisign_fast.pipelines.pose_estimation.networks import open_networks
 
     work = find_work(videos, out)
     waiting = [item for item in work if not item.pose.exists()]
     if waiting:
-        result = extract(waiting, PersonDetector(detector, device), PoseNetwork(pose_model, device), workers)
+        result = extract(waiting, *open_networks(detector, pose_model, device), workers)
     else:
         result = Extraction()
     written = f"{len(waiting) - len(result.bad)} poses written"

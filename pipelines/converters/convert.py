@@ -100,7 +100,7 @@ class _Files:
     """Finds and reads a label's pose and video: the clip's own, or those of the recording that contains it."""
 
     def __init__(self, format: ModuleType, poses: Path, videos: Path | None):
-        self.format = format
+        self.format, self.prefix = format, getattr(format, "PREFIX", "")
         self.poses, self.videos = NamedFiles(poses), None if videos is None else NamedFiles(videos)
         self._video_info = lru_cache(maxsize=4)(read_video_info)  # successive clips usually share a recording
         self._pose = lru_cache(maxsize=1)(format.read_pose)
@@ -115,8 +115,11 @@ class _Files:
         if not paths:
             problem = f"holds no {' or '.join(suffixes)}" if any(suffixes) else "holds no folder of *_keypoints.json"
             raise InputError(f"--poses: {folder}", problem, "name the folder that holds the poses")
-        names = sorted(without_suffix(path.relative_to(folder).as_posix()) for path in paths)
+        names = sorted({self._clip_name(path.relative_to(folder)) for path in paths})
         return [Label(name, UNLABELLED, "", "", name, name) for name in names]
+
+    def _clip_name(self, path: Path) -> str:
+        return without_suffix(path.with_name(path.name.removeprefix(self.prefix)).as_posix())
 
     def video(self, label: Label) -> tuple[Path | None, bool, VideoInfo | None]:
         """The video file, whether it is the whole recording, and its properties; (None, False, None) without videos."""
@@ -127,18 +130,20 @@ class _Files:
 
     def pose(self, label: Label, video: VideoInfo | None) -> tuple[Path, bool, Pose]:
         """The pose file, whether it covers the whole recording, and its content."""
-        path, whole = _find(self.poses, label.pose, label, self.format.SUFFIXES)
+        path, whole = _find(self.poses, label.pose, label, self.format.SUFFIXES, self.prefix)
         return path, whole, self._pose(path, video)
 
 
-def _find(files: NamedFiles, name: str, label: Label, suffixes: tuple[str, ...]) -> tuple[Path, bool]:
-    """Looks in the folder and in its subfolder of the split for a file of `name`, then of the recording; also returns
-    which it is."""
+def _find(files: NamedFiles, name: str, label: Label, suffixes: tuple[str, ...], prefix: str = "") -> tuple[Path, bool]:
+    """Looks in the folder and in its subfolder of the split for a file of `name`, then of the recording, either with or
+    without `prefix`; also returns whether it is the recording's."""
     for stem in (name, label.recording) if label.recording else (name,):
-        for suffix in (*suffixes, *map(str.upper, suffixes)):
-            for place in (f"{stem}{suffix}", f"{label.split}/{stem}{suffix}"):
-                if path := files.find(place):
-                    return path, stem != name
+        folder, slash, last = stem.rpartition("/")
+        for named in dict.fromkeys((stem, f"{folder}{slash}{prefix}{last}")):
+            for suffix in (*suffixes, *map(str.upper, suffixes)):
+                for place in (f"{named}{suffix}", f"{label.split}/{named}{suffix}"):
+                    if path := files.find(place):
+                        return path, stem != name
     others = f" (nor with {', '.join(suffixes[1:])})" if len(suffixes) > 1 else ""
     recording = f", nor is its recording {label.recording}" if label.recording else ""
     problem = f"is missing{others}{recording}"

@@ -16,6 +16,7 @@ from ..input_files import read_json
 from .pose import AGAIN, Pose, make_pose, persons_of, signer_of
 
 SUFFIXES = (".json",)
+PREFIX = "results_"  # the demos' files are results_CLIP.json, the inferencer's CLIP.json
 SOURCE = {
     "estimator": "MMPose, 133 whole-body keypoints",
     "version": "not recorded in the files",

@@ -17,7 +17,7 @@ from ..crops.video import VideoFile
 from ..errors import InputError
 from ..input_files import read_bytes, read_settings
 from ..pose_estimation.estimation import DETECT_EVERY, track_signer
-from ..pose_estimation.networks import PersonDetector, PoseNetwork
+from ..pose_estimation.networks import open_networks
 from ..store.clip import UNLABELLED
 from ..store.keypoint_store import KeypointStore, KeypointStoreWriter
 from .makers import Maker
@@ -72,9 +72,7 @@ class PartMaker(Maker):
         self._files, self._device = (detector, pose_model), device
 
     def load(self) -> None:
-        detector, pose_model = self._files
-        self._detector = PersonDetector(detector, self._device)
-        self._network = PoseNetwork(pose_model, self._device)
+        self._detector, self._network = open_networks(*self._files, self._device)
 
     def make(self, item: dict[str, Any]) -> _Content:
         """Poses of the signer in the box. Raises InputError if the video has far fewer frames than it declares."""

@@ -48,13 +48,13 @@ class _Tool(Protocol):
 class PersonDetector:
     """YOLOX: detects the persons in a picture."""
 
-    def __init__(self, weights: Path | None = None, device: str = "cpu"):
-        """`weights`: an ONNX file with or without non-maximum suppression inside; None: rtmlib's, downloaded once.
+    def __init__(self, weights: Path, device: str = "cpu"):
+        """`weights`: an ONNX file with or without non-maximum suppression inside.
 
         `device`: "cpu" or "cuda". Raises InputError if weights or device are unavailable, or the file is not such a
         network.
         """
-        self.weights = weights or _default_weights("det", "--detector")
+        self.weights = weights
         self._yolox = _load(rtmlib.YOLOX, self.weights, DEFAULT["det_input_size"], device)
         _, _, height, width = self._yolox.session.get_inputs()[0].shape
         if isinstance(height, int) and isinstance(width, int):
@@ -95,12 +95,12 @@ class PersonDetector:
 class PoseNetwork:
     """A whole-body network with SimCC outputs: batches of crops in, keypoints out."""
 
-    def __init__(self, weights: Path | None = None, device: str = "cpu", batch: int = 32):
-        """`weights`: an ONNX file ([N, 3, h, w] -> [N, 133, 2w], [N, 133, 2h]); None: rtmlib's, downloaded once.
+    def __init__(self, weights: Path, device: str = "cpu", batch: int = 32):
+        """`weights`: an ONNX file ([N, 3, h, w] -> [N, 133, 2w], [N, 133, 2h]).
 
         `batch`: crops a run, unless the file fixes it. `device` and errors as for PersonDetector.
         """
-        self.weights = weights or _default_weights("pose", "--pose-model")
+        self.weights = weights
         self._rtmpose = _load(rtmlib.RTMPose, self.weights, DEFAULT["pose_input_size"], device)
         fixed_batch, _, height, width = self._rtmpose.session.get_inputs()[0].shape
         if isinstance(height, int) and isinstance(width, int):
@@ -127,24 +127,38 @@ class PoseNetwork:
         return self._rtmpose.postprocess(answer, centres[:, None], sizes[:, None])
 
 
+def open_networks(
+    detector: Path | None = None, pose_model: Path | None = None, device: str = "cpu"
+) -> tuple[PersonDetector, PoseNetwork]:
+    """Both networks, with the files and errors of `weights_of`."""
+    detector, pose_model = weights_of(detector, pose_model)
+    return PersonDetector(detector, device), PoseNetwork(pose_model, device)
+
+
 def weights_of(detector: Path | None, pose_model: Path | None) -> tuple[Path, Path]:
-    """The ONNX files of the networks; None: rtmlib's, downloaded once. Raises InputError offline."""
-    return (
-        detector or _default_weights("det", "--detector"),
-        pose_model or _default_weights("pose", "--pose-model"),
-    )
+    """The ONNX files of the networks; None: rtmlib's, downloaded once.
+
+    Raises InputError if a download fails. It names the files of both networks, so that they can be fetched together.
+    """
+    given = {"det": detector, "pose": pose_model}
+    files: list[Path] = []
+    for kind, file in given.items():
+        try:
+            files.append(file or Path(download_checkpoint(DEFAULT[kind])))
+        except (OSError, HTTPException, BadZipFile) as error:
+            missing = [kind for kind in list(given)[len(files) :] if given[kind] is None]
+            raise _not_downloaded(missing, error) from None
+    return files[0], files[1]
 
 
-def _default_weights(kind: str, option: str) -> Path:
-    """rtmlib's weights of `kind` ("det", "pose"), downloaded unless they are there. Raises InputError offline."""
-    url = DEFAULT[kind]
-    try:
-        return Path(download_checkpoint(url))
-    except (OSError, HTTPException, BadZipFile) as error:
-        folder = Path(_get_rtmhub_dir(), "checkpoints")
-        there = f"put it into {folder} ({get_mirror_url(url)} is the same)"
-        remedy = f"download it on another machine and {there}, or give an ONNX file with {option}"
-        raise InputError(url, f"the weights cannot be downloaded ({error})", remedy) from None
+def _not_downloaded(kinds: list[str], error: Exception) -> InputError:
+    """What to put where, for rtmlib's weights of `kinds` ("det", "pose")."""
+    urls = [DEFAULT[kind] for kind in kinds]
+    folder = Path(_get_rtmhub_dir(), "checkpoints")
+    mirrors = " and ".join(str(get_mirror_url(url)) for url in urls)
+    options = " and ".join({"det": "--detector", "pose": "--pose-model"}[kind] for kind in kinds)
+    remedy = f"fetch this on another machine and put it into {folder} (the same is at {mirrors}), or give ONNX files"
+    return InputError(" and ".join(urls), f"the weights cannot be downloaded ({error})", f"{remedy} with {options}")
 
 
 def _load(kind: Callable[..., _Tool], weights: Path, size: tuple[int, int], device: str) -> _Tool:

@@ -85,6 +85,21 @@ def test_a_corpus_with_a_broken_clip_and_a_name_twice(tmp_path, capfd, format):
         np.testing.assert_allclose(store.keypoints(store.clips[1]), make_keypoints(2), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("folder", ["", "train/"])
+def test_mmpose_demos_put_results_before_the_name(tmp_path, folder):
+    poses, videos, labels, out = write_corpus(tmp_path, "mmpose")
+    (poses / folder).mkdir(exist_ok=True)
+    for path in poses.glob("*.json"):
+        path.rename(poses / folder / f"results_{path.name}")
+    convert("mmpose", poses, videos, labels, out, split="train", max_bad_share=0.2)
+    assert [clip.id for clip in KeypointStore.open(out).clips] == ["c0", "c1", "c2", "c3"]
+    if not folder:
+        convert("mmpose", poses, videos, None, tmp_path / "unlabelled")
+        assert [clip.id for clip in KeypointStore.open(tmp_path / "unlabelled").clips] == ["c0", "c1", "c2", "c3"]
+    message = refusal(convert, "unisign", poses, videos, labels, tmp_path / "other", split="train", max_bad_share=0.2)
+    assert "2 of 5 clips are bad" in message  # other formats' files have the clip's name
+
+
 def test_only_dot_pose_can_do_without_videos(tmp_path):
     poses, _, labels, out = write_corpus(tmp_path, "pose")
     convert("pose", poses, None, labels, out, split="train", max_bad_share=0.5)

@@ -151,4 +151,13 @@ def test_offline_it_is_said_what_to_put_where(tmp_path):
     assert done.returncode == 2
     error = done.stderr.splitlines()[-1]
     assert error.startswith("error: https://download.openmmlab.com/") and "yolox_m" in error
-    assert f"put it into {tmp_path}/cache/hub/checkpoints" in error and "--detector" in error
+    assert "rtmw-dw-x-l" in error.split(": the weights")[0]  # one trip to another machine is enough
+    assert f"put it into {tmp_path}/cache/hub/checkpoints" in error
+    assert error.endswith("or give ONNX files with --detector and --pose-model")
+    done = run_poses(
+        *("--videos", tmp_path, "--out", tmp_path / "poses", "--detector", tmp_path / "v.mp4"),
+        **nowhere,
+        TORCH_HOME=str(tmp_path / "cache"),
+    )
+    error = done.stderr.splitlines()[-1]
+    assert "yolox" not in error and error.endswith("or give ONNX files with --pose-model")

@@ -83,7 +83,7 @@ def test_a_broken_model_is_named(tokenizer, tmp_path, content):
 
 def test_a_missing_model_is_named(tmp_path):
     for place in (tmp_path, tmp_path / "spiece.model", tmp_path / "no" / "folder"):
-        with pytest.raises(InputError, match=f"^{tmp_path}.*: no tokenizer there; put mT5's spiece.model"):
+        with pytest.raises(InputError, match=f"^{tmp_path}.*: no tokenizer there; put mT5's spiece.model there"):
             Tokenizer(place)
 
 

@@ -1,6 +1,7 @@
 """The DeepSpeed engine: one step means the same on any number of ranks, in any split, at every ZeRO stage."""
 
 import math
+import socket
 import sys
 from pathlib import Path
 
@@ -164,6 +165,16 @@ def test_plain_python_needs_no_launcher(tmp_path):
     script += "assert (r.rank, r.world_size) == (0, 1)"
     status, output = run_script([sys.executable, "-c", script])
     assert status == 0, output[-4000:]
+
+
+def test_a_launchers_port_that_another_run_has_is_named():
+    script = "from unisign_fast.utils.console import one_line_errors\n"
+    script += "from unisign_fast.utils.distributed import start_ranks\nwith one_line_errors(): start_ranks()"
+    with socket.create_server(("", 0)) as other:
+        port = str(other.getsockname()[1])
+        status, output = run_script([sys.executable, "-c", script], MASTER_PORT=port, CROSS_RANK="0")
+    assert status == 2 and "Traceback" not in output
+    assert f"error: MASTER_PORT: {port} is in use" in output and "deepspeed --master_port" in output
 
 
 def test_decay_spares_biases_and_vectors_and_rgb_learns_faster():

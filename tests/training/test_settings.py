@@ -31,6 +31,20 @@ def test_a_recorded_run_is_repeated_and_options_override_it(tmp_path):
     assert again.model == first.model and again.data == first.data and again.stores == (Path("a"), Path("b"))
 
 
+def test_a_run_to_start_from_means_its_best_model_else_its_last(tmp_path):
+    run, model = tmp_path / "run", default_settings("demo", "published", 1).model
+    chosen = [parsed("--stage", "2", "--start-from", str(run))]
+    for name in ("last", "best"):
+        (run / name).mkdir(parents=True)
+        model.save(run / name / "config.json")
+        chosen.append(parsed("--stage", "2", "--start-from", str(run)))
+    assert [settings.source for settings in chosen] == [run / "best"] * 3  # read when it is needed
+    assert [settings.settings for settings in chosen] == ["paper", "published", "published"]
+    assert parsed("--stage", "2", "--start-from", str(run / "last")).source == run / "last"
+    (run / "best" / "config.json").unlink()
+    assert chosen[0].source == run / "last"
+
+
 def test_settings_of_version_0_1_are_read(tmp_path):
     """Their model was the part of ModelConfig that came in variants; sizes were the recipe's."""
     settings = default_settings("demo", "paper", 1)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unisign_fast.checkpoints.hub import download_folder, upload_folder
 from unisign_fast.checkpoints.model_card import model_card
+from unisign_fast.checkpoints.run_folders import is_model, model_in
 from unisign_fast.checkpoints.weight_files import check_fit, load_strictly, read_weights, save_weights
 from unisign_fast.pipelines.atomic_io import replace_json, replace_text
 from unisign_fast.pipelines.errors import InputError
@@ -117,8 +118,7 @@ def find_model(source: str | Path) -> Path:
     """
     folder = Path(source)
     if folder.is_dir():
-        inside = (folder / name for name in ("best", "last") if not (folder / "config.json").is_file())
-        return next((model for model in inside if (model / "config.json").is_file()), folder)
+        return model_in(folder)
     remedy = f"name a folder, or put {', '.join(FILES[:4])} of {source} into one and name it"
     return download_folder(str(source), [*FILES, UNUSED_FILE], remedy)
 
@@ -200,7 +200,7 @@ def start_from(model: nn.Module, folder: Path, rows: Tensor | None = None) -> No
 
 def require_model_folder(folder: Path, option: str, remedy: str) -> None:
     """Raises InputError unless `folder` looks like a model folder."""
-    if not (folder / "config.json").is_file():
+    if not is_model(folder):
         raise InputError(option, f"{folder} holds no trained model", remedy)
 
 

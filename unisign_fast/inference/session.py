@@ -125,6 +125,6 @@ def _open(
 
 
 def _networks(choices: Choices) -> "tuple[PersonDetector, PoseNetwork]":
-    from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork  # of an optional extra
+    from unisign_fast.pipelines.pose_estimation.networks import open_networks  # of an optional extra
 
-    return PersonDetector(choices.detector, choices.pose_device), PoseNetwork(choices.pose_model, choices.pose_device)
+    return open_networks(choices.detector, choices.pose_model, choices.pose_device)

@@ -196,9 +196,9 @@ def _paths(inputs: object) -> list[Source] | None:
 
 def default_networks() -> "tuple[PersonDetector, PoseNetwork]":
     """rtmlib's networks on the CPU, downloaded once; needs the optional extra `poses`."""
-    from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
+    from unisign_fast.pipelines.pose_estimation.networks import open_networks
 
-    return PersonDetector(), PoseNetwork()
+    return open_networks()
 
 
 def demo_model() -> Path:

@@ -42,7 +42,7 @@ class Tokenizer:
     def __init__(self, path: Path):
         self.path = path / "spiece.model" if path.is_dir() else path
         if not self.path.is_file():
-            raise InputError(self.path, "no tokenizer there", "put mT5's spiece.model into that folder")
+            raise InputError(self.path, "no tokenizer there", "put mT5's spiece.model there, or name where it is")
         remedy = "copy mT5's spiece.model again"
         model = read_bytes(self.path, MAX_BYTES, remedy)
         if problem := not_a_file_of_its_kind(model):

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import tyro
 
+from unisign_fast.checkpoints.run_folders import is_model, model_in
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import read_json
@@ -114,6 +115,6 @@ def _annotate(group: type, names: Iterable[str], marker: Any) -> None:
 
 def _settings_of(start_from: Path | None) -> Source:
     """Default of --settings: a model imported from the published code keeps the published settings."""
-    if start_from is None or not (start_from / "config.json").is_file():
+    if start_from is None or not is_model(folder := model_in(start_from)):
         return "paper"
-    return "published" if ModelConfig.load(start_from / "config.json").gate == "published" else "paper"
+    return "published" if ModelConfig.load(folder / "config.json").gate == "published" else "paper"

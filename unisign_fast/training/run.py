@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unisign_fast.checkpoints.model_card import model_card
 from unisign_fast.checkpoints.model_folder import save_model, start_from
+from unisign_fast.checkpoints.run_folders import model_in
 from unisign_fast.checkpoints.weight_files import load_strictly, read_weights, save_weights
 from unisign_fast.evaluation.evaluate import MAIN_METRIC, evaluate_split, write_evaluation
 from unisign_fast.kernels.dispatch import default_backend
@@ -221,8 +222,7 @@ def _score_test(settings: RunSettings, reader: ClipReader, ranks: Ranks, again: 
     written = settings.folder / "scores-test.json"
     if ranks.from_first(written.is_file()) and not again or not has_split(reader, "test"):
         return
-    best = settings.folder / "best"
-    model, tokenizer = UniSign.load(best if (best / "config.json").is_file() else settings.folder / "last")
+    model, tokenizer = UniSign.load(model_in(settings.folder))
     evaluation = evaluate_split(model.to(ranks.device), tokenizer, reader, "test", ranks)
     if ranks.is_first:
         write_evaluation(settings.folder, "test", evaluation)

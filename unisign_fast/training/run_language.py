@@ -23,7 +23,7 @@ def check_source(settings: RunSettings) -> Path | None:
     """The model folder to start from, checked."""
     source = settings.source
     if source is not None:
-        remedy = "give --start-from FOLDER, or train the stage before with launch/pretrain.py"
+        remedy = "give a model folder or a run with --start-from, or train the stage before with launch/pretrain.py"
         require_model_folder(source, "--start-from", remedy)
         config = ModelConfig.load(source / "config.json")
         common = ("fusion", "gate", "gate_input") if config.rgb and settings.rgb else ()

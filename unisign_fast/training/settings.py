@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from unisign_fast.checkpoints.run_folders import model_in
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
@@ -79,7 +80,7 @@ class RunSettings:
     stage: Stage = 1  # pose-only pre-training, RGB-pose pre-training, fine-tuning
     stores: tuple[Path, ...] = ()  # keypoint stores to train on
     out: Path | None = None  # folder of the run; by default runs/RECIPE/STAGE-OR-TASK
-    start_from: Path | None = None  # model folder to start from; by default the run before this one
+    start_from: Path | None = None  # model folder or run to start from; by default the run before this one
     mt5: str = "random"  # first weights: random, a folder, or a name on the hub
     efficientnet: str = "random"  # first weights of the RGB encoder: random, imagenet, handshapes (drawn), or a file
     tokenizer: Path | None = None  # spiece.model of a random mT5; by default made from the corpus
@@ -123,8 +124,10 @@ class RunSettings:
     @property
     def source(self) -> Path | None:
         """The model folder this run starts from; stage 1 starts from `mt5` by default."""
-        if self.start_from is not None or self.stage == 1:
-            return self.start_from
+        if self.start_from is not None:
+            return model_in(self.start_from)
+        if self.stage == 1:
+            return None
         before = 2 if self.stage == 3 and self.rgb else 1
         return RUNS / self.recipe / f"stage{before}" / "last"
 

@@ -94,7 +94,7 @@ def start_ranks() -> Ranks:
     """
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "RANK" not in os.environ:
         problem = "is above 1, and no launcher has told the tasks their ranks: each would train alone"
-        raise InputError("SLURM_NTASKS", problem, "start one deepspeed or torchrun a node (docs/own_data.md)")
+        raise InputError("SLURM_NTASKS", problem, "start one deepspeed or torchrun a node (docs/multi_node.md)")
     on_gpu = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
@@ -112,7 +112,7 @@ def start_ranks() -> Ranks:
 
 
 def _meet(backend: str, timeout: timedelta | None) -> None:
-    """Join the process group. Raises InputError if not all ranks have joined after `timeout`."""
+    """Join the process group. Raises InputError if its port is in use, or not all ranks have joined after `timeout`."""
     usual = dist.distributed_c10d.default_pg_timeout
     deepspeed = import_deepspeed()
     try:
@@ -120,6 +120,10 @@ def _meet(backend: str, timeout: timedelta | None) -> None:
         if timeout is not None:
             dist.monitored_barrier(timeout=timeout) if backend == "gloo" else dist.barrier()
     except (dist.DistError, RuntimeError) as error:
+        if "EADDRINUSE" in str(error):
+            problem = f"{os.environ['MASTER_PORT']} is in use, probably by another run on this machine"
+            remedy = f"give this one its own: deepspeed --master_port {free_port()} launch/..."
+            raise InputError("MASTER_PORT", problem, remedy) from None
         if timeout is None:
             raise
         reason = str(error).strip().split("\n")[0][:160]
