@@ -1,4 +1,4 @@
-"""Compiling the kernels for real GPUs on a machine without a GPU: registers, spills, shared memory, tensor cores.
+"""Compiles the kernels for real GPUs without a GPU, and reports registers, spills, shared memory and tensor cores.
 
     python -m unisign_fast.kernels.aot --json FILE
     python -m unisign_fast.kernels.aot --each-kernel-once --json FILE
@@ -94,8 +94,8 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 
 def compile_all(specs: Sequence[KernelSpec], each_kernel_once: bool = False) -> Iterator[Row]:
-    """One row per operation, dtype, launch and GPU; or of each operation's kernels the last launch in bfloat16 alone,
-    for the three GPUs in turn.
+    """One row per operation, dtype, launch and GPU; or only the last bfloat16 launch of each kernel, for the three GPUs in
+    turn.
     """
     assert os.environ.get("TRITON_INTERPRET", "0") == "0", "the interpreter hides the compiler"
     jobs = [

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.library import CustomOpDef
 
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64"}
-MOST_ELEMENTS = 2**31 - 1  # of a tensor: kernels compute offsets in int32
+MOST_ELEMENTS = 2**31 - 1  # elements of a tensor: kernels compute offsets in int32
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ _recorded: list[Launch] | None = None
 
 @contextmanager
 def recording() -> Iterator[list[Launch]]:
-    """Within the block kernels are not run (their outputs stay uninitialised): each launch is appended to the list."""
+    """Within the block, kernels do not run, and outputs stay uninitialised; each launch is appended to the list."""
     global _recorded
     before, _recorded = _recorded, []
     try:

@@ -12,7 +12,7 @@ ALIGNMENT = 16  # of padded lengths: fused attention then reads its bias and wri
 
 
 def to_device(values: Sequence[int], device: torch.device) -> Tensor:
-    """int64 [n] on the device, copied without waiting for it."""
+    """The values as int64 [n] on the device, copied asynchronously."""
     host = torch.tensor(values, dtype=torch.long, pin_memory=device.type == "cuda")
     return host.to(device, non_blocking=True)
 

@@ -1,4 +1,4 @@
-"""Adding up partial sums, which kernels write instead of using atomics: the same input gives the same bits."""
+"""Adds up partial sums. Kernels write these instead of using atomics, so that results are bitwise reproducible."""
 
 import torch
 import triton
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .launch import launch
 
-# Of a program: as narrow as a 32-byte sector, for more programs, with as many rows at once as registers take.
+# Of a program: columns of one 32-byte sector, so that there are many programs, and as many rows as registers hold.
 MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS = 8, 512, 8
 
 

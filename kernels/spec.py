@@ -18,7 +18,7 @@ class Case:
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """What tests and benchmarks need to run one operation.
+    """Everything that tests and benchmarks need to run an operation.
 
     `inputs(shape, random)` makes arguments; `random(*size, scale=1, exact=False)` returns a leaf tensor that requires a
     gradient, in float32 at least where exact. FLOPs and bytes are the useful ones: nothing padded, every tensor read or

@@ -1,4 +1,4 @@
-"""Shared by kernel tests: tolerance, poisoned outputs, and bfloat16 for the interpreter."""
+"""Helpers of kernel tests: tolerances, poisoned outputs, and bfloat16 in the interpreter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +64,7 @@ def check(spec: KernelSpec, backend: str, shape: dict, dtype: torch.dtype, devic
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Within the block, memory from torch.empty is filled with NaN, so elements that a kernel skips show."""
+    """Within the block, torch.empty fills its memory with NaN, which reveals elements that a kernel does not write."""
     memory: Any = torch.utils.deterministic  # defines its property at run time
     before = memory.fill_uninitialized_memory
     deterministic = torch.are_deterministic_algorithms_enabled()

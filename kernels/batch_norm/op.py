@@ -1,4 +1,4 @@
-"""Scale and shift of a BatchNorm, and its running statistics: the operation the model calls."""
+"""Scale and shift of a BatchNorm, and its running statistics: the operation that the model calls."""
 
 from torch import Tensor
 from torch.autograd import Function
@@ -30,7 +30,7 @@ def _backward(
 
 
 class _BatchNorm(Function):
-    """A Function, since an operator that updates its arguments cannot have a gradient."""
+    """An autograd Function, because a custom operator that updates its arguments cannot have a gradient."""
 
     @staticmethod
     def forward(ctx, mean_C, var_C, weight_C, bias_C, *rest):

@@ -1,4 +1,4 @@
-"""BatchNorm's arithmetic on channels in plain PyTorch: the truth that every faster version is held against."""
+"""BatchNorm's per-channel arithmetic in plain PyTorch: the reference that every faster version is tested against."""
 
 import torch
 from torch import Tensor

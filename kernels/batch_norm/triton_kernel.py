@@ -1,4 +1,4 @@
-"""BatchNorm's arithmetic on channels in Triton: one launch forward, one backward, instead of 25 and 18."""
+"""BatchNorm's per-channel arithmetic in Triton: one launch forward and one backward, instead of 25 and 18."""
 
 import torch
 import triton
@@ -16,7 +16,7 @@ def batch_norm_forward(
     mean, var, weight, bias, running_mean, running_var, batches, count, scale, shift, rows, momentum,
     COUNTED: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
-    """COUNTED: the number of rows is in `count`."""
+    """Scale and shift; updates the running statistics. COUNTED: `count` holds the number of rows."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < C
     mean_C, var_C = tl.load(mean + channel, inside, 0), tl.load(var + channel, inside, 0)

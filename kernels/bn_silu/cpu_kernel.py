@@ -18,7 +18,7 @@ BLOCK = 512  # rows of a partial sum: sums do not depend on the number of thread
 
 
 def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
-    """[P, 5, C] as triton_tiles.py has it; the running statistics follow."""
+    """The `stats` [P, 5, C] of triton_tiles.py. Updates the running statistics."""
     stats = []
     for (first, end), mean_C, var_C in zip(_parts(bounds), *norm.running()):
         _, batch_mean_C, batch_var_C = with_batch_stats(x_RC[first * cells : end * cells, None], True)

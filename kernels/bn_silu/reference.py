@@ -32,7 +32,7 @@ class Parts:
 
     @staticmethod
     def of(counts: "Sequence[int] | Parts", x_NCHW: Tensor) -> "Parts":
-        """Parts of the maps of x, without waiting for the device; a Parts is returned unchanged."""
+        """The parts of the maps of x, without synchronizing with the device. A `Parts` is returned unchanged."""
         if isinstance(counts, Parts):
             return counts
         bounds = torch.tensor([0, *accumulate(counts), len(x_NCHW)], pin_memory=x_NCHW.is_cuda)
@@ -111,7 +111,7 @@ def normalize(x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool) -> Tenso
     padding = parts.maps - sum(counts)
     exact_NCHW = x_NCHW[: sum(counts)] if padding else x_NCHW
     exact_NCHW = exact_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
-    # Torch's own wherever it can: the last bits of the published features depend on its order of operations.
+    # torch's own function where possible: the last bits of the published features depend on its order of operations.
     if not training or (is_alone() and any(counts) and all(n * cells != 1 for n in counts)):
         y_NCHW = _by_torch(exact_NCHW, counts, norm, training)
         if training:
@@ -127,7 +127,7 @@ def _by_torch(x_NCHW: Tensor, counts: Sequence[int], norm: Norm, training: bool)
     filled = [part for part, n in enumerate(counts) if n]
     if len(filled) > 1:
         maps = x_NCHW.split([counts[part] for part in filled])
-    else:  # not split: that would copy the gradient, and lose its memory format beside that of an empty part
+    else:  # Not split(): it would copy the gradient and, with an empty part, lose its memory format.
         filled, maps = filled or [0], [x_NCHW]
     mean_PC, var_PC = norm.running()
     result = []

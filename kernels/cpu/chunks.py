@@ -1,4 +1,4 @@
-"""Operations in chunks that fit a CPU's cache, which the backward pass recomputes."""
+"""Runs operations in chunks that fit into a CPU's cache; the backward pass recomputes each chunk."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-ELEMENTS = 2**19  # of a chunk: 2 MiB in float32, of the cache that cores share
+ELEMENTS = 2**19  # elements of a chunk: 2 MiB in float32 of the cache that the cores share
 Tensors = Sequence[Tensor | None]
 
 
@@ -22,7 +22,7 @@ def frame_chunks(x_FVC: Tensor) -> Iterator[slice]:
 
 
 def in_chunks(function: Callable[..., Tensor], slices: Iterator[slice], split: Tensors, shared: Tensors) -> Tensor:
-    """function(*split, *shared), computed for one slice of the tensors in `split` at a time; only inputs are saved."""
+    """function(*split, *shared), computed slice by slice of the tensors in `split`; only inputs are saved."""
     return _InChunks.apply(function, list(slices), len(split), *split, *shared)
 
 

@@ -18,7 +18,7 @@ LOG2_E, LEAST, MOST, HALF = map(np.float32, (math.log2(math.e), -126, 126, 0.5))
 
 
 def parallel(function: Callable) -> Callable:
-    """`function` compiled, its `prange` loops on several threads, cached on disk if a cache folder is writable.
+    """Compile `function`, with `prange` loops on several threads. Cached on disk if a cache folder is writable.
     Allows fused multiply-add and reassociated sums.
     """
     options: Any = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}

@@ -35,7 +35,7 @@ def chunked_cross_entropy(
 class _CrossEntropy(Function):
     @staticmethod
     def forward(ctx, hidden_LD, weight_WD, labels_L, smoothing, chunks, softmax_gradient, add_product):
-        """The loss, and the gradients for an upstream of 1: [L, D] and [W, D], where they are asked for."""
+        """The loss, and the requested gradients ([L, D] and [W, D]) for an upstream gradient of 1."""
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden_LD = torch.empty_like(hidden_LD) if needs_hidden else None
         grad_weight_WD = torch.zeros_like(weight_WD, dtype=torch.float32) if needs_weight and len(chunks) != 1 else None
@@ -62,7 +62,7 @@ class _CrossEntropy(Function):
 
 
 def _chunks(tokens: int, token_bytes: int, chunk_bytes: int) -> list[slice]:
-    """Slices of tokens: as few as the chunk size allows, of equal length."""
+    """Slices of tokens of equal length, as few as the chunk size allows."""
     count = max(1, -(-tokens * token_bytes // chunk_bytes))
     size = max(1, -(-tokens // count))
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

@@ -10,7 +10,7 @@ from .reference import cross_entropy as reference
 
 CPU_CHUNK_BYTES = 64 * 2**20
 # A chunk reads the weight twice, and reads and writes its float32 gradient: 2.3 GB at mT5's vocabulary. 1 GiB of logits
-# are 2,146 tokens in bfloat16, whose products are 2.5 TFLOP: predicted, the weight's traffic is a fifth of their time.
+# is 2,146 tokens in bfloat16, with 2.5 TFLOP of products. Predicted: the weight's traffic takes a fifth of their time.
 GPU_CHUNK_BYTES = 2**30
 
 
@@ -23,7 +23,7 @@ def _softmax_gradient(logits_CW: Tensor, labels_C: Tensor, smoothing: float) -> 
 
 @torch.library.custom_op("unisign_fast::add_product", mutates_args=("sum_WD",), device_types="cuda")
 def _add_product(sum_WD: Tensor, grad_CW: Tensor, hidden_CD: Tensor) -> None:
-    """sum += grad^T hidden in float32, from bfloat16 factors without a rounding between."""
+    """sum += grad^T hidden in float32; products of bfloat16 factors are not rounded in between."""
     if grad_CW.dtype == sum_WD.dtype:
         sum_WD.addmm_(grad_CW.T, hidden_CD)
     else:
@@ -41,7 +41,7 @@ def _(sum_WD: Tensor, grad_CW: Tensor, hidden_CD: Tensor) -> None:
 
 
 def _plain_softmax_gradient(logits_CW: Tensor, labels_C: Tensor, smoothing: float) -> Tensor:
-    """kernels/cross_entropy/triton_kernel.py in plain PyTorch, without another tensor of the size of float32 logits."""
+    """kernels/cross_entropy/triton_kernel.py in plain PyTorch, without a second tensor as large as float32 logits."""
     exact_CW, label_C1 = logits_CW.float(), labels_C[:, None]
     log_normalizer_C1 = exact_CW.logsumexp(1, keepdim=True)
     wanted_C1 = (1 - smoothing) * exact_CW.gather(1, label_C1)

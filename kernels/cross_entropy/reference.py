@@ -1,4 +1,4 @@
-"""The smoothed cross entropy of a linear layer in plain PyTorch: the truth for every faster version."""
+"""The smoothed cross entropy of a linear layer in plain PyTorch: the reference for every faster version."""
 
 import torch
 from torch import Tensor

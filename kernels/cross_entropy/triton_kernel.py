@@ -15,7 +15,7 @@ BLOCK, WARPS = 4096, 16
 
 @triton.jit
 def softmax_gradient_kernel(logits, labels, losses, smoothing, W: tl.constexpr, BLOCK: tl.constexpr):
-    """A row of W logits becomes the gradient of its loss, in place; losses [rows] float32, labels [rows] int64."""
+    """Replace each row of W logits by the gradient of its loss. losses: [rows] float32; labels: [rows] int64."""
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels + row)
     logits += row * W

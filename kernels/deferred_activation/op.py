@@ -59,13 +59,13 @@ def by_tensor(gradients: list[Tensor]) -> list[Tensor]:
 
 
 def as_conv_output(tensors: list[Tensor]) -> ConvOutput:
-    """A convolution's output alone, or with its batch statistics."""
+    """A `ConvOutput` from the output alone, or from the output and its batch statistics."""
     return ConvOutput(*tensors, *[None] * (3 - len(tensors)))
 
 
 def whole_gradient(gradients: list[Tensor | None], out: list[Tensor]) -> list[Tensor]:
-    """Gradients of a convolution's output and of its batch statistics, zeros where one was not used; that of the output
-    alone where neither statistic was.
+    """Gradients of a convolution's output and of its batch statistics. Zeros replace a missing gradient; if neither
+    statistic was used, only the output's gradient is returned.
     """
     used = len(out) if any(gradient is not None for gradient in gradients[1:]) else 1
     return [torch.zeros_like(x) if gradient is None else gradient for gradient, x in zip(gradients[:used], out)]

@@ -1,6 +1,6 @@
 """Activations and batch statistics in plain PyTorch, the reference for every faster version.
 
-BatchNorm, residual and ReLU between two convolutions need no pass over memory of their own: a convolution computes the
+BatchNorm, residual and ReLU between two convolutions need no separate pass over memory: a convolution computes the
 batch statistics of its output, BatchNorm converts them to a scale and a shift per channel, and the next convolution
 applies these on load (a `DeferredActivation`).
 """
@@ -29,16 +29,16 @@ class DeferredActivation(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it is `conv_out_FVC` itself."""
+        """Whether the activation is just `conv_out_FVC`."""
         return self.scale_C is None
 
     def slots(self) -> tuple[Tensor | None, ...]:
-        """The six tensors that it can have, in order."""
+        """All six possible tensors, in order; None where absent."""
         *slots, _ = self
         return tuple(slots)
 
     def tensors(self) -> list[Tensor]:
-        """The one, three, four or six that it has, in order."""
+        """The tensors that are present, in order: one, three, four or six."""
         return [tensor for tensor in self.slots() if tensor is not None]
 
 
@@ -58,7 +58,7 @@ def deferred_activation(x: DeferredActivation) -> Tensor:
 
 
 def before_relu(x: DeferredActivation) -> Tensor:
-    """[F, V, C] before its last ReLU, in float32 at least, of one that is not plain."""
+    """The value [F, V, C] before the last ReLU, in float32 at least. `x` must not be plain."""
     assert x.scale_C is not None and x.shift_C is not None
     exact = torch.promote_types(x.conv_out_FVC.dtype, torch.float32)
     y_FVC = torch.addcmul(x.shift_C, x.conv_out_FVC.to(exact), x.scale_C)
@@ -83,8 +83,8 @@ def with_batch_stats(conv_out_FVO: Tensor, batch_stats: bool) -> ConvOutput:
 class _BatchStats(torch.autograd.Function):
     """Mean and biased variance of rows [R, C].
 
-    On a CPU in chunks that fit the cache, by sum(), which adds pairwise: torch's own CPU batch_norm and var_mean do
-    not, and are off by 2e-5 at 30,000 rows in float32.
+    On a CPU, they are computed with sum(), which adds pairwise, in chunks that fit the cache. torch's CPU batch_norm and
+    var_mean do not add pairwise, and err by 2e-5 at 30,000 rows in float32.
     """
 
     @staticmethod

@@ -4,7 +4,7 @@ from ..spec import Case, KernelSpec
 from .op import deferred_activation
 from .reference import DeferredActivation
 
-# What an activation of a case can be made of: tensors of the size of x, vectors, and whether it is rectified between.
+# The kinds of activation: number of tensors as large as x, number of vectors, and whether a ReLU precedes the residual.
 MADE_OF = {
     "plain": (1, 0, False),
     "scaled": (1, 2, False),

@@ -1,4 +1,4 @@
-"""Around a convolution in Triton: activation on load, batch statistics on store, and the gradients of both.
+"""What surrounds a convolution in Triton: activation on load, batch statistics on store, and the gradients of both.
 
 A tile has R rows (frame, joint) of [rows, C], and `place` [R, C] holds their offsets. An activation's KIND lists its
 components.
@@ -17,11 +17,11 @@ PLAIN, SCALED, ADDED, BOTH_SCALED = range(4)
 KINDS = {1: PLAIN, 3: SCALED, 4: ADDED, 6: BOTH_SCALED}
 VECTORS = {1: 0, 3: 2, 4: 2, 6: 4}  # scales and shifts among them
 ROWS, COLUMNS, WARPS = 32, 64, 4  # of a tile of what has no matrix product
-MOST_SPLITS = 64  # of the frames in sums over them, each with a partial sum of its own
+MOST_SPLITS = 64  # of the frames in sums over frames, one partial sum each
 
 
 def arguments(x: list[Tensor]) -> list[Tensor]:
-    """An activation's tensors as a kernel's six arguments; what is absent is never read."""
+    """An activation's tensors as the six arguments of a kernel. Placeholders for absent tensors are never read."""
     return [*x, *x[:1] * (6 - len(x))]
 
 
@@ -58,8 +58,8 @@ def store_activation_gradient(
     tile, place, inside, column,
     C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of conv_out and residual from that of x [R, C] (float32), and the tile's share of those of the scales
-    and shifts: sums [tiles, 4, C].
+    """Store the gradients of conv_out and residual, given that of x [R, C] (float32), and the tile's partial sums for
+    the gradients of scales and shifts: sums [tiles, 4, C].
     """
     if KIND > 0:
         grad_x = tl.where(tl.load(x + place, inside, 0).to(tl.float32) > 0, grad_x, 0)
@@ -95,7 +95,7 @@ def store_batch_stats(value, batch_stats, tile, count, valid, column, C: tl.cons
 def merge_batch_stats(
     batch_stats, mean, var, tiles, rows, rows_a_tile, C: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr
 ):
-    """Mean and biased variance of all rows from those of the tiles, the last of which may not be full."""
+    """Mean and biased variance of all rows, merged from those of the tiles. The last tile may be partial."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((COLUMNS,), tl.float32)
     for first in range(0, tiles, TILES):

@@ -1,4 +1,4 @@
-"""Keypoint-guided deformable attention: the operation the model calls."""
+"""Keypoint-guided deformable attention: the operation that the model calls."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Keypoint-guided deformable attention in plain PyTorch: the truth that every faster version is held against."""
+"""Keypoint-guided deformable attention in plain PyTorch: the reference that every faster version is tested against."""
 
 import torch
 from torch import Tensor

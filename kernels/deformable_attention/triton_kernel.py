@@ -1,4 +1,4 @@
-"""Keypoint-guided deformable attention in Triton: one program a crop and group, everything between in registers.
+"""Keypoint-guided deformable attention in Triton: one program per crop and group, all intermediates in registers.
 
 A map of at most 4 x 4 cells makes bilinear sampling a small matrix product with hat weights,
 S[i, s] = max(0, 1 - |x_i - x_s|) max(0, 1 - |y_i - y_s|), whose backward pass needs no atomics.
@@ -14,7 +14,7 @@ from ..launch import launch, padded
 from ..partial_sums import sum_rows
 
 WARPS, WARPS_BACKWARD = 4, 8  # with fewer, float32 spills
-MOST_PROGRAMS = 132  # of the backward pass for each group: one for each of an H200's processors
+MOST_PROGRAMS = 132  # of the backward pass for each group: one for each of an H200's multiprocessors
 
 
 @triton.jit
@@ -24,7 +24,7 @@ def _hat(distance):
 
 @triton.jit
 def _hat_slope(distance):
-    """Its derivative; at a cell's centre the one to the right, as grid_sample takes it."""
+    """The derivative of `_hat`. At a cell's centre it is the right-hand derivative, as in grid_sample."""
     return tl.where((distance >= -1) & (distance < 0), 1.0, 0.0) - tl.where((distance >= 0) & (distance < 1), 1.0, 0.0)
 
 
@@ -100,7 +100,7 @@ def keypoint_sampling_backward(
     G: tl.constexpr, V: tl.constexpr, E: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
     V_PADDED: tl.constexpr, E_PADDED: tl.constexpr, S_PADDED: tl.constexpr, scale: tl.constexpr,
 ):  # fmt: skip
-    """A program walks over crops of its group and keeps partial sums of the two matrices' gradients [P, G, E, E]."""
+    """A program loops over crops of its group, with partial sums of the two matrices' gradients [P, G, E, E]."""
     group, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     S: tl.constexpr = HEIGHT * WIDTH
     joint, channel, cell = tl.arange(0, V_PADDED), tl.arange(0, E_PADDED), tl.arange(0, S_PADDED)

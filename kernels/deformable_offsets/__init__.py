@@ -1,1 +1,1 @@
-"""Where each joint looks: its query, and its keypoint plus a learned offset."""
+"""The query of each joint and its sampling position: the keypoint plus a learned offset."""

@@ -1,4 +1,4 @@
-"""Queries and sampling positions of the deformable attention: the operation the model calls."""
+"""Queries and sampling positions of the deformable attention: the operation that the model calls."""
 
 from torch import Tensor
 

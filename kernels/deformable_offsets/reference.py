@@ -1,4 +1,4 @@
-"""Queries and sampling positions in plain PyTorch: the truth that every faster version is held against."""
+"""Queries and sampling positions in plain PyTorch: the reference that every faster version is tested against."""
 
 import torch
 from torch import Tensor

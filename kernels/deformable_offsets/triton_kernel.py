@@ -1,4 +1,4 @@
-"""Queries and sampling positions in Triton: one program a crop and group, the offset network in registers.
+"""Queries and sampling positions in Triton: one program per crop and group, with the offset network in registers.
 
 E channels of a group and V joints, each padded to a power of two of at least 16.
 """
@@ -13,7 +13,7 @@ from ..launch import launch, padded
 from ..partial_sums import sum_rows
 
 WARPS, WARPS_BACKWARD = 4, 4
-MOST_PROGRAMS = 132  # of the backward pass for each group: one for each of an H200's processors
+MOST_PROGRAMS = 132  # of the backward pass for each group: one for each of an H200's multiprocessors
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def _tanh(x):
 
 @triton.jit
 def _normal_share(z):
-    """The normal distribution's share below z: gelu is z times it."""
+    """The standard normal distribution function at z; gelu(z) is z times it."""
     return 0.5 * (1 + tl.erf(z * 0.7071067811865476))
 
 

@@ -5,5 +5,5 @@ from torch.nn import functional
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """x with each element zero with probability p, the others divided by 1 - p."""
+    """Each element of x is set to zero with probability p, and otherwise divided by 1 - p."""
     return functional.dropout(x, p)

@@ -1,4 +1,4 @@
-"""Masks of dropout in Triton, which kernels draw again in the backward pass instead of saving them."""
+"""Dropout masks in Triton. Kernels redraw them in the backward pass instead of saving them."""
 
 import triton
 import triton.language as tl

@@ -1,11 +1,11 @@
-"""Rows by their index in plain PyTorch: the truth that every faster version is held against."""
+"""Rows by their index in plain PyTorch: the reference that every faster version is tested against."""
 
 import torch
 from torch import Tensor
 
 
 def gather_rows(x_RW: Tensor, index_N: Tensor, inverse_R: Tensor) -> Tensor:
-    """x[index], zero where the index is -1: between packed and padded sequences, both ways.
+    """x[index], or zero where the index is -1. Converts packed sequences to padded ones and back.
 
     Args:
         x_RW: rows of any width.

@@ -1,4 +1,4 @@
-"""Rows by their index in Triton: padding, or packing, in one launch without a pass that writes zeros."""
+"""Rows by their index in Triton: padding or packing takes one launch, without a separate pass for zeros."""
 
 import torch
 import triton

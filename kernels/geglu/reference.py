@@ -1,4 +1,4 @@
-"""The gate of a feed-forward in plain PyTorch: the truth that every faster version is held against."""
+"""The gate of a feed-forward in plain PyTorch: the reference that every faster version is tested against."""
 
 from torch import Tensor
 from torch.nn.functional import dropout, gelu

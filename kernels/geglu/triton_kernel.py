@@ -16,7 +16,7 @@ BLOCK, WARPS = 1024, 4
 
 @triton.jit
 def _gelu(x):
-    """gelu(x), of its tanh form, and its derivative. tanh(u) = 2 sigmoid(2 u) - 1."""
+    """gelu(x) in its tanh form, and its derivative. Uses tanh(u) = 2 sigmoid(2 u) - 1."""
     inner = 1.5957691216057308 * (x + 0.044715 * x * x * x)
     share = tl.sigmoid(inner)
     return x * share, share + x * share * (1 - share) * 1.5957691216057308 * (1 + 3 * 0.044715 * x * x)
@@ -24,7 +24,7 @@ def _gelu(x):
 
 @triton.jit
 def _kept(seed, p, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
-    """What dropout multiplies each element of the block by."""
+    """The factor by which dropout multiplies each element of the block."""
     if DROPOUT:
         return tl.reshape(kept(seed, tl.program_id(0), p, 1, BLOCK), (BLOCK,))
     else:

@@ -1,4 +1,4 @@
-"""Continuous position bias on a CPU, in chunks of crops: the hidden units of all pairs never reach memory."""
+"""Continuous position bias on a CPU, in chunks of crops, so that the hidden units of all pairs never reach memory."""
 
 from torch import Tensor
 

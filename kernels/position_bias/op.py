@@ -1,4 +1,4 @@
-"""Continuous position bias: the operation the model calls."""
+"""Continuous position bias: the operation that the model calls."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Continuous position bias in plain PyTorch: the truth that every faster version is held against."""
+"""Continuous position bias in plain PyTorch: the reference that every faster version is tested against."""
 
 import torch
 from torch import Tensor

@@ -26,7 +26,7 @@ def _signed_log(distance):
 
 @triton.jit
 def _slope(distance):
-    """The derivative of _signed_log as autograd has it: zero at zero, where sign(d) is zero."""
+    """The derivative of _signed_log as computed by autograd: zero at zero, where sign(d) is zero."""
     return tl.where(distance == 0, 0, 1 / (tl.abs(distance) + 1))
 
 

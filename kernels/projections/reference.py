@@ -1,4 +1,4 @@
-"""Several linear projections of one input in plain PyTorch: the truth that every faster version is held against."""
+"""Several linear projections of one input in plain PyTorch, the reference for every faster version."""
 
 import torch
 from torch import Tensor

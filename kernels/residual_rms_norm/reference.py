@@ -1,4 +1,4 @@
-"""A residual sum and the RMS norm after it in plain PyTorch: the truth that every faster version is held against."""
+"""A residual sum and the RMS norm after it in plain PyTorch, the reference for every faster version."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Residual sum with dropout, and the RMS norm after it, in Triton: one pass forward, one backward.
+"""Residual sum with dropout, and the RMS norm after it, in Triton, in one pass forward and one backward.
 
 The backward pass draws the mask again from the same seed, so that nothing but the sum and its 1 / RMS is saved.
 M columns, padded to a power of two.
@@ -14,12 +14,12 @@ from ..launch import launch, padded
 from ..partial_sums import sum_rows
 
 ROWS, WARPS, WARPS_BACKWARD = 4, 4, 8  # of a tile; with fewer, float32 spills
-PROGRAMS = 528  # of the backward pass, each with a partial sum of its own: four for each of an H200's processors
+PROGRAMS = 528  # of the backward pass, each with a partial sum of its own: four for each of an H200's multiprocessors
 
 
 @triton.jit
 def _place(row, rows, M: tl.constexpr, M_PADDED: tl.constexpr):
-    """Offsets of rows [ROWS, M_PADDED], and which of them exist."""
+    """Offsets of rows [ROWS, M_PADDED], and a mask of those that exist."""
     column = tl.arange(0, M_PADDED)
     return row[:, None] * M + column[None, :], (row < rows)[:, None] & (column < M)[None, :]
 

@@ -17,7 +17,7 @@ class Clips(NamedTuple):
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, frames: int) -> "Clips":
-        """The clips of F frames, without waiting for the device."""
+        """The clips of F frames, without synchronizing with the device."""
         clip_F = torch.searchsorted(cu_seqlens, torch.arange(frames, device=cu_seqlens.device), right=True)
         return cls(cu_seqlens, torch.stack([cu_seqlens[clip_F - 1], cu_seqlens[clip_F]]).int())
 

@@ -1,1 +1,1 @@
-"""Attention of packed sequences with a bias of their logits."""
+"""Attention over packed sequences, with a bias added to the logits."""

@@ -42,7 +42,7 @@ def efficient_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor,
 
 
 def refusal(projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing, *_) -> str | None:
-    """Why the kernel cannot take these; None where it can."""
+    """Why the kernel cannot take these arguments, or None if it can."""
     if bias.stride(-1) != 1 or any(stride % BIAS_ALIGNMENT for stride in bias.stride()[:-1]):
         return f"the bias has strides {bias.stride()}: rows must be contiguous, {BIAS_ALIGNMENT} elements apart or more"
     return None

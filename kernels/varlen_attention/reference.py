@@ -1,4 +1,4 @@
-"""Attention of packed sequences in plain PyTorch: the truth that every faster version is held against."""
+"""Attention of packed sequences in plain PyTorch: the reference that every faster version is tested against."""
 
 from collections.abc import Sequence
 
