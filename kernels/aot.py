@@ -94,8 +94,8 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 
 def compile_all(specs: Sequence[KernelSpec], each_kernel_once: bool = False) -> Iterator[Row]:
-    """One row per operation, dtype, launch and GPU; or only the last bfloat16 launch of each kernel, for the three GPUs in
-    turn.
+    """One row per operation, dtype, launch and GPU; or only the last bfloat16 launch of each kernel, for the three
+    GPUs in turn.
     """
     assert os.environ.get("TRITON_INTERPRET", "0") == "0", "the interpreter hides the compiler"
     jobs = [

@@ -83,8 +83,8 @@ def with_batch_stats(conv_out_FVO: Tensor, batch_stats: bool) -> ConvOutput:
 class _BatchStats(torch.autograd.Function):
     """Mean and biased variance of rows [R, C].
 
-    On a CPU, they are computed with sum(), which adds pairwise, in chunks that fit the cache. torch's CPU batch_norm and
-    var_mean do not add pairwise, and err by 2e-5 at 30,000 rows in float32.
+    On a CPU, they are computed with sum(), which adds pairwise, in chunks that fit the cache. torch's CPU batch_norm
+    and var_mean do not add pairwise, and err by 2e-5 at 30,000 rows in float32.
     """
 
     @staticmethod
