@@ -223,7 +223,7 @@ def test_predictions_and_references_are_marked_by_more_than_colour(page, run):
     shown = Page(page)
     assert "&lt;" in shown.source and "b" not in shown.tags, "texts are escaped"
     first = rows[shown.players[0]["id"]]
-    compared = compare("slt", "csl-daily", first)
+    compared = compare("slt", "zh", "csl-daily", first)
     missed = next(span.text for span in compared.reference if span.differs)
     assert f"missed: +{missed}" in shown.text
     style = STYLE.read_text()

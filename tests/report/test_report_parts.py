@@ -4,7 +4,9 @@ import re
 
 import pytest
 from report_run import STYLE, palettes
+from sacrebleu.metrics import BLEU
 
+from unisign_fast.evaluation.metrics import score
 from unisign_fast.evaluation.predictions import Prediction
 from unisign_fast.report import charts
 from unisign_fast.report.charts import histogram, line_chart, nice_ticks, tick_labels
@@ -15,16 +17,26 @@ from unisign_fast.report.words import confusion_matrix, worst_words
 
 
 def test_differences_are_marked_in_the_units_that_are_scored():
-    compared = compare("slt", "csl-daily", Prediction("a", "我爱茶。", "我喜欢茶。"))
+    compared = compare("slt", "zh", "csl-daily", Prediction("a", "我爱茶。", "我喜欢茶。"))
     assert compared.prediction == [Span("我", False), Span("爱", True), Span("茶。", False)]
     assert compared.reference == [Span("我", False), Span("喜欢", True), Span("茶。", False)]
     assert compared.verdict.startswith("sentence BLEU ") and 0 < compared.quality < 100
-    compared = compare("cslr", "single-spaces", Prediction("a", "我 他 茶", "我 茶 水"))
+    compared = compare("cslr", "zh", "single-spaces", Prediction("a", "我 他 茶", "我 茶 水"))
     assert compared.verdict == "WER 66.7: 0 substituted, 1 inserted, 1 deleted of 3"
     assert compared.prediction == [Span("我", False), Span("他", True), Span("茶", False)]
     assert compared.reference == [Span("我", False), Span("茶", False), Span("水", True)]
-    assert compare("islr", "single-spaces", Prediction("a", "thank  you", "thank you")).verdict == "correct"
-    assert compare("islr", "single-spaces", Prediction("a", "", "tea")).verdict == "wrong"
+    assert compare("islr", "en", "single-spaces", Prediction("a", "thank  you", "thank you")).verdict == "correct"
+    assert compare("islr", "en", "single-spaces", Prediction("a", "", "tea")).verdict == "wrong"
+
+
+@pytest.mark.parametrize("language, tokenizer", [("zh", "13a"), ("ja", "char"), ("en", "13a"), ("und", "13a")])
+def test_single_clips_are_scored_with_the_tokenizer_of_their_language(language, tokenizer):
+    prediction, reference = "雪が降る日", "雪が降る夜"  # one word to 13a, five to char
+    bleu = BLEU(tokenize=tokenizer, smooth_method="exp", effective_order=True)
+    expected = bleu.sentence_score(prediction, [reference]).score
+    compared = compare("slt", language, "none", Prediction("a", prediction, reference))
+    assert compared.score == pytest.approx(expected) and (compared.score > 0) == (tokenizer == "char")
+    assert f"|tok:{tokenizer}|" in score("slt", [prediction], [reference], language).signature
 
 
 def test_worst_and_best_share_no_clip():
@@ -89,7 +101,7 @@ def test_a_histogram_counts_every_value_once():
 def test_words_are_counted_by_reference_and_prediction():
     pairs = ["tea tea", "tea tea", "tea milk", "tea ", "milk tea", "milk tea", "go go", "stop ?"]
     clips = [Prediction(str(i), *reversed(pair.split(" "))) for i, pair in enumerate(pairs)]
-    compared = [compare("islr", "single-spaces", clip) for clip in clips]
+    compared = [compare("islr", "en", "single-spaces", clip) for clip in clips]
     matrix = confusion_matrix(compared)
     assert matrix.words == ["go", "milk", "stop", "tea"] and matrix.words_left_out == 0
     assert {row.word: row.counts for row in matrix.rows} == {
@@ -99,7 +111,7 @@ def test_words_are_counted_by_reference_and_prediction():
         "tea": [0, 1, 0, 2, 1],
     }
     assert worst_words(compared) == [("milk", 2, 0, "tea", 2), ("stop", 1, 0, "?", 1), ("tea", 4, 2, "", 1)]
-    many = [compare("islr", "single-spaces", Prediction(str(i), f"w{i // 2}", f"w{i % 30}")) for i in range(60)]
+    many = [compare("islr", "en", "single-spaces", Prediction(str(i), f"w{i // 2}", f"w{i % 30}")) for i in range(60)]
     matrix = confusion_matrix(many)
     assert len(matrix.words) == 20 and matrix.words_left_out == 10 and "w0" not in matrix.words, "always correct"
     assert all(sum(row.counts) == row.clips == 2 for row in matrix.rows)

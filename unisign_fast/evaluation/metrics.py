@@ -92,26 +92,34 @@ def _slt(
 ) -> tuple[dict[str, ClipStatistics], str]:
     """BLEU-1 to 4, ROUGE-L, chrF and, where `bleurt` names a checkpoint, BLEURT-20 times 100.
 
-    BLEU-k is sacrebleu's with exponential smoothing and maximal order k, and so are its tokenizers: 13a, as published,
-    and char for languages that are written without spaces and have no published numbers. The texts of all languages
-    without spaces are characters between spaces already (text/normalization.py), for ROUGE-L, too.
+    BLEU-k is sacrebleu's with exponential smoothing and maximal order k. The texts of all languages without spaces are
+    characters between spaces already (text/normalization.py), for ROUGE-L, too.
     """
-    characters = by_character("slt", language)
-    tokenizer = "char" if characters and language != "zh" else "13a"
     statistics = {}
     for order in (1, 2, 3, 4):
-        bleu = BLEU(tokenize=tokenizer, smooth_method="exp", max_ngram_order=order, force=True)
+        bleu = BLEU(tokenize=bleu_tokenizer(language), smooth_method="exp", max_ngram_order=order, force=True)
         statistics[f"BLEU-{order}"] = _of_sacrebleu(bleu, predictions, references)
     statistics["ROUGE-L"] = _mean([rouge_l(p, r) for p, r in zip(predictions, references, strict=True)])
     chrf = CHRF()
     statistics["chrF"] = _of_sacrebleu(chrf, predictions, references)
-    units = f"units:{'characters' if characters else 'words'}"
+    units = f"units:{'characters' if by_character('slt', language) else 'words'}"
     rouge = f"ROUGE-L f1|mean|rouge:{version('rouge')}|{units}"
     signature = f"BLEU-k {bleu.get_signature()}|order:k|{units}; {rouge}; chrF {chrf.get_signature()}"
     if bleurt is not None:
         statistics["BLEURT-20"] = _mean([100 * x for x in _bleurt(predictions, references, language, bleurt)])
         signature += f"; BLEURT-20 mean x 100|checkpoint:{bleurt.name}"
     return statistics, signature
+
+
+def bleu_tokenizer(language: str) -> str:
+    """sacrebleu's tokenizer: 13a, as published; char for languages without spaces that have no published numbers."""
+    return "char" if by_character("slt", language) and language != "zh" else "13a"
+
+
+def sentence_bleu(prediction: str, reference: str, language: str) -> float:
+    """BLEU-4 of one pair in percent, without the orders that the texts are too short for."""
+    bleu = BLEU(tokenize=bleu_tokenizer(language), smooth_method="exp", effective_order=True)
+    return bleu.sentence_score(prediction, [reference]).score
 
 
 def _cslr(predictions: list[str], references: list[str]) -> tuple[dict[str, ClipStatistics], str]:

@@ -47,7 +47,8 @@ def write_report(folder: Path, out: Path, clips: int, faces: bool) -> None:
     run = read_run(folder)
     stores = [_open(path) for path in run.stores]
     rule = run.scores["normalization"] if run.scores else "single-spaces"
-    compared = [compare(run.data.task, rule, row) for row in run.predictions]
+    language = run.data.language or (run.scores or {}).get("language", "und")
+    compared = [compare(run.data.task, language, rule, row) for row in run.predictions]
     model, without_model = _model(run)
     groups, without_clips = _clips(run, stores, compared, model, clips, faces)
     shown = [clip.figures for _, group in groups for clip in group if clip.figures]
@@ -70,7 +71,7 @@ def write_report(folder: Path, out: Path, clips: int, faces: bool) -> None:
         latex_uri=text_uri("application/x-tex", latex),
         charts=_curves(run),
         compared=compared,
-        language=run.data.language or (run.scores or {}).get("language", "und"),
+        language=language,
         distribution=_distribution(run, compared),
         matrix=confusion_matrix(compared) if is_words else None,
         worst_words=worst_words(compared) if is_words else [],

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from sacrebleu.metrics import BLEU
-
-from unisign_fast.evaluation.metrics import edit_counts
+from unisign_fast.evaluation.metrics import edit_counts, sentence_bleu
 from unisign_fast.evaluation.predictions import Prediction
 from unisign_fast.text.normalization import RULES
 
@@ -40,12 +38,11 @@ class Comparison:
         return self.space.join(span.text for span in self.reference)
 
 
-def compare(task: str, rule: str, row: Prediction) -> Comparison:
-    """One prediction beside its reference; `rule` is a key of normalization.RULES."""
+def compare(task: str, language: str, rule: str, row: Prediction) -> Comparison:
+    """One prediction beside its reference; `language` is the texts', `rule` a key of normalization.RULES."""
     prediction, reference = (RULES[rule](text).split() for text in (row.prediction, row.reference))
     if task == "slt":
-        bleu = BLEU(tokenize="13a", smooth_method="exp", effective_order=True)
-        score = bleu.sentence_score(" ".join(prediction), [" ".join(reference)]).score
+        score = sentence_bleu(" ".join(prediction), " ".join(reference), language)
         score = quality = round(score, 6)  # equal texts reach 100 but for rounding
         verdict = f"sentence BLEU {score:.1f}"
     elif task == "cslr":
