@@ -10,7 +10,6 @@ the content, `signer` performs it, `keypoint_errors` and `renderer` observe it, 
 
 import multiprocessing
 import os
-import shutil
 from collections.abc import Generator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import closing
@@ -21,6 +20,7 @@ from typing import cast
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..atomic_io import clear_unfinished, created_once
 from ..errors import InputError
 from ..store.keypoint_store import KeypointStoreWriter
 from ..workers import end_with_parent
@@ -76,8 +76,9 @@ def write_demo_corpus(root: Path, clips: int, seed: int, workers: int | None = N
     """Writes the stores root/sentences and root/words with `clips` clips in total, half of them sentences.
 
     The same `clips` and `seed` give the same labels and keypoints, byte for byte, with any number of `workers` (None:
-    one a core). The corpus appears at `root` once it is complete; a killed run leaves a hidden folder
-    `.NAME.unfinished-PID` beside it. Raises InputError if `root` exists or cannot be made, or a number is out of range.
+    one a core). The corpus appears at `root` once it is complete and on disk; of several at once the first to end
+    wins. A killed run leaves a hidden folder `.NAME.unfinished-PID` beside it. Raises InputError if `root` exists or
+    cannot be written, or a number is out of range.
     """
     root = Path(root).absolute()
     if not FEWEST_CLIPS <= clips <= MOST_CLIPS:
@@ -88,18 +89,13 @@ def write_demo_corpus(root: Path, clips: int, seed: int, workers: int | None = N
         raise InputError(root, "exists already", "name another folder or remove this one")
     plans = plan_corpus(clips, seed)
     unfinished = root.with_name(f".{root.name}.unfinished-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(root, f"cannot be made ({error.strerror})", "name another folder") from None
     columns = TextColumn("demo corpus: {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     context = multiprocessing.get_context("spawn")  # the caller may hold threads, which a fork would not survive
     workers = workers or len(os.sched_getaffinity(0))
+    progress, pool = Progress(*columns), ProcessPoolExecutor(workers, context, end_with_parent)
     try:
-        with Progress(*columns) as progress, ProcessPoolExecutor(workers, context, end_with_parent) as pool:
+        with created_once(root, unfinished) as part, progress, pool:
             for store in STORES:
-                _write_store(unfinished / store, [p for p in plans if p.store == store], pool, progress)
-        unfinished.rename(root)
+                _write_store(part / store, [p for p in plans if p.store == store], pool, progress)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        clear_unfinished(unfinished)

@@ -205,7 +205,7 @@ def test_user_mistakes(corpus, tmp_path):
         (tmp_path / "new", 5001, 0, "--clips: 5001 is not in"),
         (tmp_path / "new", 60, -1, "--seed: -1 is negative"),
         (corpus, 60, 0, f"{corpus}: exists already"),
-        (tmp_path / "file" / "new", 60, 0, "cannot be made"),
+        (tmp_path / "file" / "new", 60, 0, "cannot be written"),
     ):
         with pytest.raises(InputError, match=words):
             write_demo_corpus(root, clips, seed)
@@ -218,11 +218,11 @@ def test_killed_run_leaves_no_corpus_and_no_workers(tmp_path):
     command = [sys.executable, "-c", code + "write(Path(sys.argv[1]), 1000, 0, workers=1)", str(tmp_path / "corpus")]
     run = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
     deadline = time.monotonic() + 60
-    while not any(tmp_path.glob(".corpus*/sentences/videos/*.mp4")) and time.monotonic() < deadline:
+    while not any(tmp_path.glob(".corpus.unfinished-*/*/sentences/videos/*.mp4")) and time.monotonic() < deadline:
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    assert not (tmp_path / "corpus").exists() and any(tmp_path.glob(".corpus*"))
+    assert not (tmp_path / "corpus").exists() and any(tmp_path.glob(".corpus.unfinished-*"))
     while time.monotonic() < deadline:
         try:
             os.killpg(run.pid, 0)  # the group is gone when its last process is
