@@ -33,7 +33,7 @@ from launch.curate import run as run_curate
 from unisign_fast.pipelines.curation import run as driver
 from unisign_fast.pipelines.curation.parts import PartMaker
 from unisign_fast.pipelines.curation.plans import PlanMaker
-from unisign_fast.utils.console import one_line_errors
+from unisign_fast.utils.console import clean_exit
 
 PROGRAMMES, SECONDS, PART_SECONDS = 5, 2, 1
 PARTS = PROGRAMMES * SECONDS // PART_SECONDS
@@ -96,7 +96,7 @@ class Start:
             thresholds = material / "thresholds.json"
             networks = {"detector": material / "detector.onnx", "pose_model": material / "pose.onnx"}
             fixed = {"part_seconds": PART_SECONDS, "target_seconds": 0, "workers": 2, "thresholds": thresholds}
-            with one_line_errors():
+            with clean_exit():
                 run_curate(sources, out, **networks | fixed | options)
             status = 0
         except SystemExit as end:

@@ -8,6 +8,7 @@ import runpy
 import sys
 
 from unisign_fast import __version__
+from unisign_fast.utils.console import clean_exit
 
 COMMANDS = {
     "translate": "translate videos, keypoints, stores or a camera",
@@ -27,14 +28,17 @@ HELP = ("-h", "--help")
 def main() -> None:
     """Runs the script that the first argument names; status 2 with one line on stderr if there is none."""
     name, *arguments = sys.argv[1:] or HELP[-1:]
-    if name in HELP:
-        listed = "\n".join(f"  {command:10} {what}" for command, what in COMMANDS.items())
-        print(f"usage: unisign-fast COMMAND ...\n\n{listed}\n\nunisign-fast COMMAND --help shows a command's options.")
-    elif name == "--version":
-        print(__version__)
+    if name in HELP or name == "--version":
+        with clean_exit():
+            print(_help() if name in HELP else __version__)
     elif name in COMMANDS:
         sys.argv = [f"unisign-fast {name}", *arguments]
         runpy.run_module(f"{__package__}.{name}", run_name="__main__")
     else:
         print(f"error: unisign-fast: {name!r} is not a command; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _help() -> str:
+    listed = "\n".join(f"  {command:10} {what}" for command, what in COMMANDS.items())
+    return f"usage: unisign-fast COMMAND ...\n\n{listed}\n\nunisign-fast COMMAND --help shows a command's options."

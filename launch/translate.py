@@ -8,7 +8,6 @@ python launch/translate.py --model FOLDER --language de LONG_VIDEO --out subtitl
 python launch/translate.py --model FOLDER --live 0
 """
 
-import signal
 from pathlib import Path
 from typing import Literal
 
@@ -74,5 +73,4 @@ def translate(
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly where the reader of the lines has ended
     run_command(translate, examples=__doc__)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -99,6 +100,31 @@ def test_the_command_lists_the_others_and_refuses_what_is_none():
     assert version.stdout == f"{__version__}\n"
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: unisign-fast: 'translat' is not a command; choose ")
+
+
+def ended_unread(script: str, *arguments: str) -> tuple[int, str]:
+    """Status and stderr of a Python script whose stdout nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", script, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["prepare", "--help"], ["pretrain", "--help"], ["translate", "--help"]])
+def test_a_closed_pipe_ends_a_command_without_a_word(arguments):
+    """As in `COMMAND | head`."""
+    script = "from unisign_fast.launch.main import main; main()"
+    assert ended_unread(script, *arguments) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_closed_pipe_hides_no_other_error():
+    script = "from unisign_fast.utils.console import run_command\nrun_command({}, [])".format
+    printing = "lambda: print('x' * 100_000)"
+    assert ended_unread(script(printing)) == (128 + signal.SIGPIPE, "")
+    failing = "lambda: (_ for _ in ()).throw(BrokenPipeError('a worker is gone'))"
+    done = subprocess.run([sys.executable, "-c", script(failing)], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.endswith("BrokenPipeError: a worker is gone\n")
 
 
 def test_what_a_terminal_cannot_show_is_escaped():

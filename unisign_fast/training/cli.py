@@ -17,7 +17,7 @@ from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.targets import Task
 from unisign_fast.training.recipes import default_settings
 from unisign_fast.training.settings import RecipeName, RunSettings, Source, Stage, TrainSettings, run_settings
-from unisign_fast.utils.console import example_lines, hide_absent_defaults, one_line_errors, without_local_rank
+from unisign_fast.utils.console import clean_exit, example_lines, hide_absent_defaults, without_local_rank
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 IN_SHORT = {  # shown by --help; --help-all shows everything
@@ -37,7 +37,7 @@ MORE = f"{HELP_ALL} shows all options; --config RUN/settings.json repeats a run.
 def training_command(description: str, stages: tuple[int, ...]) -> None:
     """Parse the command line of a training script for these stages, and train."""
     arguments = without_local_rank(sys.argv[1:])
-    with one_line_errors():
+    with clean_exit():
         settings = parse(description, stages, arguments)
         from unisign_fast.training.run import train  # late: importing torch and deepspeed takes seconds
 

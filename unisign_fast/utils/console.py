@@ -2,7 +2,9 @@
 
 import inspect
 import io
+import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +28,7 @@ def run_command(
 
     `arguments` are the command line's by default; the --local_rank that DeepSpeed's launcher adds is dropped, since
     ranks come from the environment. `examples` is the script's docstring: --help shows its command lines. The process
-    ends with status 2 and one line on stderr on an InputError, with status 2 and tyro's message on wrong arguments, and
-    with status 130 and one line on Ctrl-C.
+    ends as in `clean_exit`, and with status 2 and tyro's message on wrong arguments.
     """
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is escaped
         if isinstance(stream, io.TextIOWrapper):
@@ -36,7 +37,7 @@ def run_command(
     for one in command.values() if isinstance(command, dict) else [command]:
         hide_absent_defaults(one)
     config = (tyro.conf.DisallowNone,)
-    with one_line_errors():
+    with clean_exit():
         if isinstance(command, dict):
             if not command.keys() & set(arguments):  # the list of commands shows the first paragraph of each
                 for one in command.values():
@@ -74,16 +75,35 @@ def hide_absent_defaults(options: Callable[..., None] | type, values: object = N
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """An InputError inside ends the process with one line on stderr and status 2, Ctrl-C with status 130."""
+def clean_exit() -> Iterator[None]:
+    """Ends the process without a traceback where none is needed.
+
+    On an InputError with one line on stderr and status 2; on Ctrl-C with one line and status 130; with status 141 and
+    without a word if nobody reads stdout any more, as in `COMMAND | head`.
+    """
     try:
-        yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        try:
+            yield
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+        finally:
+            sys.stdout.flush()  # here: the interpreter's own flush at its end would print a traceback
+    except BrokenPipeError:  # of stdout, or of another pipe or socket
+        if not _is_unread(sys.stdout.fileno()):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _is_unread(pipe: int) -> bool:
+    """Whether the reading end of a pipe is closed."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def without_local_rank(arguments: Sequence[str]) -> list[str]:
