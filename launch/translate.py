@@ -3,7 +3,7 @@
 python launch/translate.py data/demo/sentences/videos/sentence-00000.mp4
 python launch/translate.py --model runs/base/slt-rgb/best --language zh VIDEO [VIDEO ...]
 python launch/translate.py --model FOLDER --store STORE --split test --out translations.jsonl
-python launch/translate.py --model FOLDER --poses POSES.json --format mmpose
+python launch/translate.py --model FOLDER VIDEO --poses POSES.json --format mmpose
 python launch/translate.py --model FOLDER --language de LONG_VIDEO --out subtitles.srt
 python launch/translate.py --model FOLDER --live 0
 """
@@ -43,7 +43,7 @@ def translate(
     Args:
         inputs: Videos, pose files, stores, or ids of clips of --store.
         model: Model folder, run, or id on the hub; by default quickstart.sh's newest.
-        store: Keypoint stores that know the inputs; alone, all their clips are translated.
+        store: Keypoint stores that know the inputs or copies of them; alone, all their clips are translated.
         split: Split of the stores.
         poses: Pose files, one for each input, or alone.
         format: Format of the pose files; by default the first that can read them.

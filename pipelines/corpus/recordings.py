@@ -36,8 +36,8 @@ def recordings_of_store(path: Path) -> Iterable[Recording]:
 
 def known_recordings(video: Path, stores: Sequence[KeypointStore] = ()) -> list[Recording]:
     """The clips of this video in one of `stores`, or else in a nearby store: in the video's folder, its parent (as in
-    the demo corpus), or a subfolder of either. [] if no such store knows the video. Raises InputError if there is no
-    such video.
+    the demo corpus), or a subfolder of either. `stores` also know a copy: a video of the same file name, size and
+    number of frames. [] if no store knows the video. Raises InputError if there is no such video.
     """
     if not video.is_file():
         raise InputError(video, "there is no such video", "name an existing video")
@@ -48,7 +48,8 @@ def known_recordings(video: Path, stores: Sequence[KeypointStore] = ()) -> list[
         store, clips = _clips_by_video(folder)
         if whole.resolve() in clips:
             return [Recording(str(video), store, store.clips[number]) for number in clips[whole.resolve()]]
-    return []
+    copies = (_clips_of_copy(video, store) for store in stores)
+    return next((clips for clips in copies if clips), [])
 
 
 @lru_cache(maxsize=8)
@@ -59,6 +60,22 @@ def _clips_by_video(folder: Path) -> tuple[KeypointStore, dict[Path, list[int]]]
         if clip.source:
             numbers.setdefault(store.video(clip).resolve(), []).append(number)
     return store, numbers
+
+
+def _clips_of_copy(video: Path, store: KeypointStore) -> list[Recording]:
+    """The clips of the store's video that `video` is a copy of; [] where several videos could be it."""
+    named = [clip for clip in store.clips if Path(clip.source).name == video.name]
+    if not named:
+        return []
+    info = read_video_info(video)
+    same = [
+        clip
+        for clip in named
+        if (clip.video_frames or clip.video_start + clip.frames) == info.frames
+        and (clip.box or (clip.width, clip.height) == (info.width, info.height))
+    ]
+    sources = {store.video(clip) for clip in same}
+    return [Recording(str(video), store, clip) for clip in same] if len(sources) == 1 else []
 
 
 def estimated_recordings(

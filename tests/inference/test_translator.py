@@ -21,6 +21,7 @@ from translation_parts import (
     write_models,
     write_store,
 )
+from video_files import write_video
 
 from unisign_fast.evaluation.evaluate import evaluate_split
 from unisign_fast.inference.translator import Translation, Translator
@@ -182,6 +183,30 @@ def test_a_recording_has_all_its_clips_and_a_strange_video_none(store, tmp_path)
     assert known_recordings(tmp_path / "store" / "b.mp4") == []
 
 
+def test_a_store_that_is_named_knows_copies_of_its_videos(store, tmp_path):
+    opened, video = KeypointStore.open(store), tmp_path / "1.mp4"
+    shutil.copy(store / "videos/1.mp4", video)
+    assert known_recordings(video) == [], "no store is near"
+    assert [one.clip.id for one in known_recordings(video, [opened])] == ["clip1"]
+    write_video(video, [np.zeros((SIDE, SIDE, 3), np.uint8)] * 3)
+    assert known_recordings(video, [opened]) == [], "another length"
+
+
+def test_what_needs_networks_that_are_missing_costs_no_other(run, models, store, tmp_path):
+    """Also a video that does not decode, before any network is looked for."""
+    unknown, broken = tmp_path / "unknown.mp4", tmp_path / "broken.mp4"
+    shutil.copy(store / "videos/1.mp4", unknown)
+    broken.write_bytes(b"no video")
+    common = "--model", models["pose"], "--language", "en", "--detector", tmp_path / "none.onnx"
+    done = run(*common, store / "videos/0.mp4", unknown, broken)
+    assert [row["clip"] for row in lines(done)] == ["clip0"]
+    decoded, warning, left_out, count = done.error.splitlines()
+    assert decoded.startswith(f"left out: {broken}: ") and warning.startswith("warning: ")
+    assert (left_out, count) == (f"left out: {unknown}", "left out: 2")
+    done = run(*common, broken)
+    assert done.status == 2 and done.error.startswith(f"error: {broken}: ") and done.error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [
@@ -252,6 +277,10 @@ def test_pose_files_alone_and_of_videos(run, models, store, tmp_path):
         str(tmp_path / "p.json"),
         str(video),
     )
+    pixels = [[frame * [SIDE, SIDE, 1]] for frame in keypoints]
+    write_mmpose(tmp_path / "pixels.json", pixels)
+    done = run("--model", models["pose"], "--language", "en", "--poses", tmp_path / "pixels.json")
+    assert done.status == 2 and done.error.endswith("of how large a picture; name its video too, before --poses\n")
     done = run("--model", models["pose"], "a.mp4", "b.mp4", "--poses", tmp_path / "p.json")
     assert done.status == 2 and "--poses: 1 pose files for 2 videos; give one for each video" in done.error
 

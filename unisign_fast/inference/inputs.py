@@ -131,7 +131,10 @@ def _find(item: str, stores: Sequence[KeypointStore], split: str | None, format:
     if (path / "store.json").is_file():
         return _clips(KeypointStore.open(path), split)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        return known_recordings(path, stores) or path
+        if known := known_recordings(path, stores):
+            return known
+        read_video_info(path)  # before any download
+        return path
     if path.exists():
         return _read_pose(path, format)
     named = [Recording(item, store, clip) for store in stores for clip in store.clips if clip.id == item]
@@ -173,7 +176,8 @@ def _read_pose(path: Path, format: str | None, video: Path | None = None) -> Nam
         try:
             return NamedPose(str(video or path), pose_format(name).read_pose(path, info), video)
         except InputError as error:
-            errors.append(error)
+            remedy = "name its video too, before --poses" if "--videos" in error.remedy else error.remedy
+            errors.append(InputError(error.where, error.problem, remedy))
     raise errors[0]
 
 

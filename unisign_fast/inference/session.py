@@ -46,8 +46,9 @@ class Where(TypedDict, total=False):
 
 
 def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Where]) -> None:
-    """Translates what `find_inputs` finds of the items; unusable inputs are reported and do not stop the others. Raises
-    InputError if no input is usable, or the model or a network is missing.
+    """Translates what `find_inputs` finds of the items; unusable inputs are reported and do not stop the others, nor do
+    videos when the networks to estimate their keypoints are missing. Raises InputError if no input is usable, or the
+    model is missing.
     """
     usable, bad = find_inputs(items, **where)
     if not usable and len(bad) == 1:
@@ -57,13 +58,18 @@ def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Whe
     if not usable:
         raise InputError("translate", f"all {len(bad)} are left out", "correct what is named above")
     check_output(choices.out, sum(len(one) if isinstance(one, list) else 1 for one in usable))
-    videos = any(isinstance(one, Path) for one in usable)
-    translator, networks = _open(choices, networks=videos, speaks=not videos and not _any_pose(usable))
+    videos = [one for one in usable if isinstance(one, Path)]
+    others = [one for one in usable if not isinstance(one, Path)]
+    speaks = not videos and not _any_pose(usable)
+    translator, networks = _open(choices, networks=bool(videos), optional=bool(others), speaks=speaks)
+    if videos and networks is None:
+        print(f"left out: {', '.join(map(str, videos))}", file=sys.stderr, flush=True)
+        usable = others
     with TemporaryDirectory(prefix="inputs-") as folder:
         recordings, lost = translator.recordings(usable, Path(folder), networks)
         with open_output(choices.out) as write:
             written, unusable = write_all(translator.translate(recordings), write)
-    left_out = len(bad) + len(lost) + unusable
+    left_out = len(bad) + len(lost) + unusable + (0 if networks else len(videos))
     if left_out and not written:
         raise InputError("translate", f"all {left_out} are left out", "correct what is named above")
     if choices.out is not None:
@@ -91,10 +97,11 @@ def _any_pose(usable: Sequence[object]) -> bool:
 
 
 def _open(
-    choices: Choices, *, networks: bool, speaks: bool
+    choices: Choices, *, networks: bool, speaks: bool, optional: bool = False
 ) -> "tuple[Translator, tuple[PersonDetector, PoseNetwork] | None]":
     """The translator and, where needed, the networks. Reports everything that is missing: the last as an InputError,
-    the others on stderr. `speaks`: the inputs determine the target language.
+    the others on stderr. `speaks`: the inputs determine the target language. `optional`: networks may be missing, which
+    is reported.
     """
     missing: list[InputError] = []
 
@@ -114,7 +121,15 @@ def _open(
         attempt(lambda: check_skeleton(WHOLEBODY, processor.skeleton, "the estimator of videos"))
     if processor and folder and processor.language and (unknown := untrained_language(folder, processor.language)):
         print(f"warning: {unknown}", file=sys.stderr)
-    opened = attempt(lambda: _networks(choices)) if networks else None
+    opened = None
+    if networks:
+        try:
+            opened = _networks(choices)
+        except InputError as error:
+            if optional:
+                print(f"warning: {error}", file=sys.stderr)
+            else:
+                missing.append(error)
     translator = None if missing or folder is None else attempt(lambda: Translator(folder, **choices.translation))
     for error in missing[:-1]:
         print(f"error: {error}", file=sys.stderr)
