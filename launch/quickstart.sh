@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 case "${1:-}" in "" | --full) ;; *) sed -n 's/^#   //p' launch/quickstart.sh; exit 2 ;; esac
 bash launch/install.sh
 export PATH="$PWD/.venv/bin:$PATH"
+deepspeed() { command deepspeed --quiet "$@"; } # without the launcher's own lines
 
 # epochs SHORT [FULL]: without FULL, the full training takes the recipe's own number
 if [ "${1:-}" = --full ]; then

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 
 from unisign_fast.checkpoints.model_folder import find_model, untrained_language
-from unisign_fast.inference.inputs import NamedPose, find_inputs
+from unisign_fast.inference.inputs import Input, NamedPose, find_inputs
 from unisign_fast.inference.outputs import check_output, open_output, write_all
 from unisign_fast.inference.processor import Processor, ProcessorChoices
 from unisign_fast.inference.translator import Translator, demo_model
@@ -59,7 +59,7 @@ def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Whe
         raise InputError("translate", f"all {len(bad)} are left out", "correct what is named above")
     check_output(choices.out, sum(len(one) if isinstance(one, list) else 1 for one in usable))
     videos = [one for one in usable if isinstance(one, Path)]
-    others = [one for one in usable if not isinstance(one, Path)]
+    others: list[Input] = [one for one in usable if not isinstance(one, Path)]
     speaks = not videos and not _any_pose(usable)
     translator, networks = _open(choices, networks=bool(videos), optional=bool(others), speaks=speaks)
     if videos and networks is None:
@@ -131,8 +131,8 @@ def _open(
             else:
                 missing.append(error)
     translator = None if missing or folder is None else attempt(lambda: Translator(folder, **choices.translation))
-    for error in missing[:-1]:
-        print(f"error: {error}", file=sys.stderr)
+    for one in missing[:-1]:
+        print(f"error: {one}", file=sys.stderr)
     if missing:
         raise missing[-1]
     assert translator is not None  # as nothing is missing
