@@ -1,5 +1,6 @@
 """Reads user-supplied files as bytes, text or JSON, with limits on size and nesting depth."""
 
+import io
 import json
 import re
 from dataclasses import is_dataclass
@@ -41,14 +42,12 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES, remedy: str = "name a fil
 
 
 def read_at_most(file: Readable, max_bytes: int) -> bytes | None:
-    """The rest of a file; None if it is longer than `max_bytes`. Allocates no more memory than the file has bytes."""
-    pieces, size = [], 0
+    """The rest of a file, None if it is longer than `max_bytes`; takes hardly more memory than the file has bytes."""
+    content = io.BytesIO()  # whose bytes `getvalue` does not copy
     while piece := file.read(_PIECE):
-        pieces.append(piece)
-        size += len(piece)
-        if size > max_bytes:
+        if content.write(piece) and content.tell() > max_bytes:
             return None
-    return b"".join(pieces)
+    return content.getvalue()
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:

@@ -17,6 +17,7 @@ from .pickle_records import (
     ForbiddenGlobal,
     OldString,
     PickleError,
+    as_text,
     build_array,
     build_dtype,
     make_dtype,
@@ -37,13 +38,14 @@ class Machine:
     `shared` holds the ids of all objects that may occur in the value more than once.
     """
 
-    def __init__(self, content: bytes):
+    def __init__(self, content: bytes, size: int):
+        """`size`: the pickle's bytes, for the memory budget."""
         self._content, self._at = content, 0
         self._stack: list = []
         self._outer: list[list] = []  # the stacks below each mark
         self._memo_row: list[object] = []  # the memo's entries 0, 1, 2, ... as picklers write them
         self._memo: dict[int, object] = {}  # its other entries
-        self._room = ROOM + ROOM_PER_BYTE * len(content)
+        self._room = ROOM + ROOM_PER_BYTE * size
         self._odd_keys = 0
         self.shared: set[int] = set()
 
@@ -173,8 +175,7 @@ class Machine:
         return target
 
     def _key(self, value: Any) -> object:
-        if isinstance(value, OldString):
-            return str(value)
+        value = as_text(value)
         kind = type(value)
         if kind is str or kind is bytes or value is None or kind is bool or (kind is int and abs(value) < 2**32):
             return value
@@ -216,7 +217,8 @@ class Machine:
         self._stack.append(self._seen_again(value))
 
     def _seen_again(self, value: object) -> object:
-        if isinstance(value, (list, dict, tuple, set, frozenset, ArrayRecord)):
+        if isinstance(value, (list, dict, tuple, set, frozenset, ArrayRecord)) and id(value) not in self.shared:
+            self._charge(_PER_ENTRY)
             self.shared.add(id(value))
         return value
 
@@ -225,7 +227,7 @@ class Machine:
     def _global(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("a global whose name is not text")
-        function = _GLOBALS.get((str(module), str(name)))
+        function = _GLOBALS.get((module, name))
         if function is None:
             raise ForbiddenGlobal(f"{module}.{name}")
         self._stack.append(function)
@@ -255,6 +257,8 @@ class Machine:
         if kind in (dict, OrderedDict):
             if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in values):
                 raise PickleError("a dict of items that are not pairs")
+            for pair in values:
+                self._seen_again(pair[1])
             return self._fill_dict(kind(), [tuple(pair) for pair in values])
         return kind(values)
 

@@ -8,14 +8,17 @@ from .pickle_machine import Machine
 from .pickle_records import ForbiddenGlobal, PickleError
 
 
-def run(content: bytes) -> tuple[object, set[int]]:
+def run(content: bytes, size: int) -> tuple[object, set[int]]:
     """A pickle's value, in which records stand for arrays, and the ids of what may occur in it more than once.
 
-    Raises PickleError unless the pickle holds only plain values, containers and arrays.
+    It may take memory in proportion to `size` bytes. Raises PickleError unless the pickle holds only plain values,
+    containers and arrays.
     """
-    machine = Machine(content)
+    machine = Machine(content, size)
     try:
         while (code := machine._content[machine._at]) != pickle.STOP[0]:
+            if code not in _OPERATIONS:
+                raise PickleError(f"byte {machine._at}: the opcode {code:#x}, which poses and labels do not need")
             operation, cost = _OPERATIONS[code]
             machine._at += 1
             machine._charge(cost)
@@ -79,7 +82,7 @@ _OPERATIONS: dict[int, tuple[Callable[[Machine], object], int]] = {
         (pickle.MARK, Machine._mark, 0),
         (pickle.POP, Machine._pop, 0),
         (pickle.POP_MARK, Machine._pop_mark, 0),
-        (pickle.DUP, Machine._dup, 80),
+        (pickle.DUP, Machine._dup, 16),
         (pickle.EMPTY_TUPLE, lambda m: m._push(()), 16),
         (pickle.TUPLE1, lambda m: m._tuple(1), 72),
         (pickle.TUPLE2, lambda m: m._tuple(2), 80),
@@ -101,8 +104,8 @@ _OPERATIONS: dict[int, tuple[Callable[[Machine], object], int]] = {
         (pickle.LONG_BINPUT, lambda m: m._put(m._number(4)), 0),
         (pickle.MEMOIZE, Machine._memoize, 0),
         (pickle.GET, lambda m: m._get(int(m._line()[:20])), 80),
-        (pickle.BINGET, lambda m: m._get(m._number(1)), 32),
-        (pickle.LONG_BINGET, lambda m: m._get(m._number(4)), 80),
+        (pickle.BINGET, lambda m: m._get(m._number(1)), 16),
+        (pickle.LONG_BINGET, lambda m: m._get(m._number(4)), 16),
         (pickle.GLOBAL, _class_line, 80),
         (pickle.STACK_GLOBAL, _stack_global, 80),
         (pickle.INST, _instance, 0),

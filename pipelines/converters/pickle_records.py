@@ -11,6 +11,7 @@ import numpy as np
 EXPANDED, EXPANDED_PER_BYTE = 64 * 2**20, 12  # limit on the size without sharing: bytes, bytes per byte of pickle
 MAX_DEPTH = 64
 MAX_DIMENSIONS = 32
+_PER_SHARED = 200  # bytes that a Finisher keeps of each shared object
 _SPEC = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|O8?|[US](?:0|[1-9][0-9]{0,5})")
 
 
@@ -22,20 +23,25 @@ class ForbiddenGlobal(PickleError):
     """The pickle names a forbidden global; the message is its name."""
 
 
-class OldString(str):
-    """A Python 2 string, text or bytes: decoded as UTF-8, else latin-1; `raw` holds the original bytes."""
+@dataclass(eq=False, slots=True)
+class OldString:
+    """A Python 2 string, bytes or text. A pickle may refer to it any number of times, all of which share one text."""
 
     raw: bytes
+    text: str
 
     @classmethod
     def of(cls, raw: bytes) -> "OldString":
-        """The string of these bytes."""
+        """The string of these bytes: UTF-8, else latin-1."""
         try:
-            text = cls(raw.decode())
+            return cls(raw, raw.decode())
         except UnicodeDecodeError:
-            text = cls(raw.decode("latin-1"))
-        text.raw = raw
-        return text
+            return cls(raw, raw.decode("latin-1"))
+
+
+def as_text(value: object) -> object:
+    """The text of a Python 2 string; every other value as it is."""
+    return value.text if type(value) is OldString else value
 
 
 @dataclass(eq=False, slots=True)
@@ -53,25 +59,26 @@ class ArrayRecord:
     shape: tuple = ()
     dtype: DtypeRecord | None = None
     fortran: bool = False
-    data: bytes | list | None = None
+    data: bytes | memoryview | list | None = None
     axes: object = None
 
 
 def make_dtype(spec: object, align: object = 0, copy: object = 1) -> DtypeRecord:
     """The record of `numpy.dtype(spec, align, copy)`. Raises PickleError unless it is a plain number, text or O."""
+    spec = as_text(spec)
     if not isinstance(spec, str) or not _SPEC.fullmatch(spec):
         raise PickleError(f"the dtype {spec[:40]!r}" if isinstance(spec, str) else "a dtype of no text")
-    return DtypeRecord(str(spec))
+    return DtypeRecord(spec)
 
 
 def build_dtype(record: DtypeRecord, state: object) -> None:
     """Sets a dtype's pickled state: (version, byte order, subarray, names, fields, size, alignment, flags)."""
     if record.order is not None or type(state) is not tuple or not 5 <= len(state) <= 8:
         raise PickleError("a second or another state of a dtype")
-    _, order, *parts = state
-    if order not in ("<", ">", "|", "=") or any(part is not None for part in parts[:3]):
+    order, *parts = as_text(state[1]), *state[2:]
+    if not isinstance(order, str) or order not in ("<", ">", "|", "=") or any(part is not None for part in parts[:3]):
         raise PickleError("a dtype with fields")
-    record.order = str(order)
+    record.order = order
 
 
 def build_array(record: ArrayRecord, state: object) -> None:
@@ -91,8 +98,6 @@ def raw_bytes(data: object) -> bytes:
     """The bytes of a value that the pickle uses as bytes."""
     if isinstance(data, OldString):
         return data.raw
-    if type(data) is str:  # numpy.ndarray.tobytes() of an empty array, in protocol 0
-        return data.encode("latin-1")
     if type(data) is not bytes:
         raise PickleError(f"a {type(data).__name__} instead of an array's bytes")
     return data
@@ -105,7 +110,7 @@ def make_scalar(dtype: object, data: bytes) -> np.generic:
     return cast(np.generic, array_of(dtype, (), False, data)[()])
 
 
-def array_of(record: DtypeRecord, shape: tuple, fortran: bool, data: bytes) -> np.ndarray:
+def array_of(record: DtypeRecord, shape: tuple, fortran: bool, data: bytes | memoryview) -> np.ndarray:
     """A read-only array over `data`. Raises PickleError unless it has exactly that shape's bytes."""
     dtype = np.dtype((record.order or "=") + record.spec)
     size = math.prod(shape) * dtype.itemsize
@@ -141,7 +146,7 @@ class Finisher:
         """The result, and its size in bytes as if nothing in it were shared."""
         kind = type(value)
         if kind is OldString:
-            return str(value), 8 + len(value)
+            return value.text, 8 + len(value.text)
         if kind in (str, bytes):
             return value, 8 + len(value)
         if kind not in _CONTAINERS and kind is not ArrayRecord:
@@ -154,6 +159,7 @@ class Finisher:
         if key not in self._shared:
             return self._checked(*self._contents(value, depth))
         if key not in self._finished:
+            self._make(_PER_SHARED)
             self._finished[key] = None
             self._finished[key] = value, *self._checked(*self._contents(value, depth))
         finished = self._finished[key]
@@ -206,7 +212,7 @@ class Finisher:
         self._make(size)
         if record.dtype.spec.startswith("O"):
             return self._object_array(record, depth)
-        if type(record.data) is not bytes:
+        if isinstance(record.data, list):
             raise PickleError("an array of a list")
         self._make(64 + len(record.data))
         array = array_of(record.dtype, record.shape, record.fortran, record.data)
@@ -215,8 +221,8 @@ class Finisher:
     def _object_array(self, record: ArrayRecord, depth: int) -> tuple[object, int]:
         if type(record.data) is not list or len(record.data) != math.prod(record.shape):
             raise PickleError("an array of objects with a wrong number of objects")
-        self._make(16 * len(record.data))
-        items, size = self._contents(tuple(record.data), depth)
+        self._make(160 + 16 * len(record.data))
+        items, size = cast(tuple[list, int], self._finish(record.data, depth))  # once, where arrays share the list
         array = np.empty(len(items), object)
         for i, item in enumerate(items):
             array[i] = item

@@ -20,7 +20,8 @@ from .pickle_records import ArrayRecord, Finisher, ForbiddenGlobal, PickleError,
 _CUT = "cut it into clips before converting it"
 # What a compressed file may expand to: fixed bytes, and times its size. Labels compress 3 to 10 times, keypoints 1.2;
 # only zeros, of a clip without hands, come near deflate's 1,000 times, and those of an hour fit into the fixed part.
-_INFLATED, _INFLATED_PER_BYTE = 128 * 2**20, 30
+_INFLATED, _INFLATED_PICKLE, _INFLATED_PER_BYTE = 128 * 2**20, 16 * 2**20, 30
+_COMPRESSION = 10  # a pickle's memory is limited by its size, which counts as at most this much of the file's
 
 
 def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX_BYTES) -> object:
@@ -31,9 +32,11 @@ def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX
     """
     path = Path(path)
     if not compressed:
-        return _unpickle(read_bytes(path, max_bytes, _CUT), path)
+        content = read_bytes(path, max_bytes, _CUT)
+        return _unpickle(content, path, len(content))
     try:
-        max_bytes = _inflated(path.stat().st_size, max_bytes)
+        size = path.stat().st_size
+        max_bytes = _inflated(size, max_bytes, _INFLATED_PICKLE)
         with gzip.open(path) as file:
             content = read_at_most(file, max_bytes)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -42,7 +45,7 @@ def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX
         raise InputError(path, f"cannot be read ({error.strerror})", "give the path of a pickle") from None
     if content is None:
         raise InputError(path, f"is larger than {max_bytes} bytes", _CUT)
-    return _unpickle(content, path)
+    return _unpickle(content, path, size)
 
 
 def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
@@ -52,9 +55,9 @@ def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
     """
     path = Path(path)
     content = read_bytes(path, max_bytes, _CUT)
-    max_bytes = _inflated(len(content), max_bytes)
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        return _read_npy(content, path)
+        return _read_npy(content, path, len(content))
+    max_bytes = _inflated(len(content), max_bytes, _INFLATED)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}.values()
@@ -65,12 +68,12 @@ def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
         raise InputError(path, problem, "copy the file again") from None
     if size > max_bytes:
         raise InputError(path, f"is larger than {max_bytes} bytes", _CUT)
-    return {name.removesuffix(".npy"): _read_npy(content, path) for name, content in contents.items()}
+    return {name.removesuffix(".npy"): _read_npy(entry, path, len(content)) for name, entry in contents.items()}
 
 
-def _inflated(size: int, max_bytes: int) -> int:
+def _inflated(size: int, max_bytes: int, fixed: int) -> int:
     """The bytes that a compressed file of this size may expand to."""
-    return min(max_bytes, _INFLATED + _INFLATED_PER_BYTE * size)
+    return min(max_bytes, fixed + _INFLATED_PER_BYTE * size)
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -83,7 +86,8 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     return content
 
 
-def _read_npy(content: bytes, path: Path) -> object:
+def _read_npy(content: bytes, path: Path, file_bytes: int) -> object:
+    """The value of an .npy file or entry, in a file of `file_bytes`."""
     file = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(file)
@@ -92,21 +96,24 @@ def _read_npy(content: bytes, path: Path) -> object:
         if not dtype.hasobject:
             record = make_dtype(dtype.str[1:])
             record.order = dtype.str[0]
-            data = file.read()
+            data = memoryview(content)[file.tell() :]  # no copy
             array = ArrayRecord(tuple(map(int, shape)), record, fortran, data)
             if min(array.shape, default=0) < 0:
                 raise ValueError(f"an array {shape}")
             return Finisher(set(), len(content)).finish(array)
     except Exception as error:  # and numpy, too
-        problem = f"is not a whole numpy file ({type(error).__name__}: {error})"
+        problem = f"is not a whole numpy file ({type(error).__name__}: {str(error)[:200]})"
         raise InputError(path, problem, "copy the file again") from None
-    return _unpickle(file.read(), path)
+    if len(content) > _inflated(file_bytes, len(content), _INFLATED_PICKLE):
+        raise InputError(path, f"holds a pickle of {len(content)} bytes in {file_bytes}", _CUT)
+    return _unpickle(file.read(), path, file_bytes)
 
 
-def _unpickle(content: bytes, path: Path) -> object:
+def _unpickle(content: bytes, path: Path, file_bytes: int) -> object:
+    size = min(len(content), _COMPRESSION * file_bytes)
     try:
-        value, shared = run(content)
-        return Finisher(shared, len(content)).finish(value)
+        value, shared = run(content, size)
+        return Finisher(shared, size).finish(value)
     except ForbiddenGlobal as error:
         problem = f"names {error}, which poses and labels do not need"
         raise InputError(path, problem, "do not use this file, or save it again as plain numpy arrays") from None

@@ -1,6 +1,7 @@
 """Pickles of arrays and containers are read, and nothing in a pickle runs."""
 
 import gzip
+import io
 import os
 import pickle
 import tracemalloc
@@ -12,6 +13,9 @@ import pytest
 from fuzz_pickles import fuzz
 from refusals import refusal
 
+from unisign_fast.pipelines.converters.pickle_machine import ROOM, ROOM_PER_BYTE
+from unisign_fast.pipelines.converters.pickle_opcodes import run
+from unisign_fast.pipelines.converters.pickle_records import PickleError
 from unisign_fast.pipelines.converters.safe_pickle import load_numpy, load_pickle
 
 
@@ -110,6 +114,14 @@ STATE = (3, "<", None, None, None, -1, -1, 0)
 EMPTY_ARRAY = raw(b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n", [(0,)], [b"b"], b"tRq\x11")
 TEXT_DTYPE = raw(b"cnumpy\ndtype\n", [("U0", False, True)], b"R")
 DOUBLED = b"".join(b"0](" + b"h" + bytes([n]) + b"h" + bytes([n]) + b"eq" + bytes([n + 1]) for n in range(60))
+OLD_STRING = b"T" + (2**17).to_bytes(4, "little") + bytes(2**17) + b"q\x120"
+
+
+def _array_of_two(number: int) -> bytes:
+    """An array of the two objects in the list with this number in the memo."""
+    return raw(EMPTY_ARRAY, b"(K\x01", [(2,)], b"h\x10\x89h", bytes([number]), b"tb")
+
+
 HOSTILE = {
     "a dtype that grows after an array was made of it": (
         raw(EMPTY_ARRAY, b"(K\x01", [(1,)], DTYPE, [STATE], b"b\x89", [bytes(8)], b"tb0h\x10", [STATE], b"b0h\x11."),
@@ -177,6 +189,21 @@ HOSTILE = {
         raw([{tuple(-1 - (n >> bit & 1) for bit in range(14)): 0 for n in range(1000)}], b"."),
         "keys that are not text",
     ),
+    "one old string in many places": (OLD_STRING + b"(" + b"h\x12" * 2000 + b"l.", "too much memory"),
+    "one old string as the key of many dicts": (OLD_STRING + b"(" + b"}h\x12Ns" * 2000 + b"l.", "too much memory"),
+    "arrays of one text": (
+        raw(["a" * 2**17], b"q\x120", DTYPE, b"0(")
+        + raw(EMPTY_ARRAY, b"(K\x01", [(2**14,)], b"h\x10\x89h\x12tb") * 1000
+        + b"l.",
+        "a str instead of an array's bytes",
+    ),
+    "arrays of the same two arrays": (
+        raw(b"cnumpy\ndtype\n", [("O8", False, True)], b"Rq\x100(NNlq\x120")
+        + b"".join(b"(" + _array_of_two(n) * 2 + b"lq" + bytes([n + 1]) + b"0" for n in range(0x12, 0x40))
+        + b"h\x40.",
+        "too much memory",
+    ),
+    "an opcode for objects": (b"\x80\x02N)\x81.", "the opcode 0x81"),
     "keys of one hash": (raw([{(2**61 - 1) * n: 0 for n in range(1, 20_000)}], b"."), "keys that are not text"),
 }
 
@@ -226,6 +253,21 @@ def test_arrays_in_any_order_of_axes_and_shared_ones(tmp_path):
         assert loaded[0] is loaded[1]
 
 
+def test_shared_lists_are_charged_although_they_use_one_place_of_the_memo():
+    lists = b"(" + b"]q\x00h\x000" * 1000 + b"l."
+    with pytest.raises(PickleError, match="far more memory"):
+        run(lists, (180_000 - ROOM) // ROOM_PER_BYTE)  # a set entry and its integer take 120 bytes, a list 60
+    assert run(lists, 0)[0] == [[]] * 1000
+
+
+def test_pairs_that_also_stay_outside_their_dict(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(raw(b"((", ["a"], [np.arange(3)], b"\x86lq\x10cbuiltins\ndict\nh\x10\x85Rl."))
+    pairs, table = load_pickle(path)
+    np.testing.assert_array_equal(table["a"], np.arange(3))
+    assert pairs[0][1] is table["a"]
+
+
 def test_generated_pickles_are_read_or_refused():
     outcomes = fuzz(300, seed=1)
     assert outcomes.keys() == {"read", "refused"} and outcomes["read"] > 10
@@ -245,5 +287,18 @@ def test_a_compressed_file_may_not_expand_without_limit(tmp_path):
     assert "is larger than" in refusal(load_pickle, path, compressed=True)
     np.savez_compressed(tmp_path / "a.npz", keypoints=np.zeros(40_000_000))
     assert "is larger than" in refusal(load_numpy, tmp_path / "a.npz")
+    for bomb in (b"]" * 2**24 + b".", b"(0" * 2**24 + b"N."):  # memory, time
+        path.write_bytes(gzip.compress(bomb, 1))
+        tracemalloc.start()
+        try:
+            assert "memory" in (said := refusal(load_pickle, path, compressed=True)) or "is larger than" in said
+            assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+        finally:
+            tracemalloc.stop()
+    objects = io.BytesIO()
+    np.save(objects, np.array([None]))
+    with zipfile.ZipFile(tmp_path / "c.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", objects.getvalue().partition(b"\n")[0] + b"\n" + bomb)
+    assert "holds a pickle of" in refusal(load_numpy, tmp_path / "c.npz")
     np.savez_compressed(tmp_path / "b.npz", keypoints=np.zeros((20_000, 133, 3)))  # nobody for 13 minutes
     assert load_numpy(tmp_path / "b.npz")["keypoints"].shape == (20_000, 133, 3)
