@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+import pickle
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -86,6 +88,56 @@ def test_a_damaged_zip_file(tmp_path):
 def test_headers_of_safetensors(tmp_path, header):
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     assert "not a whole safetensors file" in refusal(tmp_path / "a.safetensors")
+
+
+def test_every_flipped_bit_of_saved_weights_is_found(tmp_path):
+    weights = {
+        "a": torch.arange(6.0).reshape(2, 3),
+        "b": torch.tensor(True),
+        "c": torch.zeros(0, 2),
+        "d": torch.ones(1),
+    }
+    path = tmp_path / "a.safetensors"
+    save_weights(path, weights)
+    loaded, content = read_weights(path), path.read_bytes()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+    data = 8 + int.from_bytes(content[:8], "little")
+    for place in range(data, len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        assert "does not match its checksum" in refusal(path)
+    path.write_bytes(content.replace(b'"shape":[2,3]', b'"shape":[3,2]'))
+    assert "a does not match its checksum" in refusal(path)
+    save_file(weights, path)  # as other programs do, and earlier versions
+    assert read_weights(path).keys() == weights.keys()
+
+
+def _zip(path, pickled: bytes, storage: bytes = b"") -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {"data.pkl": pickled, "version": b"3\n", "data/0": storage}.items():
+            archive.writestr(f"a/{name}", content)
+
+
+def test_pth_files_that_would_take_far_more_memory_than_their_size(tmp_path, monkeypatch):
+    path, bomb = tmp_path / "a.pth", b"\x80\x02c%b\nbytearray\nJ\x00\x00\x00\x7f\x85R."  # 2 GiB
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read by torch"))
+    for module in (b"builtins", b"__builtin__"):
+        _zip(path, bomb % module)
+        assert "makes a bytearray" in refusal(path)
+    before = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    path.write_bytes(b"".join(before) + bomb % b"builtins")  # as torch wrote files before version 1.6
+    assert "makes a bytearray" in refusal(path)
+    _zip(path, b"\x80\x02N.", bytes(80 * 2**20))
+    assert "bytes once expanded" in refusal(path)
+
+
+def test_pth_files_of_tensors_that_are_no_plain_ones(tmp_path):
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    for tensor in (nested, quantized, torch.ones(3, device="meta"), torch.eye(3).to_sparse()):
+        torch.save({"a": tensor}, tmp_path / "a.pth")
+        assert "a: is sparse, nested, quantized or without numbers" in refusal(tmp_path / "a.pth")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "a.pth")
+    assert "is a TorchScript program" in refusal(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("write", [save_weights, write_torch_file])

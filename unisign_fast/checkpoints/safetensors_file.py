@@ -2,10 +2,13 @@
 
 The library maps the file, and a map of a file that another process cuts short ends the process with SIGBUS. Here such a
 file, like one with a damaged header, is an InputError. The format: 8 bytes with the size of the header, a JSON header
-{name: {dtype, shape, data_offsets}}, and the tensors' bytes without gaps.
+{name: {dtype, shape, data_offsets}}, and the tensors' bytes without gaps. Our own files have a checksum of every tensor
+in the header's metadata, and other readers pass over it; files without one are read unchecked.
 """
 
+import json
 import math
+import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +35,19 @@ DTYPES = {
 }
 
 
+CHECKSUMS = "crc32"  # the metadata's key: JSON {name: CRC-32}
+
+
+def checksum_metadata(weights: dict[str, Tensor]) -> dict[str, str]:
+    """The metadata of a file of these tensors: the CRC-32 of each one's type, shape and bytes."""
+    checksums = {name: _crc32(w.reshape(-1).view(torch.uint8), w.dtype, list(w.shape)) for name, w in weights.items()}
+    return {CHECKSUMS: json.dumps(checksums, sort_keys=True)}
+
+
+def _crc32(content: Tensor, dtype: torch.dtype, shape: list[int]) -> int:
+    return zlib.crc32(content.cpu().numpy().data, zlib.crc32(f"{dtype} {shape}".encode()))
+
+
 class SafetensorsFile:
     """An open file; tensors are read by name, one at a time. Use it in a `with` block."""
 
@@ -40,7 +56,7 @@ class SafetensorsFile:
         self.path = path
         self._file: BinaryIO = open_file(path)
         try:
-            self._entries, self._start = self._header()
+            self._entries, self._start, self._checksums = self._header()
         except BaseException:
             self._file.close()
             raise
@@ -57,7 +73,7 @@ class SafetensorsFile:
         return list(self._entries)
 
     def read(self, name: str) -> Tensor:
-        """A tensor on the CPU. Raises InputError if the file ends before it does."""
+        """A tensor on the CPU. Raises InputError if the file ends before it does, or its checksum is another one."""
         dtype, shape, begin, end = self._entries[name]
         content = torch.empty(end - begin, dtype=torch.uint8)
         try:
@@ -67,12 +83,14 @@ class SafetensorsFile:
             raise InputError(self.path, f"cannot be read ({error.strerror})", REMEDY) from None
         if size != end - begin:
             raise self._damaged(f"it ends within {name}")
+        if self._checksums is not None and self._checksums.get(name) != _crc32(content, dtype, shape):
+            raise self._damaged(f"{name} does not match its checksum")
         if dtype is torch.bool:
             return (content != 0).reshape(shape)
         return content.view(dtype).reshape(shape)
 
-    def _header(self) -> tuple[dict[str, tuple[torch.dtype, list[int], int, int]], int]:
-        """Type, shape and place of every tensor, and where the first one begins."""
+    def _header(self) -> tuple[dict[str, tuple[torch.dtype, list[int], int, int]], int, dict | None]:
+        """Type, shape and place of every tensor, where the first one begins, and the checksums if there are any."""
         size = int.from_bytes(self._file.read(8), "little")
         if not 2 <= size <= MAX_HEADER:
             raise self._damaged("it has no header")
@@ -91,7 +109,17 @@ class SafetensorsFile:
         whole = [(0, 0), *places, (data, data)]
         if any(end != begin for (_, end), (begin, _) in pairwise(whole)):
             raise self._damaged(f"its {data} bytes of tensors are not those of the header")
-        return dict(sorted(entries.items(), key=lambda entry: entry[1][2:])), 8 + size
+        in_order = dict(sorted(entries.items(), key=lambda entry: entry[1][2:]))
+        return in_order, 8 + size, self._read_checksums(values.get("__metadata__"))
+
+    def _read_checksums(self, metadata: object) -> dict | None:
+        said = metadata.get(CHECKSUMS) if isinstance(metadata, dict) else None
+        if said is None:
+            return None
+        checksums = parse_json(said, self.path, REMEDY) if isinstance(said, str) else None
+        if not isinstance(checksums, dict):
+            raise self._damaged("the header's checksums are none")
+        return checksums
 
     def _entry(self, name: str, value: Any) -> tuple[torch.dtype, list[int], int, int]:
         try:

@@ -3,8 +3,10 @@ gaps."""
 
 import re
 import shutil
+import warnings
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,14 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unisign_fast.checkpoints.safetensors_file import read_safetensors
+from unisign_fast.checkpoints.safetensors_file import checksum_metadata, read_safetensors
 from unisign_fast.pipelines.atomic_io import replaced
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.input_files import not_a_file_of_its_kind
+from unisign_fast.pipelines.input_files import Readable, not_a_file_of_its_kind
 
 RUNNING = ("running_mean", "running_var")  # BatchNorm's statistics
 TABLES = ("model", "model_state_dict", "state_dict", "module")  # keys of other trainers; module is DeepSpeed's
 WRAPPER = "module."
+INFLATED, INFLATED_PER_BYTE = 64 * 2**20, 4  # what a zip file may expand to: weights hardly compress
+BYTEARRAY = b"bytearray\n"  # the global, as the opcode that names it ends
 NAMED = 20  # entries that one error message names; it counts the others
 
 
@@ -28,17 +32,22 @@ def read_torch_file(path: Path) -> Any:
     """The content of a torch.save file, with tensors on the CPU and plain containers only. Raises InputError for
     anything else."""
     _check_start(path)
+    _check_memory(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged bytes torch may raise any exception
         said = str(error)
     forbidden = re.search(r"GLOBAL ([\w.]+)", said)
     if forbidden:
         problem = f"holds {forbidden[1]}, and code would have to run to make one"
         raise InputError(path, problem, "save the weights alone: torch.save({'model': model.state_dict()}, FILE)")
+    if "TorchScript" in said:
+        problem = "is a TorchScript program, not a table of weights"
+        raise InputError(path, problem, "save the weights alone: torch.save({'model': model.state_dict()}, FILE)")
     with open(path, "rb") as file:
         kind = "a damaged zip file" if file.read(2) == b"PK" else "not a file of weights, or cut short"
-    reason = said.strip().split("\n")[0][:120]
+    reason = said.rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0][:120]
     raise InputError(path, f"{kind} ({reason})", "download or copy it again from its authors")
 
 
@@ -55,6 +64,39 @@ def _check_start(path: Path) -> None:
         raise InputError(path, problem, "download it again, with git lfs or by the page's download link")
 
 
+def _check_memory(path: Path) -> None:
+    """Raises InputError if torch would take far more memory than the file has bytes.
+
+    It inflates zip entries whatever their size, and calls `bytearray` with any number that the pickle gives.
+    """
+    limit, has_bytearray = INFLATED + INFLATED_PER_BYTE * path.stat().st_size, False
+    if zipfile.is_zipfile(path):
+        inflated = 0
+        with suppress(Exception), zipfile.ZipFile(path) as archive:  # a damaged one is refused by torch
+            inflated = sum(entry.file_size for entry in archive.infolist())
+            for entry in archive.infolist() if inflated <= limit else ():
+                if entry.filename.endswith(".pkl"):
+                    with archive.open(entry) as file:
+                        has_bytearray |= _has(file, BYTEARRAY)
+        if inflated > limit:
+            raise InputError(path, f"is a zip file of {inflated} bytes once expanded", "use another file")
+    else:
+        with open(path, "rb") as file:
+            has_bytearray = _has(file, BYTEARRAY)
+    if has_bytearray:
+        raise InputError(path, "makes a bytearray, which weights do not need", "use another file")
+
+
+def _has(file: Readable, text: bytes) -> bool:
+    """Whether the rest of a file contains `text`."""
+    piece = b""
+    while more := file.read(2**24):
+        piece = piece[1 - len(text) :] + more
+        if text in piece:
+            return True
+    return False
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a .safetensors or .pth file.
 
@@ -69,7 +111,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     weights = _table_of(read_torch_file(path), path)
     size = path.stat().st_size
     for name, weight in weights.items():
-        if weight.layout != torch.strided or weight.numel() * weight.element_size() > size:
+        if weight.layout != torch.strided or weight.is_nested or weight.is_quantized or weight.is_meta:
+            problem = "is sparse, nested, quantized or without numbers"
+            raise InputError(f"{path}: {name}", problem, "save it as a plain tensor")
+        if weight.numel() * weight.element_size() > size:
             raise InputError(f"{path}: {name}", "claims to have more numbers than the file", "use another file")
     if all(name.startswith(WRAPPER) for name in weights):
         return {name.removeprefix(WRAPPER): weight for name, weight in weights.items()}
@@ -107,9 +152,13 @@ def _outline(content: dict) -> str:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a .safetensors file atomically, replacing an older one. Raises InputError if there is no room."""
+    """Write a .safetensors file with a checksum of each tensor atomically, replacing an older one.
+
+    Raises InputError if there is no room.
+    """
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
     with replaced(path) as part, _no_room(path):
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, part)
+        save_file(weights, part, checksum_metadata(weights))
 
 
 def write_torch_file(path: Path, content: dict) -> None:
