@@ -1,7 +1,8 @@
 """A long Zarr v3 array that is written by appending rows and read by row range.
 
-An uncompressed shard file is its chunks in order followed by their index, so row offsets can be computed. Each shard's
-index is verified before the file is read, because a chunk omitted by Zarr would shift the others.
+A shard file is its chunks followed by their index. Shards are read here rather than by Zarr, which returns missing
+chunks as the fill value and lets a damaged compressed chunk expand without limit. Uncompressed chunks lie in order, so
+row offsets can be computed; the index is verified first, because an omitted chunk would shift the others.
 """
 
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import zarr
+from numcodecs import zstd
 from zarr.codecs import ZstdCodec
 
 from ..atomic_io import sync_to_disk
@@ -115,7 +117,7 @@ def shard_file(array: Path, shard: int, dimensions: int) -> Path:
 class RowReader:
     """The first `rows` rows of an array, as slices `reader[a:b]`; threads may share it.
 
-    Nothing is kept in memory, however long the array; a compressed array is read by Zarr, chunk by chunk.
+    Nothing is kept in memory, however long the array; of a compressed array, whole chunks are read.
     """
 
     def __init__(
@@ -139,18 +141,15 @@ class RowReader:
             raise InputError(path, problem, remedy)
         self._shard_rows, self._chunk_rows = shards[0], self._array.chunks[0]
         self._row_bytes = int(np.prod(row_shape, initial=self._array.dtype.itemsize))
-        self._compressed = bool(self._array.compressors)
+        compressors = self._array.compressors
+        self._compressed = bool(compressors)
+        if self._compressed and [type(codec) for codec in compressors] != [ZstdCodec]:
+            raise InputError(path, f"is compressed by {compressors}, and zstd alone is read", remedy)
         self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open)  # evicted readers close once unused
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Rows a to b, read-only. Raises InputError on a lost or damaged shard."""
         start, stop, _ = rows.indices(self.rows)
-        if self._compressed:
-            try:
-                return np.asarray(self._array[start:stop])
-            except Exception as error:  # on damaged bytes zarr and its codecs may raise any exception
-                problem = f"rows {start} to {stop - 1} cannot be read ({type(error).__name__}: {error})"
-                raise InputError(self.path, problem, self._remedy) from None
         shard, first = divmod(start, self._shard_rows)
         if first + stop - start <= self._shard_rows:
             return self._piece(shard, first, max(first, first + stop - start))
@@ -161,15 +160,34 @@ class RowReader:
         file = shard_file(self.path, shard, self._array.ndim)
         size = (last - first) * self._row_bytes
         try:
-            content = self._shard(shard).read(first * self._row_bytes, size)
+            reader, entries = self._shard(shard)
+            if self._compressed:
+                before = first // self._chunk_rows  # chunks
+                wanted = entries[before : -(-last // self._chunk_rows)]
+                content = b"".join(self._chunk(reader, entry, file) for entry in wanted)
+                content = content[(first - before * self._chunk_rows) * self._row_bytes :][:size]
+            else:
+                content = reader.read(first * self._row_bytes, size)
         except OSError as error:
             raise InputError(file, f"cannot be read ({error.strerror})", self._remedy) from None
         if len(content) < size:
             raise InputError(file, f"ends before row {last} of the shard", self._remedy)
         return np.frombuffer(content, self._array.dtype).reshape(last - first, *self._array.shape[1:])
 
-    def _open(self, shard: int) -> FileReader:
-        """A shard file whose index says that its chunks lie one after the other."""
+    def _chunk(self, reader: FileReader, entry: np.ndarray, file: Path) -> bytes:
+        """The rows of a compressed chunk at the offset and of the size in `entry`."""
+        offset, size = map(int, entry)
+        if offset + size > reader.size:  # also of a missing chunk
+            raise InputError(file, "has no whole chunk where its index says", self._remedy)
+        rows = np.zeros(self._chunk_rows * self._row_bytes, np.uint8)
+        try:
+            zstd.decompress(reader.read(offset, size), rows)  # raises rather than write more
+        except (ValueError, RuntimeError) as error:
+            raise InputError(file, f"has a damaged chunk ({error})", self._remedy) from None
+        return rows.tobytes()
+
+    def _open(self, shard: int) -> tuple[FileReader, np.ndarray]:
+        """A shard file with its index [chunks, (offset, size)]; uncompressed chunks lie one after the other."""
         file = shard_file(self.path, shard, self._array.ndim)
         chunk_bytes = self._chunk_rows * self._row_bytes
         chunks = self._shard_rows // self._chunk_rows
@@ -180,13 +198,15 @@ class RowReader:
         if len(crc) < _CRC_BYTES or google_crc32c.value(index) != int.from_bytes(crc, "little"):
             raise InputError(file, "is damaged: its shard index does not match its checksum", self._remedy)
         entries = np.frombuffer(index, "<u8").reshape(chunks, 2)
+        if self._compressed:
+            return reader, entries
         present = int((entries[:, 0] != _ABSENT).sum())
         in_order = np.arange(present, dtype=np.uint64) * np.uint64(chunk_bytes)
         if not (np.array_equal(entries[:present, 0], in_order) and (entries[:present, 1] == chunk_bytes).all()):
             raise InputError(file, "has its chunks in a different order", self._remedy)
         if reader.size != present * chunk_bytes + index_bytes + _CRC_BYTES:
             raise InputError(file, f"has {reader.size} bytes, and its index says otherwise", self._remedy)
-        return reader
+        return reader, entries
 
 
 def metadata_crc32c(array: Path) -> int:

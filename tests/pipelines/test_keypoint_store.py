@@ -4,17 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
 from conftest import ROOT
+from numcodecs import zstd
 from refusals import refusal
 
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.store import row_array
 from unisign_fast.pipelines.store.clip import Clip
-from unisign_fast.pipelines.store.keypoint_store import SHARD_FRAMES, KeypointStore, KeypointStoreWriter
+from unisign_fast.pipelines.store.keypoint_store import CHUNK_FRAMES, SHARD_FRAMES, KeypointStore, KeypointStoreWriter
 from unisign_fast.pipelines.store.merge import merge_stores
 
 SOURCE = {"estimator": "random numbers", "version": "1", "coordinates": "x / width, y / height"}
@@ -283,7 +286,32 @@ def test_a_compressed_store_reads_the_same(tmp_path):
         np.testing.assert_array_equal(store.packed_keypoints(clip), keypoints)
     assert shard(tmp_path / "store").stat().st_size < 0.9 * sum(keypoints.nbytes for keypoints in clips)
     os.truncate(shard(tmp_path / "store"), 1000)
-    assert "rows 0 to 2 cannot be read" in refusal(KeypointStore.open(tmp_path / "store").verify)
+    assert "does not match its checksum" in refusal(KeypointStore.open(tmp_path / "store").verify)
+
+
+@pytest.mark.parametrize("sized", [True, False], ids=["the frame tells its size", "the frame does not"])
+def test_a_compressed_chunk_cannot_expand_beyond_its_rows(tmp_path, sized):
+    with KeypointStoreWriter(tmp_path / "store", SOURCE, compress=True) as writer:
+        writer.add(np.ones((3, 133, 3)), id="a", **FIELDS)
+    file = shard(tmp_path / "store")
+    content = file.read_bytes()
+    index, chunk = content[-4 - 16 * SHARD_FRAMES // CHUNK_FRAMES : -4], CHUNK_FRAMES * 133 * 3 * 2
+    size = int.from_bytes(index[8:16], "little")
+    assert len(zstd.decompress(content[:size])) == chunk
+    if sized:
+        bomb = zstd.compress(bytes(2**28), 1)
+    else:  # blocks of 128 KiB of one byte
+        blocks = [(last | 1 << 1 | 2**17 << 3).to_bytes(3, "little") + b"\0" for last in [0] * 2**11 + [1]]
+        bomb = bytes.fromhex("28b52ffd0058") + b"".join(blocks)
+    index = bytes(8) + len(bomb).to_bytes(8, "little") + index[16:]
+    file.write_bytes(bomb + index + google_crc32c.value(index).to_bytes(4, "little"))
+    store = KeypointStore.open(tmp_path / "store")
+    tracemalloc.start()
+    try:
+        assert "has a damaged chunk" in refusal(lambda: store.packed_keypoints(store.clips[0]))
+        assert tracemalloc.get_traced_memory()[1] < 2 * chunk + 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_stores_are_read_by_any_zarr_tool(tmp_path):
