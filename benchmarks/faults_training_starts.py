@@ -25,7 +25,6 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERAT
 IMPORTED = [  # what a training process imports, some of it late
     "deepspeed",
     "transformers",
-    "torch.utils.tensorboard",
     "sacrebleu",
     "numba",
     "zarr",

@@ -12,17 +12,16 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.training.disk import writing
+from unisign_fast.training.tensorboard_log import TensorBoardLog
 from unisign_fast.utils.distributed import Ranks
 from unisign_fast.utils.event_log import BadClipEvent, EventLog, events_of
 
@@ -63,7 +62,7 @@ class MetricsLogger:
             self.log = EventLog(run / "log.jsonl")
         self._run, self._wandb_project = run, wandb_project
         self._bad_clips: set[str] = set()
-        self._board: SummaryWriter | None = None
+        self._board: TensorBoardLog | None = None
         self._wandb = None
         self._console = Console(quiet=not ranks.is_first)
         self._bar: Progress | None = None
@@ -80,10 +79,7 @@ class MetricsLogger:
         `total_steps`."""
         if self.ranks.is_first:
             with writing(self._run):
-                board = self._run / "tensorboard"
-                board.mkdir(parents=True, exist_ok=True)
-                TemporaryFile(dir=board).close()  # the writer's thread would fail with a traceback
-                self._board = SummaryWriter(board, purge_step=first_step + 1)
+                self._board = TensorBoardLog(self._run / "tensorboard", first_step + 1)
             self._wandb = _start_wandb(self._wandb_project, self._run) if self._wandb_project else None
             if self._console.is_terminal:
                 self._bar = _bar(self._console)
@@ -198,8 +194,7 @@ class MetricsLogger:
     def _plot(self, group: str, values: dict[str, float], step: int) -> None:
         if self._board:
             with writing(self._run):
-                for name, value in values.items():
-                    self._board.add_scalar(f"{group}/{name}", value, step)
+                self._board.add(group, values, step)
         if self._wandb:
             self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
 

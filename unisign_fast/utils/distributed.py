@@ -101,8 +101,8 @@ def start_ranks() -> Ranks:
         os.environ.setdefault(name, value)
     rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     watched = any(name in os.environ for name in LAUNCHERS)
-    if world_size == 1 and not watched:  # any free port, so that two runs on a machine do not collide
-        os.environ["MASTER_PORT"] = str(free_port())
+    if world_size == 1 and not watched:  # the store picks a port, so that two runs on a machine cannot collide
+        os.environ["MASTER_PORT"] = "0"
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
