@@ -40,7 +40,7 @@ def find_captions(name: str, folders: Sequence[Path], language: str | None, wher
     `where`, if there is none.
     """
     paths = (file for folder in folders for file in sorted(folder.glob(f"{glob.escape(name)}.*")))
-    named = {file: language_of(file, name) for file in paths if file.suffix in SUFFIXES}
+    named = {file: language_of(file, name) for file in paths if file.suffix.lower() in SUFFIXES}
     if not named:
         problem = f"has no captions {name}*.vtt, .srt, .ttml or .json in {folders[0]}"
         raise InputError(where, problem, "download them, or leave the video out")
@@ -74,7 +74,7 @@ def read_captions(path: Path) -> list[Caption]:
 
     Raises InputError if the file cannot be read or is too large.
     """
-    captions = _of_json(path) if path.suffix == ".json" else _of_subtitles(path)
+    captions = _of_json(path) if path.suffix.lower() == ".json" else _of_subtitles(path)
     if any(len(caption.text) > MAX_TEXT for caption in captions):
         raise InputError(path, f"has a caption of more than {MAX_TEXT} characters", _REMEDY)
     return captions
@@ -95,7 +95,7 @@ def _of_subtitles(path: Path) -> list[Caption]:
     from pysubs2 import SSAFile  # late import: only captions need it
 
     text = read_text(path, MAX_BYTES).replace("\r\n", "\n").replace("\r", "\n")
-    kind = path.suffix.removeprefix(".")
+    kind = path.suffix.lower().removeprefix(".")
     text = _checked_ttml(path, text) if kind == "ttml" else _blocks(text)
     try:
         # Remove tags here: the parser's own regular expressions take quadratic time on some texts.

@@ -43,9 +43,9 @@ def read_pose(path: Path, video: VideoInfo | None = None) -> Pose:
 
 
 def _load(path: Path) -> object:
-    if path.suffix == ".pkl":
+    if path.suffix.lower() == ".pkl":
         return load_pickle(path)
-    return read_json(path) if path.suffix == ".json" else load_numpy(path)
+    return read_json(path) if path.suffix.lower() == ".json" else load_numpy(path)
 
 
 def _unpacked(array: np.ndarray, path: Path) -> dict[str, np.ndarray]:

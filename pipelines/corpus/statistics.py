@@ -182,7 +182,7 @@ def draw(corpus: Corpus, path: Path) -> None:
 
     Raises InputError if the suffix is not in FORMATS or the path cannot be written.
     """
-    if path.suffix not in FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise InputError(path, f"is no {', '.join(FORMATS)}", "name a picture of one of these formats")
     from matplotlib.figure import Figure  # late import: it takes a second
 

@@ -190,6 +190,25 @@ def test_cells_in_quotes_hold_line_breaks_and_are_long(tmp_path):
     assert [label.text for label in labels] == ['one two "three"', long.strip(), "x y"] and not bad
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_tables_of_every_system(tmp_path, line_end):
+    path = tmp_path / "LABELS.CSV"
+    path.write_bytes(line_end.join(["name,text,split", 'a,"one', 'two",train', "b,three,dev", ""]).encode())
+    labels, bad = read_labels(path)
+    assert [(label.id, label.text) for label in labels] == [("a", "one two"), ("b", "three")] and not bad
+
+
+def test_a_carriage_return_within_a_row_costs_that_row(tmp_path):
+    labels, bad = read_labels(write(tmp_path / "labels.csv", "name,text,split\na,x\ry,train\nb,z,train\n"))
+    assert [label.id for label in labels] == ["b"] and all("fields, the header 3" in str(error) for error in bad)
+
+
+@pytest.mark.parametrize("text", ["", " \u3000", "\u200b\u202e", "\x00", "\ufeff"])
+def test_a_text_without_a_visible_character_is_none(tmp_path, text):
+    labels, bad = read_labels(write(tmp_path / "labels.csv", f"name,text,split\na,{text},train\nb,x,train\n"))
+    assert [label.id for label in labels] == ["b"] and "line 2: text: is empty" in str(bad[0])
+
+
 def test_a_quote_that_is_never_closed_costs_one_line(tmp_path):
     path = write(tmp_path / "labels.csv", 'name,text,split\na,"one,train\nb,two,train\nc,three "x",train\n')
     labels, bad = read_labels(path)

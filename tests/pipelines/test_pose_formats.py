@@ -83,6 +83,15 @@ def test_rtmlib_however_saved_and_ordered(tmp_path, form, joints):
     np.testing.assert_allclose(rtmlib.read_pose(path, VIDEO).keypoints, keypoints, rtol=1e-5)
 
 
+@pytest.mark.parametrize("suffix", [".PKL", ".JSON", ".Npz"])
+def test_suffixes_in_capital_letters(tmp_path, suffix):
+    pose_files.write_rtmlib(
+        tmp_path / f"a{suffix.lower()}", one_person(keypoints := make_keypoints()), suffix[1:].lower()
+    )
+    path = (tmp_path / f"a{suffix.lower()}").rename(tmp_path / f"clip{suffix}")
+    np.testing.assert_allclose(rtmlib.read_pose(path, VIDEO).keypoints, keypoints, rtol=1e-5)
+
+
 def test_rtmlib_with_one_person_and_no_axis_for_it(tmp_path):
     keypoints = make_keypoints()
     np.save(tmp_path / "clip.npy", in_pixels(keypoints))

@@ -77,7 +77,7 @@ def make_label(row: Row, split: str | None) -> Label:
     text = values.get("text")
     if not isinstance(text, str):
         raise InputError(f"{where}: text", "is missing" if text is None else f"is {text!r}", "give a text")
-    if not text.strip():
+    if not any(character.isprintable() and not character.isspace() for character in text):
         raise InputError(f"{where}: text", "is empty", "label the clip or leave it out")
     gloss = values.get("gloss", "")
     if isinstance(gloss, (list, tuple)):

@@ -26,7 +26,7 @@ class LabelFile:
     @cached_property
     def content(self) -> object:
         """What JSON or a pickle holds, gzip-compressed or not; None for other files. Raises InputError on damage."""
-        if self.path.suffix in TEXT_SUFFIXES:
+        if self.path.suffix.lower() in TEXT_SUFFIXES:
             return None
         content = read_bytes(self.path, remedy="name the label file")
         if content[:1] == b"\x80":

@@ -15,7 +15,7 @@ COLUMNS = {"id": "name", "text": "text", "gloss": "gloss", "split": "split"}
 
 
 def matches(file: LabelFile) -> bool:
-    return file.path.suffix in (".csv", ".tsv")
+    return file.path.suffix.lower() in (".csv", ".tsv")
 
 
 def read_rows(file: LabelFile) -> Iterator[Row]:

@@ -16,14 +16,14 @@ MOST_LINES = 100  # lines of one row, whose quoted cells hold line breaks
 
 def header_of(file: LabelFile) -> tuple[str, list[str]]:
     """The separator and the names of a table's columns."""
-    first = file.text.split("\n", 1)[0]
+    first = _lines(file)[0]
     separator = next((character for character in "\t;" if character in first), ",")
     return separator, [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
 
 
 def has_columns(file: LabelFile, columns: Mapping[str, str]) -> bool:
     """Whether the file is a table that has all of these `columns` except optional ones."""
-    if file.path.suffix not in (".csv", ".tsv"):
+    if file.path.suffix.lower() not in (".csv", ".tsv"):
         return False
     return set(columns.values()) - OPTIONAL <= set(header_of(file)[1])
 
@@ -31,7 +31,7 @@ def has_columns(file: LabelFile, columns: Mapping[str, str]) -> bool:
 def table_rows(file: LabelFile, columns: Mapping[str, str]) -> Iterator[Row]:
     """The rows of a table; `columns` maps each field of a label to its column."""
     separator, header = header_of(file)
-    lines = file.text.split("\n")  # not splitlines, which treats some mojibake characters as line ends
+    lines = _lines(file)
     number = 1  # number of lines read so far
     while number < len(lines):
         line, where = lines[number], f"{file.path}: line {number + 1}"
@@ -47,6 +47,11 @@ def table_rows(file: LabelFile, columns: Mapping[str, str]) -> Iterator[Row]:
         row = dict(zip(header, fields))
         values = {new: row[old] for new, old in columns.items() if old in row}
         yield Row(where, {"split": split_in_name(file.path)} | values)
+
+
+def _lines(file: LabelFile) -> list[str]:
+    """The lines, whatever system wrote them; `splitlines` would treat some mojibake characters as line ends."""
+    return file.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _fields(lines: list[str], separator: str, wanted: int) -> tuple[list[str], int]:

@@ -18,7 +18,7 @@ NAME = "YouTube-ASL"
 
 
 def matches(file: LabelFile) -> bool:
-    return file.path.suffix == ".txt"
+    return file.path.suffix.lower() == ".txt"
 
 
 def read_rows(file: LabelFile) -> Iterator[Row]:
