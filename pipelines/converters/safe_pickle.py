@@ -38,14 +38,14 @@ def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX
         size = path.stat().st_size
         max_bytes = _inflated(size, max_bytes, _INFLATED_PICKLE)
         with gzip.open(path) as file:
-            content = read_at_most(file, max_bytes)
+            inflated = read_at_most(file, max_bytes)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(path, f"is not a whole gzip file ({error})", "copy the file again") from None
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "give the path of a pickle") from None
-    if content is None:
+    if inflated is None:
         raise InputError(path, f"is larger than {max_bytes} bytes", _CUT)
-    return _unpickle(content, path, size)
+    return _unpickle(inflated, path, size)
 
 
 def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
