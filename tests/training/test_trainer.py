@@ -326,6 +326,12 @@ def test_a_step_is_reported_one_step_later_and_logged_when_due(tmp_path):
     assert {"clips_per_s", "input_wait", "memory_gib", "learning_rate"} <= logged.keys()
 
 
+def test_a_message_is_one_line_however_long(tmp_path, capsys):
+    message = " ".join(f"name-{number} {number}" for number in range(40))
+    MetricsLogger(tmp_path, ONE).event("note", message)
+    assert capsys.readouterr().out == message + "\n"
+
+
 def test_log_survives_a_torn_line(tmp_path):
     path = tmp_path / "log.jsonl"
     log = EventLog(path)

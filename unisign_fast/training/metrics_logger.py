@@ -158,7 +158,7 @@ class MetricsLogger:
             with writing(self._run):
                 self.log.write(event, **values)
             if message:
-                self._console.print(message, markup=False, highlight=False)
+                self._say(message)
 
     def scores(self, epoch: int, scores: dict[str, float]) -> None:
         """Log and print the scores of an evaluation after epoch number `epoch` (from 0)."""
@@ -198,6 +198,10 @@ class MetricsLogger:
         if self._wandb:
             self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
 
+    def _say(self, line: str) -> None:
+        """Print a line, whole even where the terminal is narrower or there is none."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def _show(self, step: int, row: dict) -> None:
         loss, rate, now = row["loss"], row["clips_per_s"], time.monotonic()
         if self._bar:
@@ -206,7 +210,7 @@ class MetricsLogger:
             self._said_at = now
             left = (now - self._started) / max(step - self._first, 1) * (self._total - step)
             line = f"step {step}/{self._total}  loss {loss:.4f}  {rate:.1f} clips/s  {left / 60:.1f} min left"
-            self._console.print(line, markup=False, highlight=False)
+            self._say(line)
 
 
 def peak_memory(device: torch.device) -> int:
