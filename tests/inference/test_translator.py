@@ -212,6 +212,7 @@ def test_what_needs_networks_that_are_missing_costs_no_other(run, models, store,
     [
         ([], "translate: there is nothing to translate; name videos, --store STORE or --live CAMERA"),
         (["none.mp4"], "none.mp4: there is no such video; name an existing video"),
+        (["{store}/videos"], "{store}/videos: is a folder of videos; name the videos in it: {store}/videos/*.mp4"),
         (["--store", "{store}"], "--model: none is named, and runs has none that launch/quickstart.sh trained; "),
     ],
 )
@@ -219,7 +220,7 @@ def test_the_command_refuses_in_one_line(run, store, tmp_path, monkeypatch, argu
     monkeypatch.chdir(tmp_path)
     done = run(*(argument.format(store=store) for argument in arguments))
     assert done.status == 2 and done.output == "" and done.error.count("\n") == 1, done
-    assert done.error.startswith("error: ") and expected in done.error
+    assert done.error.startswith("error: ") and expected.format(store=store) in done.error
 
 
 def test_without_a_name_the_newest_demo_model_for_sentences_is_taken(run, models, store, tmp_path, monkeypatch):

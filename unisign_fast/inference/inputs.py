@@ -135,6 +135,8 @@ def _find(item: str, stores: Sequence[KeypointStore], split: str | None, format:
             return known
         read_video_info(path)  # before any download
         return path
+    if path.is_dir() and (videos := [one for one in path.iterdir() if one.suffix.lower() in VIDEO_SUFFIXES]):
+        raise InputError(item, "is a folder of videos", f"name the videos in it: {path}/*{videos[0].suffix}")
     if path.exists():
         return _read_pose(path, format)
     named = [Recording(item, store, clip) for store in stores for clip in store.clips if clip.id == item]
