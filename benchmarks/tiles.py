@@ -59,13 +59,14 @@ def _graph_forward(s: Sizes) -> tuple[int, int]:
     return macs, loads
 
 
-def _graph_input_gradient(s: Sizes) -> tuple[int, int]:
-    tensors = s["K"] + 2 + (s["KIND"] == 3) + s["SHORTCUT"] + s["KEPT"] if s["KIND"] else s["K"] + 1 + s["KEPT"]
-    return 2 * s["K"] * s["ROWS"] ** 2 * s["C"], s["USED"] * tensors * s["C"] + s["K"] * s["ROWS"] ** 2
-
-
-def _graph_adjacency_gradient(s: Sizes) -> tuple[int, int]:
-    return s["tiles_a_split"] * s["ROWS"] ** 2 * s["C"], s["tiles_a_split"] * 2 * s["USED"] * s["C"]
+def _graph_backward(s: Sizes) -> tuple[int, int]:
+    outputs, blocks = 1 + s["SHORTCUT"], -(-s["C"] // s["INPUTS"])
+    wide = (s["K"] + s["SHORTCUT"]) * s["O"] * s["C"]
+    macs = s["ROWS"] * (wide + 3 * s["K"] * s["ROWS"] * s["C"])
+    whole = (outputs + s["BATCH_STATS"] + s["SHORTCUT_BATCH_STATS"]) * s["USED"] * s["O"]
+    mixing = blocks * (s["K"] + s["SHORTCUT"]) * s["USED"] * s["O"] + wide + blocks * s["K"] * s["ROWS"] ** 2
+    x = (1 + (2 + (s["KIND"] == 3) if s["KIND"] else 0) + s["KEPT"]) * s["USED"] * s["C"]
+    return s["tiles_a_program"] * macs, s["tiles_a_program"] * (whole + mixing + x)
 
 
 def _temporal_forward(s: Sizes) -> tuple[int, int]:
@@ -86,8 +87,7 @@ def _temporal_weight_gradient(s: Sizes) -> tuple[int, int]:
 # Of one program: multiplications, and elements loaded.
 PROGRAM: dict[str, Callable[[Sizes], tuple[int, int]]] = {
     "graph_conv_forward": _graph_forward,
-    "graph_conv_input_gradient": _graph_input_gradient,
-    "graph_conv_adjacency_gradient": _graph_adjacency_gradient,
+    "graph_conv_backward": _graph_backward,
     "temporal_conv_forward": _temporal_forward,
     "temporal_conv_input_gradient": _temporal_input_gradient,
     "temporal_conv_weight_gradient": _temporal_weight_gradient,

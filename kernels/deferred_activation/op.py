@@ -1,4 +1,6 @@
-"""The deferred activation on its own, where no following convolution applies it on load."""
+"""The deferred activation on its own, where no following convolution applies it on load: the operation the model
+calls.
+"""
 
 import torch
 from torch import Tensor
@@ -23,6 +25,20 @@ def _backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_re
     return backward(grad_x_FVC.contiguous(), x_FVC, contiguous(x), relu_before_residual)
 
 
+@operator("deferred_activation_mean")
+def _mean_forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
+    from .triton_kernel import mean_forward
+
+    return mean_forward(contiguous(x), relu_before_residual)
+
+
+@operator("deferred_activation_mean_backward")
+def _mean_backward(grad_mean_FC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
+    from .triton_kernel import mean_backward
+
+    return mean_backward(grad_mean_FC.contiguous(), contiguous(x), relu_before_residual)
+
+
 def _save(ctx, inputs, output) -> None:
     x, ctx.relu_before_residual = inputs
     ctx.save_for_backward(output, *x)
@@ -33,20 +49,32 @@ def _gradients(ctx, grad_x_FVC: Tensor):
     return by_tensor(_backward(grad_x_FVC, x_FVC, x, ctx.relu_before_residual)), None
 
 
+def _save_inputs(ctx, inputs, output) -> None:
+    x, ctx.relu_before_residual = inputs
+    ctx.save_for_backward(*x)
+
+
+def _mean_gradients(ctx, grad_mean_FC: Tensor):
+    return by_tensor(_mean_backward(grad_mean_FC, list(ctx.saved_tensors), ctx.relu_before_residual)), None
+
+
 _forward.register_autograd(_gradients, setup_context=_save)
+_mean_forward.register_autograd(_mean_gradients, setup_context=_save_inputs)
 
 
-def _gpu(x: DeferredActivation) -> Tensor:
-    return x.conv_out_FVC if x.plain else _forward(x.tensors(), x.relu_before_residual)
+def _gpu(x: DeferredActivation, joint_mean: bool = False) -> Tensor:
+    if x.plain:
+        return reference(x, joint_mean)
+    return (_mean_forward if joint_mean else _forward)(x.tensors(), x.relu_before_residual)
 
 
-def _cpu(x: DeferredActivation) -> Tensor:
+def _cpu(x: DeferredActivation, joint_mean: bool = False) -> Tensor:
     from .cpu_kernel import deferred_activation
 
-    return deferred_activation(x)
+    return deferred_activation(x, joint_mean)
 
 
-deferred_activation = Operation("deferred_activation", reference, _gpu, refusal=lambda x: None, cpu=_cpu)
+deferred_activation = Operation("deferred_activation", reference, _gpu, refusal=lambda *_: None, cpu=_cpu)
 
 
 def by_tensor(gradients: list[Tensor]) -> list[Tensor]:

@@ -50,11 +50,12 @@ class ConvOutput(NamedTuple):
     var_O: Tensor | None  # biased
 
 
-def deferred_activation(x: DeferredActivation) -> Tensor:
-    """x_FVC: the activation computed, in float32 at least, and rounded once to the dtype of `conv_out`."""
-    if x.plain:
-        return x.conv_out_FVC
-    return before_relu(x).relu().to(x.conv_out_FVC.dtype)
+def deferred_activation(x: DeferredActivation, joint_mean: bool = False) -> Tensor:
+    """x_FVC: the activation computed, in float32 at least, and rounded once to the dtype of `conv_out`; or, if
+    `joint_mean`, its mean over the joints, [F, C].
+    """
+    x_FVC = x.conv_out_FVC if x.plain else before_relu(x).relu().to(x.conv_out_FVC.dtype)
+    return x_FVC.mean(1) if joint_mean else x_FVC
 
 
 def before_relu(x: DeferredActivation) -> Tensor:

@@ -34,9 +34,20 @@ def activated_bytes(shape: dict, itemsize: int) -> int:
     return (shape["X"] != "plain") * itemsize * shape["F"] * shape["V"] * shape["C"]
 
 
+def _out_bytes(shape: dict, itemsize: int) -> int:
+    """Bytes of the result: the activation, or its mean over the joints."""
+    return activated_bytes(shape, itemsize) // (shape["V"] if shape.get("mean") else 1)
+
+
+def _backward_bytes(shape: dict, itemsize: int) -> int:
+    """Reads the inputs, the gradient of the result and, without a mean, x; writes the gradients of the inputs."""
+    times = 1 if shape.get("mean") else 2
+    return 2 * activation_bytes(shape, itemsize) + times * _out_bytes(shape, itemsize)
+
+
 SPEC = KernelSpec(
     operation=deferred_activation,
-    inputs=lambda shape, random: (activation_inputs(shape, random),),
+    inputs=lambda shape, random: (activation_inputs(shape, random), shape.get("mean", False)),
     cases=(
         Case({"F": 7, "V": 9, "C": 64, "X": "relu_before_residual, both scaled"}, "a shortcut; the last tile not full"),
         Case({"F": 4, "V": 18, "C": 16, "X": "both scaled"}, "a shortcut without rectifying between"),
@@ -44,15 +55,19 @@ SPEC = KernelSpec(
         Case({"F": 5, "V": 21, "C": 37, "X": "added"}, "a residual as it is, odd channels"),
         Case({"F": 1, "V": 1, "C": 3, "X": "scaled"}, "one row without a residual"),
         Case({"F": 0, "V": 18, "C": 64, "X": "both scaled"}, "no frames"),
+        Case({"F": 37, "V": 9, "C": 70, "X": "added", "mean": True}, "the mean; tiles not full"),
+        Case(
+            {"F": 5, "V": 21, "C": 64, "X": "relu_before_residual, both scaled", "mean": True}, "the mean, a shortcut"
+        ),
+        Case({"F": 0, "V": 9, "C": 16, "X": "scaled", "mean": True}, "the mean of no frames"),
     ),
     training=tuple(
-        Case({"F": 3840, "V": v, "C": 256, "X": kind}, f"16 clips of 240 frames, {v} joints, {kind}")
+        Case({"F": 3840, "V": v, "C": 256, "X": kind, "mean": mean}, f"16 clips of 240 frames, {v} joints, {kind}{of}")
         for v in (9, 18, 21)
-        for kind in ("relu_before_residual, both scaled", "added")
+        for kind, mean, of in (("relu_before_residual, both scaled", False, ""), ("added", True, ", their mean"))
     ),
     flops=lambda shape: 4 * shape["F"] * shape["V"] * shape["C"],
     backward_flops=lambda shape: 8 * shape["F"] * shape["V"] * shape["C"],
-    bytes=lambda shape, itemsize: activation_bytes(shape, itemsize) + activated_bytes(shape, itemsize),
-    # Reads the inputs, x and its gradient; writes the gradients of the inputs.
-    backward_bytes=lambda shape, itemsize: 2 * activation_bytes(shape, itemsize) + 2 * activated_bytes(shape, itemsize),
+    bytes=lambda shape, itemsize: activation_bytes(shape, itemsize) + _out_bytes(shape, itemsize),
+    backward_bytes=_backward_bytes,
 )

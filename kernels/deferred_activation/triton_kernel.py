@@ -1,8 +1,10 @@
-"""What surrounds a convolution in Triton: activation on load, batch statistics on store, and the gradients of both.
+"""The deferred activation in Triton, on load in a convolution and on its own, and its gradients.
 
 A tile has R rows (frame, joint) of [rows, C], and `place` [R, C] holds their offsets. An activation's KIND lists its
 components.
 """
+
+from typing import Any
 
 import torch
 import triton
@@ -10,14 +12,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ..launch import launch
-from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, sum_rows
+from ..partial_sums import sum_rows
 
 # Plain; with scale and shift; with a residual; with one that has its own scale and shift: by the number of tensors.
 PLAIN, SCALED, ADDED, BOTH_SCALED = range(4)
 KINDS = {1: PLAIN, 3: SCALED, 4: ADDED, 6: BOTH_SCALED}
 VECTORS = {1: 0, 3: 2, 4: 2, 6: 4}  # scales and shifts among them
 ROWS, COLUMNS, WARPS = 32, 64, 4  # of a tile of what has no matrix product
-MOST_SPLITS = 64  # of the frames in sums over frames, one partial sum each
 
 
 def arguments(x: list[Tensor]) -> list[Tensor]:
@@ -54,16 +55,16 @@ def activated(
 
 @triton.jit
 def store_activation_gradient(
-    grad_x, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums,
+    grad_x, x_tile, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums,
     tile, place, inside, column,
     C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
-    """Store the gradients of conv_out and residual, given that of x [R, C] (float32), and the tile's partial sums for
-    the gradients of scales and shifts: sums [tiles, 4, C].
+    """Gradients of conv_out and residual from that of x [R, C] (float32), and the tile's share of those of the scales
+    and shifts: sums [tiles, 2 or 4, C].
     """
     if KIND > 0:
-        grad_x = tl.where(tl.load(x + place, inside, 0).to(tl.float32) > 0, grad_x, 0)
-        row = sums + tile * 4 * C + column
+        grad_x = tl.where(x_tile.to(tl.float32) > 0, grad_x, 0)
+        row = sums + tile * (4 if KIND == 3 else 2) * C + column
         if KIND == 2:
             tl.store(grad_residual + place, grad_x.to(grad_residual.dtype.element_ty), inside)
         if KIND == 3:
@@ -81,72 +82,6 @@ def store_activation_gradient(
     tl.store(grad_conv_out + place, grad_x.to(grad_conv_out.dtype.element_ty), inside)
 
 
-@triton.jit
-def store_batch_stats(value, batch_stats, tile, count, valid, column, C: tl.constexpr):
-    """Mean and sum of squares about it of a tile's `count` valid rows, as stored: batch_stats [tiles, 2, C]."""
-    mean = tl.sum(tl.where(valid[:, None], value, 0), 0) / count
-    deviation = tl.where(valid[:, None], value - mean[None, :], 0)
-    row = batch_stats + tile * 2 * C + column
-    tl.store(row, mean, column < C)
-    tl.store(row + C, tl.sum(deviation * deviation, 0), column < C)
-
-
-@triton.jit(do_not_specialize=["tiles", "rows", "rows_a_tile"])
-def merge_batch_stats(
-    batch_stats, mean, var, tiles, rows, rows_a_tile, C: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr
-):
-    """Mean and biased variance of all rows, merged from those of the tiles. The last tile may be partial."""
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    total = tl.zeros((COLUMNS,), tl.float32)
-    for first in range(0, tiles, TILES):
-        tile = first + tl.arange(0, TILES)
-        count = tl.maximum(tl.minimum(rows - tile * rows_a_tile, rows_a_tile), 0).to(tl.float32)[:, None]
-        inside = (tile < tiles)[:, None] & (column < C)[None, :]
-        total += tl.sum(count * tl.load(batch_stats + tile[:, None] * 2 * C + column[None, :], inside, 0), 0)
-    centre = total / tl.maximum(rows, 1)
-    squares = tl.zeros((COLUMNS,), tl.float32)
-    for first in range(0, tiles, TILES):
-        tile = first + tl.arange(0, TILES)
-        count = tl.maximum(tl.minimum(rows - tile * rows_a_tile, rows_a_tile), 0).to(tl.float32)[:, None]
-        inside = (tile < tiles)[:, None] & (column < C)[None, :]
-        place = tile[:, None] * 2 * C + column[None, :]
-        deviation = tl.load(batch_stats + place, inside, 0) - centre[None, :]
-        within = tl.load(batch_stats + place + C, inside, 0)
-        squares += tl.sum(tl.where(inside, within + count * deviation * deviation, 0), 0)
-    tl.store(mean + column, centre, column < C)
-    tl.store(var + column, squares / tl.maximum(rows, 1), column < C)
-
-
-@triton.jit(do_not_specialize=["frames", "frames_a_split", "rows"])
-def batch_stats_gradient(
-    grad_out, out, mean, grad_mean, grad_var, total, sums, frames, frames_a_split, rows,
-    VC: tl.constexpr, C: tl.constexpr, BATCH_STATS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """The gradient of [frames, VC] from both the values and their batch statistics, and its sum over each split's
-    frames: sums [splits, VC].
-    """
-    split, column = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    if BATCH_STATS:
-        channel = column % C
-        centre = tl.load(mean + channel)[None, :]
-        even, slope = tl.load(grad_mean + channel)[None, :] / rows, 2 * tl.load(grad_var + channel)[None, :] / rows
-    share = tl.zeros((COLUMNS,), tl.float32)
-    start = split * frames_a_split
-    end = tl.minimum(start + frames_a_split, frames)
-    for begin in range(start, end, ROWS):
-        frame = begin + tl.arange(0, ROWS)
-        inside = (frame < end)[:, None] & (column < VC)[None, :]
-        place = frame[:, None] * VC + column[None, :]
-        value = tl.load(grad_out + place, inside, 0).to(tl.float32)
-        if BATCH_STATS:
-            value += even + slope * (tl.load(out + place, inside, 0).to(tl.float32) - centre)
-            rounded = tl.where(inside, value, 0).to(total.dtype.element_ty)
-            tl.store(total + place, rounded, inside)
-            value = rounded.to(tl.float32)
-        share += tl.sum(value, 0)
-    tl.store(sums + split * VC + column, share, column < VC)
-
-
 @triton.jit(do_not_specialize=["rows"])
 def activation_forward(
     conv_out, scale, shift, residual, residual_scale, residual_shift, x, rows,
@@ -155,19 +90,9 @@ def activation_forward(
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     place, inside = row[:, None] * C + column[None, :], (row < rows)[:, None] & (column < C)[None, :]
     value = activated(
-        conv_out,
-        scale,
-        shift,
-        residual,
-        residual_scale,
-        residual_shift,
-        place,
-        inside,
-        column,
-        C,
-        KIND,
-        RELU_BEFORE_RESIDUAL,
-    )
+        conv_out, scale, shift, residual, residual_scale, residual_shift, place, inside, column,
+        C, KIND, RELU_BEFORE_RESIDUAL,
+    )  # fmt: skip
     tl.store(x + place, value, inside)
 
 
@@ -181,25 +106,75 @@ def activation_backward(
     place, inside = row[:, None] * C + column[None, :], (row < rows)[:, None] & (column < C)[None, :]
     grad = tl.load(grad_x + place, inside, 0).to(tl.float32)
     store_activation_gradient(
-        grad, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums,
-        tile, place, inside, column,
-        C, KIND, RELU_BEFORE_RESIDUAL,
+        grad, tl.load(x + place, inside, 0), conv_out, scale, shift, residual, residual_scale, grad_conv_out,
+        grad_residual, sums, tile, place, inside, column, C, KIND, RELU_BEFORE_RESIDUAL,
     )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["frames"])
+def activation_mean_forward(
+    conv_out, scale, shift, residual, residual_scale, residual_shift, mean, frames,
+    V: tl.constexpr, C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """mean [frames, C]: of the activation over the joints."""
+    frame, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (frame < frames)[:, None] & (column < C)[None, :]
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for joint in range(V):
+        place = (frame * V + joint)[:, None] * C + column[None, :]
+        value = activated(
+            conv_out, scale, shift, residual, residual_scale, residual_shift, place, inside, column,
+            C, KIND, RELU_BEFORE_RESIDUAL,
+        )  # fmt: skip
+        total += value.to(tl.float32)
+    tl.store(mean + frame[:, None] * C + column[None, :], (total / V).to(mean.dtype.element_ty), inside)
+
+
+@triton.jit(do_not_specialize=["frames"])
+def activation_mean_backward(
+    grad_mean, residual_shift, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums,
+    frames, V: tl.constexpr, C: tl.constexpr, KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """grad_mean [frames, C]. The activation is computed again, so that the forward pass need not store it."""
+    program = tl.program_id(0)
+    frame, column = program * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (frame < frames)[:, None] & (column < C)[None, :]
+    grad_x = tl.load(grad_mean + frame[:, None] * C + column[None, :], inside, 0).to(tl.float32) / V
+    for joint in range(V):
+        place = (frame * V + joint)[:, None] * C + column[None, :]
+        x_tile = activated(
+            conv_out, scale, shift, residual, residual_scale, residual_shift, place, inside, column,
+            C, KIND, RELU_BEFORE_RESIDUAL,
+        )  # fmt: skip
+        store_activation_gradient(
+            grad_x, x_tile, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums,
+            program * V + joint, place, inside, column, C, KIND, RELU_BEFORE_RESIDUAL,
+        )  # fmt: skip
 
 
 def forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
     """x_FVC of an activation (`DeferredActivation.tensors`) that is not plain."""
     frames, joints, channels = x[0].shape
-    rows, out = frames * joints, torch.empty_like(x[0])
-    sizes = {
-        "C": channels,
-        "KIND": KINDS[len(x)],
-        "RELU_BEFORE_RESIDUAL": relu_before_residual,
-        "ROWS": ROWS,
-        "COLUMNS": COLUMNS,
-    }
-    grid = triton.cdiv(rows, ROWS), triton.cdiv(channels, COLUMNS)
-    launch(activation_forward, grid, *arguments(x), out, rows, **sizes, warps=WARPS, stages=1)
+    out = torch.empty_like(x[0])
+    return _run_forward(activation_forward, x, relu_before_residual, out, frames * joints, {"C": channels})
+
+
+def mean_forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
+    """The mean of x_FVC over the joints [F, C]."""
+    frames, joints, channels = x[0].shape
+    out = x[0].new_empty(frames, channels)
+    return _run_forward(activation_mean_forward, x, relu_before_residual, out, frames, {"V": joints, "C": channels})
+
+
+def _run_forward(
+    kernel: Any, x: list[Tensor], relu_before_residual: bool, out: Tensor, rows: int, sizes: dict[str, int]
+) -> Tensor:
+    grid = triton.cdiv(rows, ROWS), triton.cdiv(sizes["C"], COLUMNS)
+    kind = {"KIND": KINDS[len(x)], "RELU_BEFORE_RESIDUAL": relu_before_residual}
+    tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "warps": WARPS, "stages": 1}
+    launch(kernel, grid, *arguments(x), out, rows, **sizes, **kind, **tile)
     return out
 
 
@@ -213,12 +188,14 @@ class ActivationGradient:
         self.constants = {"KIND": KINDS[len(x)], "RELU_BEFORE_RESIDUAL": relu_before_residual}
         self.grad_conv_out = torch.empty_like(x[0])
         self.grad_residual = torch.empty_like(x[0]) if len(x) > 3 else self.grad_conv_out
-        self.sums = torch.empty(tiles, 4, x[0].shape[2], dtype=torch.float32, device=x[0].device)
-        self.merged = self.sums.new_empty(VECTORS[len(x)], x[0].shape[2])
+        vectors = VECTORS[len(x)]
+        self.sums = torch.empty(tiles, vectors, x[0].shape[2], dtype=torch.float32, device=x[0].device)
+        self.merged = self.sums.new_empty(vectors, x[0].shape[2])
 
     def arguments(self, x_FVC: Tensor) -> list[Tensor]:
         """What `store_activation_gradient` takes from `x` to `sums`; x_FVC: the activation computed."""
-        return [x_FVC, *arguments(self.x)[:5], self.grad_conv_out, self.grad_residual, self.sums]
+        read = self.x[:3] if len(self.x) == 4 else self.x  # a residual without a scale is not read
+        return [x_FVC, *arguments(read)[:5], self.grad_conv_out, self.grad_residual, self.sums]
 
     def gradients(self) -> list[Tensor]:
         """Those of the activation as an operator returns them, where no two tensors may share memory: of the output, of
@@ -230,44 +207,29 @@ class ActivationGradient:
 
 
 def backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
-    """Gradients as `ActivationGradient.gradients` gives them."""
-    frames, joints, channels = x_FVC.shape
-    rows = frames * joints
-    grid = triton.cdiv(rows, ROWS), triton.cdiv(channels, COLUMNS)
-    result = ActivationGradient(x, relu_before_residual, grid[0])
-    sizes = {"C": channels, **result.constants, "ROWS": ROWS, "COLUMNS": COLUMNS}
-    launch(activation_backward, grid, grad_x_FVC, *result.arguments(x_FVC), rows, **sizes, warps=WARPS, stages=1)
-    if len(x) > 1:
-        result.merged = sum_rows(result.sums, result.merged)
+    """Gradients as `ActivationGradient.gradients` gives them, of an activation that is not plain."""
+    rows = x_FVC.shape[0] * x_FVC.shape[1]
+    result = ActivationGradient(x, relu_before_residual, triton.cdiv(rows, ROWS))
+    read = grad_x_FVC, *result.arguments(x_FVC)
+    return _run_backward(activation_backward, result, read, rows, {"C": x_FVC.shape[2]})
+
+
+def mean_backward(grad_mean_FC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
+    """The same, from the gradient of the mean over the joints."""
+    frames, joints, channels = x[0].shape
+    result = ActivationGradient(x, relu_before_residual, triton.cdiv(frames, ROWS) * joints)
+    *_, residual, residual_scale, residual_shift = arguments(x)
+    _, conv_out, scale, shift, *_, grad_conv_out, grad_residual, sums = result.arguments(x[0])
+    read = grad_mean_FC, residual_shift, conv_out, scale, shift, residual, residual_scale
+    written = grad_conv_out, grad_residual, sums
+    return _run_backward(activation_mean_backward, result, (*read, *written), frames, {"V": joints, "C": channels})
+
+
+def _run_backward(
+    kernel: Any, result: ActivationGradient, tensors: tuple[Tensor, ...], rows: int, sizes: dict[str, int]
+) -> list[Tensor]:
+    grid = triton.cdiv(rows, ROWS), triton.cdiv(sizes["C"], COLUMNS)
+    tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "warps": WARPS, "stages": 1}
+    launch(kernel, grid, *tensors, rows, **sizes, **result.constants, **tile)
+    result.merged = sum_rows(result.sums, result.merged)
     return result.gradients()
-
-
-def merged(batch_stats: Tensor, rows: int, rows_a_tile: int) -> list[Tensor]:
-    """Mean and biased variance [C] of all rows from the tiles' [tiles, 2, C]."""
-    tiles, _, channels = batch_stats.shape
-    mean, var = batch_stats.new_empty(channels), batch_stats.new_empty(channels)
-    sizes = {"C": channels, "COLUMNS": MERGED_COLUMNS, "TILES": MERGED_ROWS, "warps": MERGING_WARPS, "stages": 1}
-    grid = (triton.cdiv(channels, MERGED_COLUMNS),)
-    launch(merge_batch_stats, grid, batch_stats, mean, var, tiles, rows, rows_a_tile, **sizes)
-    return [mean, var]
-
-
-def output_gradient(gradients: list[Tensor], out: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The whole gradient of a convolution's output, through its batch statistics too, and its sums over a part of the
-    frames each, [parts, V, O].
-
-    gradients: that of the output, and those of its batch statistics if used; out: the output with its batch statistics.
-    """
-    frames, joints, channels = out[0].shape
-    batch_stats = len(gradients) > 1
-    splits = min(MOST_SPLITS, triton.cdiv(frames, ROWS))
-    total = torch.empty_like(out[0]) if batch_stats else gradients[0]
-    sums = torch.empty(splits, joints, channels, dtype=torch.float32, device=total.device)
-    vectors = (out[1], *gradients[1:]) if batch_stats else (sums, sums, sums)
-    numbers = frames, triton.cdiv(frames, max(splits, 1)), frames * joints
-    sizes = {"VC": joints * channels, "C": channels, "BATCH_STATS": batch_stats, "ROWS": ROWS, "COLUMNS": COLUMNS}
-    launch(
-        batch_stats_gradient, (splits, triton.cdiv(joints * channels, COLUMNS)),
-        gradients[0], out[0], *vectors, total, sums, *numbers, **sizes, warps=WARPS, stages=1,
-    )  # fmt: skip
-    return total, sums

@@ -11,7 +11,7 @@ from ..launch import contiguous, operator
 from .reference import GraphConvOutput
 from .reference import graph_conv as reference
 
-MOST_JOINTS = 32
+MOST_JOINTS, MOST_HOPS = 32, 2
 
 
 @operator("graph_conv")
@@ -55,7 +55,7 @@ def _backward(
     bias_KO: Tensor,
     shortcut: list[Tensor],
 ) -> list[Tensor]:
-    from .triton_kernel import backward
+    from .triton_backward import backward
 
     grad_x_FVC = None if grad_x_FVC is None else grad_x_FVC.contiguous()
     grad_out, grad_shortcut_out = contiguous(grad_out), contiguous(grad_shortcut_out)
@@ -110,7 +110,9 @@ def _gpu(
 
 
 def _refusal(x: DeferredActivation, adjacency_KVV: Tensor, *_) -> str | None:
-    joints = adjacency_KVV.shape[1]
+    hops, joints, _ = adjacency_KVV.shape
+    if hops > MOST_HOPS:
+        return f"{hops} hops are more than {MOST_HOPS}"
     return f"{joints} joints are more than {MOST_JOINTS}" if joints > MOST_JOINTS else None
 
 

@@ -12,12 +12,10 @@ from torch import Tensor
 from ..deferred_activation.triton_kernel import (
     ActivationGradient,
     by_channel,
-    merged,
-    output_gradient,
     store_activation_gradient,
-    store_batch_stats,
 )
 from ..deferred_activation.triton_kernel import forward as activate
+from ..deferred_activation.triton_stats import merged, output_gradient, store_batch_stats
 from ..launch import launch, padded
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
 
@@ -87,8 +85,8 @@ def temporal_conv_input_gradient(
         total = tl.dot(upstream, matrix, total, input_precision="ieee")
     place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
     store_activation_gradient(
-        total, x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, tile,
-        place, inside, column, C, KIND, RELU_BEFORE_RESIDUAL,
+        total, tl.load(x + place, inside, 0), conv_out, scale, shift, residual, residual_scale, grad_conv_out,
+        grad_residual, sums, tile, place, inside, column, C, KIND, RELU_BEFORE_RESIDUAL,
     )  # fmt: skip
 
 
@@ -122,8 +120,8 @@ def temporal_conv_parameter_gradients(
     VECTORS: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     SPLITS: tl.constexpr, WEIGHT_COLUMNS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Adds up the partial sums: one program for each block of the weight, of the bias, and of the activation's scales
-    and shifts. partial [splits, WEIGHTS]; sums [rows, O]; activation_sums [tiles, 4, C].
+    """Adds up what is in parts: a program for each block of the weight, of the bias, and of the activation's scales
+    and shifts. partial [splits, WEIGHTS]; sums [rows, O]; activation_sums [tiles, VECTORS, C].
     """
     biases: tl.constexpr = (WEIGHTS + WEIGHT_COLUMNS - 1) // WEIGHT_COLUMNS
     activations: tl.constexpr = biases + (O + COLUMNS - 1) // COLUMNS
@@ -134,7 +132,7 @@ def temporal_conv_parameter_gradients(
         store_sums(sums, grad_bias, rows, program - biases, O, O, ROWS, COLUMNS)
     else:
         block = program - activations
-        store_sums(activation_sums, grad_activation, tiles, block, VECTORS * C, 4 * C, ROWS, COLUMNS)
+        store_sums(activation_sums, grad_activation, tiles, block, VECTORS * C, VECTORS * C, ROWS, COLUMNS)
 
 
 def _tile(dtype: torch.dtype, rows: int = 128, outputs: int = 128, inputs: int = 64) -> dict[str, int]:

@@ -132,4 +132,4 @@ class TemporalEncoder(nn.Module):
         x = DeferredActivation(x_FVC)
         for block in self.blocks:
             x = block(x, clips, part)
-        return deferred_activation(x).mean(1)
+        return deferred_activation(x, True)
