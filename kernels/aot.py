@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .launch import Launch, recording
+from .launch import Launch, compiling_for, recording
 from .registry import SPECS
 from .spec import KernelSpec
 from .testing import make_inputs, results_and_gradients
@@ -51,9 +51,9 @@ class Row:
         return self.spilled == 0 and self.shared <= SHARED_LIMIT[self.capability]
 
 
-def launches(spec: KernelSpec, dtype: torch.dtype) -> list[Launch]:
-    """The distinct launches of the operation's training sizes, with dropout too, forward and backward."""
-    with recording() as result:
+def launches(spec: KernelSpec, dtype: torch.dtype, capability: int) -> list[Launch]:
+    """The distinct launches of the operation's training sizes on a GPU, with dropout too, forward and backward."""
+    with compiling_for(capability), recording() as result:
         for case in (*spec.training, *spec.random):
             results_and_gradients(spec.operation.gpu, make_inputs(spec, case.shape, dtype, "meta"))
     return list(dict.fromkeys(result))
@@ -102,12 +102,13 @@ def compile_all(specs: Sequence[KernelSpec], each_kernel_once: bool = False) -> 
         (spec.name, dtype, launch, capability)
         for spec in specs
         for dtype in DTYPES
-        for launch in launches(spec, dtype)
         for capability in SHARED_LIMIT
+        for launch in launches(spec, dtype, capability)
     ]
     if each_kernel_once:
-        last = {(job[0], job[2].kernel): job[:3] for job in jobs if job[1] == torch.bfloat16}
-        jobs = [(*job, capability) for job, capability in zip(last.values(), cycle(SHARED_LIMIT))]
+        last = {(job[0], job[2].kernel, job[3]): job for job in jobs if job[1] == torch.bfloat16}
+        kernels = dict.fromkeys(key[:2] for key in last)
+        jobs = [last[(*kernel, capability)] for kernel, capability in zip(kernels, cycle(SHARED_LIMIT))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(lambda job: compile_launch(*job), jobs)
 

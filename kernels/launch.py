@@ -32,6 +32,7 @@ class Launch:
 
 
 _recorded: list[Launch] | None = None
+_target: int | None = None
 
 
 @contextmanager
@@ -43,6 +44,25 @@ def recording() -> Iterator[list[Launch]]:
         yield _recorded
     finally:
         _recorded = before
+
+
+@contextmanager
+def compiling_for(capability: int) -> Iterator[None]:
+    """Within the block launches have the tiles of this compute capability, times ten."""
+    global _target
+    before, _target = _target, capability
+    try:
+        yield
+    finally:
+        _target = before
+
+
+def compute_capability() -> int:
+    """That of the GPU that kernels are launched on, times ten; an H200's where there is none."""
+    if _target is None and torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        return 10 * major + minor
+    return _target or 90
 
 
 def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], CustomOpDef]:

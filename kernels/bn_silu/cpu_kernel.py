@@ -35,29 +35,28 @@ def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
     return torch.stack(stats)
 
 
-def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate_NC: Tensor | None, activate: bool) -> Tensor:
-    """y [R, C] = gate * silu(scale * x + shift)."""
+def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: bool, *gate: Tensor) -> Tensor:
+    """y [R, C] = silu(scale * x + shift), times the gate [N, C] if there is one."""
     y_RC = torch.empty_like(x_RC)
     for part, (first, end) in enumerate(_parts(bounds)):
         at = slice(first * cells, end * cells)
-        gate = None if gate_NC is None else gate_NC[first:end]
-        run(_apply, x_RC[at], *stats[part, 2:4], gate, cells, y_RC[at])
+        run(_apply, x_RC[at], *stats[part, 2:4], gate[0][first:end] if gate else None, cells, y_RC[at])
     y_RC[int(bounds[-2]) * cells :] = 0
     return y_RC
 
 
-def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, grad_RC: Tensor | None) -> Tensor:
+def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, grad_RC: Tensor | None = None) -> Tensor:
     """[N, C]: the means of the activated map, or the sums of its products with `grad_RC`."""
-    y_RC = apply(x_RC, cells, stats, bounds, None, True)
+    y_RC = apply(x_RC, cells, stats, bounds, True)
     y_RC = y_RC if grad_RC is None else y_RC.mul_(grad_RC)
     return y_RC.view(-1, cells, y_RC.shape[1]).sum(1) / (cells if grad_RC is None else 1)
 
 
 def backward(
-    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
-    weight_C: Tensor, training: bool,
+    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: bool, weight_C: Tensor,
+    training: bool, *gate: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, weight and bias."""
+    """Gradients of x, weight and bias. gate: none, or the gate [N, C] and the gradient of the activated map's mean."""
     grad_x_RC = torch.zeros_like(x_RC)
     grad_norm_2C = torch.zeros(2, x_RC.shape[1])
     for part, (first, end) in enumerate(_parts(bounds)):

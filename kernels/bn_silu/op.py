@@ -1,4 +1,6 @@
-"""The fused BatchNorm + SiLU + squeeze-and-excitation + convolution that the model calls."""
+"""BatchNorm + SiLU: the operation the model calls; on a CPU with squeeze-and-excitation and the next convolution, which
+`mbconv` fuses on a GPU.
+"""
 
 from collections.abc import Sequence
 
@@ -27,7 +29,9 @@ def _passes(name: str):
 
 
 class _BNSiLU(Function):
-    """Saves only its input (the previous convolution's output); recomputes the next convolution's input in backward."""
+    """Saves its input, the previous convolution's output, and recomputes the next convolution's input in backward. The
+    passes of a CPU alone have a gate.
+    """
 
     @staticmethod
     def forward(ctx, options, x_NCHW, bounds, weight_C, bias_C, *rest):
@@ -45,10 +49,11 @@ class _BNSiLU(Function):
         stats = passes.batch_stats(x_RC, cells, bounds, norm) if training else running_stats(norm)
         mean_NC = hidden_NE = gate_NC = None
         if excitation[0] is not None:
-            mean_NC = passes.mean(x_RC, cells, stats, bounds, None).to(x_NCHW.dtype)
+            mean_NC = passes.mean(x_RC, cells, stats, bounds).to(x_NCHW.dtype)
             hidden_NE = linear(mean_NC, *excitation[:2])
             gate_NC = linear(silu(hidden_NE), *excitation[2:]).sigmoid()
-        y_NCHW = as_map(passes.apply(x_RC, cells, stats, bounds, gate_NC, activate), x_NCHW)
+        gate = [] if gate_NC is None else [gate_NC]
+        y_NCHW = as_map(passes.apply(x_RC, cells, stats, bounds, activate, *gate), x_NCHW)
         ctx.options = options
         ctx.save_for_backward(
             as_map(x_RC, x_NCHW), bounds, stats, weight_C, mean_NC, hidden_NE, gate_NC, *excitation, conv_weight
@@ -68,7 +73,7 @@ class _BNSiLU(Function):
         passes, cells, x_RC = _passes(name), x_NCHW.shape[2:].numel(), rows(x_NCHW)
         grad_conv = None
         if conv_weight is not None:
-            y_RC = passes.apply(x_RC, cells, stats, bounds, gate_NC, activate)
+            y_RC = passes.apply(x_RC, cells, stats, bounds, activate, *([] if gate_NC is None else [gate_NC]))
             conv = Conv(conv_weight, stride, groups)
             grad_NCHW, grad_conv = convolve_backward(grad_NCHW, as_map(y_RC, x_NCHW), conv)
             del y_RC
@@ -79,8 +84,8 @@ class _BNSiLU(Function):
             grad_gate_NC = passes.mean(x_RC, cells, stats, bounds, grad_RC).to(x_NCHW.dtype)
             grad_mean_NC, grad_excitation = gate_backward(grad_gate_NC, mean_NC, hidden_NE, gate_NC, excitation)
             gate = [gate_NC, grad_mean_NC]
-        values = grad_RC, x_RC, cells, stats, bounds, gate, activate
-        grad_x_RC, *grad_norm = passes.backward(*values, weight_C, training)
+        values = grad_RC, x_RC, cells, stats, bounds, activate
+        grad_x_RC, *grad_norm = passes.backward(*values, weight_C, training, *gate)
         return None, as_map(grad_x_RC, x_NCHW), None, *grad_norm, None, None, None, *grad_excitation, grad_conv
 
 
@@ -114,7 +119,7 @@ def _gpu(
     x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True,
     excitation: Excitation | None = None, conv: Conv | None = None,
 ) -> Tensor:  # fmt: skip
-    return _run("gpu", x_NCHW, parts, norm, training, activate, excitation, conv)
+    return _run("gpu", x_NCHW, parts, norm, training, activate, None, None)
 
 
 def _cpu(
@@ -131,9 +136,9 @@ def _refusal(
     x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True,
     excitation: Excitation | None = None, conv: Conv | None = None,
 ) -> str | None:  # fmt: skip
-    if len(parts.counts) > MOST_PARTS:
-        return f"{len(parts.counts)} parts are more than {MOST_PARTS}"
-    return None
+    if excitation is not None or conv is not None:
+        return "mbconv has the excitation and the convolution after a normalization"
+    return f"{len(parts.counts)} parts are more than {MOST_PARTS}" if len(parts.counts) > MOST_PARTS else None
 
 
 bn_silu = Operation("bn_silu", reference, _gpu, _refusal, _cpu)

@@ -64,32 +64,31 @@ def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
 
 
 @operator("bn_silu_apply")
-def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate_NC: Tensor | None, activate: bool) -> Tensor:
-    """y [R, C] = gate * silu(scale * x + shift). The gate is optional; `activate` says whether SiLU is applied."""
+def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: bool) -> Tensor:
+    """y [R, C] = silu(scale * x + shift), without SiLU as asked."""
     from .triton_forward import apply
     from .triton_tiles import Map
 
-    return apply(Map(x_RC, cells, bounds), stats, gate_NC, activate)
+    return apply(Map(x_RC, cells, bounds), stats, activate)
 
 
 @operator("bn_silu_mean")
-def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, grad_RC: Tensor | None) -> Tensor:
-    """The means of the activated map, [N, C] float32; with `grad_RC`, the sums of its products with `grad_RC`."""
+def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor) -> Tensor:
+    """[N, C] float32: the means of the activated map."""
     from .triton_forward import mean
     from .triton_tiles import Map
 
-    return mean(Map(x_RC, cells, bounds), stats, grad_RC)
+    return mean(Map(x_RC, cells, bounds), stats)
 
 
 @operator("bn_silu_backward_sums")
 def _backward_sums(
-    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
-    weight_C: Tensor,
+    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: bool, weight_C: Tensor
 ) -> list[Tensor]:  # fmt: skip
     from .triton_backward import backward_sums
     from .triton_tiles import Map
 
-    return backward_sums(Map(x_RC, cells, bounds), stats, grad_RC, gate, activate, weight_C)
+    return backward_sums(Map(x_RC, cells, bounds), stats, grad_RC, activate, weight_C)
 
 
 @operator("bn_silu_backward")
@@ -97,7 +96,9 @@ def backward_map(
     grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
     sums: Tensor,
 ) -> Tensor:  # fmt: skip
-    """The gradient of x, from the `sums` of all ranks; the other arguments are as in `backward`."""
+    """The gradient of x from `sums` of all ranks. gate: empty, or the gate [N, C] and the gradient of the activated
+    map's mean; the other arguments are those of `backward`.
+    """
     from .triton_backward import backward_map
     from .triton_tiles import Map
 
@@ -113,17 +114,17 @@ def merged_sums(partial: Tensor, weight_C: Tensor) -> list[Tensor]:
 
 
 def backward(
-    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
-    weight_C: Tensor, training: bool,
+    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: bool, weight_C: Tensor,
+    training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, weight and bias. `gate`: empty, or the gate [N, C] and the gradient of the activated map's mean.
+    """Gradients of x, weight and bias.
 
     In training, the sums that the statistics' gradients need are those of all ranks, by one reduction.
     """
-    values = grad_RC, x_RC, cells, stats, bounds, gate, activate
-    sums, *grads = _backward_sums(*values, weight_C)
+    values = grad_RC, x_RC, cells, stats, bounds
+    sums, *grads = _backward_sums(*values, activate, weight_C)
     sum_over_ranks(sums, training)
-    return backward_map(*values, sums), *grads
+    return backward_map(*values, [], activate, sums), *grads
 
 
 def sum_over_ranks(sums: Tensor, training: bool) -> None:

@@ -11,26 +11,20 @@ from .triton_tiles import WARPS, Map, crop_row, crop_tile, share_of, stat, store
 
 
 @triton.jit
-def _grad_normal(
-    x, grad, offset, mask, scale, shift, crop_gate, crop_grad, ACTIVATE: tl.constexpr, GATED: tl.constexpr
-):
-    """x, and the gradient of z = scale * x + shift, zero where the tile has no cell."""
-    x = tl.load(x + offset, mask, 0).to(tl.float32)
-    grad = tl.load(grad + offset, mask, 0).to(tl.float32)
-    if GATED:
-        grad = grad * crop_gate + crop_grad
+def _grad_normal(values, upstream, mask, scale, shift, ACTIVATE: tl.constexpr):
+    """The gradient of z = scale * values + shift, zero where the tile has no cell."""
     if ACTIVATE:
-        z = x * scale + shift
+        z = values * scale + shift
         sigmoid = tl.sigmoid(z)
-        grad *= sigmoid * (1 + z * (1 - sigmoid))
-    return x, tl.where(mask, grad, 0)
+        upstream *= sigmoid * (1 + z * (1 - sigmoid))
+    return tl.where(mask, upstream, 0)
 
 
 @triton.jit
 def bn_silu_sums(
-    grad, x, stats, bounds, gate, grad_mean, partial,
+    grad, x, stats, bounds, partial,
     HW: tl.constexpr, C: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    ACTIVATE: tl.constexpr, GATED: tl.constexpr,
+    ACTIVATE: tl.constexpr,
 ):  # fmt: skip
     """partial [P, 2, programs, C]: sums of the gradient of z, and of its products with the normalized x."""
     part = tl.program_id(2)
@@ -40,13 +34,10 @@ def bn_silu_sums(
     scale, shift = stat(stats, 2, part, column, C, P)[None, :], stat(stats, 3, part, column, C, P)[None, :]
     total, product = tl.zeros([COLUMNS], tl.float32), tl.zeros([COLUMNS], tl.float32)
     for crop in range(first, end):
-        crop_gate, crop_grad = scale, shift  # unused unless GATED
-        if GATED:
-            crop_gate = crop_row(gate, crop, column, C)[None, :]
-            crop_grad = crop_row(grad_mean, crop, column, C)[None, :] / HW
         for row in range(0, HW, ROWS):
             offset, mask = crop_tile(crop, row, column, HW, C, ROWS)
-            values, grad_z = _grad_normal(x, grad, offset, mask, scale, shift, crop_gate, crop_grad, ACTIVATE, GATED)
+            values = tl.load(x + offset, mask, 0).to(tl.float32)
+            grad_z = _grad_normal(values, tl.load(grad + offset, mask, 0).to(tl.float32), mask, scale, shift, ACTIVATE)
             total += tl.sum(grad_z, 0)
             product += tl.sum(grad_z * (values - mean), 0)
     store_pair(partial, part, column, total, product * rstd, C)
@@ -98,18 +89,22 @@ def bn_silu_backward(
             crop_grad = crop_row(grad_mean, crop, column, C)[None, :] / HW
         for row in range(0, HW, ROWS):
             offset, mask = crop_tile(crop, row, column, HW, C, ROWS)
-            values, grad_z = _grad_normal(x, grad, offset, mask, scale, shift, crop_gate, crop_grad, ACTIVATE, GATED)
+            values, upstream = (
+                tl.load(x + offset, mask, 0).to(tl.float32),
+                tl.load(grad + offset, mask, 0).to(tl.float32),
+            )
+            if GATED:
+                upstream = upstream * crop_gate + crop_grad
+            grad_z = _grad_normal(values, upstream, mask, scale, shift, ACTIVATE)
             result = scale * (grad_z - constant[None, :] - slope[None, :] * (values - mean[None, :]))
             tl.store(grad_x + offset, result.to(grad_x.dtype.element_ty), mask)
 
 
-def backward_sums(
-    x: Map, stats: Tensor, grad_RC: Tensor, gate: list[Tensor], activate: bool, weight_C: Tensor
-) -> list[Tensor]:
-    """`sums` [P, 2, C] of this rank, and the gradients of weight and bias; gate: [N, C] and its mean's gradient."""
-    partial, tensors = x.partial(), [grad_RC, x.x_RC, stats, x.bounds, *(gate or [stats, stats])]
-    flags = dict(ACTIVATE=activate, GATED=bool(gate), P=x.parts, **x.sizes())
-    launch(bn_silu_sums, x.grid(padding=False), *tensors, partial, warps=WARPS, stages=1, **flags)
+def backward_sums(x: Map, stats: Tensor, grad_RC: Tensor, activate: bool, weight_C: Tensor) -> list[Tensor]:
+    """`sums` [P, 2, C] of this rank, and the gradients of weight and bias."""
+    partial, flags = x.partial(), dict(ACTIVATE=activate, P=x.parts, **x.sizes())
+    tensors = grad_RC, x.x_RC, stats, x.bounds, partial
+    launch(bn_silu_sums, x.grid(padding=False), *tensors, warps=WARPS, stages=1, **flags)
     return merged_sums(partial, weight_C)
 
 
@@ -124,7 +119,7 @@ def merged_sums(partial: Tensor, weight_C: Tensor) -> list[Tensor]:
 
 
 def backward_map(x: Map, stats: Tensor, grad_RC: Tensor, gate: list[Tensor], activate: bool, sums: Tensor) -> Tensor:
-    """The gradient of x [R, C], from the `sums` of all ranks."""
+    """The gradient of x [R, C]; `sums` of all ranks; gate: empty, or the gate [N, C] and the gradient of the mean."""
     grad_x_RC, tensors = torch.empty_like(x.x_RC), [grad_RC, x.x_RC, stats, x.bounds, *(gate or [stats, stats])]
     flags = dict(ACTIVATE=activate, GATED=bool(gate), P=x.parts, **x.sizes())
     launch(bn_silu_backward, x.grid(padding=True), *tensors, sums, grad_x_RC, warps=WARPS, stages=1, **flags)

@@ -27,7 +27,7 @@ WARPS = 4
 def share_of(bounds, part, AXIS: tl.constexpr = 0):
     """The range of a part's crops that this program handles, as int64, because offsets into a map can exceed int32."""
     first, end = tl.load(bounds + part), tl.load(bounds + part + 1)
-    share = tl.cdiv(end - first, tl.num_programs(AXIS))
+    share = tl.cdiv((end - first).to(tl.int32), tl.num_programs(AXIS))  # a division in int64 is a call with a stack
     first += tl.program_id(AXIS) * share
     return first, tl.minimum(first + share, end)
 

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..deferred_activation.triton_kernel import ActivationGradient, by_channel, store_activation_gradient
-from ..launch import launch
+from ..launch import compute_capability, launch
 from .parameter_gradients import parameter_gradients
 from .triton_kernel import diagonal_of, matrix_of, tile_rows, tile_sizes, used_rows
 
@@ -85,7 +85,6 @@ def graph_conv_backward(
         for start in range(0, C, INPUTS):
             column = start + tl.arange(0, INPUTS)
             place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
-            x_tile = tl.load(x + place, inside, 0)
             total = tl.zeros((ROWS, INPUTS), tl.float32)
             for k in tl.static_range(K):
                 mixed = tl.zeros((ROWS, INPUTS), tl.float32)
@@ -95,8 +94,9 @@ def graph_conv_backward(
                     upstream = tl.load(whole + at, valid[:, None] & (output < O)[None, :], 0)
                     matrix = matrix_of(weight, k, output, column, O, C)
                     mixed = tl.dot(upstream, matrix, mixed, input_precision="ieee")
-                rounded, diagonal = mixed.to(x_tile.dtype), diagonal_of(adjacency, k, ROWS)
+                rounded, diagonal = mixed.to(x.dtype.element_ty), diagonal_of(adjacency, k, ROWS)
                 total = tl.dot(tl.trans(diagonal), rounded, total, input_precision="ieee")
+                x_tile = tl.load(x + place, inside, 0)  # each hop anew, from L1: registers
                 if k == 0:
                     first_sum = tl.dot(rounded, tl.trans(x_tile), first_sum, input_precision="ieee")
                 else:
@@ -143,7 +143,8 @@ def backward(
     """
     frames, joints, channels = x_FVC.shape
     hops, outputs, _ = weight_KOC.shape
-    block, (diagonal, column_sums_KV) = tile_sizes(x_FVC.dtype), graph
+    inputs = 64 if compute_capability() >= 90 else 32  # more spill without tensor memory or products from shared memory
+    block, (diagonal, column_sums_KV) = tile_sizes(x_FVC.dtype, inputs=inputs), graph
     rows, used = frames * joints, used_rows(joints, block["ROWS"])
     tiles = triton.cdiv(rows, used)
     tiles_a_program = triton.cdiv(tiles, MOST_PROGRAMS)

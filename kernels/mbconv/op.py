@@ -75,7 +75,7 @@ class _MBConv(Function):
         deep_RE, partial = operators.depthwise(read_RE, setting.sides, bounds, depthwise[0], setting.stride)
         del read_RE
         deep_stats = setting.stats(partial, out_cells, bounds, depthwise[1:])
-        mean_NE = passes.mean(deep_RE, out_cells, deep_stats, bounds, None).to(x_RC.dtype)
+        mean_NE = passes.mean(deep_RE, out_cells, deep_stats, bounds).to(x_RC.dtype)
         hidden_NS = linear(mean_NE, *excitation[:2])
         gate_NE = linear(silu(hidden_NS), *excitation[2:]).sigmoid()
         y_RO, partial = operators.pointwise(deep_RE, out_cells, bounds, project[0].flatten(1), deep_stats, gate_NE)
@@ -84,7 +84,7 @@ class _MBConv(Function):
         maps, stats = (x_RC, expanded_RE, deep_RE, y_RO), (expand_stats, deep_stats, y_stats)
         weights = expand[:2], depthwise[:2], excitation, project[:2]
         ctx.save_for_backward(bounds, *maps, *stats, mean_NE, hidden_NS, gate_NE, *chain.from_iterable(weights))
-        return _as_map(passes.apply(y_RO, out_cells, y_stats, bounds, None, False), setting.out_sides)
+        return _as_map(passes.apply(y_RO, out_cells, y_stats, bounds, False), setting.out_sides)
 
     @staticmethod
     @once_differentiable
@@ -100,9 +100,7 @@ class _MBConv(Function):
         setting, training = ctx.setting, ctx.setting.training
         cells, out_cells = setting.cells
         grad_RO = rows(grad_NOHW).contiguous()
-        grad_RO, *grad_y_norm = passes.backward(
-            grad_RO, y_RO, out_cells, y_stats, bounds, [], False, project[1], training
-        )
+        grad_RO, *grad_y_norm = passes.backward(grad_RO, y_RO, out_cells, y_stats, bounds, False, project[1], training)
         weight_grad = operators.pointwise_weight_backward
         grad_project = weight_grad(grad_RO, deep_RE, out_cells, bounds, deep_stats, gate_NE)
         grad_RE = grad_RO @ project[0].flatten(1)

@@ -20,12 +20,17 @@ from unisign_fast.kernels.bn_silu.spec import SPEC
 from unisign_fast.kernels.bn_silu.triton_tiles import Map
 from unisign_fast.kernels.deferred_activation.reference import with_batch_stats
 from unisign_fast.kernels.dispatch import forcing
-from unisign_fast.kernels.testing import leaves, make_inputs, repair_interpreter, results_and_gradients
+from unisign_fast.kernels.testing import check, leaves, make_inputs, repair_interpreter, results_and_gradients
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAST = ["gpu"] if DEVICE == "cuda" else ["gpu", "cpu"]
 SHAPES = [(3, 16, 9, 7), (9, 33, 1, 1), (40, 96, 12, 12), (1, 5, BLOCK + 3, 2)]  # one block, several
 TWO_HANDS = SPEC.cases[0].shape
+BEFORE_CONVOLUTIONS = {  # what a CPU alone fuses: the convolution that follows, behind a gate or not
+    "depthwise": TWO_HANDS | {"O": -3},
+    "1x1 behind a gate": SPEC.cases[1].shape | {"E": 6, "O": 16},
+    "a gate alone, behind an empty part": SPEC.cases[2].shape | {"E": 5},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +79,7 @@ def test_equals_torch_in_float64(shape):
 def test_large_numbers_saturate_and_what_is_not_a_number_stays_so():
     x_R1 = torch.tensor([-1e4, -200.0, -88.0, -1.0, 0.0, 1.0, 88.0, 200.0, 1e30, float("nan")])[:, None]
     stats = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0]).view(1, 5, 1)
-    y_R1 = cpu_kernel.apply(x_R1, 1, stats, torch.tensor([0, len(x_R1), len(x_R1)]), None, True)
+    y_R1 = cpu_kernel.apply(x_R1, 1, stats, torch.tensor([0, len(x_R1), len(x_R1)]), True)
     torch.testing.assert_close(y_R1, silu(x_R1), rtol=3e-7, atol=1e-30, equal_nan=True)
 
 
@@ -94,7 +99,7 @@ def test_torch_keeps_its_number_of_threads():
         import numba, torch
         from unisign_fast.kernels.bn_silu.cpu_kernel import apply
         for _ in range(2):
-            apply(torch.ones(32, 8), 16, torch.ones(1, 5, 8), torch.tensor([0, 2, 2]), None, True)
+            apply(torch.ones(32, 8), 16, torch.ones(1, 5, 8), torch.tensor([0, 2, 2]), True)
             print(torch.get_num_threads(), numba.get_num_threads())
     """
     one = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -121,7 +126,7 @@ def test_running_statistics_follow_as_in_the_reference(case, version):
 @pytest.mark.parametrize("version", ["reference", *FAST])
 def test_padding_takes_no_part(version):
     """The same results and gradients with and without it; whatever it holds, it becomes zero and gets no gradient."""
-    shape = SPEC.cases[1].shape | {"O": 0, "padding": 0}
+    shape = SPEC.cases[1].shape | {"padding": 0}
     bare = make_inputs(SPEC, shape, torch.float32, DEVICE)
     crops, operation = len(bare[0]), getattr(SPEC.operation, version)
     x_NCHW = torch.cat([bare[0].detach(), torch.full_like(bare[0][:2].detach(), 7.0)]).requires_grad_()
@@ -140,7 +145,7 @@ def test_padding_takes_no_part(version):
 
 def test_sums_of_two_ranks_give_the_statistics_of_all_crops():
     """The kernels of several ranks, whose one reduction is an addition here; the second rank has no left hand."""
-    whole = make_inputs(SPEC, TWO_HANDS | {"parts": (2, 4), "O": 0}, torch.float32, DEVICE)
+    whole = make_inputs(SPEC, TWO_HANDS | {"parts": (2, 4)}, torch.float32, DEVICE)
     x_NCHW, parts, norm = whole[0].detach(), whole[1], whole[2]
     tensors = [tensor.detach() for tensor in norm[:5]]
     cells = x_NCHW.shape[2:].numel()
@@ -163,10 +168,25 @@ def test_sums_of_two_ranks_give_the_statistics_of_all_crops():
     assert tensors[4] == 2
 
 
-@pytest.mark.parametrize("version", FAST)
-@pytest.mark.parametrize("number", [0, 1], ids=["depthwise", "1x1 behind a gate"])
-def test_what_the_convolution_read_is_recomputed_to_the_last_bit_and_not_kept(version, number):
-    shape = SPEC.cases[number].shape
+@pytest.mark.skipif(DEVICE == "cuda", reason="for CPUs")
+@pytest.mark.parametrize("shape", BEFORE_CONVOLUTIONS.values(), ids=BEFORE_CONVOLUTIONS)
+def test_gate_and_convolution_on_a_cpu_equal_the_reference(shape):
+    assert all(error <= allowed for error, allowed in check(SPEC, "cpu", shape, torch.float32, DEVICE))
+
+
+def test_a_gpu_leaves_gates_and_convolutions_to_mbconv():
+    *_, excitation, conv = arguments = make_inputs(
+        SPEC, BEFORE_CONVOLUTIONS["1x1 behind a gate"], torch.float32, DEVICE
+    )
+    for refused in ((*arguments[:5], excitation), (*arguments[:5], None, conv)):
+        with forcing("gpu"), pytest.raises(ValueError, match="mbconv has the excitation and the convolution"):
+            SPEC.operation(*refused)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="for CPUs")
+@pytest.mark.parametrize("name", ["depthwise", "1x1 behind a gate"])
+def test_what_the_convolution_read_is_recomputed_to_the_last_bit_and_not_kept(name):
+    shape = BEFORE_CONVOLUTIONS[name]
     kept: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -176,12 +196,12 @@ def test_what_the_convolution_read_is_recomputed_to_the_last_bit_and_not_kept(ve
     arguments = make_inputs(SPEC, shape, torch.float32, DEVICE)
     x_NCHW, conv = arguments[0], arguments[-1]
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = results_and_gradients(getattr(SPEC.operation, version), arguments)
+        result = results_and_gradients(SPEC.operation.cpu, arguments)
     size = x_NCHW.numel()
     assert [tensor.data_ptr() for tensor in kept if tensor.numel() == size] == [x_NCHW.data_ptr()]
 
     def in_two(*arguments):
-        return convolve(getattr(SPEC.operation, version)(*arguments[:-1]), conv)
+        return convolve(SPEC.operation.cpu(*arguments[:-1]), conv)
 
     expected = results_and_gradients(in_two, (*make_inputs(SPEC, shape, torch.float32, DEVICE)[:-1], conv))
     assert all(map(torch.equal, result, expected))
