@@ -103,8 +103,11 @@ def bn_silu_backward(
 def backward_sums(x: Map, stats: Tensor, grad_RC: Tensor, activate: bool, weight_C: Tensor) -> list[Tensor]:
     """`sums` [P, 2, C] of this rank, and the gradients of weight and bias."""
     partial, flags = x.partial(), dict(ACTIVATE=activate, P=x.parts, **x.sizes())
-    tensors = grad_RC, x.x_RC, stats, x.bounds, partial
-    launch(bn_silu_sums, x.grid(padding=False), *tensors, warps=WARPS, stages=1, **flags)
+    tensors, warps = (
+        (grad_RC, x.x_RC, stats, x.bounds, partial),
+        WARPS if flags["ROWS"] > 16 else 2,
+    )  # 4 spill on sm_100
+    launch(bn_silu_sums, x.grid(padding=False), *tensors, warps=warps, stages=1, **flags)
     return merged_sums(partial, weight_C)
 
 

@@ -38,6 +38,7 @@ TRAINING = (  # the crops of 16 clips at p_samp 0.1
     case((384, 384), 32, 56, 32, 16, "the first block, without expansion"),
     case((384, 384), 16, 56, 96, 24, "the largest expansion, k 3 with stride 2", stride=2),
     case((384, 384), 24, 28, 144, 40, "k 5 with stride 2", K=5, stride=2),
+    case((384, 384), 40, 14, 240, 40, "14 x 14, k 5", K=5),
     case((384, 384), 80, 7, 480, 80, "7 x 7, k 3"),
     case((384, 384), 192, 4, 1152, 320, "the widest projection"),
     case((384, 384), 192, 4, 1152, 192, "the widest of k 5", K=5),
