@@ -28,7 +28,7 @@ def store_batch_stats(value, batch_stats, tile, count, valid, column, C: tl.cons
 def merge_batch_stats(
     batch_stats, mean, var, tiles, rows, rows_a_tile, C: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr
 ):
-    """Mean and biased variance of all rows from those of the tiles, the last of which may not be full."""
+    """Mean and biased variance of all rows, merged from those of the tiles. The last tile may be partial."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((COLUMNS,), tl.float32)
     for first in range(0, tiles, TILES):

@@ -1,9 +1,8 @@
-"""The backward pass of the graph convolution in Triton: one launch computes every gradient but the weights', for which
-it leaves both factors of a product.
+"""The backward pass of the graph convolution in Triton. One launch computes all gradients but those of the weights, for
+which it stores both factors of a matrix product.
 
-Channels come first, the gradient of x is the sum over k of D_k^T P_k with P_k = dY W_k, since C <= O. P_k stays on the
-chip: the gradient of the adjacency, P_k X^T, is summed beside it. Each program takes a share of the tiles, one after
-the other.
+It mixes channels first, because C <= O: the gradient of x is the sum over k of D_k^T P_k, with P_k = dY W_k. P_k is
+never stored; the adjacency's gradient P_k X^T is summed next to it. Each program handles a share of the tiles in turn.
 """
 
 # ruff: noqa: E741  (O: output channels, the shape suffix)
@@ -137,9 +136,10 @@ def backward(
     bias_KO: Tensor,
     shortcut: list[Tensor],
 ) -> list[Tensor]:
-    """Gradients of adjacency, weight and bias, the shortcut's weight and bias if there is one, and the activation's
-    tensors. `graph`, `out` and `shortcut_out` are results of `forward`, `grad_out` and `grad_shortcut_out` gradients;
-    those of the batch statistics and of x_FVC may be missing.
+    """Gradients of adjacency, weight, bias, the shortcut's weight and bias if any, and the activation's tensors.
+
+    `graph`, `out` and `shortcut_out` are results of `forward`; `grad_out` and `grad_shortcut_out` are the gradients of
+    the last two. The gradients of batch statistics may be missing, and that of x_FVC None.
     """
     frames, joints, channels = x_FVC.shape
     hops, outputs, _ = weight_KOC.shape

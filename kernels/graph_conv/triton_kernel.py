@@ -1,8 +1,8 @@
-"""Graph convolution in Triton: whole frames packed into tiles of ROWS = 64 rows (3 of 21 or 18 joints, 7 of 9),
-where the adjacency is block-diagonal, D [K, ROWS, ROWS].
+"""Graph convolution in Triton. A tile of ROWS = 64 rows holds whole frames (3 of 21 or 18 joints, or 7 of 9), so that
+the adjacency of a tile is a block-diagonal matrix: D [K, ROWS, ROWS].
 
-Joints are aggregated before channels are mixed, sum over k of (D_k X) W_k, fused with activation, shortcut and batch
-statistics in one launch. The backward pass is in triton_backward.py.
+The forward pass aggregates joints before it mixes channels: sum over k of (D_k X) W_k. The activation, the shortcut and
+the batch statistics are fused into the same launch. The backward pass is in triton_backward.py.
 """
 
 # ruff: noqa: E741  (O: output channels, the shape suffix)
@@ -19,7 +19,7 @@ from ..deferred_activation.triton_kernel import (
     by_channel,
 )
 from ..deferred_activation.triton_stats import merged, store_batch_stats
-from ..launch import launch
+from ..launch import launch, padded
 
 
 @triton.jit
@@ -148,7 +148,7 @@ def forward(
     """
     frames, joints, channels = x[0].shape
     hops, outputs, _ = weight_KOC.shape
-    block = tile_sizes(x[0].dtype, outputs=128 if shortcut else 256, inputs=32)
+    block = tile_sizes(x[0].dtype, outputs=min(128 if shortcut else 256, padded(outputs)), inputs=32)
     rows, used = frames * joints, used_rows(joints, block["ROWS"])
     tiles = triton.cdiv(rows, used)
     diagonal, column_sums_KV = _block_diagonal(adjacency_KVV, block["ROWS"])

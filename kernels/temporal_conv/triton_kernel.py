@@ -120,7 +120,7 @@ def temporal_conv_parameter_gradients(
     VECTORS: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
     SPLITS: tl.constexpr, WEIGHT_COLUMNS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Adds up what is in parts: a program for each block of the weight, of the bias, and of the activation's scales
+    """Adds up the partial sums: one program for each block of the weight, of the bias, and of the activation's scales
     and shifts. partial [splits, WEIGHTS]; sums [rows, O]; activation_sums [tiles, VECTORS, C].
     """
     biases: tl.constexpr = (WEIGHTS + WEIGHT_COLUMNS - 1) // WEIGHT_COLUMNS
