@@ -143,8 +143,8 @@ def backward(
     """
     frames, joints, channels = x_FVC.shape
     hops, outputs, _ = weight_KOC.shape
-    inputs = 64 if compute_capability() >= 90 else 16  # 32 spill 40 bytes on sm_80
-    block, (diagonal, column_sums_KV) = tile_sizes(x_FVC.dtype, inputs=inputs), graph
+    side, columns = (64, 64) if compute_capability() >= 90 else (32, 16)  # larger tiles spill on sm_80
+    block, (diagonal, column_sums_KV) = tile_sizes(x_FVC.dtype, outputs=side, inputs=columns), graph
     rows, used = frames * joints, used_rows(joints, block["ROWS"])
     tiles = triton.cdiv(rows, used)
     tiles_a_program = triton.cdiv(tiles, MOST_PROGRAMS)
