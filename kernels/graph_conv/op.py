@@ -2,6 +2,8 @@
 the batch statistics.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from ..deferred_activation.op import as_conv_output, by_tensor, whole_gradient
@@ -93,17 +95,9 @@ def _gradients(ctx, gradients: list[Tensor | None]):
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _gpu(
-    x: DeferredActivation,
-    adjacency_KVV: Tensor,
-    weight_KOC: Tensor,
-    bias_KO: Tensor,
-    shortcut: tuple[Tensor, Tensor] | None,
-    batch_stats: bool,
-) -> GraphConvOutput:
-    result = _forward(
-        x.tensors(), x.relu_before_residual, adjacency_KVV, weight_KOC, bias_KO, list(shortcut or ()), batch_stats
-    )
+def _gpu(x: DeferredActivation, *arguments: Any) -> GraphConvOutput:
+    *parameters, shortcut, batch_stats = arguments
+    result = _forward(x.tensors(), x.relu_before_residual, *parameters, list(shortcut or ()), batch_stats)
     _, out, shortcut_out, x_FVC = _results(result, x.plain, shortcut is not None, batch_stats)
     x_FVC = x.conv_out_FVC if x_FVC is None else x_FVC
     return GraphConvOutput(x_FVC, as_conv_output(out), as_conv_output(shortcut_out) if shortcut else None)
@@ -116,17 +110,10 @@ def _refusal(x: DeferredActivation, adjacency_KVV: Tensor, *_) -> str | None:
     return f"{joints} joints are more than {MOST_JOINTS}" if joints > MOST_JOINTS else None
 
 
-def _cpu(
-    x: DeferredActivation,
-    adjacency_KVV: Tensor,
-    weight_KOC: Tensor,
-    bias_KO: Tensor,
-    shortcut: tuple[Tensor, Tensor] | None,
-    batch_stats: bool,
-) -> GraphConvOutput:
+def _cpu(*arguments: Any) -> GraphConvOutput:
     from .cpu_kernel import graph_conv
 
-    return graph_conv(x, adjacency_KVV, weight_KOC, bias_KO, shortcut, batch_stats)
+    return graph_conv(*arguments)
 
 
 graph_conv = Operation("graph_conv", reference, _gpu, _refusal, _cpu)
