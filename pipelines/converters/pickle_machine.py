@@ -6,7 +6,7 @@ in advance to a memory budget proportional to the size of the pickle.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,20 @@ from .pickle_records import (
     as_text,
     build_array,
     build_dtype,
-    make_dtype,
-    make_scalar,
-    raw_bytes,
 )
 
 ROOM, ROOM_PER_BYTE = 48 * 2**20, 16  # memory budget in bytes: fixed part, and per byte of the pickle
 MAX_INT_BYTES = 32
 MAX_ODD_KEYS = 10_000  # keys other than short values, whose hashes an attacker could choose to collide
-_PER_ENTRY = 100  # bytes of a dict or set
+PER_ENTRY = 100  # bytes of a dict or set
 _SLOT, _MARK = 16, 80  # bytes of a list's slot while it grows, and of an empty stack
+
+
+class Function:
+    """What an allowed global (pickle_globals.py) does: `call` takes the machine and the pickle's arguments."""
+
+    def __init__(self, call: Callable[..., object]):
+        self.call = call
 
 
 class Machine:
@@ -38,9 +42,10 @@ class Machine:
     `shared` holds the ids of all objects that may occur in the value more than once.
     """
 
-    def __init__(self, content: bytes, size: int):
-        """`size`: the pickle's bytes, for the memory budget."""
+    def __init__(self, content: bytes, size: int, functions: Mapping[tuple[str, str], Function]):
+        """`size`: the pickle's bytes, for the memory budget; `functions`: the globals that it may name."""
         self._content, self._at = content, 0
+        self._functions = functions
         self._stack: list = []
         self._outer: list[list] = []  # the stacks below each mark
         self._memo_row: list[object] = []  # the memo's entries 0, 1, 2, ... as picklers write them
@@ -164,13 +169,13 @@ class Machine:
         return self._fill_dict(target, list(zip(values[::2], values[1::2], strict=True)))
 
     def _fill_dict(self, target: dict, pairs: list[tuple]) -> dict:
-        self._charge(_PER_ENTRY * len(pairs))
+        self._charge(PER_ENTRY * len(pairs))
         for key, value in pairs:
             target[self._key(key)] = value
         return target
 
     def _fill_set(self, target: set, values: list) -> set:
-        self._charge(_PER_ENTRY * len(values))
+        self._charge(PER_ENTRY * len(values))
         target.update(map(self._key, values))
         return target
 
@@ -180,7 +185,7 @@ class Machine:
         if kind is str or kind is bytes or value is None or kind is bool or (kind is int and abs(value) < 2**32):
             return value
         size = len(value) if kind is tuple else 0
-        self._charge(_PER_ENTRY * size)
+        self._charge(PER_ENTRY * size)
         self._odd_keys += 1 + size  # long tuples of one hash are slow to compare
         if self._odd_keys > MAX_ODD_KEYS:
             raise PickleError(f"more than {MAX_ODD_KEYS} keys that are not text")
@@ -206,7 +211,7 @@ class Machine:
         elif 0 <= name < len(self._memo_row):
             self._memo_row[name] = value
         else:
-            self._charge(_PER_ENTRY)
+            self._charge(PER_ENTRY)
             self._memo[name] = value
 
     def _memoize(self) -> None:
@@ -218,7 +223,7 @@ class Machine:
 
     def _seen_again(self, value: object) -> object:
         if isinstance(value, (list, dict, tuple, set, frozenset, ArrayRecord)) and id(value) not in self.shared:
-            self._charge(_PER_ENTRY)
+            self._charge(PER_ENTRY)
             self.shared.add(id(value))
         return value
 
@@ -227,14 +232,14 @@ class Machine:
     def _global(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("a global whose name is not text")
-        function = _GLOBALS.get((module, name))
+        function = self._functions.get((module, name))
         if function is None:
             raise ForbiddenGlobal(f"{module}.{name}")
         self._stack.append(function)
 
     def _reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
-        if type(function) is not _Function or type(arguments) is not tuple:
+        if type(function) is not Function or type(arguments) is not tuple:
             raise PickleError("a call of something that is not a function")
         self._stack.append(function.call(self, *arguments))
 
@@ -242,86 +247,3 @@ class Machine:
         state = self._stack.pop()
         record = self._top(ArrayRecord, DtypeRecord)
         (build_array if type(record) is ArrayRecord else build_dtype)(record, state)
-
-    # Implementations of the globals
-    # ----------------------------------------------------------------------------------------------
-
-    def _copy(self, values: Any = (), *, kind: type) -> object:
-        if type(values) not in (list, tuple, set, frozenset):
-            raise PickleError(f"a {kind.__name__} of a {type(values).__name__}")
-        self._charge(_PER_ENTRY * len(values))
-        for value in values:  # the copy's items are also in the original
-            self._seen_again(value)
-        if kind in (set, frozenset):
-            return kind(self._fill_set(set(), list(values)))
-        if kind in (dict, OrderedDict):
-            if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in values):
-                raise PickleError("a dict of items that are not pairs")
-            for pair in values:
-                self._seen_again(pair[1])
-            return self._fill_dict(kind(), [tuple(pair) for pair in values])
-        return kind(values)
-
-    def _encode(self, text: str, encoding: str) -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise PickleError("bytes in an encoding other than latin-1")
-        self._charge(len(text))
-        return text.encode("latin-1")
-
-    def _reconstruct(self, kind: object, shape: object, code: object) -> ArrayRecord:
-        if kind is not _NDARRAY:
-            raise PickleError("an array of another kind")
-        return ArrayRecord()
-
-    def _frombuffer(self, data: object, dtype: object, shape: object, order: object, axes: object = None):
-        if order not in ("C", "F", "K") or (axes is None) != (order != "K"):
-            raise PickleError("an array in an order other than C, F or K")
-        record = ArrayRecord()
-        build_array(record, (1, shape, dtype, order == "F", data))
-        record.axes = axes
-        return record
-
-    def _scalar(self, dtype: object, data: object) -> np.generic:
-        raw = raw_bytes(data)
-        self._charge(8 * len(raw))
-        return make_scalar(dtype, raw)
-
-    def _dtype(self, *arguments: object) -> DtypeRecord:
-        return make_dtype(*arguments)
-
-    def _no_call(self, *arguments: object) -> None:
-        raise PickleError("an array created by its constructor")
-
-
-class _Function:
-    """The method of Machine that implements an allowed global."""
-
-    def __init__(self, call: Callable):
-        self.call = call
-
-
-def _copier(kind: type) -> _Function:
-    return _Function(lambda machine, *values: machine._copy(*values, kind=kind))
-
-
-_NDARRAY = _Function(Machine._no_call)
-_CONTAINERS = {"bytes": _Function(lambda machine: b"")} | {  # protocols up to 2 call bytes() for no bytes
-    kind.__name__: _copier(kind) for kind in (list, dict, tuple, set, frozenset)
-}
-_MULTIARRAY = {"_reconstruct": _Function(Machine._reconstruct), "scalar": _Function(Machine._scalar)}
-_NUMERIC = {"_frombuffer": _Function(Machine._frombuffer)}
-_GLOBALS = {
-    (module, name): function
-    for module, functions in {
-        "builtins": _CONTAINERS,
-        "__builtin__": _CONTAINERS,
-        "collections": {"OrderedDict": _copier(OrderedDict)},
-        "numpy": {"ndarray": _NDARRAY, "dtype": _Function(Machine._dtype)},
-        "numpy.core.multiarray": _MULTIARRAY,
-        "numpy._core.multiarray": _MULTIARRAY,
-        "numpy.core.numeric": _NUMERIC,
-        "numpy._core.numeric": _NUMERIC,
-        "_codecs": {"encode": _Function(Machine._encode)},
-    }.items()
-    for name, function in functions.items()
-}

@@ -4,6 +4,7 @@ import pickle
 import struct
 from collections.abc import Callable
 
+from .pickle_globals import GLOBALS
 from .pickle_machine import Machine
 from .pickle_records import ForbiddenGlobal, PickleError
 
@@ -14,7 +15,7 @@ def run(content: bytes, size: int) -> tuple[object, set[int]]:
     It may take memory in proportion to `size` bytes. Raises PickleError unless the pickle holds only plain values,
     containers and arrays.
     """
-    machine = Machine(content, size)
+    machine = Machine(content, size, GLOBALS)
     try:
         while (code := machine._content[machine._at]) != pickle.STOP[0]:
             if code not in _OPERATIONS:
