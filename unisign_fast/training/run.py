@@ -25,7 +25,6 @@ from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeletons import check_skeleton
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.text.tokenizer import Tokenizer
-from unisign_fast.training.handshape_pretraining import learn_handshapes
 from unisign_fast.training.initial_weights import (
     load_pretrained_efficientnet,
     load_pretrained_mt5,
@@ -145,6 +144,8 @@ def _learn_handshapes(rgb: RGBBranch, settings: RunSettings, ranks: Ranks) -> No
         return
     if ranks.is_first:
         print("the RGB encoder first learns handshapes from drawn pictures, about a minute on a CPU", flush=True)
+    from unisign_fast.training.handshape_pretraining import learn_handshapes  # late: the demo recipe alone needs it
+
     accuracy = learn_handshapes(rgb, settings.data.crop_size, settings.train.seed)
     if ranks.is_first:
         print(f"it names {accuracy:.0%} of them", flush=True)

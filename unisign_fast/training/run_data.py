@@ -6,7 +6,6 @@ import numpy as np
 
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.dataset import ClipSet
-from unisign_fast.pipelines.demo_corpus import write_demo_corpus
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.rng import stream
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
@@ -19,10 +18,16 @@ MUCH_UNKNOWN = 0.01  # share of the targets' tokens
 
 
 def open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
+    """The stores of the run; writes the demo corpus first if the settings name it and it is not there.
+
+    Raises InputError if no store is named, or one does not open.
+    """
     if not settings.stores:
         raise InputError("--stores", "no keypoint store is given", "name one or more written by launch/prepare.py")
     if wants_demo(settings) and ranks.from_first(not DEMO_CORPUS.exists()):
         if ranks.is_first:
+            from unisign_fast.pipelines.demo_corpus import write_demo_corpus  # late: most runs have their own stores
+
             print(f"writing the demo corpus to {DEMO_CORPUS} first ({DEMO_CLIPS} clips)", flush=True)
             write_demo_corpus(DEMO_CORPUS, DEMO_CLIPS, seed=0)
         ranks.barrier()
@@ -30,14 +35,15 @@ def open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
 
 
 def wants_demo(settings: RunSettings) -> bool:
+    """Whether a store of the run belongs to the demo corpus."""
     return any(DEMO_CORPUS in store.parents for store in settings.stores)
 
 
 def compare_keypoint_sources(stores: list[KeypointStore]) -> None:
     """Warn if dev or test keypoints come from another source than the training keypoints, which lowers scores."""
-    trained = [store for store in stores if len(store.clips.of_split("train"))]
+    trained = [store for store in stores if len(store.clips.numbers_in("train"))]
     for store in stores:
-        tested = any(len(store.clips.of_split(split)) for split in ("dev", "test"))
+        tested = any(len(store.clips.numbers_in(split)) for split in ("dev", "test"))
         for other in trained if tested else ():
             if other.keypoint_source != store.keypoint_source:
                 origins = f"{store.keypoint_source}, those of {other.path} from {other.keypoint_source}"
@@ -71,7 +77,8 @@ def head_classes(settings: RunSettings, clips: ClipSet) -> tuple[str, ...]:
 
 
 def has_split(reader: ClipReader, split: str) -> bool:
-    return any(len(store.clips.of_split(split)) for store in reader.stores)
+    """Whether a store has clips of the split."""
+    return any(len(store.clips.numbers_in(split)) for store in reader.stores)
 
 
 def warn_of_unknown(clips: ClipSet, tokenizer: Tokenizer) -> None:

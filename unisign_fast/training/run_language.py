@@ -96,7 +96,7 @@ def _is_sound(folder: Path) -> bool:
 
 def training_texts(stores: list[KeypointStore], language: str | None) -> list[str]:
     """All texts of the training clips, which the corpus tokenizer should cover, and the prompts of rare languages."""
-    clips = [store.clips[number] for store in stores for number in store.clips.of_split("train")]
+    clips = [store.clips[number] for store in stores for number in store.clips.numbers_in("train")]
     texts = [text for clip in clips for text in (clip.text, clip.gloss, *clip.translations.values()) if text]
     others = {clip.language for clip in clips} | ({language} if language else set())
     return texts + [prompt(other) for other in sorted(others - LANGUAGES.keys())]  # tokenizers know those of LANGUAGES
