@@ -90,7 +90,7 @@ def observe(store: KeypointStore, crops: CropStore) -> dict[tuple[str, str], obj
     """(split, id) -> everything that training reads of a clip, or the InputError raised for it, by its number."""
     seen: dict[tuple[str, str], object] = {("", "source"): store.keypoint_source, ("", "size"): crops.size}
     for split in SPLITS:
-        clips = ClipSet.of_split([store], split, _tokenize, "bytes")
+        clips = ClipSet.from_stores([store], split, _tokenize, "bytes")
         for number in range(len(clips)):
             try:
                 _, clip, tokens = clips[number]

@@ -56,7 +56,7 @@ class Row:
     peak_mib: float
     gb_per_s: float
     tflop_per_s: float
-    of_roofline: float  # the shortest possible time over the median
+    roofline_fraction: float  # the shortest possible time over the median
     gpu: str
     torch: str
     triton: str
@@ -192,7 +192,7 @@ def report(result: Iterable[Row]) -> Table:
         if row.provider == "eager":
             eager[row.operation, row.case, row.direction] = row.p50_ms
         speed_up = eager[row.operation, row.case, row.direction] / row.p50_ms
-        numbers = f"{row.p50_ms:.4f}", f"{row.us_an_item:.3f}", f"{row.of_roofline:.0%}", f"{speed_up:.2f}"
+        numbers = f"{row.p50_ms:.4f}", f"{row.us_an_item:.3f}", f"{row.roofline_fraction:.0%}", f"{speed_up:.2f}"
         table.add_row(row.operation, row.case, row.provider, row.direction, *numbers)
     return table
 
@@ -224,7 +224,7 @@ def draw(rows: Path) -> Path:
         chosen = {(row.operation, row.case, row.direction): row for row in result if row.provider == provider}
         places = [names.index(name) + (number - (len(providers) - 1) / 2) * height for name in chosen]
         times.barh(places, [row.p50_ms for row in chosen.values()], height, label=provider)
-        fractions.barh(places, [100 * row.of_roofline for row in chosen.values()], height)
+        fractions.barh(places, [100 * row.roofline_fraction for row in chosen.values()], height)
     times.set_yticks(
         range(len(names)), [f"{operation}, {direction}\n{case}" for operation, case, direction in names], fontsize=7
     )

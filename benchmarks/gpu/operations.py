@@ -123,7 +123,9 @@ def _rows_of(
     for direction, function in _passes(call, inputs).items():
         ms = replay_ms(function, sizes.device, sizes.repeats)
         limit = limits[direction]
-        rows.add(f"{name}, {direction}", ms=ms, us_an_item=1e3 * ms / items, roofline_ms=limit, of_roofline=limit / ms)
+        rows.add(
+            f"{name}, {direction}", ms=ms, us_an_item=1e3 * ms / items, roofline_ms=limit, roofline_fraction=limit / ms
+        )
 
 
 def _stack_call(provider: str, sizes: Sizes) -> tuple[Callable, list]:

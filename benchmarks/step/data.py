@@ -96,7 +96,7 @@ def _jpeg(pixels: np.ndarray, size: int) -> bytes:
 def write_published(store: KeypointStore, folder: Path) -> None:
     """A pose pickle for each training clip of the store, by its number among them."""
     folder.mkdir()
-    for number, clip in enumerate(store.clips.of_split("train")):
+    for number, clip in enumerate(store.clips.numbers_in("train")):
         write_pose(folder / f"{number}.pkl", store.keypoints(store.clips[clip]))
 
 

@@ -80,7 +80,7 @@ class ClipReader:
         """All clips of a split ("train", "dev", "test"), store by store; InputError if there is none."""
         task, language = self.settings.task, self.settings.language
         key = [task, language, self.tokenizer.fingerprint]
-        return ClipSet.of_split(
+        return ClipSet.from_stores(
             self.stores, split, lambda clip: self.tokenizer.target_ids(clip.target(task, language)), key
         )
 

@@ -52,8 +52,8 @@ def rotation(clip: Frames, degrees: float, rng: np.random.Generator) -> Frames:
     """Rotates the signer within the picture by up to `strength` degrees in either direction."""
     angle = math.radians(rng.uniform(-degrees, degrees))
     cos, sin = math.cos(angle), math.sin(angle)
-    turn = np.array([[cos, -sin / clip.aspect], [sin * clip.aspect, cos]])  # pixel coordinates from fractions
-    return _moved(clip, (clip.keypoints[..., :2] - 0.5) @ turn.T + 0.5)
+    rotation = np.array([[cos, -sin / clip.aspect], [sin * clip.aspect, cos]])  # pixel coordinates from fractions
+    return _moved(clip, (clip.keypoints[..., :2] - 0.5) @ rotation.T + 0.5)
 
 
 def scale(clip: Frames, strength: float, rng: np.random.Generator) -> Frames:

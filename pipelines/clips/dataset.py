@@ -46,7 +46,7 @@ class ClipSet(Iterable[ClipRef]):
     ):
         """Clip i is number clip_N[i] of store s = store_N[i], its tokens are ids[s][start_N[i] : end_N[i]].
 
-        Use `of_split`.
+        Use `from_stores`.
         """
         self.stores, self._ids = stores, ids
         self._store_N, self._clip_N, self._start_N, self._end_N = store_N, clip_N, start_N, end_N
@@ -57,16 +57,16 @@ class ClipSet(Iterable[ClipRef]):
         self.tokens = end_N - start_N
 
     @classmethod
-    def of_split(cls, stores: list[KeypointStore], split: str, tokenize: Tokenize, key: object) -> "ClipSet":
+    def from_stores(cls, stores: list[KeypointStore], split: str, tokenize: Tokenize, key: object) -> "ClipSet":
         """All clips of "train", "dev" or "test", store by store. Raises InputError if there is none.
 
         Each store caches its tokens in its subfolder `targets`. The cache is valid while the clips and `key`, which
         covers everything else the tokens depend on, stay the same. If the store is read-only, tokens stay in memory.
         """
-        numbers = [store.clips.of_split(split) for store in stores]
+        numbers = [store.clips.numbers_in(split) for store in stores]
         if not any(len(n) for n in numbers):
             where = ", ".join(str(store.path) for store in stores)
-            unlabelled = sum(len(store.clips.of_split(UNLABELLED)) for store in stores)
+            unlabelled = sum(len(store.clips.numbers_in(UNLABELLED)) for store in stores)
             problem = f"no clip is {split!r}" + (f", {unlabelled} have no label" if unlabelled else "")
             raise InputError(f"{where}: manifest.jsonl: split", problem, "name a store that has some")
         targets = [_targets(store, n, tokenize, [key, split]) for store, n in zip(stores, numbers)]

@@ -51,7 +51,7 @@ class Corpus:
         """The languages of the texts."""
         return list(dict.fromkeys(language for language, _ in self.groups))
 
-    def of_language(self, language: str) -> dict[str, Group]:
+    def groups_in(self, language: str) -> dict[str, Group]:
         """The groups of a language by their split."""
         return {split: group for (own, split), group in self.groups.items() if own == language}
 
@@ -114,7 +114,7 @@ def describe(corpus: Corpus) -> str:
         ("", "clips", "hours", "s a clip", "text length", "vocabulary", "singletons", "unknown %")
     ]
     for language in corpus.languages():
-        parts = corpus.of_language(language)
+        parts = corpus.groups_in(language)
         known = parts["train"].vocabulary if "train" in parts else None
         rows += [
             _row(f"{language} {split}", group, None if split == "train" else known) for split, group in parts.items()
@@ -189,7 +189,7 @@ def draw(corpus: Corpus, path: Path) -> None:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
     for place, language in enumerate(corpus.languages()):
-        whole = _together(list(corpus.of_language(language).values()))
+        whole = _together(list(corpus.groups_in(language).values()))
         colour = f"C{place}"
         _draw_distribution(panels[0], np.asarray(whole.seconds), language, "s", colour)
         _draw_distribution(panels[1], np.asarray(whole.lengths), language, unit_name(language), colour)

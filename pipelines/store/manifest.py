@@ -109,7 +109,7 @@ class Manifest(Iterable[Clip]):
         """Frames of all clips together."""
         return int(self._index[-1]["first_frame"] + self._index[-1]["frames"]) if len(self) else 0
 
-    def of_split(self, split: str) -> np.ndarray:
+    def numbers_in(self, split: str) -> np.ndarray:
         """The numbers of a split's clips, int64 ascending."""
         return np.flatnonzero((self._index["split"] == ALL_SPLITS.index(split)) | self._damaged)
 

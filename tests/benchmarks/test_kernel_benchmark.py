@@ -27,7 +27,9 @@ def rows() -> list[dict]:
     shared |= {"peak_mib": 5.0, "gb_per_s": 900.0, "tflop_per_s": 90.0, "gpu": "NVIDIA H200"}
     shared |= {"torch": "2.13.0", "triton": "3.7.1", "commit": "abc1234"}
     speeds = [("eager", "forward", 4.0), ("gpu", "forward", 1.0), ("eager", "backward", 9.0)]
-    return [shared | {"provider": p, "direction": d, "p50_ms": ms, "of_roofline": 0.5 / ms} for p, d, ms in speeds]
+    return [
+        shared | {"provider": p, "direction": d, "p50_ms": ms, "roofline_fraction": 0.5 / ms} for p, d, ms in speeds
+    ]
 
 
 def test_counts_the_work_of_every_operation_and_of_the_models_parts():

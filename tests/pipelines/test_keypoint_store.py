@@ -259,7 +259,7 @@ def test_a_store_that_is_appended_to(tmp_path):
     store.verify()
     assert [(clip.id, clip.first_frame) for clip in store.clips][2:] == [("clip2", 303), ("new", 304)]
     np.testing.assert_array_equal(store.packed_keypoints(store.clips[3]), written[1][:7].astype(np.float16))
-    assert store.clips.of_split("test").tolist() == [3]
+    assert store.clips.numbers_in("test").tolist() == [3]
     with KeypointStoreWriter(path, SOURCE, append=True) as writer:
         pass
     assert len(KeypointStore.open(path).clips) == 4
@@ -391,7 +391,7 @@ def test_a_clip_that_moved_from_train_to_test(tmp_path):
     content[24] = 2  # the first clip's split
     (tmp_path / "store" / "manifest.index").write_bytes(content)
     store = KeypointStore.open(tmp_path / "store")
-    assert [store.clips.of_split(split).tolist() for split in ("train", "test")] == [[0, 1, 2], [0]]
+    assert [store.clips.numbers_in(split).tolist() for split in ("train", "test")] == [[0, 1, 2], [0]]
     assert "manifest.index: entry 1: is damaged" in refusal(lambda: store.clips[0])
     assert "manifest.index: entry 1: is damaged" in refusal(store.verify)
     store.keypoints(store.clips[1])

@@ -244,7 +244,7 @@ def test_poses_without_labels_become_clips_without_text(tmp_path):
     ]
     assert len(bad) == 1 and "nobody.pkl" in str(bad[0])
     store.verify()
-    assert store.clips.of_split("unlabelled").tolist() == [0, 1]
+    assert store.clips.numbers_in("unlabelled").tolist() == [0, 1]
     reader = ClipReader([store], DataSettings(p_samp=0), type("Tokenizer", (), {"fingerprint": "none"}))
     assert "no clip is 'train', 2 have no label" in refusal(reader.clips, "train")
 

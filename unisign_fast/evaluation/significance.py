@@ -72,8 +72,8 @@ def _middle(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[cut]), float(ordered[-1 - cut])
 
 
-def _randomization_p(baseline: ClipStatistics, system: ClipStatistics, result: float) -> float:
-    """The share of random swaps of clips between the systems that yield a difference of `found` or more."""
+def _randomization_p(baseline: ClipStatistics, system: ClipStatistics, difference: float) -> float:
+    """The share of random swaps of clips between the systems that yield `difference` or more."""
     swapped = np.random.default_rng(SEED).integers(2, size=(TRIALS, len(baseline.per_clip)), dtype=bool)
     both = (baseline.per_clip + system.per_clip).sum(0)
     as_far = 0
@@ -81,5 +81,5 @@ def _randomization_p(baseline: ClipStatistics, system: ClipStatistics, result: f
         chosen = swapped[first : first + ROWS].astype(np.float32)
         mixed = chosen @ baseline.per_clip + (1 - chosen) @ system.per_clip
         apart = [abs(baseline.percent(one) - baseline.percent(both - one)) for one in mixed]
-        as_far += sum(distance > result - ROUNDING for distance in apart)
+        as_far += sum(distance > difference - ROUNDING for distance in apart)
     return (as_far + 1) / (TRIALS + 1)

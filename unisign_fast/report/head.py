@@ -89,7 +89,7 @@ def data_rows(run: RunFolder, stores: Sequence[KeypointStore | InputError]) -> l
         if isinstance(store, InputError):
             problem = str(store)
         else:
-            counts = {split: len(store.clips.of_split(split)) for split in SPLITS}
+            counts = {split: len(store.clips.numbers_in(split)) for split in SPLITS}
             splits = ", ".join(f"{split} {count}" for split, count in counts.items() if count)
             checksum = f"{store.manifest_crc32c:08x}"
             if content != NOT_RECORDED and not content.endswith(checksum):

@@ -220,7 +220,7 @@ def _shown(viewer: ClipViewer, compared: Comparison | None, number: int | None, 
 def _split(stores: list[KeypointStore]) -> str:
     """The split to show clips of when there are no predictions."""
     for split in ("dev", "test"):
-        if any(len(store.clips.of_split(split)) for store in stores):
+        if any(len(store.clips.numbers_in(split)) for store in stores):
             return split
     return "train"
 

@@ -68,7 +68,7 @@ class Ranks:
             result = work()
         except InputError as caught:
             error = (caught.where, caught.problem, caught.remedy)
-        errors = [found for found in self.gather(error) if found is not None]
+        errors = [one for one in self.gather(error) if one is not None]
         if errors:
             raise InputError(*errors[0])
         return result
