@@ -28,12 +28,12 @@ class DataSettings:
         self._check("task", self.task in get_args(Task), f"choose one of {', '.join(get_args(Task))}")
         if self.language is not None:
             object.__setattr__(self, "language", read_language(self.language))
-        self._check("max_frames", self.max_frames >= 1, "give 1 or more")
+        self._check("max_frames", 1 <= self.max_frames <= 2**20, f"give 1 or more, at most {2**20}")
         self._check("p_samp", 0 <= self.p_samp <= 1, "give a share in [0, 1]")
         self._check("sampling", self.sampling in RULES, f"choose one of {', '.join(RULES)}")
         self._check("boxes", self.boxes in BOX_RULES, f"choose one of {', '.join(BOX_RULES)}")
         self._check("crops", self.crops in (None, "store", "video"), "choose store or video")
-        self._check("crop_size", self.crop_size >= 1, "give 1 or more pixels")
+        self._check("crop_size", 1 <= self.crop_size <= 4096, "give 1 or more pixels, at most 4096")
         read_augmentation(self.augment)
         if self.crops == "store" and self.boxes != "clip":
             raise InputError("--crops store", f"stored crops are not cut by --boxes {self.boxes}", "use --crops video")

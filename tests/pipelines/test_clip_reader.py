@@ -175,6 +175,8 @@ def test_a_split_without_clips(store):
         ("sampling", "best", "--sampling"),
         ("max_frames", 0, "--max-frames"),
         ("crop_size", 0, "--crop-size"),
+        ("crop_size", 10**9, "--crop-size"),
+        ("max_frames", 10**12, "--max-frames"),
     ],
 )
 def test_settings_that_are_not_possible(setting, value, option):
