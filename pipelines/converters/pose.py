@@ -114,6 +114,8 @@ def persons_of(points: object, scores: object, where: object) -> np.ndarray:
     134 joints are in rtmlib's openpose-style order and are reordered. Raises InputError on anything else.
     """
     try:
+        if any(isinstance(numbers, np.ndarray) and numbers.dtype.kind == "c" for numbers in (points, scores)):
+            raise TypeError  # numpy would drop the imaginary part
         with np.errstate(over="ignore"):  # make_pose rejects values that become infinite
             points, scores = np.asarray(points, np.float32), np.asarray(scores, np.float32)
     except (TypeError, ValueError, OverflowError):

@@ -92,6 +92,11 @@ def test_suffixes_in_capital_letters(tmp_path, suffix):
     np.testing.assert_allclose(rtmlib.read_pose(path, VIDEO).keypoints, keypoints, rtol=1e-5)
 
 
+def test_complex_keypoints_are_refused(tmp_path):
+    np.save(tmp_path / "clip.npy", in_pixels(make_keypoints()).astype(np.complex64))
+    assert "is not an array of numbers" in refusal(rtmlib.read_pose, tmp_path / "clip.npy", VIDEO)
+
+
 def test_rtmlib_with_one_person_and_no_axis_for_it(tmp_path):
     keypoints = make_keypoints()
     np.save(tmp_path / "clip.npy", in_pixels(keypoints))
