@@ -168,8 +168,8 @@ def test_plain_python_needs_no_launcher(tmp_path):
 
 
 def test_a_launchers_port_that_another_run_has_is_named():
-    script = "from unisign_fast.utils.console import one_line_errors\n"
-    script += "from unisign_fast.utils.distributed import start_ranks\nwith one_line_errors(): start_ranks()"
+    script = "from unisign_fast.utils.console import clean_exit\n"
+    script += "from unisign_fast.utils.distributed import start_ranks\nwith clean_exit(): start_ranks()"
     with socket.create_server(("", 0)) as other:
         port = str(other.getsockname()[1])
         status, output = run_script([sys.executable, "-c", script], MASTER_PORT=port, CROSS_RANK="0")
