@@ -34,7 +34,7 @@ def ablate(
         json: File to write the numbers to.
     """
     if min(epochs) < 1 or not seeds:
-        raise InputError("--epochs" if seeds else "--seeds", "too few", "give 1 or more")
+        raise InputError("--epochs" if seeds else "--seeds", "is too small or empty", "give 1 or more")
     from unisign_fast.paper import tables  # late import: torch takes seconds, which would slow --help
 
     if table == 12:

@@ -23,7 +23,7 @@ def summary(root: Path = Path("runs/demo"), /, beside: tuple[Path, ...] = (), js
 
     rows, passed_over = summarise(root)
     for problem in passed_over:
-        print(f"passed over: {problem}", file=sys.stderr)
+        print(f"skipped: {problem}", file=sys.stderr)
     Console().print(summary_table(str(root), rows, beside))
     if json is not None:
         write_rows(json, rows)

@@ -205,14 +205,14 @@ def test_a_model_is_the_baseline_of_another_and_every_field_is_described(store, 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("--task slt", ["--model, --predictions: exactly one of them is needed"]),
+        ("--task slt", ["--model, --predictions: exactly one of them is required"]),
         (
             "--task slt --model {model} --predictions x",
-            ["--model, --predictions: exactly one of them is needed"],
+            ["--model, --predictions: exactly one of them is required"],
         ),
-        ("--task slt --model {model} --out x", ["--stores: is needed with --model"]),
-        ("--task slt --model {model} --stores {store}", ["--out: is needed with --model"]),
-        ("--predictions x", ["--task: is needed with --predictions"]),
+        ("--task slt --model {model} --out x", ["--stores: is required with --model"]),
+        ("--task slt --model {model} --stores {store}", ["--out: is required with --model"]),
+        ("--predictions x", ["--task: is required with --predictions"]),
         ("--task slt --predictions {store}/manifest.jsonl", ["line 1: prediction: is missing"]),
     ],
 )

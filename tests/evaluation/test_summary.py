@@ -85,7 +85,7 @@ def test_other_folders_are_passed_over_with_a_line_each(root):
     said = [line.removeprefix(f"{root}/") for line in passed_over]
     assert said[:2] == [
         "killed: has no test scores; finish the run",
-        "notes: is no run; name a folder of runs",
+        "notes: is not a run; name a folder of runs",
     ]
     assert said[2].startswith("odd/scores-test.json: ")
     assert said[3].startswith("torn/settings.json: holds no settings of a run (") and len(said) == 4

@@ -300,7 +300,7 @@ def test_an_output_file_whole_and_subtitles(run, models, store, tmp_path):
     assert "00:00:00,000 --> 00:00:01,300" in (tmp_path / "clip.srt").read_text()
     for name, problem in {
         "all.srt": "subtitles are of one video, and 4 clips",
-        "all.txt": "is of no known kind",
+        "all.txt": "has an unknown suffix",
     }.items():
         done = run(*common, "--out", tmp_path / name)
         assert done.status == 2 and problem in done.error and not (tmp_path / name).exists()

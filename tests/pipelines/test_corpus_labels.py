@@ -113,7 +113,7 @@ def test_how2sign_in_either_form(tmp_path, separator):
     ]  # fmt: skip
     first = labels[0]
     assert (first.split, first.recording, first.start, first.end) == ("dev", "-v-1-rgb_front", 12.97, 19.5)
-    assert "line 4: start, end: 30.0 to 29.0 s is no range" in str(bad[0])
+    assert "line 4: start, end: 30.0 to 29.0 s is not a range" in str(bad[0])
     assert "line 5: has 3 fields, the header 7" in str(bad[1]) and len(bad) == 3
 
 

@@ -208,7 +208,7 @@ def test_a_clip_whose_video_is_gone_is_named_and_its_skeleton_shown(run, tmp_pat
 def test_a_folder_that_is_no_run_is_one_error(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run_command(runpy.run_path(str(ROOT / "launch/report.py"))["report"], [str(tmp_path)])
-    problem = "is no run folder (neither log.jsonl nor settings.json is in it)"
+    problem = "is not a run folder (it has neither log.jsonl nor settings.json)"
     remedy = "name a folder that launch/pretrain.py or launch/finetune.py wrote"
     assert capsys.readouterr().err == f"error: {tmp_path}: {problem}; {remedy}\n"
     assert list(tmp_path.iterdir()) == []

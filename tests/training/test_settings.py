@@ -64,7 +64,7 @@ def test_settings_of_version_0_1_are_read(tmp_path):
         ({"stage": 9}, "settings.json: stage: is not one of a run's settings"),
         ({"recipe": ["demo"]}, "settings.json: recipe: is not one of a run's settings"),
         ({"data": {"task": None}}, "settings.json: task: is not one of a run's settings"),
-        ({"data": 7}, "settings.json: data: is no group of settings"),
+        ({"data": 7}, "settings.json: data: is not a group of settings"),
         ({"stores": {"a": 1}}, "stores"),
     ],
 )

@@ -142,7 +142,7 @@ def open_file(path: Path) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "name a file that is there") from None
+        raise InputError(path, f"cannot be read ({error.strerror})", "name an existing file") from None
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -34,11 +34,13 @@ class Choices:
 
     def __post_init__(self):
         if (self.model is None) == (self.predictions is None):
-            raise InputError("--model, --predictions", "exactly one of them is needed", "name what to score")
+            raise InputError(
+                "--model, --predictions", "exactly one of them is required", "name a model or a file of predictions"
+            )
         if self.model is not None and not (self.stores and self.out):
             missing = "--out" if self.stores else "--stores"
-            raise InputError(missing, "is needed with --model", "name keypoint stores, and a folder for the results")
+            raise InputError(missing, "is required with --model", "name keypoint stores, and a folder for the results")
         if self.model is None and self.task is None:
-            raise InputError("--task", "is needed with --predictions", "give slt, cslr or islr")
+            raise InputError("--task", "is required with --predictions", "give slt, cslr or islr")
         if self.language is not None:
             object.__setattr__(self, "language", read_language(self.language))

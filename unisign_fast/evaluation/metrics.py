@@ -227,7 +227,7 @@ def _bleurt(predictions: Sequence[str], references: Sequence[str], language: str
     if language != "en":
         raise InputError("--bleurt", "BLEURT-20 is reported for English only", "leave it out")
     if not (checkpoint / "bleurt_config.json").is_file():
-        raise InputError(f"--bleurt {checkpoint}", "is no BLEURT checkpoint", "name the unpacked folder BLEURT-20")
+        raise InputError(f"--bleurt {checkpoint}", "is not a BLEURT checkpoint", "name the unpacked folder BLEURT-20")
     try:
         from bleurt.score import BleurtScorer  # late import: it loads TensorFlow
     except ImportError:

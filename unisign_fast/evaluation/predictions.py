@@ -146,7 +146,7 @@ def _parse_json_line(row: str, path: Path, number: int, field: Field) -> Line:
     try:
         value = parse_json(row, path)
     except InputError:
-        raise InputError(f"{path}: line {number}: {field}", "is not in this line", remedy) from None
+        raise InputError(f"{path}: line {number}: {field}", "is missing from this line", remedy) from None
     values = value if isinstance(value, dict) else {}
     translated = "id" not in values and "clip" in values
     id_name, text_name = ("clip", TRANSLATED[field]) if translated else ("id", field)

@@ -84,7 +84,7 @@ def _row(run: Path) -> Row | None:
     """The row of a run; None for a pre-training run. Raises InputError if the folder is not a run or has no test
     scores."""
     if not (run / "settings.json").is_file():
-        raise InputError(run, "is no run", "name a folder of runs")
+        raise InputError(run, "is not a run", "name a folder of runs")
     settings = read_settings(run / "settings.json", _Settings, "holds no settings of a run", REMEDY)
     if settings.stage < 3:
         return None

@@ -164,7 +164,7 @@ def _read_pose(path: Path, format: str | None, video: Path | None = None) -> Nam
     suffixes = {name: pose_format(name).SUFFIXES for name in POSE_FORMATS}
     fitting = [name for name in POSE_FORMATS if suffix in suffixes[name]]
     if not path.exists():
-        raise InputError(path, "there is no such pose file", "name one that is there")
+        raise InputError(path, "there is no such pose file", "name an existing file")
     if format is not None and path.is_dir() != (suffixes[format] == ("",)):
         problem = f"is a {'folder' if path.is_dir() else 'file'}, and {format} writes the other"
         raise InputError(path, problem, "choose the --format that it has")

@@ -26,7 +26,7 @@ def check_output(out: Path | None, recordings: int) -> None:
     if out is None:
         return
     if out.suffix not in (".jsonl", *SUBTITLES):
-        raise InputError(f"--out {out}", "is of no known kind", f"name a .jsonl, {' or '.join(SUBTITLES)} file")
+        raise InputError(f"--out {out}", "has an unknown suffix", f"name a .jsonl, {' or '.join(SUBTITLES)} file")
     if out.suffix in SUBTITLES and recordings > 1:
         remedy = "translate one, or write .jsonl"
         raise InputError(f"--out {out}", f"subtitles are of one video, and {recordings} clips are given", remedy)

@@ -99,7 +99,9 @@ def check_copies(published: dict[str, Tensor], where: object) -> None:
         if re.fullmatch(r"mt5_model\.(encoder|decoder)\.embed_tokens\.weight", name):
             twin = "mt5_model.shared.weight"
         if not torch.equal(tensor, published[twin]):
-            raise InputError(where, f"{name} and {twin} differ, but are one tensor in Uni-Sign", "use a released file")
+            raise InputError(
+                where, f"{name} and {twin} differ, but Uni-Sign shares one tensor for both", "use a released file"
+            )
 
 
 def without_parts(state: dict[str, Tensor]) -> dict[str, Tensor]:

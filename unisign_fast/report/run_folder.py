@@ -60,10 +60,10 @@ class RunFolder:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Raises InputError if `path` is no run folder, or what is in it cannot be read."""
+    """Raises InputError if `path` is not a run folder or its contents cannot be read."""
     log, settings = path / "log.jsonl", path / "settings.json"
     if not (log.is_file() or settings.is_file()):
-        problem = "is no run folder (neither log.jsonl nor settings.json is in it)"
+        problem = "is not a run folder (it has neither log.jsonl nor settings.json)"
         raise InputError(path, problem, "name a folder that launch/pretrain.py or launch/finetune.py wrote")
     events = read_events(log) if log.is_file() else []
     where, values = (settings, _read_json(settings)) if settings.is_file() else (log, _settings_of_log(events))

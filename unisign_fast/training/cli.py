@@ -100,7 +100,7 @@ def _read_config(path: Path) -> dict:
         raise InputError(path, "holds no settings of a run", remedy)
     data = values.get("data", {})
     if not isinstance(data, dict):
-        raise InputError(f"{path}: data", "is no group of settings", remedy)
+        raise InputError(f"{path}: data", "is not a group of settings", remedy)
     choices = {"recipe": RecipeName, "settings": Source, "stage": Stage, "task": Task}
     for name, value in (values | data).items():  # the defaults depend on these; `run_settings` checks all
         if name in choices and value not in get_args(choices[name]):

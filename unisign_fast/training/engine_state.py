@@ -36,7 +36,7 @@ def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
             continue  # only another rank's share, but gathering it is collective
         if value.is_floating_point() and not torch.isfinite(value).all():
             remedy = "resume from the previous checkpoint with a lower --learning-rate"
-            raise InputError(folder.parent, f"{name} is not finite any more and is not saved", remedy)
+            raise InputError(folder.parent, f"{name} is no longer finite, so nothing was saved", remedy)
         share[name] = value.detach().to("cpu", copy=True).contiguous()
         size += value.nbytes
         if size >= FILE_BYTES:

@@ -83,7 +83,7 @@ def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:
             torch.hub.download_url_to_file(IMAGENET_URL, str(cached), hash_prefix="7f5810bc", progress=False)
         except (OSError, RuntimeError) as error:
             remedy = f"download {IMAGENET_URL} to {cached}, or give its path with --efficientnet"
-            raise InputError("--efficientnet imagenet", f"cannot be had ({first_line(error)})", remedy) from None
+            raise InputError("--efficientnet imagenet", f"cannot be downloaded ({first_line(error)})", remedy) from None
     load_imagenet_weights(backbone, cached)
 
 

@@ -143,12 +143,12 @@ def _learn_handshapes(rgb: RGBBranch, settings: RunSettings, ranks: Ranks) -> No
         load_strictly(backbone, read_weights(file), file)
         return
     if ranks.is_first:
-        print("the RGB encoder first learns handshapes from drawn pictures, about a minute on a CPU", flush=True)
+        print("pretraining the RGB encoder on drawn handshapes, which takes about a minute on a CPU", flush=True)
     from unisign_fast.training.handshape_pretraining import learn_handshapes  # late: the demo recipe alone needs it
 
     accuracy = learn_handshapes(rgb, settings.data.crop_size, settings.train.seed)
     if ranks.is_first:
-        print(f"it names {accuracy:.0%} of them", flush=True)
+        print(f"it recognizes {accuracy:.0%} of them", flush=True)
         save_weights(file, backbone.state_dict())
     ranks.barrier()
 

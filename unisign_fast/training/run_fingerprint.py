@@ -63,7 +63,9 @@ def _changes(folder: Path, before: dict, ours: dict) -> Iterator[str]:
     now = ours[LAYOUT]
     epochs = before.get("epochs", now["epochs"])
     if now["epochs"] < epochs:
-        raise InputError(folder, f"setting epochs was {epochs} and is now {now['epochs']}", "they may grow only")
+        raise InputError(
+            folder, f"setting epochs was {epochs} and is now {now['epochs']}", "give at least as many as before"
+        )
     if now["epochs"] > epochs:
         yield (
             f"epochs grow from {epochs} to {now['epochs']}: the cosine is stretched to their end, so that the learning "

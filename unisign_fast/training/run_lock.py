@@ -67,7 +67,7 @@ def _take(run: Path) -> int | None:
         raise _in_use(run) from None
     except OSError as error:
         if error.errno in WITHOUT_LOCKS:
-            print(f"warning: {run}: its file system knows no locks: start one training at a time", file=sys.stderr)
+            print(f"warning: {run}: its file system has no locks: start only one training at a time", file=sys.stderr)
             return None
         raise InputError(run, f"cannot be written ({error.strerror})", "name a folder that can be") from None
 
@@ -93,4 +93,4 @@ def _in_use(run: Path) -> InputError:
         holder = f"process {who['pid']} on {who['host']} trains in it since {who['since']}"
     except (InputError, KeyError, TypeError):
         holder = "another process trains in it"
-    return InputError(run, f"is in use: {holder}", "wait for its end, or name another folder with --out")
+    return InputError(run, f"is in use: {holder}", "wait until it ends, or name another folder with --out")

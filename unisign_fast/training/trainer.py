@@ -193,8 +193,8 @@ class Trainer:
         values = {"loss": str(report.loss), "grad_norm": str(report.grad_norm)}  # JSON has no NaN
         self.metrics_logger.event("bad_step", step=report.step, clips=clips, **values)
         if self.settings.on_bad_step == "stop":
-            remedy = "lower --learning-rate, repair these clips, or pass over such steps with --on-bad-step skip"
-            raise InputError(self.run, f"{said} are not finite; the weights did not take it; clips {named}", remedy)
+            remedy = "lower --learning-rate, repair these clips, or skip such steps with --on-bad-step skip"
+            raise InputError(self.run, f"{said} are not finite, so the step was not taken; clips {named}", remedy)
         if self.progress.skipped > self.settings.max_skipped_steps:
             problem = f"{self.progress.skipped} steps had to be skipped, the last with {said}; clips {named}"
             raise InputError(self.run, problem, "lower --learning-rate, or raise --max-skipped-steps")

@@ -129,7 +129,7 @@ def _meet(backend: str, timeout: timedelta | None) -> None:
         reason = str(error).strip().split("\n")[0][:160]
         problem = f"not all {os.environ['WORLD_SIZE']} ranks came within {timeout.seconds} s ({reason})"
         address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
-        raise InputError(address, problem, "look at what the other ranks said, and start all of them again") from None
+        raise InputError(address, problem, "read the other ranks' messages, and start all of them again") from None
     if timeout is not None:  # later on, a rank may work for a long time while others wait
         dist.distributed_c10d._set_pg_timeout(usual)
 

@@ -86,7 +86,9 @@ def make_label(row: Row, split: str | None) -> Label:
         raise InputError(f"{where}: gloss", f"is {gloss!r}", "give a list of glosses")
     start, end = (_seconds(values.get(x, 0), f"{where}: {x}") for x in ("start", "end"))
     if recording and not 0 <= start < end:
-        raise InputError(f"{where}: start, end", f"{start} to {end} s is no range", "correct the times or leave it out")
+        raise InputError(
+            f"{where}: start, end", f"{start} to {end} s is not a range", "correct the times or leave it out"
+        )
     return Label(
         name, _SPLIT_NAMES[split.lower()], clean_text(text), clean_text(gloss), pose, video, recording, start, end
     )
