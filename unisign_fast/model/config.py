@@ -29,7 +29,7 @@ def _check_range(settings: object, low: float, high: float, *names: str) -> None
 
 @dataclass(frozen=True)
 class MT5Shape:
-    """Geometry of the language model, and where its first weights come from. The defaults are mT5-Base's."""
+    """Geometry of the language model, and the source of its initial weights. The defaults are mT5-Base's."""
 
     vocab_size: int = 250_112
     d_model: int = 768

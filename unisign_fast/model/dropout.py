@@ -1,4 +1,4 @@
-"""Dropout as a module, by the operation that chooses its backend (kernels/dropout)."""
+"""Dropout as a module around the operation in kernels/dropout, which chooses its backend."""
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ class Dropout(nn.Dropout):
 
 
 def replace_dropout(model: nn.Module, kind: type[nn.Dropout]) -> None:
-    """Every dropout inside becomes one of this kind."""
+    """Replace every torch.nn.Dropout inside by this one."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Dropout):

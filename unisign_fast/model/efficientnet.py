@@ -34,7 +34,7 @@ BatchNormFactory = Callable[..., nn.Module]  # builds a norm from a number of ch
 
 
 def scaled_channels(channels: float) -> int:
-    """The nearest multiple of 8, at least 8 and never less than 90 % of what was asked for."""
+    """The nearest multiple of 8, at least 8 and never less than 90 % of the requested width."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 

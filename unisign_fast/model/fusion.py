@@ -33,7 +33,7 @@ def sinusoid_table(positions: int, channels: int) -> Tensor:
 
 
 class MapAttention(nn.Module):
-    """Multi-head attention of the joints over the cells of the map: the global look before the local one."""
+    """Multi-head attention of the joints over all cells of the map, which precedes the local, deformable attention."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -84,7 +84,7 @@ class PositionBias(nn.Module):
 
 
 class KeypointAttention(nn.Module):
-    """Deformable attention with the keypoints as reference points: every joint looks where it is, plus an offset."""
+    """Deformable attention with the keypoints as reference points: each joint samples around its keypoint."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -161,7 +161,7 @@ class PriorGuidedFusion(Float32Buffers):
         return gate_NV1 * fused_NVC + (1 - gate_NV1) * pose_NVC
 
     def fuse(self, pose_NVC: Tensor, map_NCHW: Tensor, reference_NV2: Tensor) -> Tensor:
-        """The fused feature before the gate: a look at the whole map, then one around each keypoint."""
+        """The fused feature before the gate: attention over the whole map, then around each keypoint."""
         phase = 2 * math.pi * (reference_NV2.float() @ self.fourier)
         place_NVC = torch.cat([phase.sin(), phase.cos()], -1).to(pose_NVC.dtype)
         cells_NSC = map_NCHW.flatten(2).transpose(1, 2)

@@ -139,7 +139,7 @@ class _Stream:
         self.x_PD, self.normed_PD = residual_rms_norm(*inputs, *self.mask_of(dropout))
 
     def mask_of(self, dropout: nn.Dropout) -> tuple[float, Tensor | None]:
-        """Its probability, and the seed of its mask."""
+        """The dropout probability, and the seed of the next mask."""
         return dropout.p if dropout.training else 0.0, next(self._seeds)
 
 

@@ -1,4 +1,4 @@
-"""From sampled hand crops to feature maps, and into the pose features of the frames they were sampled from."""
+"""Encodes sampled hand crops as feature maps, and fuses these with the pose features of their frames."""
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class RGBBranch(Float32Buffers):
         return pointwise(maps_NCHW, self.projection.weight, self.projection.bias)
 
     def pixels(self, crops_N3SS: Tensor) -> Tensor:
-        """Bytes to what the backbone expects, in the published arithmetic: an ulp here is 1e-5 in the map.
+        """Convert bytes to the backbone's input, with the published arithmetic: one ulp here changes the map by 1e-5.
 
         Channels come last in memory and stay last through the backbone.
         """

@@ -1,4 +1,4 @@
-"""The task-specific heads that the paper compares its unified fine-tuning with (Table 7), pose-only.
+"""The pose-only, task-specific heads that the paper compares with its unified fine-tuning (Table 7).
 
 `frames`: the clips' packing, whose lengths are known on the host, so that no loss synchronises with the device.
 """
@@ -47,7 +47,7 @@ class CTCHead(nn.Module):
         self.out = nn.Linear(width, len(classes) + 1)
 
     def _log_probabilities(self, features_BTD: Tensor, lengths: list[int]) -> Tensor:
-        # Sorted here, where the host knows the lengths: to undo its own sorting, torch waits for the device.
+        # Sorted here, on the host, where the lengths are known: torch's own sorting synchronizes with the device.
         order = sorted(range(len(lengths)), key=lambda clip: -lengths[clip])
         sorted_BTD = features_BTD[to_device(order, features_BTD.device)]
         packed = nn.utils.rnn.pack_padded_sequence(sorted_BTD, [lengths[clip] for clip in order], batch_first=True)

@@ -23,7 +23,7 @@ from unisign_fast.text.tokenizer import END
 
 # Which parts an encoder takes: both hands share one (published code; the paper counts three).
 ENCODER_PARTS = {"body": ("body",), "hand": HANDS, "face": ("face",)}
-# The encoder of a part, and the part's place in it.
+# The encoder of a part, and the index of the part within it.
 ENCODER_OF = {part: (name, place) for name, parts in ENCODER_PARTS.items() for place, part in enumerate(parts)}
 
 

@@ -1,4 +1,4 @@
-"""First weights of the demo's RGB encoder: it learns to name the handshape in pictures of single hands.
+"""Initial weights of the demo's RGB encoder, pretrained to classify the handshape in pictures of single hands.
 
 It replaces ImageNet weights. With a random RGB branch the language model gets no useful RGB features, and the branch
 no useful gradients: on the demo corpus the gate is still closed after ten epochs of stage 2.

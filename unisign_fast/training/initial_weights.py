@@ -1,4 +1,4 @@
-"""First weights: mT5 and EfficientNet-B0 from a folder or the hub, never silently random ones."""
+"""Initial weights: mT5 and EfficientNet-B0 from a folder or the hub, never silently random."""
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor
 
 
 def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:
-    """ImageNet weights into `backbone`: "imagenet" for torchvision's file from the web, or the path of that file."""
+    """Load ImageNet weights into `backbone`: torchvision's file from the web ("imagenet"), or the file `source`."""
     if source != "imagenet":
         load_imagenet_weights(backbone, Path(source))
         return
