@@ -29,10 +29,10 @@ class LabelFile:
         if self.path.suffix.lower() in TEXT_SUFFIXES:
             return None
         content = read_bytes(self.path, remedy="name the label file")
-        if content[:1] == b"\x80":
-            return load_pickle(self.path)
-        if content[:2] == b"\x1f\x8b":
-            return load_pickle(self.path, compressed=True)
+        start = content[:2]
+        if start[:1] == b"\x80" or start == b"\x1f\x8b":
+            del content  # load_pickle reads the file itself
+            return load_pickle(self.path, compressed=start == b"\x1f\x8b")
         if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
             return parse_json(content, self.path)
         with suppress(InputError):
