@@ -11,18 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from ..errors import InputError
 from ..input_files import read_json, read_text
 from ..targets import language_name
+from .ttml import MAX_TEXT, REMEDY, checked_ttml
 
 SUFFIXES = (".vtt", ".srt", ".ttml", ".json")
 MAX_BYTES = 16 * 2**20  # bytes of a file; a day of captions takes about 3 MB
-MAX_TEXT = 10_000  # characters of a caption
-MAX_ELEMENTS = 1_000  # XML elements in a caption
-_REMEDY = "download the captions again, or leave the video out"
-_TTML = "{http://www.w3.org/ns/ttml}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def read_captions(path: Path) -> list[Caption]:
     """
     captions = _of_json(path) if path.suffix.lower() == ".json" else _of_subtitles(path)
     if any(len(caption.text) > MAX_TEXT for caption in captions):
-        raise InputError(path, f"has a caption of more than {MAX_TEXT} characters", _REMEDY)
+        raise InputError(path, f"has a caption of more than {MAX_TEXT} characters", REMEDY)
     return captions
 
 
@@ -96,13 +92,13 @@ def _of_subtitles(path: Path) -> list[Caption]:
 
     text = read_text(path, MAX_BYTES).replace("\r\n", "\n").replace("\r", "\n")
     kind = path.suffix.lower().removeprefix(".")
-    text = _checked_ttml(path, text) if kind == "ttml" else _blocks(text)
+    text = checked_ttml(path, text) if kind == "ttml" else _blocks(text)
     try:
         # Remove tags here: the parser's own regular expressions take quadratic time on some texts.
         options = {} if kind == "ttml" else {"keep_html_tags": True}
         events = SSAFile.from_string(text, kind, **options).events
     except (ValueError, KeyError, NotImplementedError, RecursionError, OverflowError) as error:
-        raise InputError(path, f"cannot be read ({type(error).__name__}: {error})", _REMEDY) from None
+        raise InputError(path, f"cannot be read ({type(error).__name__}: {error})", REMEDY) from None
     return [Caption(e.start / 1000, e.end / 1000, _plain(e.text)) for e in events]
 
 
@@ -122,25 +118,3 @@ def _blocks(text: str) -> str:
 def _cue_start(cue: str) -> int:
     """Index of the line with the times; a line before it is the cue's name."""
     return cue.rfind("\n", 0, cue.index("-->")) + 1
-
-
-def _checked_ttml(path: Path, text: str) -> str:
-    """The document without the parts that pysubs2 silently ignores or needs quadratic time for.
-
-    Raises InputError if it is not XML, declares entities or holds captions outside body/div/p.
-    """
-    if "<!" in text.replace("<!--", "").replace("<![CDATA[", ""):
-        raise InputError(path, "is XML with a document type", "remove the DOCTYPE")
-    try:
-        root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, RecursionError, ValueError, LookupError) as error:
-        raise InputError(path, f"is not XML ({error})", _REMEDY) from None
-    paragraphs = [element for element in root.iter() if str(element.tag).rpartition("}")[2] == "p"]
-    if len(paragraphs) != len(root.findall(f"{_TTML}body/{_TTML}div/{_TTML}p")):
-        raise InputError(path, "has captions that are not in TTML's body/div/p", "convert the captions to WebVTT")
-    for paragraph in paragraphs:
-        if sum(1 for _ in paragraph.iter()) > MAX_ELEMENTS or sum(map(len, paragraph.itertext())) > MAX_TEXT:
-            raise InputError(path, f"has a caption of more than {MAX_TEXT} characters or {MAX_ELEMENTS} tags", _REMEDY)
-        if "dur" in paragraph.attrib:  # pysubs2 uses another name for it
-            paragraph.set("duration", paragraph.attrib.pop("dur"))
-    return ElementTree.tostring(root, "unicode")

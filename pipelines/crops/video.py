@@ -20,6 +20,7 @@ from av.stream import Disposition
 
 from ..errors import InputError
 from .display_matrix import as_shown, display_matrix, is_right_angled, shown_size
+from .frame_boxes import box_of
 from .frame_scan import Scan, decode, is_mov, scan_frames, scan_packets
 
 REMEDY = "encode it again, or leave the clip out"
@@ -246,6 +247,8 @@ class VideoFile:
         """The frame, or the box of it, as it is shown, scaled where the video's first frame has another size."""
         matrix = display_matrix(frame)
         if self._shown_size(frame, number) == self._whole_size:
+            if self._box and matrix is None and (part := box_of(frame, self._box)) is not None:
+                return part
             coded = frame.to_ndarray(format="rgb24")
         else:
             width, height = shown_size(*self._whole_size, matrix)  # the matrix swaps them back

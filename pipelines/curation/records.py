@@ -5,6 +5,8 @@ Times are seconds of the programme: 0 is its first video frame.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Word:
@@ -33,15 +35,19 @@ class Sentence:
 class Lag:
     """How much later than the speech the signing of a sentence starts and ends, in seconds; negative where earlier.
 
-    `confidence` is the z-score of the correlation between speech and hand movement (see lag.py); 0 where nothing was
-    estimated.
+    Both are medians over a programme or series; `drift` is how far a programme's lag is from them, linear between some
+    moments: (seconds of the programme, seconds by which it is more). `confidence` is the z-score of the correlation
+    between speech and hand movement (see lag.py); 0 where nothing was estimated.
     """
 
     start_seconds: float = 0.0
     end_seconds: float = 0.0
     confidence: float = 0.0
+    drift: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
     def applied(self, sentence: Sentence) -> tuple[float, float]:
         """Start and end of the signing of a sentence, in seconds of the programme: not before 0."""
-        start, end = sentence.start + self.start_seconds, sentence.end + self.end_seconds
+        times, more = self.drift
+        drift = float(np.interp((sentence.start + sentence.end) / 2, times, more)) if times else 0.0
+        start, end = sentence.start + self.start_seconds + drift, sentence.end + self.end_seconds + drift
         return max(0.0, start), max(0.0, end)

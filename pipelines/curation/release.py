@@ -33,7 +33,7 @@ from .quality import SCENE_CUT, Quality, measure_quality, rejection_reasons
 from .records import Lag, Sentence
 from .survey import Survey, Work
 
-VERSION = 1  # of what is computed here
+VERSION = 2  # of what is computed here
 OUTSIDE, NO_PART = "outside_the_video", "part_missing"  # reasons beside those of thresholds and duplicates
 
 
@@ -167,7 +167,7 @@ def _recordings(programmes: Programmes, work: Work) -> Iterator[Recording]:
 
 def _recording(activity: np.ndarray, speeds: list[np.ndarray], first_frame: int, fps: float) -> Recording:
     speed, first = np.concatenate(speeds), round(first_frame / fps * RATE)
-    return Recording(activity[first : first + len(speed)], speed)
+    return Recording(activity[first : first + len(speed)], speed, first / RATE)
 
 
 def _candidates(survey: Survey, programmes: Programmes, work: Work, lags: dict[str, Lag]) -> Iterator[Candidate]:
@@ -294,7 +294,7 @@ def _record(
                 "licence": work.series.licence,
                 "consent": work.series.consent,
                 "seconds": round(programmes.plan(work).frames / programmes.plan(work).fps, 3),
-                "lag": asdict(lags[work.plan_key]),
+                "lag": _lag_record(lags[work.plan_key]),
                 "plan": work.plan_key,
                 "parts": [item["key"] for item in programmes.finished[work.plan_key]],
                 "missing_parts": len(work.part_items) - len(programmes.finished[work.plan_key]),
@@ -303,3 +303,9 @@ def _record(
         ],
         "settings": _settings(survey),
     }
+
+
+def _lag_record(lag: Lag) -> dict[str, float]:
+    """The lag without its drift, which the frames of the clips record."""
+    times = ("start_seconds", "end_seconds", "confidence")
+    return {name: round(getattr(lag, name), 3) for name in times}

@@ -41,7 +41,7 @@ class LivePose:
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """[133, 3] float32: x and y as fractions of the picture, confidence; zeros where the signer is not found."""
-        self._detections.append(self._detector(picture))
+        self._detections.append(self._detector([picture])[0])
         number = follow_signer(self._detections)[-1]
         if number is None:
             return np.zeros((JOINTS, 3), np.float32)

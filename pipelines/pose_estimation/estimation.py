@@ -1,7 +1,7 @@
 """The signer's keypoints in a video, with the person detector run on only a few frames.
 
-The detector runs on every DETECT_EVERY-th frame and on the last. In between, the signer's box is interpolated, and the
-pose network processes full batches. Its keypoints validate the box: if a joint lies at the edge of the crop, or a body
+The detector runs on every DETECT_EVERY-th frame and on the last. In between, the signer's box is interpolated, and both
+networks process batches. Its keypoints validate the box: if a joint lies at the edge of the crop, or a body
 part is much less confident than in the last frame with a detection, the detector also runs on that frame and its box
 replaces the interpolated one. It also runs on every frame between two detections that disagree about the signer's
 position. A signer who stays in place costs about one detection in 25 frames; one in each, as in rtmlib's Wholebody,
@@ -11,8 +11,9 @@ takes 3.6 times as long as the pose network.
 from bisect import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ DETECT_EVERY = 25  # frames
 SAME_PLACE = 0.5  # intersection over union of two detections between which the signer's box is interpolated
 EDGE = 0.1  # of the box's width and height: a joint further outside is too close to the edge of the crop (0.125)
 LESS_SURE = 0.6  # times a part's mean confidence in the last frame with a detection
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -100,7 +103,9 @@ class _Detections:
 
     def __init__(self, sampled: Iterator[tuple[int, np.ndarray]], detector: PersonDetector):
         """Detects persons in the `sampled` frames, of which the last is the video's."""
-        persons = {number: detector(picture) for number, picture in sampled}
+        persons: dict[int, np.ndarray] = {}
+        for group in _groups(sampled, detector.batch):
+            persons |= zip((number for number, _ in group), detector([picture for _, picture in group]))
         signer = follow_signer(list(persons.values()))
         self.boxes = {n: None if k is None else boxes[k, :4] for (n, boxes), k in zip(persons.items(), signer)}
         self.persons = {number: len(boxes) for number, boxes in persons.items()}
@@ -136,47 +141,51 @@ def _follow(
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Batches of frames that show the signer: numbers, keypoints [n, 133, 2] in pixels, confidences [n, 133]."""
     sure = np.zeros(len(PARTS))  # mean confidence of each part in the last frame with a detection
-    batch: list[_Frame] = []
+    for group in _groups(pictures, network.batch):
+        frames = _locate(group, detections, detector)
+        if not frames:
+            continue
+        points, confidence = _look(frames, network)
+        doubtful = []
+        for row, frame in enumerate(frames):
+            means = np.array([confidence[row, PART_JOINTS[part]].clip(min=0).mean() for part in PARTS])
+            if frame.detected:
+                sure = means
+            elif _is_doubtful(points[row], confidence[row], frame.box) or (means < LESS_SURE * sure).any():
+                doubtful.append(row)
+        kept = [row for row in range(len(frames)) if row not in doubtful]
+        yield [frames[row].number for row in kept], points[kept], confidence[kept]
+        if again := _detect_near([frames[row] for row in doubtful], detector):
+            yield [frame.number for frame in again], *_look(again, network)
+
+
+def _groups(pictures: Iterator[T], size: int) -> Iterator[list[T]]:
+    while group := list(islice(pictures, size)):
+        yield group
+
+
+def _locate(pictures: list[tuple[int, np.ndarray]], detections: _Detections, detector: PersonDetector) -> list[_Frame]:
+    """The frames that show the signer, with the box detected before, interpolated, or else detected now."""
+    located, unknown = [], []
     for number, picture in pictures:
-        located = _locate(number, picture, detections, detector)
-        if located is not None:
-            batch.append(located)
-        if batch and (len(batch) == network.batch or number == detections.frames - 1):
-            points, confidence = _look(batch, network)
-            doubtful = []
-            for row, frame in enumerate(batch):
-                means = np.array([confidence[row, PART_JOINTS[part]].clip(min=0).mean() for part in PARTS])
-                if frame.detected:
-                    sure = means
-                elif _is_doubtful(points[row], confidence[row], frame.box) or (means < LESS_SURE * sure).any():
-                    doubtful.append(row)
-            kept = [row for row in range(len(batch)) if row not in doubtful]
-            yield [batch[row].number for row in kept], points[kept], confidence[kept]
-            retried = (_detect_near(batch[n].number, batch[n].picture, batch[n].box, detector) for n in doubtful)
-            if again := [frame for frame in retried if frame is not None]:
-                yield [frame.number for frame in again], *_look(again, network)
-            batch = []
+        if number in detections.boxes:
+            if (box := detections.boxes[number]) is not None:
+                located.append(_Frame(number, picture, box, True))
+        elif (box := detections.between(number)) is not None:
+            located.append(_Frame(number, picture, box, False))
+        else:
+            unknown.append(_Frame(number, picture, detections.nearest(number), False))
+    return sorted(located + _detect_near(unknown, detector), key=lambda frame: frame.number)
 
 
-def _locate(number: int, picture: np.ndarray, detections: _Detections, detector: PersonDetector) -> _Frame | None:
-    """The frame with its detected box, the box interpolated from its neighbours, or else that of a new detection.
-
-    None if the signer is not in it.
-    """
-    if number in detections.boxes:
-        box = detections.boxes[number]
-        return None if box is None else _Frame(number, picture, box, True)
-    box = detections.between(number)
-    if box is not None:
-        return _Frame(number, picture, box, False)
-    return _detect_near(number, picture, detections.nearest(number), detector)
-
-
-def _detect_near(number: int, picture: np.ndarray, box: np.ndarray, detector: PersonDetector) -> _Frame | None:
-    """The frame with the detected person nearest to the signer's last known box; None if no person is within reach."""
-    persons = detector(picture)
-    k = nearest_person(persons, box)
-    return None if k is None else _Frame(number, picture, persons[k, :4], True)
+def _detect_near(frames: list[_Frame], detector: PersonDetector) -> list[_Frame]:
+    """The frames with the detected person nearest to their boxes, without those that show no person within reach."""
+    result = []
+    for frame, persons in zip(frames, detector([frame.picture for frame in frames])):
+        k = nearest_person(persons, frame.box)
+        if k is not None:
+            result.append(_Frame(frame.number, frame.picture, persons[k, :4], True))
+    return result
 
 
 def _look(frames: list[_Frame], network: PoseNetwork) -> tuple[np.ndarray, np.ndarray]:

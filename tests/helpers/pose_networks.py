@@ -83,11 +83,11 @@ def write_pose_network(path: Path, batch: str | int = "batch", joints: int = JOI
     return _write(path, nodes, helper.make_tensor_value_info("input", 1, [batch, 3, 384, 288]), outputs, constants)
 
 
-def write_detector(path: Path, size: int = 416) -> Path:
+def write_detector(path: Path, size: int = 416, batch: str | int = 1) -> Path:
     """Two persons at most: the box round everything blue, and the box round everything red, above 128.
 
-    As YOLOX with suppression inside: [1, 3, size, size] BGR -> [1, 2, 5] boxes and confidences, [1, 2] classes. The
-    brighter a person's brightest spot, the more confident.
+    As YOLOX with suppression inside: [batch, 3, size, size] BGR -> [batch, 2, 5] boxes and confidences, [batch, 2]
+    classes. The brighter a person's brightest spot, the more confident.
     """
     nodes = []
     for channel in (0, 2):
@@ -111,13 +111,15 @@ def write_detector(path: Path, size: int = 416) -> Path:
         parts = [f"{c} x first", f"{c} y first", f"{c} x last", f"{c} y last"]
         for part in parts:
             nodes.append(helper.make_node("Cast", [part], [f"{part} float"], to=TensorProto.FLOAT))
-        nodes.append(
-            helper.make_node("Concat", [f"{part} float" for part in parts] + [f"{c} score"], [f"{c} row"], axis=0)
-        )
+        values = [f"{part} float" for part in parts] + [f"{c} score"]
+        for value in values:
+            nodes.append(helper.make_node("Unsqueeze", [value, "axis 1 and 2"], [f"{value} cell"]))
+        nodes.append(helper.make_node("Concat", [f"{value} cell" for value in values], [f"{c} row"], axis=2))
     nodes += [
-        helper.make_node("Concat", ["c0 row", "c2 row"], ["rows"], axis=0),
-        helper.make_node("Reshape", ["rows", "dets shape"], ["dets"]),
-        helper.make_node("Identity", ["classes"], ["labels"]),
+        helper.make_node("Concat", ["c0 row", "c2 row"], ["dets"], axis=1),
+        helper.make_node("Gather", ["dets", "c0 number"], ["any column"], axis=2),
+        helper.make_node("Mul", ["any column", "zero"], ["person"]),
+        helper.make_node("Cast", ["person"], ["labels"], to=TensorProto.INT64),
     ]
     constants = {
         "c0 number": np.array(0),
@@ -125,16 +127,16 @@ def write_detector(path: Path, size: int = 416) -> Path:
         "all": np.array([1, 2]),
         "axis 1": np.array([1]),
         "axis 2": np.array([2]),
+        "axis 1 and 2": np.array([1, 2]),
         "dark": np.array([128], np.float32),
         "range": np.array([127], np.float32),
-        "dets shape": np.array([1, 2, 5]),
-        "classes": np.zeros((1, 2), np.int64),
+        "zero": np.array(0, np.float32),
     }
     outputs = [
-        helper.make_tensor_value_info("dets", TensorProto.FLOAT, [1, 2, 5]),
-        helper.make_tensor_value_info("labels", TensorProto.INT64, [1, 2]),
+        helper.make_tensor_value_info("dets", TensorProto.FLOAT, [batch, 2, 5]),
+        helper.make_tensor_value_info("labels", TensorProto.INT64, [batch, 2]),
     ]
-    return _write(path, nodes, helper.make_tensor_value_info("input", 1, [1, 3, size, size]), outputs, constants)
+    return _write(path, nodes, helper.make_tensor_value_info("input", 1, [batch, 3, size, size]), outputs, constants)
 
 
 def _write(path: Path, nodes: list, given, outputs: list, constants: dict[str, np.ndarray]) -> Path:

@@ -2,7 +2,9 @@
 
 import av
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from refusals import refusal
 from video_files import cut_before, write_mp4, write_video
 
@@ -83,7 +85,7 @@ def test_the_larger_person_is_followed_though_the_other_is_more_confident_at_tim
     points, _ = keypoints_of(pose, (160, 120))
     bright = np.arange(9) % 3 != 0
     assert np.abs(points[bright, BLUE::3] - np.array(hands)[bright, None]).max() < 1
-    assert networks[0](pictures[0])[:, 4].argmax() == 1  # so it is the other that is the more confident there
+    assert networks[0]([pictures[0]])[0][:, 4].argmax() == 1  # so it is the other that is the more confident there
     assert points[:, RED::3, 0].max() < 100  # the crop is never the other's
 
 
@@ -105,9 +107,57 @@ def test_the_detector_finds_what_rtmlib_finds(shared):
         with av.open(str(shared / "wlasl" / "rgb_format" / f"{name}.mp4"), metadata_errors="ignore") as container:
             picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
         boxes, classes = reference(picture[..., ::-1])
-        result = detector(picture)
+        (result,) = detector([picture])
         assert result.shape == (1, 5) and result[0, 4] > 0.5
         np.testing.assert_allclose(result[:, :4], boxes[classes == 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, "batch"])
+def test_a_batch_of_pictures_has_the_persons_of_each(tmp_path, batch):
+    """Pictures of several sizes, one of them without a person, in several runs of the network."""
+    detector = PersonDetector(write_detector(tmp_path / "detector.onnx", batch=batch), batch=3)
+    assert detector.batch == (1 if batch == 1 else 3)
+    pictures = [black(), *walk(frames=4)[0], *walk(frames=3, size=(200, 150))[0]]
+    person(pictures[2], 100, 30, 20, 60, RED)
+    together = detector(pictures)
+    assert [len(persons) for persons in together] == [0, 1, 2, 1, 1, 1, 1, 1]
+    for picture, persons in zip(pictures, together):
+        np.testing.assert_allclose(persons, detector([picture])[0], rtol=1e-6)
+    assert detector([]) == []
+
+
+def test_real_weights_answer_a_batch_as_each_picture(shared, tmp_path):
+    """yolox_nano with a batch of any size; suppression is outside. A file that only claims to take one runs too."""
+    model = onnx.load(shared / "detector" / "yolox_nano.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, tmp_path / "claims.onnx")
+    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    for constant in model.graph.initializer:
+        if constant.name in shapes:
+            shape = numpy_helper.to_array(constant)
+            constant.CopyFrom(numpy_helper.from_array(np.array([0, *shape[1:]]), constant.name))  # 0: as it was
+    onnx.save(model, tmp_path / "any.onnx")
+    many, one = PersonDetector(tmp_path / "any.onnx"), PersonDetector(shared / "detector" / "yolox_nano.onnx")
+    assert (many.batch, one.batch, PersonDetector(tmp_path / "claims.onnx").batch) == (8, 1, 1)
+    pictures = []
+    for name in ("02233", "05107", "10646"):
+        with av.open(str(shared / "wlasl" / "rgb_format" / f"{name}.mp4"), metadata_errors="ignore") as container:
+            pictures.append(next(container.decode(video=0)).to_ndarray(format="rgb24"))
+    for batched, alone in zip(many(pictures), one(pictures), strict=True):
+        assert len(alone) == 1
+        np.testing.assert_allclose(batched, alone, rtol=1e-4)
+
+
+def test_batches_change_no_poses(tmp_path, files, networks):
+    """A signer who walks, disappears and comes back, so that detections of both passes come in batches."""
+    pictures, _ = walk(frames=40)
+    pictures[12:15] = [black()] * 3
+    video = write_video(tmp_path / "v.mp4", pictures)
+    batched = PersonDetector(write_detector(tmp_path / "any.onnx", batch="batch"))
+    one, many = (estimate_pose(video, detector, networks[1]) for detector in (networks[0], batched))
+    np.testing.assert_allclose(one["keypoints"], many["keypoints"], atol=1e-6)
+    np.testing.assert_allclose(one["scores"], many["scores"], atol=1e-6)
 
 
 # --- whatever videos come

@@ -40,12 +40,15 @@ def test_a_network_that_fails_on_one_video_stops_no_other(tmp_path, networks):
     write_video(tmp_path / "a.mp4", walk()[0])
     write_video(tmp_path / "b.mp4", walk(size=(100, 100))[0])
 
-    def detector(picture):
-        if picture.shape[1] == 100:
-            raise RuntimeError("out of memory\nand more")
-        return networks[0](picture)
+    class Failing:
+        batch = 1
 
-    result = extract(find_work(tmp_path, tmp_path / "poses"), detector, networks[1])
+        def __call__(self, pictures):
+            if pictures and pictures[0].shape[1] == 100:
+                raise RuntimeError("out of memory\nand more")
+            return networks[0](pictures)
+
+    result = extract(find_work(tmp_path, tmp_path / "poses"), Failing(), networks[1])
     assert [str(error) for error in result.bad] == [
         f"{tmp_path}/b.mp4: its poses cannot be estimated (RuntimeError: out of memory); leave it out"
     ]

@@ -146,3 +146,25 @@ def test_a_stretch_decodes_from_the_key_frame_before_it(tmp_path, monkeypatch):
     with VideoFile(path) as video:
         assert len(dict(video.stretch(13, 15))) == 2
     assert len(decoded) <= 10  # the first frame of the file, and from the key frame 12 or those shown before it
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv444p"])
+@pytest.mark.parametrize("size", [(64, 48), (66, 50)])
+def test_a_box_has_the_pixels_of_the_whole_picture(tmp_path, pixels, size):
+    """At odd and even places, up to the edges: only the box is converted where chroma planes allow it."""
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / "v.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        (stream.width, stream.height), stream.pix_fmt = size, pixels
+        for _ in range(2):
+            picture = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode())
+    width, height = size
+    with VideoFile(tmp_path / "v.mp4") as video:
+        whole = list(video.pictures())
+    for box in ((0, 0, *size), (2, 4, 30, 20), (3, 5, 30, 21), (width - 5, height - 3, *size), (7, 0, 8, 1)):
+        left, top, right, bottom = box
+        with VideoFile(tmp_path / "v.mp4", box) as video:
+            for picture, expected in zip(video.pictures(), whole, strict=True):
+                assert (picture == expected[top:bottom, left:right]).all() and picture.flags.c_contiguous

@@ -101,6 +101,35 @@ def test_the_file_of_a_language(tmp_path):
         caption_file(tmp_path / "[a]*.mp4", "de")
 
 
+@pytest.mark.parametrize(
+    "rates, begin, end, expected",
+    [
+        ('ttp:frameRate="25"', "00:00:10:05", "00:00:12:20", (10.2, 12.8)),
+        ('ttp:frameRate="25"', "12f", "50f", (0.48, 2.0)),
+        ('ttp:frameRate="30" ttp:frameRateMultiplier="1000 1001"', "30f", "60f", (1.001, 2.002)),
+        ('ttp:frameRate="25" ttp:subFrameRate="2"', "00:00:01:10.1", "100f", (1.42, 4.0)),
+        ('ttp:tickRate="10000000"', "15000000t", "20000000t", (1.5, 2.0)),
+        ('ttp:frameRate="25" ttp:subFrameRate="4"', "150t", "2.5s", (1.5, 2.5)),
+        ("", "15f", "00:00:01:15", (0.5, 1.5)),
+        ("", "1500ms", "0.5h", (1.5, 1800.0)),
+    ],
+)
+def test_ttml_counts_frames_and_ticks(tmp_path, rates, begin, end, expected):
+    body = f'<body><div begin="1s"><p begin="{begin}" end="{end}">Rain</p></div></body>'
+    names = 'xmlns="http://www.w3.org/ns/ttml" xmlns:ttp="http://www.w3.org/ns/ttml#parameter"'
+    (tmp_path / "a.ttml").write_text(f"<tt {names} {rates}>{body}</tt>")
+    (caption,) = read_captions(tmp_path / "a.ttml")
+    assert (caption.start - 1, caption.end - 1) == pytest.approx(expected, abs=1e-3), "within a div that begins at 1 s"
+
+
+@pytest.mark.parametrize("rates", ['ttp:frameRate="x"', 'ttp:tickRate="0"', 'ttp:dropMode="dropNTSC"'])
+def test_ttml_of_impossible_rates_is_refused(tmp_path, rates):
+    names = 'xmlns="http://www.w3.org/ns/ttml" xmlns:ttp="http://www.w3.org/ns/ttml#parameter"'
+    (tmp_path / "a.ttml").write_text(f'<tt {names} {rates}><body><div><p begin="1f" end="9f">a</p></div></body></tt>')
+    with pytest.raises(InputError, match="a.ttml: (has a frame or tick rate|counts time)"):
+        read_captions(tmp_path / "a.ttml")
+
+
 DEEP = '<tt xmlns="http://www.w3.org/ns/ttml"><body><div><p begin="1s" end="2s">{}</p></div></body></tt>'
 HOSTILE = {
     "empty": ("srt", ""),
@@ -110,7 +139,7 @@ HOSTILE = {
     "entities": ("ttml", '<!DOCTYPE a [<!ENTITY b "c">]>' + TTML),
     "not xml": ("ttml", "<tt><p>"),
     "no times": ("ttml", DEEP.format("a").replace('end="2s"', "")),
-    "frames": ("ttml", DEEP.format("a").replace("2s", "00:00:02:12")),
+    "frames": ("ttml", DEEP.format("a").replace("2s", "00:00:02:12:1")),
     "nested div": ("ttml", DEEP.format("a").replace("<div>", "<div><div>").replace("</div>", "</div></div>")),
     "other namespace": ("ttml", DEEP.format("a").replace("ns/ttml", "2006/10/ttaf1")),
     "deep": ("ttml", DEEP.format("<span>" * 50_000 + "</span>" * 50_000)),
