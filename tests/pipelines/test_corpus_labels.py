@@ -209,6 +209,11 @@ def test_a_text_without_a_visible_character_is_none(tmp_path, text):
     assert [label.id for label in labels] == ["b"] and "line 2: text: is empty" in str(bad[0])
 
 
+def test_a_text_of_millions_of_characters_is_refused(tmp_path):
+    labels, bad = read_labels(write(tmp_path / "labels.csv", f"name,text,split\na,{'x ' * 2**20},train\nb,x,train\n"))
+    assert [label.id for label in labels] == ["b"] and "line 2: text: has 2097152 characters" in str(bad[0])
+
+
 def test_a_quote_that_is_never_closed_costs_one_line(tmp_path):
     path = write(tmp_path / "labels.csv", 'name,text,split\na,"one,train\nb,two,train\nc,three "x",train\n')
     labels, bad = read_labels(path)

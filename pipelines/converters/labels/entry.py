@@ -14,6 +14,7 @@ from ...store.clip import SPLITS
 
 _SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 LONGEST_NAME = 240  # bytes, of the 255 that file systems allow
+LONGEST_TEXT = 2**20  # characters
 _SUFFIXES = (".pkl", ".json", ".npz", ".npy", ".pose", *VIDEO_SUFFIXES)
 
 
@@ -77,6 +78,8 @@ def make_label(row: Row, split: str | None) -> Label:
     text = values.get("text")
     if not isinstance(text, str):
         raise InputError(f"{where}: text", "is missing" if text is None else f"is {text!r}", "give a text")
+    if len(text) > LONGEST_TEXT:
+        raise InputError(f"{where}: text", f"has {len(text)} characters", "give the text of one clip")
     if not any(character.isprintable() and not character.isspace() for character in text):
         raise InputError(f"{where}: text", "is empty", "label the clip or leave it out")
     gloss = values.get("gloss", "")
