@@ -104,7 +104,7 @@ def _gpu(x: DeferredActivation, *arguments: Any) -> GraphConvOutput:
 
 
 def _refusal(x: DeferredActivation, adjacency_KVV: Tensor, *_) -> str | None:
-    hops, joints, _ = adjacency_KVV.shape
+    hops, joints = adjacency_KVV.shape[:2]
     if hops > MOST_HOPS:
         return f"{hops} hops are more than {MOST_HOPS}"
     return f"{joints} joints are more than {MOST_JOINTS}" if joints > MOST_JOINTS else None

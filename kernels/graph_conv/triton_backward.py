@@ -162,10 +162,9 @@ def backward(
     whole, own = _output_arguments(grad_out, out)
     shortcut_whole, shortcut_own = _output_arguments(grad_shortcut_out, shortcut_out) if shortcut else (whole, own)
     aggregated = x_FVC.new_empty(rows, hops * channels)
-    sums = {"dtype": torch.float32, "device": x_FVC.device}
-    partial = torch.empty(programs, hops, block["ROWS"], block["ROWS"], **sums)
-    bias_sums = torch.empty(tiles, hops, outputs, **sums)
-    shortcut_sums = torch.empty(tiles, outputs, **sums) if shortcut else bias_sums
+    partial = torch.empty(programs, hops, *[block["ROWS"]] * 2, dtype=torch.float32, device=x_FVC.device)
+    bias_sums = partial.new_empty(tiles, hops, outputs)
+    shortcut_sums = partial.new_empty(tiles, outputs) if shortcut else bias_sums
     result = ActivationGradient(x, relu_before_residual, tiles)
     launch(
         graph_conv_backward, (programs,),
