@@ -84,6 +84,13 @@ class CorpusFolder:
         """SHA-256 of the sources that were withdrawn."""
         return {path.name for path in (self.root / "withdrawn").glob("*")}
 
+    def clear_attempts(self) -> None:
+        """Removes the records of attempts at what is finished: their workers were killed behind the last rename."""
+        with writing_to(self.root):
+            for path in (self.root / "attempts").glob("*"):
+                if self.plan(path.name).exists() or self.part(path.name).exists():
+                    path.unlink()
+
     def of_source(self, source_id: str) -> list[Path]:
         """Every file and folder made of a source, without releases."""
         return [path for name in ("plans", "parts", "attempts", "dead") for path in self._entries(name, source_id)]

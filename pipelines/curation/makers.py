@@ -53,6 +53,7 @@ class Maker(ABC):
                 self.load()
                 self._is_loaded = True
             if self.is_finished(key):  # by a worker that had it before
+                self._forget_attempts(key)
                 return _answer(key, "done")
             if reason := self._crashes(key):
                 return _answer(key, "failed", reason)
@@ -64,13 +65,16 @@ class Maker(ABC):
             return _answer(key, "failed", _reason(error))
         try:
             self.write(key, content, time.perf_counter() - began)
-            with writing_to(self.folder.root):
-                self.folder.attempts(key).unlink(missing_ok=True)
+            self._forget_attempts(key)
         except InputError as error:
             return _answer(key, "stopped", str(error))
         except Exception as error:
             return _answer(key, "failed", _reason(error))
         return _answer(key, "done")
+
+    def _forget_attempts(self, key: str) -> None:
+        with writing_to(self.folder.root):
+            self.folder.attempts(key).unlink(missing_ok=True)
 
     def _crashes(self, key: str) -> str:
         """Records that an attempt begins. Why it must not, if too many before ended the worker; else "".

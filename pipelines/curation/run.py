@@ -41,6 +41,7 @@ def make_parts(folder: CorpusFolder, settings: CurationSettings) -> tuple[Survey
     settings.save(folder)
     purge(folder)
     clear_unfinished(folder.unfinished)
+    folder.clear_attempts()
     survey, done = Survey(folder, settings), Done()
     detector, pose_model = survey.networks
     workers = settings.workers or len(os.sched_getaffinity(0))

@@ -238,6 +238,20 @@ def test_a_file_that_kills_its_worker_is_given_up(material, tmp_path, runs, begu
             assert answer["state"] == "failed" and f"{begun} times" in answer["reason"]
 
 
+def test_attempts_at_what_is_finished_are_forgotten(again):
+    """A worker that is killed behind its last rename leaves them, whether its driver goes on or another one starts."""
+    keys = [path.stem for name in ("plans", "parts") for path in (again.folder.root / name).iterdir()]
+    again.folder.attempts(keys[0]).parent.mkdir(exist_ok=True)
+    for key in keys:
+        again.folder.attempts(key).write_text("old\n")
+    maker = PartMaker(str(again.folder.root), "r", again.root / "detector.onnx", again.root / "pose.onnx", "cpu")
+    assert maker({"key": keys[-1]})["state"] == "done" and not again.folder.attempts(keys[-1]).exists()
+    unfinished = again.folder.attempts("0" * 16 + "-" + "1" * 16)
+    unfinished.write_text("old\n")
+    again.make()
+    assert list(unfinished.parent.iterdir()) == [unfinished]
+
+
 def test_a_full_disk_stops_the_run_in_one_line_and_the_next_goes_on(corpus):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
