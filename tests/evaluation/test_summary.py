@@ -44,13 +44,32 @@ def root(tmp_path) -> Path:
 def test_rows_hold_main_metric_and_median_speeds_of_the_stages_behind_them(root):
     (cslr, slt), passed_over = summarise(root)
     assert passed_over == []
-    assert slt == Row("slt-pose", "SLT", "pose-only", "BLEU-4", "tok:13a", 44.5, 96, [50.0, None, 20.0])
-    assert cslr == Row("cslr-rgb", "CSLR", "RGB-pose", "WER", "sub:4", 12.25, 95, [50.0, None, 5.0])
+    speeds = [50.0, None, 20.0]
+    assert slt == Row("slt-pose", "SLT", "pose-only", "BLEU-4", "tok:13a", 44.5, 96, speeds, slt.setting)
+    speeds = [50.0, None, 5.0]
+    assert cslr == Row("cslr-rgb", "CSLR", "RGB-pose", "WER", "sub:4", 12.25, 95, speeds, cslr.setting)
+
+
+def test_seeds_of_one_setting_are_summed_up(tmp_path):
+    for seed, top1 in enumerate((96.0, 92.5, 98.0)):
+        write_run(tmp_path / f"islr-{seed}", "slt", 0.1, [5.0])
+        settings = {"out": f"islr-{seed}", "data": {"task": "slt", "p_samp": 0.1}, "train": {"seed": seed, "epochs": 5}}
+        (tmp_path / f"islr-{seed}/settings.json").write_text(json.dumps(settings | {"start": {"ranks": seed}}))
+        scores = SCORES["slt"] | {"values": {"BLEU-4": top1}}
+        (tmp_path / f"islr-{seed}/scores-test.json").write_text(json.dumps(scores))
+    write_run(tmp_path / "other", "slt", 0.1, [5.0])
+    rows, _ = summarise(tmp_path)
+    console = Console(width=160, file=io.StringIO())
+    console.print(summary_table("runs", rows))
+    (line,) = [line for line in console.file.getvalue().splitlines() if "seeds" in line]
+    assert "median of 3 seeds" in line and "96.00 (92.50 to 98.00)" in line
 
 
 def test_table_shows_other_runs_beside(root, tmp_path):
     rows, _ = summarise(root)
-    write_rows(tmp_path / "untrained.json", [Row("run", "SLT", "pose-only", "BLEU-4", "tok:13a", 0.5, 96, [None] * 3)])
+    write_rows(
+        tmp_path / "untrained.json", [Row("run", "SLT", "pose-only", "BLEU-4", "tok:13a", 0.5, 96, [None] * 3, "")]
+    )
     console = Console(width=160, file=io.StringIO())
     console.print(summary_table("runs", rows, [tmp_path / "untrained.json"]))
     lines = console.file.getvalue().splitlines()

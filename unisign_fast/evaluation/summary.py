@@ -1,5 +1,7 @@
 """The scores and speeds of finished runs, as rows and as one table."""
 
+import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -13,7 +15,7 @@ from unisign_fast.evaluation.evaluate import MAIN_METRIC
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.evaluation.score_file import read_scores
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.input_files import read_settings
+from unisign_fast.pipelines.input_files import read_json, read_settings
 from unisign_fast.pipelines.targets import Task
 from unisign_fast.utils.event_log import StepEvent, events_of, read_events
 
@@ -52,6 +54,7 @@ class Row:
     score: float
     clips: int  # of the test split
     clips_per_second: list[float | None]  # training, stages 1 to 3; None where a stage was not trained
+    setting: str  # its settings as JSON, equal for runs that differ in the seed alone
 
 
 def training_speed(run: Path) -> float | None:
@@ -103,7 +106,16 @@ def _row(run: Path) -> Row | None:
         score=scores.values[metric],
         clips=scores.count,
         clips_per_second=[*before, training_speed(run)],
+        setting=_without_seed(run / "settings.json"),
     )
+
+
+def _without_seed(path: Path) -> str:
+    """The settings in a file that `_row` has read, without the seed, the folder and the circumstances of the start."""
+    settings = {key: value for key, value in read_json(path, REMEDY).items() if key not in ("out", "start")}
+    if isinstance(train := settings.get("train"), dict):
+        settings["train"] = {key: value for key, value in train.items() if key != "seed"}
+    return json.dumps(settings, sort_keys=True)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -112,7 +124,8 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) -> Table:
-    """The rows as a table; each file of `beside` (from `write_rows`) adds a column of scores, named like the file."""
+    """The rows as a table, with the median and range of runs that differ in the seed alone. Each file of `beside` (from
+    `write_rows`) adds a column of scores, named like the file."""
     others = {path.stem: {(r.task, r.modality): r.score for r in _read_rows(path)} for path in beside}
     table = Table(title=title, caption="\n".join(sorted({f"{row.metric}: {row.signature}" for row in rows})))
     for name in ("run", "task", "modality", "metric"):
@@ -124,6 +137,15 @@ def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) 
         speeds = " ".join("-" if speed is None else f"{speed:.1f}" for speed in row.clips_per_second)
         scores = ("-" if score is None else f"{score:.2f}" for score in (row.score, *compared))
         table.add_row(row.run, row.task, row.modality, row.metric, *scores, str(row.clips), speeds)
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row.setting].append(row)
+    for group in groups.values():
+        if len(group) > 1:
+            scores = sorted(row.score for row in group)
+            spread = f"{median(scores):.2f} ({scores[0]:.2f} to {scores[-1]:.2f})"
+            first = group[0]
+            table.add_row(f"median of {len(group)} seeds", first.task, first.modality, first.metric, spread)
     return table
 
 
