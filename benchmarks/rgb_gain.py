@@ -2,7 +2,7 @@
 
     python benchmarks/rgb_gain.py --seeds 0 1 2 --json benchmarks/results/rgb_gain.json
 
-Both candidates start from runs/demo/stage1 (launch/quickstart.sh --full writes it). Pose-only is fine-tuned from there;
+Both candidates start from runs/demo/stage1 (deepspeed launch/pretrain.py). Pose-only is fine-tuned from there;
 RGB-pose goes through stage 2 on words first, with seed 0 the demo's own. Eight of the demo's words (tag `needs_rgb`)
 come in pairs that keypoints cannot tell apart.
 """
