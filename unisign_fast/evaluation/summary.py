@@ -112,7 +112,9 @@ def _row(run: Path) -> Row | None:
 
 def _without_seed(path: Path) -> str:
     """The settings in a file that `_row` has read, without the seed, the folder and the circumstances of the start."""
-    settings = {key: value for key, value in read_json(path, REMEDY).items() if key not in ("out", "start")}
+    settings = read_json(path, REMEDY)
+    assert isinstance(settings, dict)
+    settings = {key: value for key, value in settings.items() if key not in ("out", "start")}
     if isinstance(train := settings.get("train"), dict):
         settings["train"] = {key: value for key, value in train.items() if key != "seed"}
     return json.dumps(settings, sort_keys=True)
@@ -142,8 +144,8 @@ def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) 
         groups[row.setting].append(row)
     for group in groups.values():
         if len(group) > 1:
-            scores = sorted(row.score for row in group)
-            spread = f"{median(scores):.2f} ({scores[0]:.2f} to {scores[-1]:.2f})"
+            seeds = sorted(row.score for row in group)
+            spread = f"{median(seeds):.2f} ({seeds[0]:.2f} to {seeds[-1]:.2f})"
             first = group[0]
             table.add_row(f"median of {len(group)} seeds", first.task, first.modality, first.metric, spread)
     return table
