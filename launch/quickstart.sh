@@ -23,8 +23,8 @@ train() {
 
 train 29501 stage1 pretrain --stage 1 --epochs 10 --dropout-rate 0 # augmentation suffices
 train 29502 slt-pose finetune --task slt --p-samp 0 --start-from $runs/stage1/last --epochs 6 &
-# RGB is learned from words, where one sign is the whole target, and then taken to sentences.
-train 29501 stage2 pretrain --stage 2 --start-from $runs/stage1/last --p-samp 0.25 --learning-rate 1e-3 --epochs 6
+# RGB is learned from words, where one sign is the whole target and many hands are seen, and then taken to sentences.
+train 29501 stage2 pretrain --stage 2 --start-from $runs/stage1/last --p-samp 0.5 --learning-rate 1e-3 --epochs 4
 wait $!
 train 29501 stage2-sentences pretrain --stage 2 --stores data/demo/words data/demo/sentences \
   --start-from $runs/stage2/last --learning-rate 1e-3 --epochs 3
