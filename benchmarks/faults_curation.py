@@ -88,6 +88,7 @@ class Start:
     def _be_driver(self, out: Path, material: Path, sources: Path, options: dict) -> None:
         status = 70
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the campaign's
             os.setsid()
             file = os.open(self.output, os.O_WRONLY | os.O_CREAT)
             for stream in (1, 2):
@@ -314,7 +315,8 @@ def _write_bad(trial: Trial, trial_folder: Path) -> list[Path]:
 
 @contextmanager
 def _cluster(mark: str, folder: Path) -> Iterator[str]:
-    """A Ray cluster of one node until the block ends; its address."""
+    """A Ray cluster of one node until the block ends, also on SIGTERM; its address."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     port = 20_000 + os.getpid() % 10_000
     options = ["--num-cpus=4", "--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]
     line = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", *options]
@@ -329,6 +331,7 @@ def _cluster(mark: str, folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def trials(minutes: float, seed: int) -> Iterator[tuple[str, str, float]]:

@@ -102,7 +102,10 @@ def test_figures_hold_every_value():
     assert sum(int(count) for _, count in shown.rows) == 4
     assert all(LEFT <= bar.x and bar.y >= TOP and bar.x + bar.width <= WIDTH - RIGHT + 0.5 for bar in shown.bars)
     assert "mean 8.875, median 2.25 seconds" in shown.words
-    assert sum(int(count) for _, count in histogram("One", [2.7, 2.7], "seconds", "programmes").rows) == 2
+    for same in (0.0, 2.7, 5.6):
+        one = histogram("One", [same, same], "seconds", "programmes")
+        assert [bar.height > 0 for bar in one.bars] == [True, False, False, False] and len(one.x_ticks) >= 2
+        assert sum(int(count) for _, count in one.rows) == 2
     curve = rank_curve("Vocabulary", Counter({"a": 100, "b": 10, "c": 1}), "words")
     assert "3 different words, the most frequent one 100 times, 1 once" in curve.words
     assert (

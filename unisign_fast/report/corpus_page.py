@@ -18,7 +18,7 @@ from unisign_fast.pipelines.curation.report import CorpusReport, read_corpus_rep
 from unisign_fast.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, nice_ticks, short, thinned
 
 HERE = Path(__file__).parent
-MOST_BARS, MOST_ROWS, MOST_LAGS = 24, 12, 200
+LEAST_BARS, MOST_BARS, MOST_ROWS, MOST_LAGS = 4, 24, 12, 200
 
 
 class Bar(NamedTuple):
@@ -119,11 +119,11 @@ def histogram(title: str, values: Sequence[float], across: str, up: str) -> Figu
     numbers = np.asarray(values, np.float64)
     low, high = float(numbers.min()), float(np.percentile(numbers, LONGEST))
     whole = all(isinstance(value, int) for value in values)
-    bars = min(MOST_BARS, max(4, round(2 * len(numbers) ** 0.5)))
+    bars = min(MOST_BARS, max(LEAST_BARS, round(2 * len(numbers) ** 0.5)))
     step = max((high - low) / bars, 0.05)
     if whole:
         step = max(1, math.ceil(step))
-    edges = low + step * np.arange(int((high - low) / step) + 2)
+    edges = low + step * np.arange(max(int((high - low) / step) + 2, LEAST_BARS + 1))
     counts, _ = np.histogram(numbers.clip(max=(edges[-1] + edges[-2]) / 2), edges)
     marks = nice_ticks(0, float(counts.max()), whole=True)
     base, top = HEIGHT - BOTTOM, marks[-1]
@@ -141,7 +141,7 @@ def histogram(title: str, values: Sequence[float], across: str, up: str) -> Figu
         up=up,
         bars=[Bar(place(x), base - h, max(round(width - 1, 1), 0.5), h) for x, h in zip(edges, heights)],
         line="",
-        x_ticks=[Tick(place(x), short(x)) for x in nice_ticks(low, high) if edges[0] <= x <= edges[-1]],
+        x_ticks=[Tick(place(x), short(x)) for x in nice_ticks(edges[0], edges[-1]) if edges[0] <= x <= edges[-1]],
         y_ticks=[Tick(round(base - y / top * (HEIGHT - TOP - BOTTOM), 1), short(y)) for y in marks],
         words=f"{title}: mean {mean}, median {middle} {across}; most {up} at {spans[int(counts.argmax())]}.",
         rows=thinned([(span, str(count)) for span, count in zip(spans, counts.tolist())], MOST_BARS),
