@@ -43,7 +43,7 @@ def translate(
     Args:
         inputs: Videos, pose files, stores, or ids of clips of --store.
         model: Model folder, run, or id on the hub; by default quickstart.sh's newest.
-        store: Keypoint stores that know the inputs or copies of them; alone, all their clips are translated.
+        store: Stores that know the inputs or copies of them; alone, all are translated.
         split: Split of the stores.
         poses: Pose files, one for each input, or alone.
         format: Format of the pose files; by default the first that can read them.

@@ -161,9 +161,12 @@ def open_networks(
 def weights_of(detector: Path | None, pose_model: Path | None) -> tuple[Path, Path]:
     """The ONNX files of the networks; None: rtmlib's, downloaded once.
 
-    Raises InputError if a download fails. It names the files of both networks, so that they can be fetched together.
+    Raises InputError if a named file is missing, before any download, or if a download fails: that names the files of
+    both networks, so that they can be fetched together.
     """
     given = {"det": detector, "pose": pose_model}
+    for named in filter(None, given.values()):
+        _check_present(named)
     files: list[Path] = []
     for kind, file in given.items():
         try:
@@ -184,10 +187,14 @@ def _not_downloaded(kinds: list[str], error: Exception) -> InputError:
     return InputError(" and ".join(urls), f"the weights cannot be downloaded ({error})", f"{remedy} with {options}")
 
 
-def _load(kind: Callable[..., _Tool], weights: Path, size: tuple[int, int], device: str) -> _Tool:
-    """An rtmlib tool of class `kind` with its session."""
+def _check_present(weights: Path) -> None:
     if not weights.is_file():
         raise InputError(weights, "is missing", "name the ONNX file of the network")
+
+
+def _load(kind: Callable[..., _Tool], weights: Path, size: tuple[int, int], device: str) -> _Tool:
+    """An rtmlib tool of class `kind` with its session."""
+    _check_present(weights)
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
     remedy = "install onnxruntime-gpu instead of onnxruntime, with the CUDA and cuDNN it requires, or use cpu"
     if provider not in onnxruntime.get_available_providers():

@@ -213,7 +213,7 @@ def test_nfkc_makes_of_a_text_what_the_tokenizer_does(shared):
 
 
 def test_bleurt_says_what_is_missing(tmp_path):
-    with pytest.raises(InputError, match="no BLEURT checkpoint"):
+    with pytest.raises(InputError, match="is not a BLEURT checkpoint"):
         score("slt", ["a"], ["a"], "en", bleurt=tmp_path)
     with pytest.raises(InputError, match="English only"):
         score("slt", ["a"], ["a"], "zh", bleurt=tmp_path)
