@@ -22,6 +22,23 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def network_files(tmp_path_factory):
+    """ONNX files of stand-ins for a person detector and a pose network."""
+    from pose_networks import write_detector, write_pose_network  # late import: it needs the extra `poses`
+
+    folder = tmp_path_factory.mktemp("networks")
+    return write_detector(folder / "detector.onnx"), write_pose_network(folder / "pose.onnx")
+
+
+@pytest.fixture(scope="module")
+def networks(network_files):
+    """The stand-ins of `network_files`, opened; four crops a batch."""
+    from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
+
+    return PersonDetector(network_files[0]), PoseNetwork(network_files[1], batch=4)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked `slow` too")
 

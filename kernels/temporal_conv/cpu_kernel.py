@@ -43,6 +43,7 @@ def _transforms(kernel_size: int) -> tuple[Tensor, Tensor, Tensor]:
 class _TemporalConv(Function):
     @staticmethod
     def forward(ctx, x_FVC: Tensor, cu_seqlens: Tensor, weight_TOC: Tensor, bias_O: Tensor) -> Tensor:
+        """As `reference`: [frames, joints, outputs]. Saves the input by phase and the transformed weights."""
         kernel_size, outputs, channels = weight_TOC.shape
         (frames, joints, _), (inputs_2NP, weights_NT, outputs_PN) = x_FVC.shape, _transforms(kernel_size)
         phases, gap = len(outputs_PN), kernel_size // 2

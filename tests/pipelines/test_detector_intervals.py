@@ -9,17 +9,9 @@ from unisign_fast.pipelines.demo_corpus import make_clip
 from unisign_fast.pipelines.demo_corpus.plan import plan_corpus
 
 pytest.importorskip("rtmlib", reason="pose estimation needs the extra `poses`", exc_type=ImportError)
-from pose_networks import BLUE, GREEN, black, dot, keypoints_of, person, walk, write_detector, write_pose_network
+from pose_networks import BLUE, GREEN, black, dot, keypoints_of, person, walk
 
 from unisign_fast.pipelines.pose_estimation.estimation import estimate_pose
-from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
-
-
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    detector, network = write_detector(folder / "detector.onnx"), write_pose_network(folder / "pose.onnx")
-    return PersonDetector(detector), PoseNetwork(network, batch=4)
 
 
 class Counted:

@@ -29,17 +29,6 @@ from unisign_fast.pipelines.pose_estimation.estimation import estimate_pose
 from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    return write_detector(folder / "detector.onnx"), write_pose_network(folder / "pose.onnx")
-
-
-@pytest.fixture(scope="module")
-def networks(files):
-    return PersonDetector(files[0]), PoseNetwork(files[1], batch=4)
-
-
 @pytest.mark.parametrize("size", [(160, 120), (171, 121)])
 def test_keypoints_are_right_to_a_pixel(tmp_path, networks, size):
     pictures, hands = walk(size=size)
@@ -51,11 +40,11 @@ def test_keypoints_are_right_to_a_pixel(tmp_path, networks, size):
     assert scores[:, GREEN::3].min() > 0.8 and scores[:, RED::3].max() <= 0
 
 
-def test_a_batch_answers_as_rtmlib_does_crop_by_crop(files, networks):
+def test_a_batch_answers_as_rtmlib_does_crop_by_crop(network_files, networks):
     pictures, _ = walk(frames=4)
     boxes = [np.array([30.5 + 3 * t, 20.25, 70, 100]) for t in range(4)]
     points, scores = networks[1]([networks[1].crop(picture, box) for picture, box in zip(pictures, boxes)])
-    alone = rtmlib.RTMPose(str(files[1]), (288, 384))
+    alone = rtmlib.RTMPose(str(network_files[1]), (288, 384))
     for t in range(4):
         expected, expected_scores = alone(pictures[t], [boxes[t]])
         np.testing.assert_allclose(points[t], expected[0], atol=1e-3)
@@ -149,7 +138,7 @@ def test_real_weights_answer_a_batch_as_each_picture(shared, tmp_path):
         np.testing.assert_allclose(batched, alone, rtol=1e-4)
 
 
-def test_batches_change_no_poses(tmp_path, files, networks):
+def test_batches_change_no_poses(tmp_path, network_files, networks):
     """A signer who walks, disappears and comes back, so that detections of both passes come in batches."""
     pictures, _ = walk(frames=40)
     pictures[12:15] = [black()] * 3

@@ -19,21 +19,10 @@ from unisign_fast.pipelines.crops.video import read_video_info
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 
 pytest.importorskip("rtmlib", reason="pose estimation needs the extra `poses`", exc_type=ImportError)
-from pose_networks import BLUE, black, noisy_walk, walk, write_detector, write_pose_network
+from pose_networks import BLUE, black, noisy_walk, walk, write_pose_network
 
 from unisign_fast.pipelines.pose_estimation.extraction import extract, find_work
 from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    return write_detector(folder / "detector.onnx"), write_pose_network(folder / "pose.onnx")
-
-
-@pytest.fixture(scope="module")
-def networks(files):
-    return PersonDetector(files[0]), PoseNetwork(files[1], batch=4)
 
 
 def test_a_network_that_fails_on_one_video_stops_no_other(tmp_path, networks):
@@ -55,12 +44,12 @@ def test_a_network_that_fails_on_one_video_stops_no_other(tmp_path, networks):
     assert (tmp_path / "poses" / "a.pkl").exists() and result.frames == 9 and result.rate > 0
 
 
-def test_real_clips_become_poses(shared, tmp_path, files):
+def test_real_clips_become_poses(shared, tmp_path, network_files):
     names = ["02233", "15753"]  # the headers declare a frame more than there is
     for name in names:
         (tmp_path / f"{name}.mp4").symlink_to(shared / "wlasl" / "rgb_format" / f"{name}.mp4")
     detector = PersonDetector(shared / "detector" / "yolox_nano.onnx")
-    assert not extract(find_work(tmp_path, tmp_path / "poses"), detector, PoseNetwork(files[1])).bad
+    assert not extract(find_work(tmp_path, tmp_path / "poses"), detector, PoseNetwork(network_files[1])).bad
     for name in names:
         pose, frames = read_pose(tmp_path / "poses" / f"{name}.pkl"), read_video_info(tmp_path / f"{name}.mp4").frames
         assert pose.keypoints.shape == (frames, 133, 3)
@@ -89,11 +78,20 @@ def run_poses(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
 
-def options(tmp_path, files):
-    return ["--videos", tmp_path, "--out", tmp_path / "poses", "--detector", files[0], "--pose-model", files[1]]
+def options(tmp_path, network_files):
+    return [
+        "--videos",
+        tmp_path,
+        "--out",
+        tmp_path / "poses",
+        "--detector",
+        network_files[0],
+        "--pose-model",
+        network_files[1],
+    ]
 
 
-def test_the_command_reports_bad_videos_and_writes_the_rest_once(tmp_path, files):
+def test_the_command_reports_bad_videos_and_writes_the_rest_once(tmp_path, network_files):
     (tmp_path / "sub").mkdir()
     write_video(tmp_path / "good.mp4", walk()[0])
     write_video(tmp_path / "sub" / "good.mp4", walk()[0])
@@ -103,7 +101,7 @@ def test_the_command_reports_bad_videos_and_writes_the_rest_once(tmp_path, files
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "poses").mkdir()
     (tmp_path / "poses" / "good.pkl.part").write_bytes(b"what a killed run left")
-    done = run_poses(*options(tmp_path, files))
+    done = run_poses(*options(tmp_path, network_files))
     assert done.returncode == 0, done.stderr
     assert "2 poses written, 0 there already, 4 videos left out" in done.stdout
     assert re.search(r"^18 frames in [0-9.]+ s: [0-9.]+ frames/s$", done.stdout, re.MULTILINE)
@@ -120,12 +118,12 @@ def test_the_command_reports_bad_videos_and_writes_the_rest_once(tmp_path, files
     assert read_pose(poses[0]).keypoints.shape == (9, 133, 3)
     assert pickle.loads(poses[0].read_bytes())["estimator"] == "pose.onnx"
     before = [path.stat().st_mtime_ns for path in poses]
-    again = run_poses(*options(tmp_path, files))
+    again = run_poses(*options(tmp_path, network_files))
     assert "0 poses written, 2 there already, 4 videos left out" in again.stdout
     assert [path.stat().st_mtime_ns for path in poses] == before
 
 
-def test_wrong_arguments(tmp_path, files):
+def test_wrong_arguments(tmp_path, network_files):
     assert "--videos: " in refusal(find_work, tmp_path / "missing", tmp_path / "poses")
     assert "holds no video" in refusal(find_work, tmp_path, tmp_path / "poses")
     for name in ("a.mp4", "a.avi"):
@@ -134,17 +132,17 @@ def test_wrong_arguments(tmp_path, files):
     assert "--workers: is 0" in refusal(extract, [], None, None, workers=0)
     assert "missing.onnx: is missing" in refusal(PoseNetwork, tmp_path / "missing.onnx")
     assert "is not an ONNX network" in refusal(PoseNetwork, tmp_path / "a.mp4")
-    assert "is not a YOLOX detector" in refusal(PersonDetector, files[1])
+    assert "is not a YOLOX detector" in refusal(PersonDetector, network_files[1])
     body_only = write_pose_network(tmp_path / "body.onnx", joints=17)
     assert "is no whole-body SimCC network: it answers [(1, 17, 576)" in refusal(PoseNetwork, body_only)
 
 
-def test_a_device_that_is_not_there(files):
+def test_a_device_that_is_not_there(network_files):
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime knows CUDA")
-    assert "device cuda: is not known" in refusal(PoseNetwork, files[1], device="cuda")
+    assert "device cuda: is not known" in refusal(PoseNetwork, network_files[1], device="cuda")
 
 
 def test_offline_it_is_said_what_to_put_where(tmp_path):
