@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import tracemalloc
+from contextlib import suppress
 
 import pytest
 
@@ -40,6 +42,22 @@ def test_good_json_is_read(value):
     assert (
         parse_json(json.dumps(value), "here") == value == parse_json(b"\xef\xbb\xbf" + json.dumps(value).encode(), "")
     )
+
+
+@pytest.mark.parametrize(
+    "content, limit",
+    [(b'"' + b"\\u0041" * 2**20 + b'"', 4), (b"[" * 3 * 2**20, 12)],
+    ids=["escapes", "brackets"],
+)
+def test_json_takes_memory_in_proportion_to_its_size(content, limit):
+    """Checks beforehand take less than the values: no object for each escape or bracket."""
+    tracemalloc.start()
+    try:
+        with suppress(InputError):
+            parse_json(content, "here")
+        assert tracemalloc.get_traced_memory()[1] < limit * len(content)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_size_beyond_the_limit_and_a_folder(tmp_path):
