@@ -80,9 +80,9 @@ def parse_json(content: bytes | str, where: object, remedy: str = _COPY) -> obje
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        raise InputError(where, f"is not whole JSON ({error.reason}: not UTF-8)", remedy) from None
+        raise InputError(where, f"is not valid JSON ({error.reason}: not UTF-8)", remedy) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(where, f"is not whole JSON ({error})", remedy) from None
+        raise InputError(where, f"is not valid JSON ({error})", remedy) from None
 
 
 def read_settings(path: Path, kind: type[T], what: str, remedy: str, required: tuple[str, ...] = ()) -> T:

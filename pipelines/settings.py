@@ -40,4 +40,4 @@ class DataSettings:
 
     def _check(self, name: str, good: bool, remedy: str) -> None:
         if not good:
-            raise InputError(f"--{name.replace('_', '-')}", f"{getattr(self, name)!r} is not possible", remedy)
+            raise InputError(f"--{name.replace('_', '-')}", f"{getattr(self, name)!r} is not valid", remedy)

@@ -114,7 +114,7 @@ def read_augmentation(options: Sequence[str]) -> list[tuple[str, float]]:
             steps[name] = 0.0
         if not 0 < steps[name] <= TRANSFORMS[name].most:
             remedy = f"give a number above 0, at most {TRANSFORMS[name].most:g}"
-            raise InputError("--augment", f"{option!r} is not possible", remedy)
+            raise InputError("--augment", f"{option!r} is not valid", remedy)
     return list(steps.items())
 
 

@@ -65,7 +65,7 @@ def read_places(path: Path, places: Mapping[int, tuple[str, str]], skeleton: Ske
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "name an existing file") from None
     except Exception as error:  # on damaged bytes the library may raise any exception
-        problem = f"is not a whole .pose file ({type(error).__name__}: {error})"
+        problem = f"is not a complete .pose file ({type(error).__name__}: {error})"
         raise InputError(path, problem, "copy the file again") from None
     columns = _columns(content.header.components, path, places, skeleton)
     xy = content.body.data.filled(0)[..., :2]  # [T, persons, points, 2]

@@ -40,7 +40,7 @@ def load_pickle(path: Path | str, compressed: bool = False, max_bytes: int = MAX
         with gzip.open(path) as file:
             inflated = read_at_most(file, max_bytes)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(path, f"is not a whole gzip file ({error})", "copy the file again") from None
+        raise InputError(path, f"is not a complete gzip file ({error})", "copy the file again") from None
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "give the path of a pickle") from None
     if inflated is None:
@@ -64,7 +64,7 @@ def load_numpy(path: Path | str, max_bytes: int = MAX_BYTES) -> object:
             size = sum(entry.file_size for entry in entries)
             contents = {entry.filename: _read_entry(archive, entry) for entry in entries if size <= max_bytes}
     except Exception as error:  # on damaged bytes zipfile may raise any exception
-        problem = f"is not a whole .npz file ({type(error).__name__}: {error})"
+        problem = f"is not a complete .npz file ({type(error).__name__}: {error})"
         raise InputError(path, problem, "copy the file again") from None
     if size > max_bytes:
         raise InputError(path, f"is larger than {max_bytes} bytes", _CUT)
@@ -102,7 +102,7 @@ def _read_npy(content: bytes, path: Path, file_bytes: int) -> object:
                 raise ValueError(f"an array {shape}")
             return Finisher(set(), len(content)).finish(array)
     except Exception as error:  # and numpy, too
-        problem = f"is not a whole numpy file ({type(error).__name__}: {str(error)[:200]})"
+        problem = f"is not a complete numpy file ({type(error).__name__}: {str(error)[:200]})"
         raise InputError(path, problem, "copy the file again") from None
     if len(content) > _inflated(file_bytes, len(content), _INFLATED_PICKLE):
         raise InputError(path, f"holds a pickle of {len(content)} bytes in {file_bytes}", _CUT)
@@ -118,4 +118,4 @@ def _unpickle(content: bytes, path: Path, file_bytes: int) -> object:
         problem = f"names {error}, which poses and labels do not need"
         raise InputError(path, problem, "do not use this file, or save it again as plain numpy arrays") from None
     except PickleError as error:
-        raise InputError(path, f"is not a whole pickle ({error})", "copy the file again") from None
+        raise InputError(path, f"is not a complete pickle ({error})", "copy the file again") from None

@@ -1,4 +1,4 @@
-"""The sound of a programme: 16 kHz, one channel, aligned with the video's first frame."""
+"""A programme's sound: 16 kHz, mono, aligned with the first video frame."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import InputError
 
-SAMPLE_RATE = 16_000  # what speech recognisers take
+SAMPLE_RATE = 16_000  # as speech recognisers expect
 MOST_SECONDS = 12 * 3600  # 2.8 GB of samples
 _REMEDY = "leave the programme out, or use --text captions"
 

@@ -1,7 +1,7 @@
-"""The text of a programme from its captions: words with times interpolated within each caption.
+"""A programme's text from its captions: words, with times interpolated within each caption.
 
-Captions name sounds and repeat themselves: sound names in square brackets and note signs are removed, and rolling
-captions, whose lines stay on the screen while new ones come, are merged so that every line counts once.
+Descriptions of sounds in square brackets and music notes are removed. Rolling captions, whose lines stay on the screen
+while new ones appear, are merged so that every line counts once.
 """
 
 import re
@@ -15,25 +15,25 @@ from ..converters.captions import Caption, find_captions, read_captions
 from ..errors import InputError
 from .records import Word
 
-MOST_CAPTIONS = 100_000  # of a programme; a day of news has about 30,000
+MOST_CAPTIONS = 100_000  # in a programme; a day of news has about 30,000
 LATEST = 48 * 3600.0  # seconds
-CONTIGUOUS = 0.15  # seconds between a rolling caption and the one before it, at most
+CONTIGUOUS = 0.15  # largest gap in seconds between a rolling caption and the one before it
 _NOT_SPOKEN = re.compile(r"\[[^\[\]]*\]|[♪♫#]+(?=\s|$)|(?:^|(?<=\n))\s*(?:>>+|-)")
-# A word is a run without spaces, or one character of a script that writes none.
+# A word is a run of characters without spaces, or one character of a script written without spaces.
 _UNSPACED = r"\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002ffff"
 _WORD = re.compile(rf"\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
 
 
 def caption_file(video: Path, language: str) -> Path:
-    """The captions of a programme: VIDEO.LANGUAGE.vtt, or .srt, .ttml, .json, beside it or in captions/ there.
+    """A programme's caption file: VIDEO.LANGUAGE.vtt, .srt, .ttml or .json, beside the video or in captions/ there.
 
-    A file without a language in its name is taken where no other one is. Raises InputError if there is none.
+    A file without a language in its name is used if there is no other. Raises InputError if there is none.
     """
     return find_captions(video.stem, [video.parent, video.parent / "captions"], language, video)[0]
 
 
 def read_caption_words(path: Path) -> list[Word]:
-    """The words of a caption file in the order of their times, none of them before the end of the last.
+    """The words of a caption file by time; no word starts before the previous one ends.
 
     Raises InputError if the file cannot be read, is too large or holds no text.
     """
@@ -44,12 +44,12 @@ def read_caption_words(path: Path) -> list[Word]:
     shown = [one for one in shown if one.text.strip() and 0 <= one.start < one.end <= LATEST]
     words = [word for caption in _without_overlap(_merge_rolling(shown)) for word in _words(caption)]
     if not words:
-        raise InputError(path, "holds no captions with a text", "download the captions again, or leave the video out")
+        raise InputError(path, "holds no captions with text", "download the captions again, or leave the video out")
     return [replace(words[0], text=words[0].text.lstrip()), *words[1:]]
 
 
 def _merge_rolling(captions: Sequence[Caption]) -> list[Caption]:
-    """In the order of their starts, without the lines and parts of lines that the caption before showed already."""
+    """The captions by start time, without the lines and parts of lines that the caption before already showed."""
     result: list[Caption] = []
     before: list[str] = []  # lines of the caption before
     end = -1.0
@@ -74,13 +74,13 @@ def _new_lines(before: Sequence[str], lines: Sequence[str]) -> list[str]:
 
 
 def _continues(line: str, shown: str) -> bool:
-    """Whether a line is the one shown before, or the same line followed by more words."""
+    """Whether a line equals the one shown before, or extends it by more words."""
     rest = line[len(shown) :]
     return line.startswith(shown) and (not rest or rest[0] == " " or re.match(f"[{_UNSPACED}]", rest) is not None)
 
 
 def _without_overlap(captions: Sequence[Caption]) -> list[Caption]:
-    """Captions end where the next one starts; those that start together are one."""
+    """The captions, each ending when the next one starts; those that start together are merged."""
     together = [list(group) for _, group in groupby(captions, key=lambda one: one.start)]
     result = []
     for group, following in zip_longest(together, together[1:]):
@@ -91,7 +91,7 @@ def _without_overlap(captions: Sequence[Caption]) -> list[Caption]:
 
 
 def _words(caption: Caption) -> list[Word]:
-    """The time of a caption, divided among its words by their letters and digits."""
+    """A caption's words; its time is divided among them in proportion to their letters and digits."""
     texts = _WORD.findall(f" {caption.text}")
     if re.match(rf"\s*[{_UNSPACED}]", texts[0]):  # scripts without spaces need none between captions either
         texts[0] = texts[0].lstrip()

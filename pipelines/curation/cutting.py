@@ -1,8 +1,8 @@
 """Cuts a programme's words into the sentences of its clips, at punctuation marks (section 3.1).
 
-The paper cuts at ， 。 ？ ！. A cut at every comma gives clips of two or three seconds, and the paper's have 9.5 s and
-40 characters on average, so pieces are merged up to a target length. Western marks count where they end a sentence or
-clause: not in numbers, abbreviations and initials.
+The paper cuts at ， 。 ？ ！. Cutting at every comma gives clips of two or three seconds, but the paper's average 9.5 s
+and 40 characters, so pieces are merged up to a target length. Western marks count only where they end a sentence or
+clause, not in numbers, abbreviations and initials.
 """
 
 import re
@@ -31,7 +31,7 @@ ORDINAL_LANGUAGES = ("de", "pl", "tr")  # a number with a full stop is an ordina
 
 @dataclass(frozen=True)
 class CutSettings:
-    """Where words are cut, and up to what length the pieces are merged."""
+    """Where words are cut, and up to what length pieces are merged."""
 
     at: Cut = "sentence"
     target_seconds: float = 9.5  # pieces are merged while that brings a clip nearer to it; 0: no piece is merged
@@ -39,11 +39,11 @@ class CutSettings:
 
     def __post_init__(self):
         if self.at not in ("clause", "sentence"):
-            raise InputError("--cut", f"{self.at!r} is not possible", "choose clause or sentence")
+            raise InputError("--cut", f"{self.at!r} is not valid", "choose clause or sentence")
         if not 0 <= self.target_seconds <= 60:
-            raise InputError("--target-seconds", f"{self.target_seconds} is not possible", "give 0 to 60")
+            raise InputError("--target-seconds", f"{self.target_seconds} is not valid", "give 0 to 60")
         if not self.longest_pause > 0:
-            raise InputError("--longest-pause", f"{self.longest_pause} is not possible", "give more than 0 seconds")
+            raise InputError("--longest-pause", f"{self.longest_pause} is not valid", "give more than 0 seconds")
 
 
 def cut_sentences(words: Sequence[Word], language: str, settings: CutSettings) -> list[Sentence]:
@@ -61,7 +61,7 @@ def cut_sentences(words: Sequence[Word], language: str, settings: CutSettings) -
 
 
 def _pieces(words: Sequence[Word], marks: str, language: str, pause: float) -> list[tuple[list[Word], bool]]:
-    """Words up to each cut, and whether a pause is the reason for it."""
+    """The words up to each cut, and whether it is due to a pause."""
     pieces, piece = [], []
     for number, word in enumerate(words):
         piece.append(word)
@@ -74,7 +74,7 @@ def _pieces(words: Sequence[Word], marks: str, language: str, pause: float) -> l
 
 
 def _ends(text: str, after: str, marks: str, language: str) -> bool:
-    """Whether a word ends with one of the marks, and the mark ends more than the word."""
+    """Whether a word ends with one of the marks, and the mark ends a clause or sentence rather than the word alone."""
     word = text.strip().rstrip(CLOSING)
     if not word or word[-1] not in marks or after.lstrip()[:1] and after.lstrip()[0] in CLOSING + CLAUSE_MARKS:
         return False  # a mark or bracket that follows is the end
@@ -95,7 +95,7 @@ def _ends(text: str, after: str, marks: str, language: str) -> bool:
 
 
 def _nearer(clip: Sequence[Word], piece: Sequence[Word], target: float) -> bool:
-    """Whether the clip is nearer to the target with the piece than without it."""
+    """Whether adding the piece brings the clip's length nearer to the target."""
     alone, merged = clip[-1].end - clip[0].start, piece[-1].end - clip[0].start
     return abs(merged - target) < abs(alone - target)
 

@@ -1,4 +1,4 @@
-"""Clips that repeat others: near-duplicate texts, equal keypoints, and headlines that are read again and again.
+"""Finds clips that repeat others: near-duplicate texts, equal keypoints, and headlines that are read again and again.
 
 Texts are compared by MinHash (Broder, 1997) of their character 3-grams, as datasketch implements it.
 """
@@ -7,18 +7,18 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
-NGRAM, PERMUTATIONS, SIMILARITY = 3, 64, 0.7  # 97 of 100 near-duplicates and no false one in a trial
-_PRECEDENCE = {"test": 0, "dev": 1, "train": 2}  # a repeated text leaves the split that can spare it
+NGRAM, PERMUTATIONS, SIMILARITY = 3, 64, 0.7  # found 97 of 100 near-duplicates, without a false one, in a trial
+_PRECEDENCE = {"test": 0, "dev": 1, "train": 2}  # a repeated text is kept in the first of these
 
 
 def similar_texts(texts: Sequence[str]) -> list[int]:
-    """The group of each text, named by the number of the first text in it; a group may have one text only.
+    """The group of each text: the number of the first text in it. A group may have a single text.
 
-    Texts that are equal but for case, spaces and punctuation, or have a Jaccard similarity of their 3-grams of about
-    SIMILARITY, are in one group, and so are those that a third one is similar to.
-    Raises ImportError without datasketch.
+    Texts share a group if they are equal except for case, spaces and punctuation, if the Jaccard similarity of their
+    3-grams is about SIMILARITY or more, or if a chain of such pairs connects them. Raises ImportError without
+    datasketch.
     """
-    from datasketch import MinHash, MinHashLSH  # late: of an optional extra
+    from datasketch import MinHash, MinHashLSH  # late: an optional dependency
 
     index = MinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS)
     group = list(range(len(texts)))  # a forest: each text points to an earlier one of its group, or to itself
@@ -28,7 +28,7 @@ def similar_texts(texts: Sequence[str]) -> list[int]:
             group[number] = number = group[group[number]]
         return number
 
-    first: dict[str, int] = {}  # by normalized text
+    first: dict[str, int] = {}  # normalised text -> number
     for number, text in enumerate(texts):
         plain = _plain(text)
         if plain in first:
@@ -48,11 +48,11 @@ def similar_texts(texts: Sequence[str]) -> list[int]:
 def duplicate_reasons(
     texts: Sequence[str], splits: Sequence[str], keypoints: Sequence[Hashable], most_copies: int = 5
 ) -> dict[int, str]:
-    """Why clips have to be left out, by their number; clips in the order in which they are to be preferred.
+    """The number of each clip to leave out, and why. Clips are given in order of preference, the preferred first.
 
-    repeated_keypoints: the same signing is in a clip before it, or in a split that takes precedence (test, dev, train).
-    text_in_other_split: a similar text is in a split that takes precedence.
-    too_many_copies: `most_copies` clips of its split with a similar text come before it.
+    repeated_keypoints: a preferred clip, or a split with precedence (test, then dev, then train), has the same signing.
+    text_in_other_split: a split with precedence has a similar text.
+    too_many_copies: `most_copies` preferred clips of its split have a similar text.
     """
     order = sorted(range(len(texts)), key=lambda number: _PRECEDENCE[splits[number]])
     groups = similar_texts(texts)

@@ -1,16 +1,16 @@
-"""The folder of a corpus in the making. One file system with atomic rename, shared by all machines that work on it.
+"""The folder in which a corpus is built, on a file system with atomic rename that all its machines share.
 
     OUT/settings.json   the settings of the last run, which the other commands use
     OUT/checksums.json  SHA-256 of videos, captions and networks by path, size and modification time
     OUT/plans/KEY.json  the words of a programme and its stretches
     OUT/parts/KEY/      keypoints of a stretch (a keypoint store), quality.jsonl and part.json
-    OUT/attempts/KEY    a line for each time that a worker began with a plan or part that is not finished
+    OUT/attempts/KEY    a line for every time that a worker started on a plan or part that is not finished
     OUT/dead/KEY.json   why a plan or part cannot be made: stage and reason
-    OUT/withdrawn/SHA   tombstones of sources that were withdrawn
+    OUT/withdrawn/SHA   tombstones of withdrawn sources
     OUT/releases/DIGEST/store  keypoint stores to train on; `current` is a link to the newest
     OUT/unfinished/     what workers are writing
 
-KEY starts with the source's id, 16 digits of its SHA-256; the rest is a digest of all that the content depends on.
+KEY starts with the source's id, 16 digits of its SHA-256; the rest is a digest of everything the content depends on.
 """
 
 import errno
@@ -32,14 +32,14 @@ KEY_DIGITS = 16  # of each half of a key
 
 
 def key_of(content: str, **depends_on: object) -> str:
-    """The key of what is made of a source with this SHA-256 and of nothing else than `depends_on` (JSON values)."""
+    """The key of a plan or part made from a source with this SHA-256 and from `depends_on` (JSON values) alone."""
     listed = json.dumps({"content": content, **depends_on}, sort_keys=True, ensure_ascii=False)
     return f"{content[:KEY_DIGITS]}-{hashlib.sha256(listed.encode()).hexdigest()[:KEY_DIGITS]}"
 
 
 @dataclass(frozen=True)
 class CorpusFolder:
-    """Places below the folder `root`."""
+    """Paths below the folder `root`."""
 
     root: Path
 
@@ -85,19 +85,19 @@ class CorpusFolder:
         return {path.name for path in (self.root / "withdrawn").glob("*")}
 
     def clear_attempts(self) -> None:
-        """Removes the records of attempts at what is finished: their workers were killed behind the last rename."""
+        """Removes the attempts of finished plans and parts, whose workers were killed just after the final rename."""
         with writing_to(self.root):
             for path in (self.root / "attempts").glob("*"):
                 if self.plan(path.name).exists() or self.part(path.name).exists():
                     path.unlink()
 
     def of_source(self, source_id: str) -> list[Path]:
-        """Every file and folder made of a source, without releases."""
+        """Every file and folder made from a source, except releases."""
         return [path for name in ("plans", "parts", "attempts", "dead") for path in self._entries(name, source_id)]
 
     def _entries(self, name: str, source_id: str) -> list[Path]:
         folder = self.root / name
-        return sorted([*folder.glob(f"{source_id}-*"), *folder.glob(f".{source_id}-*")])  # with a dot: half removed
+        return sorted([*folder.glob(f"{source_id}-*"), *folder.glob(f".{source_id}-*")])  # dot: half removed
 
     def dead_letters(self) -> dict[str, dict]:
         """Key -> stage and reason."""
@@ -112,7 +112,7 @@ class CorpusFolder:
         replace_json(self.dead_letter(key), {"stage": stage, "reason": reason})
 
     def revive(self) -> list[str]:
-        """Removes all dead letters and their attempts; the keys."""
+        """Removes all dead letters and their attempts, and returns their keys."""
         keys = list(self.dead_letters())
         with writing_to(self.root):
             for key in keys:
@@ -122,7 +122,7 @@ class CorpusFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held by one command at a time; the kernel releases it. Raises InputError while another one holds it."""
+        """Hold the folder's lock, which the kernel releases if the process dies. Raises InputError if it is taken."""
         with writing_to(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             file = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -136,14 +136,14 @@ class CorpusFolder:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(self.root, "is in use by another curate command", "wait for its end") from None
+            raise InputError(self.root, "is in use by another curate command", "wait until it ends") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
-            raise InputError(self.root, "its file system knows no locks", "name a folder on another") from None
+            raise InputError(self.root, "its file system has no locks", "name a folder on another one") from None
 
     def point_current_to(self, release: Path) -> None:
-        """Moves the link `current` in one step."""
+        """Atomically points the link `current` to a release."""
         link = self.root / ".current"
         with writing_to(self.current):
             link.unlink(missing_ok=True)
@@ -153,7 +153,7 @@ class CorpusFolder:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, link or folder if it is there. A folder loses its name first. Raises InputError if it cannot."""
+    """Removes a file, link or folder, if there is one. A folder is renamed first. Raises InputError if that fails."""
     with writing_to(path), suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             removed = path.with_name(f".{path.name.lstrip('.')}")

@@ -1,12 +1,14 @@
-"""Lag of an interpreter behind the speech, estimated without a model from speech activity and hand movement.
+"""An interpreter's lag behind the speech, estimated from speech activity and hand movement, without a trained model.
 
-Both are smoothed, and the products of their levels, rises and falls at shifts from SHORTEST to LONGEST are the evidence
-for each lag in each BLOCK of a programme. The lag wanders as the interpreter falls behind and catches up: the best path
-through the blocks, by the Viterbi algorithm, trades evidence against WANDER. With the hands moved back along the path,
-the lag of starts is the peak of the correlation of rises within REACH of it, that of ends the peak of the falls.
-The confidence is the smaller of two z-scores against shifts far beyond any lag: that of the path's evidence among the
-best paths there, and that of the highest point of the three correlations together, which stands for a constant lag.
-BOBSL shifts its subtitles by 2.7 s (Albanie et al., 2021).
+Both signals are smoothed. For every lag from SHORTEST to LONGEST, the products of their levels, of their rises and of
+their falls are the evidence for that lag in each BLOCK of a programme. The lag wanders as the interpreter falls behind
+and catches up, so the Viterbi algorithm finds the path through the blocks that best trades evidence against WANDER.
+After the hand movement is shifted back along this path, the rises' correlation peaks at the lag of the starts, and that
+of the falls at the lag of the ends, both within REACH of the path.
+
+The confidence is the smaller of two z-scores, both relative to shifts too long for any lag: that of the path's evidence
+among the best paths at such shifts, and that of the peak of the three summed correlations, which tests for a constant
+lag. BOBSL shifts its subtitles by 2.7 s (Albanie et al., 2021).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,39 +21,39 @@ from ..skeleton import LEFT_HAND, RIGHT_HAND
 from .audio import SAMPLE_RATE
 from .records import Lag
 
-RATE = 25  # samples a second of activity and speed
-SHORTEST, LONGEST = -2.0, 10.0  # seconds
-REACH = 2.0  # seconds between the path and the lag of starts or ends, at most
+RATE = 25  # samples of activity and speed per second
+SHORTEST, LONGEST = -2.0, 10.0  # lags in seconds
+REACH = 2.0  # largest distance in seconds from the path to the lag of starts or ends
 FAR = (15.0, 75.0)  # shifts in seconds, in both directions, that the path is compared with
-FEWEST_SECONDS = FAR[0] + FAR[1]  # of a recording, or its lag is not estimated
+FEWEST_SECONDS = FAR[0] + FAR[1]  # shorter recordings are not used for the estimate
 GATE = 4.0  # confidence below which the given lag is used
 SMOOTHING = 0.3  # seconds, standard deviation
 TREND = 20.0  # seconds; what changes more slowly is removed
 STRIDE = 2  # samples between the lags of the path
 STEP = STRIDE / RATE  # seconds
-BLOCK = 12  # steps for which the path has one lag
-WANDER = 0.2  # seconds by which the lag changes within a second, standard deviation of a random walk
-EVIDENCE = 1.25  # log-likelihood of a second of perfect correlation of levels
+BLOCK = 12  # steps over which the path keeps one lag
+WANDER = 0.2  # standard deviation of the lag's random walk, seconds after one second
+EVIDENCE = 1.25  # log-likelihood of one second of perfectly correlated levels
 _WEIGHTS = (1.0, 0.5, 0.5)  # of levels, rises and falls
 _SHOULDERS = (5, 6)
-_SHIFTS = round((LONGEST - SHORTEST) / STEP) + 1  # of a window
+_SHIFTS = round((LONGEST - SHORTEST) / STEP) + 1  # in a window
 _LATER = range(round(FAR[0] / STEP), round(FAR[1] / STEP) - _SHIFTS + 2, _SHIFTS // 2)  # far windows overlap by half
-_WINDOWS = (round(SHORTEST / STEP), *_LATER, *(1 - shift - _SHIFTS for shift in _LATER))  # their first shifts
+_WINDOWS = (round(SHORTEST / STEP), *_LATER, *(1 - shift - _SHIFTS for shift in _LATER))  # first shift of each window
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Speech and signing of a stretch of a programme, both [N] float32 at RATE, from the same moment on."""
+    """Speech and signing in a stretch of a programme, both [N] float32 at RATE, starting at the same time."""
 
-    activity: np.ndarray  # speech, 0 to 1
-    speed: np.ndarray  # of the hands, shoulder widths a second, weighted by confidence
-    start: float = 0.0  # seconds of the programme
+    activity: np.ndarray  # of speech, 0 to 1
+    speed: np.ndarray  # of the hands, in shoulder widths per second, weighted by confidence
+    start: float = 0.0  # seconds from the programme's start
 
 
 def speech_activity(samples: np.ndarray) -> np.ndarray:
     """Speech activity [N] float32 at RATE from samples at SAMPLE_RATE: 1 loud, 0 silent.
 
-    The level in dB, between the programme's own floor (5th percentile) and its loud half (75th percentile).
+    The level in dB, scaled so that the programme's 5th percentile is 0 and its 75th is 1.
     """
     step = SAMPLE_RATE // RATE
     frames = len(samples) // step
@@ -64,7 +66,7 @@ def speech_activity(samples: np.ndarray) -> np.ndarray:
 
 
 def hand_speed(keypoints_TJ3: np.ndarray, fps: float, aspect: float) -> np.ndarray:
-    """Speed of both hands [N] float32 at RATE, shoulder widths a second, weighted by confidence.
+    """Speed of both hands [N] float32 at RATE, in shoulder widths per second, weighted by confidence.
 
     `keypoints_TJ3`: x and y as fractions of a picture whose width is `aspect` times its height. Frames without a
     confident hand have speed 0.
@@ -88,15 +90,15 @@ def hand_speed(keypoints_TJ3: np.ndarray, fps: float, aspect: float) -> np.ndarr
 
 
 def estimate_lag(recordings: Sequence[Recording], given: Lag) -> Lag:
-    """The lag common to all recordings; `given`'s times, with the confidence reached, where that is below GATE."""
+    """The lag common to all recordings. If its confidence is below GATE: `given`, with that confidence."""
     estimate = _estimate(recordings)
     return estimate if estimate.confidence >= GATE else Lag(given.start_seconds, given.end_seconds, estimate.confidence)
 
 
 def estimate_lags(programmes: Mapping[str, Sequence[Recording]], given: Lag) -> dict[str, Lag]:
-    """The lag of each programme of a series: its own where it is sure of it, else the series', else `given`."""
+    """The lag of each programme in a series: its own if that is confident, else the series', else `given`."""
     pooled = estimate_lag([one for recordings in programmes.values() for one in recordings], given)
-    pooled = replace(pooled, drift=Lag().drift)  # of several programmes
+    pooled = replace(pooled, drift=Lag().drift)  # drift belongs to a single programme
     lags = {}
     for name, recordings in programmes.items():
         own = _estimate(recordings)
@@ -109,19 +111,19 @@ _Pairs = list[tuple[np.ndarray, np.ndarray]]  # levels, rises and falls of activ
 
 @dataclass(frozen=True)
 class _Track:
-    """The lag in the course of one recording."""
+    """The lag over the course of one recording."""
 
-    times: np.ndarray  # [blocks] seconds of the programme
+    times: np.ndarray  # [blocks] seconds from the programme's start
     lags: np.ndarray  # [blocks] seconds
-    gain: float  # evidence for them, above the mean of the best paths in far windows
-    variance: float  # of the evidence for those
-    pairs: _Pairs  # what was correlated
+    gain: float  # evidence for this path, above the mean of the best paths in the far windows
+    variance: float  # of the evidence for those paths
+    pairs: _Pairs  # the correlated signals
     rises: np.ndarray  # correlation at shifts within REACH of the path
     falls: np.ndarray
 
 
 def _estimate(recordings: Sequence[Recording]) -> Lag:
-    """The most likely lag, however sure; all zero where the recordings are too short to compare shifts."""
+    """The most likely lag, whatever its confidence; all zero if every recording is too short."""
     tracks = [_track(one) for one in recordings if min(len(one.activity), len(one.speed)) >= FEWEST_SECONDS * RATE]
     if not tracks:
         return Lag()
@@ -136,7 +138,7 @@ def _estimate(recordings: Sequence[Recording]) -> Lag:
 
 
 def _track(recording: Recording) -> _Track:
-    """The likeliest lags of a recording that is long enough."""
+    """The most likely lags of a recording of at least FEWEST_SECONDS."""
     activity, speed = _aligned(recording)
     pairs = [(_without_trend(activity), _without_trend(speed))]
     pairs += [(_edges(activity, sign), _edges(speed, sign)) for sign in (1, -1)]
@@ -153,7 +155,7 @@ def _track(recording: Recording) -> _Track:
 
 
 def _peak_score(recordings: Sequence[_Pairs]) -> float:
-    """The z-score of the highest point of levels, rises and falls together, at lags that may be."""
+    """The z-score of the peak of the summed correlations of levels, rises and falls, among possible lags."""
     longest = max(len(pairs[0][0]) for pairs in recordings)
     reach = round(min(FAR[1] * RATE, 0.75 * longest))
     shifts = np.arange(-reach, reach + 1)
@@ -169,17 +171,17 @@ def _peak_score(recordings: Sequence[_Pairs]) -> float:
 
 
 def _scores(curve: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """In standard deviations of the far shifts, above their mean."""
+    """The curve's z-scores relative to its values at the far shifts."""
     return (curve - curve[far].mean()) / max(float(curve[far].std()), 1e-9)
 
 
 def _evidence(pairs: _Pairs) -> np.ndarray:
-    """[windows, blocks, shifts]: products of activity and shifted speed, summed over a block and weighted.
+    """[windows, blocks, shifts]: the weighted products of activity and shifted speed, summed over each block.
 
-    In the far windows the speed starts again at its end, so that all blocks have as much evidence.
+    In the far windows the speed wraps around at its end, so that all blocks have the same amount of evidence.
     """
     blocks = len(pairs[0][0]) // STRIDE // BLOCK
-    result = np.zeros((len(_WINDOWS), blocks, _SHIFTS), np.float32)
+    evidence = np.zeros((len(_WINDOWS), blocks, _SHIFTS), np.float32)
     for weight, (activity, speed) in zip(_WEIGHTS, pairs, strict=True):
         spoken = activity[::STRIDE][: blocks * BLOCK].reshape(blocks, BLOCK).astype(np.float32)
         for window, first in enumerate(_WINDOWS):
@@ -187,12 +189,12 @@ def _evidence(pairs: _Pairs) -> np.ndarray:
             padded = np.pad(speed[::STRIDE].astype(np.float32), (before, after), mode="wrap" if window else "constant")
             shifted = sliding_window_view(padded[before + first :], _SHIFTS + BLOCK - 1)[::BLOCK][:blocks]
             signed = sliding_window_view(shifted, BLOCK, axis=1)  # [blocks, shifts, BLOCK]
-            result[window] += weight * np.einsum("blt,bt->bl", signed, spoken)
-    return result * (EVIDENCE * STEP)
+            evidence[window] += weight * np.einsum("blt,bt->bl", signed, spoken)
+    return evidence * (EVIDENCE * STEP)
 
 
 def _best_paths(evidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The score [windows] and the shifts [windows, blocks] of the best path through each window of evidence."""
+    """Score [windows] and shifts [windows, blocks] of the best path through the evidence of each window (Viterbi)."""
     windows, blocks, shifts = evidence.shape
     spread = WANDER * (BLOCK * STEP) ** 0.5 / STEP  # steps
     reach = round(4 * spread)
@@ -213,7 +215,7 @@ def _best_paths(evidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _peak(curve: np.ndarray) -> float:
-    """The shift in seconds, from the middle of the curve, of its smoothed peak, by a parabola through three points."""
+    """The distance in seconds from the curve's middle to its smoothed peak, refined by a parabola through 3 points."""
     curve = _smooth(curve, SMOOTHING / 3)
     top = min(max(int(curve.argmax()), 1), len(curve) - 2)
     before, at, after = curve[top - 1 : top + 2]
@@ -222,7 +224,7 @@ def _peak(curve: np.ndarray) -> float:
 
 
 def _aligned(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth activity and smooth speed, of one length and both from 0 to 1."""
+    """Smoothed activity and speed, of equal length, both in [0, 1]."""
     frames = min(len(recording.activity), len(recording.speed))
     speed = np.sqrt(np.maximum(recording.speed[:frames], 0))
     speed = (speed / max(float(np.percentile(speed, 60)), 1e-6)).clip(0, 1)
@@ -234,18 +236,18 @@ def _without_trend(signal: np.ndarray) -> np.ndarray:
 
 
 def _edges(signal: np.ndarray, sign: int) -> np.ndarray:
-    """Its rises (`sign` 1) or falls (-1)."""
+    """The signal's rises (`sign` 1) or falls (-1), standardised."""
     edges = np.maximum(sign * np.gradient(signal), 0)
     return _standardized(edges - edges.mean())
 
 
 def _standardized(signal: np.ndarray) -> np.ndarray:
-    """Divided by its standard deviation; a constant becomes zero."""
+    """The signal over its standard deviation; 0 if it is constant 0."""
     return signal / max(float(signal.std()), 1e-6)
 
 
 def _smooth(signal: np.ndarray, seconds: float) -> np.ndarray:
-    """A Gaussian window of that standard deviation; at the ends, of the part that lies inside."""
+    """The signal, smoothed by a Gaussian of this standard deviation, which is cut off and renormalised at both ends."""
     reach = round(4 * seconds * RATE)
     window = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (seconds * RATE)) ** 2)
     size = len(signal) + 2 * reach

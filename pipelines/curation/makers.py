@@ -1,4 +1,4 @@
-"""The work on one plan or one part, as it is done in a worker process: nothing here knows how work is distributed."""
+"""The work on one plan or part, as done in a worker process. Nothing here knows how the work is distributed."""
 
 import os
 import time
@@ -11,48 +11,48 @@ from ..atomic_io import writing_to
 from ..errors import InputError
 from .folder import CorpusFolder
 
-MOST_CRASHES = 3  # of a worker over one item, then it is a dead letter
-MOST_ATTEMPTS = 10  # also counting those that ended with their driver
+MOST_CRASHES = 3  # worker crashes on an item, after which it becomes a dead letter
+MOST_ATTEMPTS = 10  # including those that ended because their driver did
 
 
 class Maker(ABC):
     """Makes the items of one stage. An instance lives in a worker process and keeps what is slow to load.
 
-    Called with {"key": ..., ...}, it answers {"key", "state", "reason", ...}. The state is "done", "failed" (the item
-    is to be a dead letter) or "stopped" (the item is not to blame: a full disk, a missing network).
+    Called with {"key": ..., ...}, it returns {"key", "state", "reason", ...}. The state is "done", "failed" (the item
+    becomes a dead letter) or "stopped" (the item is not to blame: a full disk, a missing network).
     """
 
     stage: ClassVar[str]
 
     def __init__(self, root: str, run: str):
-        """`root` of the corpus folder; `run` names the driver's run."""
+        """`root`: path of the corpus folder; `run`: name of the driver's run."""
         self.folder, self._run, self._is_loaded = CorpusFolder(Path(root)), run, False
 
     @abstractmethod
     def load(self) -> None:
-        """Loads what all items need. Raises InputError where it is missing."""
+        """Loads what all items need. Raises InputError if it is missing."""
 
     @abstractmethod
     def make(self, item: dict[str, Any]) -> Any:
-        """The item's content. Raises InputError, or anything else, where it cannot be made."""
+        """The item's content. Raises InputError, or any other exception, if it cannot be made."""
 
     @abstractmethod
     def write(self, key: str, content: Any, seconds: float) -> None:
-        """Writes it under its finished name. Raises InputError where the file system does not take it."""
+        """Writes the content under its final name. Raises InputError if the file system fails."""
 
     @abstractmethod
     def is_finished(self, key: str) -> bool:
-        """Whether it is written."""
+        """Whether the item has been written."""
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Makes an item; exceptions become answers."""
+        """Makes an item, and reports exceptions in the answer."""
         key = item["key"]
         began = time.perf_counter()
         try:
             if not self._is_loaded:
                 self.load()
                 self._is_loaded = True
-            if self.is_finished(key):  # by a worker that had it before
+            if self.is_finished(key):  # an earlier worker wrote it
                 self._forget_attempts(key)
                 return _answer(key, "done")
             if reason := self._crashes(key):
@@ -61,7 +61,7 @@ class Maker(ABC):
             return _answer(key, "stopped", str(error))
         try:
             content = self.make(item)
-        except Exception as error:  # FFmpeg, OpenCV and the networks raise many types; others go on
+        except Exception as error:  # FFmpeg, OpenCV and the networks raise many types; other items continue
             return _answer(key, "failed", _reason(error))
         try:
             self.write(key, content, time.perf_counter() - began)
@@ -77,9 +77,9 @@ class Maker(ABC):
             self.folder.attempts(key).unlink(missing_ok=True)
 
     def _crashes(self, key: str) -> str:
-        """Records that an attempt begins. Why it must not, if too many before ended the worker; else "".
+        """Records the start of an attempt and returns ""; or why there must be none, if too many crashed the worker.
 
-        An attempt that no other of the same run follows may have ended because the driver did, and does not count.
+        The last attempt of each earlier run may have ended because the driver did, so it does not count as a crash.
         """
         path = self.folder.attempts(key)
         with writing_to(path):

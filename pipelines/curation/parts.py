@@ -1,7 +1,7 @@
-"""The second stage: keypoints of the signer in a stretch of a programme, in its box of the picture.
+"""The second stage: the signer's keypoints in one stretch of a programme, within the signer's box.
 
-A part is a keypoint store with one clip, the whole stretch; quality.jsonl with what the pictures show beside it; and
-part.json. It has no text: clips are cut out of the parts when the corpus is finished.
+A part is a folder: a keypoint store whose single clip is the whole stretch, quality.jsonl with what else was observed
+in the pictures, and part.json. It has no text: clips are cut out of the parts when a release is made.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,39 +23,39 @@ from ..store.keypoint_store import KeypointStore, KeypointStoreWriter
 from .makers import Maker
 from .quality import picture_change
 
-VERSION = 1  # of what is computed here: another one makes all parts anew
-UNDECODABLE_FRAMES = 3  # at the end of a video, which many files declare and no decoder returns
+VERSION = 1  # of the computation: after a change, all parts are computed again
+UNDECODABLE_FRAMES = 3  # many files declare a few frames at their end that no decoder returns
 _REMEDY = "delete this folder and run again"
 
 
 @dataclass(frozen=True)
 class Look:
-    """A line of quality.jsonl: a frame in which persons were detected, and what came since the line before.
+    """A line of quality.jsonl: a frame on which the person detector ran, and the largest change since the last line.
 
     Frames are numbered from the start of the part.
     """
 
     frame: int
     people: int
-    change: float  # the largest picture_change of successive frames since the last line
-    changed_at: int  # the second of these frames
+    change: float  # the largest picture_change between successive frames since the last line
+    changed_at: int  # the later of these two frames
 
 
 @dataclass(frozen=True)
 class PartInfo:
     """The content of part.json."""
 
-    first: int  # frame of the video
+    first: int  # first frame, as numbered in the video
     frames: int
     fps: float
     box: tuple[int, int, int, int]  # left, top, right, bottom in pixels of the video
     estimator: str  # file name of the pose network
-    seconds: float  # that a worker took
+    seconds: float  # computing time of a worker
 
 
 @dataclass
 class _Content:
-    """A part in memory."""
+    """A part before it is written."""
 
     keypoints: np.ndarray  # [T, 133, 3] float32, fractions of the box
     looks: list[Look]
@@ -102,7 +102,7 @@ class PartMaker(Maker):
         return _Content(keypoints, _looks(poses.persons, changes), info)
 
     def write(self, key: str, content: _Content, seconds: float) -> None:
-        """Writes the part once: a keypoint store, quality.jsonl and part.json; `seconds`: how long `make` took."""
+        """Writes the part unless it exists: keypoint store, quality.jsonl, part.json. `seconds`: duration of `make`."""
         source = {"estimator": content.info.estimator, "version": "curate.py", "coordinates": "fractions of the box"}
         width, height = _size(content.info.box)
         with created_once(self.folder.part(key), self.folder.unfinished) as part:
@@ -111,7 +111,7 @@ class PartMaker(Maker):
                     content.keypoints,
                     id=key,
                     split=UNLABELLED,
-                    language="en",  # of no text
+                    language="en",  # required, though there is no text
                     text="",
                     fps=content.info.fps,
                     width=width,
@@ -135,9 +135,9 @@ class Part:
 
 
 def read_part(path: Path) -> Part:
-    """Raises InputError if anything of it is damaged."""
+    """Read a part. Raises InputError if any file of it is damaged."""
     store = KeypointStore.open(path)
-    info = read_settings(path / "part.json", PartInfo, "is not that of a part", _REMEDY, ("first", "frames", "box"))
+    info = read_settings(path / "part.json", PartInfo, "does not describe a part", _REMEDY, ("first", "frames", "box"))
     try:
         looks = [msgspec.json.decode(line, type=Look) for line in read_bytes(path / "quality.jsonl").splitlines()]
     except msgspec.MsgspecError as error:

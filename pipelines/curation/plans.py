@@ -1,6 +1,6 @@
-"""The first stage: a programme's words with their times, and the stretches of its video to take poses from.
+"""The first stage: a programme's words with their times, and the stretches of its video to estimate poses in.
 
-The words stay uncut and the speech unshifted, so that another cut or lag costs nothing.
+Words are not yet cut into sentences, nor shifted by the lag, so changing the cut or the lag costs nothing.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from .makers import Maker
 from .recognition import Recognizer, RecognizerName, open_recognizer
 from .records import Word
 
-VERSION = 1  # of what is computed here: another one makes all plans anew
-MOST_DRIFT = 0.5  # frames by which a frame may be shown earlier or later than at a constant rate
+VERSION = 1  # of the computation: after a change, all plans are computed again
+MOST_DRIFT = 0.5  # frames by which a timestamp may differ from that of a constant frame rate
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a programme before its poses."""
+    """What is known about a programme before its poses are estimated."""
 
     fps: float
     frames: int
@@ -62,7 +62,7 @@ class PlanMaker(Maker):
         self._recognizers: dict[str, Recognizer] = {}
 
     def load(self) -> None:
-        """Recognisers are of one language, and loaded when the first programme in it comes."""
+        """Does nothing: each language's recogniser is loaded with its first programme."""
 
     def make(self, item: dict[str, Any]) -> Plan:
         video = Path(item["video"])
@@ -96,7 +96,7 @@ class PlanMaker(Maker):
 
 
 def read_plan(path: Path) -> Plan:
-    """Raises InputError if it is damaged."""
+    """Read a plan. Raises InputError if it is damaged."""
     try:
         return msgspec.json.decode(read_bytes(path), type=Plan)
     except msgspec.MsgspecError as error:
@@ -104,12 +104,12 @@ def read_plan(path: Path) -> Plan:
 
 
 def _check_rate(video: Path, info: VideoInfo) -> None:
-    """Raises InputError unless frames come at a constant rate: text and poses are matched by it."""
+    """Raises InputError unless the frame rate is constant: text and poses are aligned by it."""
     if info.times is None:
         return
     drift = np.abs(info.times - info.times[0] - np.arange(info.frames) / info.fps).max() * info.fps
     if drift > MOST_DRIFT:
-        problem = f"its frame rate is not constant: frames drift by up to {drift:.1f}"
+        problem = f"its frame rate is not constant: timestamps drift by up to {drift:.1f} frames"
         raise InputError(video, problem, f"encode it again at a constant rate (ffmpeg -i IN -r {info.fps:.0f} OUT)")
 
 
@@ -121,7 +121,7 @@ def _has_sound(video: Path) -> bool:
 
 
 def stretches(frames: int, fps: float, part_seconds: float) -> list[tuple[int, int]]:
-    """First and end frame of the parts of a video: equally long, but for the rest that the last one takes."""
+    """First and end frame of each part of a video. All are equally long except the last, which takes the remainder."""
     length = max(1, round(part_seconds * fps))
     starts = list(range(0, max(1, frames - length // 2), length))
     return list(zip(starts, [*starts[1:], frames]))

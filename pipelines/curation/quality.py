@@ -1,7 +1,7 @@
-"""Quality of a clip: what is measured of it, and the thresholds that decide at the end whether it is kept.
+"""Quality of a clip: the measurements, and the thresholds that decide whether it is kept.
 
-Values are recorded for every clip and rejection happens when a release is made, so that thresholds change without
-computing anything again.
+Measurements are recorded for every clip, and thresholds are applied when a release is made, so changing a threshold
+recomputes nothing.
 """
 
 import re
@@ -16,7 +16,7 @@ from .lag import hand_speed
 from .records import Sentence
 
 _LATIN = r"A-Za-z\u00c0-\u024f\u1e00-\u1eff"
-_SCRIPTS = {  # letters of the languages that are not written in Latin ones
+_SCRIPTS = {  # letters of the languages that are not written in the Latin script
     "zh": r"\u3400-\u4dbf\u4e00-\u9fff",
     "ja": r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff",
     "ko": r"\u1100-\u11ff\uac00-\ud7af",
@@ -32,9 +32,9 @@ class Quality:
 
     seconds: float
     signer_share: float  # frames in which the signer is found
-    single_share: float  # frames with one person in the signer's box, no more
+    single_share: float  # frames with exactly one person in the signer's box
     hands_share: float  # frames in which both hands have a mean confidence above CONFIDENT
-    hand_speed: float  # mean, shoulder widths a second
+    hand_speed: float  # mean, in shoulder widths per second
     characters_per_second: float  # letters, digits and marks; no spaces
     scene_cuts: int  # in the signer's box
     language_share: float  # letters in the script of the language
@@ -43,7 +43,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a clip must reach to be kept, and must not exceed. Starting values, to be set for a corpus."""
+    """The limits within which a clip is kept. The defaults are starting values, to be tuned for each corpus."""
 
     min_seconds: float = 1.0
     max_seconds: float = 30.0

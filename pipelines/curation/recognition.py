@@ -1,7 +1,7 @@
-"""Speech recognition: words with times from the sound of a programme, by FunASR as in the paper, or faster-whisper.
+"""Speech recognition: words with times from a programme's sound, by FunASR, as in the paper, or by faster-whisper.
 
-Both are optional (`bash launch/install.sh funasr` or `curation`) and imported when a recogniser is opened. Their
-libraries download the weights, or are given a folder.
+Both are optional (`bash launch/install.sh funasr` or `curation`) and imported when a recogniser is opened. They
+download their weights or read them from a folder.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ RecognizerName = Literal["funasr", "whisper"]
 
 
 class Recognizer(Protocol):
-    """Turns sound into words."""
+    """Recognises the words in speech."""
 
     def recognize(self, samples: np.ndarray, where: Path) -> list[Word]:
-        """The words in samples [N] float32 at SAMPLE_RATE, in order; `where` names the programme in an InputError."""
+        """The words in `samples` [N] float32 at SAMPLE_RATE, in order. `where` names the programme in an InputError."""
         ...
 
 
@@ -34,7 +34,7 @@ def open_recognizer(name: RecognizerName, language: str, model: str | None = Non
     `device`: auto, cpu or cuda. Raises InputError if the package is missing or the model cannot be loaded.
     """
     if name not in get_args(RecognizerName):
-        raise InputError("--asr", f"{name!r} is not possible", f"choose {' or '.join(get_args(RecognizerName))}")
+        raise InputError("--asr", f"{name!r} is not valid", f"choose {' or '.join(get_args(RecognizerName))}")
     if name == "funasr":
         if language not in ("zh", "en"):
             raise InputError("--asr funasr", f"does not know {language}", "use --asr whisper")
@@ -59,7 +59,7 @@ class FunASR:
             )
 
     def recognize(self, samples: np.ndarray, where: Path) -> list[Word]:
-        """Words of confidence 1: Paraformer gives none. Raises InputError where text and times do not match."""
+        """The words, with confidence 1: Paraformer gives none. Raises InputError if text and times do not match."""
         results = self._model.generate(
             input=samples, fs=SAMPLE_RATE, sentence_timestamp=True, return_raw_text=True, batch_size_s=300
         )
@@ -82,9 +82,9 @@ def align_funasr(result: dict[str, Any], where: object) -> list[Word]:
     words: list[Word] = []
     position, now = 0, 0.0
     for token, (start_ms, end_ms) in zip(tokens, times, strict=True):
-        found = text.find(token, position)
-        between = text[position:found]
-        if found < 0 or any(c.isalnum() for c in between):
+        begin = text.find(token, position)
+        between = text[position:begin]
+        if begin < 0 or any(c.isalnum() for c in between):
             raise InputError(where, f"FunASR's text does not continue with its token {token!r}", remedy)
         start, end = start_ms / 1000, end_ms / 1000
         if not now <= end or not start <= end:
@@ -94,7 +94,7 @@ def align_funasr(result: dict[str, Any], where: object) -> list[Word]:
             words[-1] = _with_text(words[-1], words[-1].text + marks)
             between = between[len(marks) :]
         words.append(Word(between + token, start, end, 1.0))
-        position, now = found + len(token), start
+        position, now = begin + len(token), start
     rest = text[position:]
     if any(c.isalnum() for c in rest):
         raise InputError(where, f"FunASR's text goes on after its last token: {rest[:40]!r}", remedy)
@@ -116,7 +116,7 @@ class FasterWhisper:
             self._model = package.WhisperModel(model, device=device)
 
     def recognize(self, samples: np.ndarray, where: Path) -> list[Word]:
-        """Words with Whisper's probabilities as confidence. Raises InputError where it gives a text without times."""
+        """The words, with Whisper's probabilities as confidence. Raises InputError if a text has no times."""
         segments, _ = self._model.transcribe(
             samples,
             language=self._language,
@@ -128,7 +128,7 @@ class FasterWhisper:
 
 
 def words_of_segment(segment: Any, where: object) -> Sequence[Word]:
-    """The words of one of faster-whisper's segments. Raises InputError if it has a text and no words."""
+    """The words of one of faster-whisper's segments. Raises InputError if it has a text but no words."""
     if segment.text.strip() and not segment.words:
         raise InputError(where, f"faster-whisper gives no word times at {segment.start:.1f} s", "update faster-whisper")
     words = segment.words or ()  # their numbers are numpy's
@@ -145,7 +145,7 @@ def _package(name: str, option: str, extra: str) -> ModuleType:
 
 @contextmanager
 def _loading(library: str, model: str) -> Iterator[None]:
-    """Whatever the library's download or loading raises, as an InputError."""
+    """Converts whatever the library raises while downloading or loading into an InputError."""
     try:
         yield
     except Exception as error:

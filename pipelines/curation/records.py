@@ -1,6 +1,6 @@
-"""What the stages hand on: words and sentences with their times, and an interpreter's lag.
+"""The records that the stages exchange: words and sentences with their times, and an interpreter's lag.
 
-Times are seconds of the programme: 0 is its first video frame.
+Times are in seconds from the programme's first video frame.
 """
 
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Lag:
-    """How much later than the speech the signing of a sentence starts and ends, in seconds; negative where earlier.
+    """How many seconds after its speech the signing of a sentence starts and ends; negative if before.
 
-    Both are medians over a programme or series; `drift` is how far a programme's lag is from them, linear between some
-    moments: (seconds of the programme, seconds by which it is more). `confidence` is the z-score of the correlation
-    between speech and hand movement (see lag.py); 0 where nothing was estimated.
+    Both are medians over a programme or series. `drift` is how much larger a programme's lag is at certain times, with
+    linear interpolation in between: (seconds from the programme's start, seconds to add). `confidence` is the z-score
+    of the correlation between speech and hand movement (lag.py); 0 if nothing was estimated.
     """
 
     start_seconds: float = 0.0
@@ -46,7 +46,7 @@ class Lag:
     drift: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
     def applied(self, sentence: Sentence) -> tuple[float, float]:
-        """Start and end of the signing of a sentence, in seconds of the programme: not before 0."""
+        """Start and end of a sentence's signing, in seconds from the programme's start, at least 0."""
         times, more = self.drift
         drift = float(np.interp((sentence.start + sentence.end) / 2, times, more)) if times else 0.0
         start, end = sentence.start + self.start_seconds + drift, sentence.end + self.end_seconds + drift

@@ -1,10 +1,10 @@
-"""The last stage, on the driver: clips are cut out of the parts, filtered and written as a store to train on.
+"""The last stage, on the driver: cuts clips out of the parts, filters them, and writes them as a store to train on.
 
-Nothing is computed here that takes long, so lag, cut, thresholds and splits change at little cost. A release is the
-same in every byte however often its parts were interrupted; its digest is that of all it depends on.
+Nothing here takes long, so lag, cut, thresholds and splits can be changed cheaply. A release is byte-identical however
+often its parts were interrupted; DIGEST is a digest of everything it depends on.
 
     OUT/releases/DIGEST/store          keypoint store with the clips that are kept
-    OUT/releases/DIGEST/quality.jsonl  every clip, kept or not: values and reasons
+    OUT/releases/DIGEST/quality.jsonl  every clip, kept or not: measurements and reasons
     OUT/releases/DIGEST/release.json   programmes with licence, consent and lag, settings, counts
 """
 
@@ -33,13 +33,13 @@ from .quality import SCENE_CUT, Quality, measure_quality, rejection_reasons
 from .records import Lag, Sentence
 from .survey import Survey, Work
 
-VERSION = 2  # of what is computed here
-OUTSIDE, NO_PART = "outside_the_video", "part_missing"  # reasons beside those of thresholds and duplicates
+VERSION = 2  # of the computation
+OUTSIDE, NO_PART = "outside_the_video", "part_missing"  # reasons, besides those of thresholds and duplicates
 
 
 @dataclass
 class Candidate:
-    """A line of quality.jsonl: a sentence, the frames in which it is signed, and why it is not kept."""
+    """A line of quality.jsonl: a sentence, the frames in which it is signed, and why it is not kept, if so."""
 
     id: str
     source: str
@@ -49,7 +49,7 @@ class Candidate:
     text: str
     start: float  # of the speech, seconds
     end: float
-    first: int  # frame of the video
+    first: int  # first frame, as numbered in the video
     frames: int
     quality: Quality | None = None  # None if there are no poses
     crc32c: int = 0  # of the keypoints
@@ -61,7 +61,7 @@ class Release:
     """A finished release."""
 
     path: Path
-    clips: int  # that are kept
+    clips: int  # kept
     candidates: int
 
     @property
@@ -71,7 +71,7 @@ class Release:
 
 
 class Programmes:
-    """The programmes whose plans are finished, with the parts that are."""
+    """The programmes with finished plans, and their finished parts."""
 
     def __init__(self, survey: Survey):
         self._survey = survey
@@ -91,9 +91,9 @@ class Programmes:
 
 
 def finish(survey: Survey) -> Release | None:
-    """Makes the release of what is finished, or finds it; None, with no `current`, if no clip is kept.
+    """Makes the release of all finished parts unless it exists; None, and no link `current`, if no clip is kept.
 
-    The folder is locked by the caller. Raises InputError if a part is damaged or the disk is full.
+    The caller holds the folder's lock. Raises InputError if a part is damaged or the disk is full.
     """
     folder, programmes = survey.folder, Programmes(survey)
     path = folder.releases / _digest(survey, programmes)
@@ -124,7 +124,7 @@ def _digest(survey: Survey, programmes: Programmes) -> str:
 
 
 def _settings(survey: Survey) -> dict[str, Any]:
-    """The settings that a release depends on beside its plans and parts."""
+    """The settings that a release depends on, besides its plans and parts."""
     settings = survey.settings
     return {
         "cut": settings.cut,
@@ -150,7 +150,7 @@ def _lags(survey: Survey, programmes: Programmes) -> dict[str, Lag]:
 
 
 def _recordings(programmes: Programmes, work: Work) -> Iterator[Recording]:
-    """Speech and signing of each run of parts without a gap."""
+    """Speech and signing of each sequence of parts without a gap."""
     plan = programmes.plan(work)
     activity, start, end = plan.speech_activity, 0, -1
     speeds: list[np.ndarray] = []
@@ -171,7 +171,7 @@ def _recording(activity: np.ndarray, speeds: list[np.ndarray], first_frame: int,
 
 
 def _candidates(survey: Survey, programmes: Programmes, work: Work, lags: dict[str, Lag]) -> Iterator[Candidate]:
-    """The clips of a programme with what is measured of them."""
+    """The clips of a programme, with their measurements."""
     plan, lag, programme = programmes.plan(work), lags[work.plan_key], work.programme
     parts = programmes.parts(work)
     split = survey.sources.splits.split(programme.day)
@@ -203,7 +203,7 @@ def _candidates(survey: Survey, programmes: Programmes, work: Work, lags: dict[s
 
 
 def _keypoints(parts: Sequence[Part], first: int, frames: int) -> np.ndarray | None:
-    """[T, 133, 3] float16 from one part or more; None if a part is missing."""
+    """Keypoints [T, 133, 3] float16, which may span several parts; None if one of these is missing."""
     pieces, at = [], first
     for part in parts:
         start, end = part.info.first, part.info.first + part.info.frames
@@ -244,7 +244,7 @@ def _reject_duplicates(candidates: list[Candidate], most_copies: int) -> None:
 
 
 def _write_store(path: Path, programmes: Programmes, candidates: list[Candidate]) -> None:
-    """The clips that are kept, in order. Their keypoints are fractions of the signer's box, their videos stay whole."""
+    """Write the kept clips in order. Keypoints are fractions of the signer's box; `source` is the whole programme."""
     kept: dict[str, list[Candidate]] = {}
     for one in candidates:
         if not one.reasons:
@@ -306,6 +306,6 @@ def _record(
 
 
 def _lag_record(lag: Lag) -> dict[str, float]:
-    """The lag without its drift, which the frames of the clips record."""
+    """The lag without its drift, which already shows in the clips' frames."""
     times = ("start_seconds", "end_seconds", "confidence")
     return {name: round(getattr(lag, name), 3) for name in times}

@@ -1,4 +1,4 @@
-"""What a release has become of its programmes: the numbers of its page, read from release.json and quality.jsonl.
+"""How programmes became a release: the numbers of its report, read from release.json and quality.jsonl.
 
 unisign_fast/report/corpus_page.py draws them. They include the paper's Figures 2 and 8 and its row of Table 1.
 """
@@ -52,7 +52,7 @@ class _Clip(msgspec.Struct):
 
 
 class _Part(msgspec.Struct):
-    """part.json: frames, their rate, and the seconds of work they took."""
+    """part.json: frames, their rate, and the computing time in seconds."""
 
     frames: int
     fps: float
@@ -71,7 +71,7 @@ class Stage:
 
 @dataclass
 class Series:
-    """The programmes of a series and what came of them."""
+    """The programmes of a series, and how much of them was kept."""
 
     name: str
     language: str

@@ -1,4 +1,4 @@
-"""The driver: plans, then parts, with progress on stderr; the release is made by release.py."""
+"""The driver: makes plans, then parts, with progress on stderr. release.py makes the release."""
 
 import os
 from collections import Counter
@@ -26,7 +26,7 @@ MAKERS: dict[str, type[Maker]] = {"plan": PlanMaker, "part": PartMaker}
 
 @dataclass
 class Done:
-    """How many items a run made, by stage, and how many became dead letters; whether it needed workers at all."""
+    """How many items a run made, by stage, how many became dead letters, and whether it needed workers at all."""
 
     made: Counter[str] = field(default_factory=Counter)
     dead: int = 0

@@ -1,4 +1,4 @@
-"""The programmes to make a corpus of: `sources.toml`, a table [[series]] for each programme series, and their files.
+"""The programmes of a corpus: `sources.toml`, with a table [[series]] for each series, and their files.
 
 [[series]]
 name = "evening-news"
@@ -7,13 +7,13 @@ box = [0.7, 0.5, 1.0, 1.0]      # the signer: left, top, right, bottom as fracti
 language = "en"                 # of speech and captions
 licence = "CC BY 4.0"           # under which the programmes may be used
 consent = "signed 2026-03-02, archive no. 7"
-lag = 2.7                       # seconds by which the signing is behind the speech, unless it is estimated
+lag = 2.7                       # seconds from speech to signing, where no lag is estimated
 estimate_lag = true
 
 [series.dates]                  # of programmes whose file names have none (2026-05-31 or 20260531)
 "special.mp4" = 2026-05-31
 
-[splits]                        # by programme date; without it all clips are for training
+[splits]                        # by programme date; without this table, all clips are for training
 dev_from = 2026-05-01
 test_from = 2026-06-01
 """
@@ -39,12 +39,12 @@ from ..targets import language_name
 _DATE = re.compile(r"(?<!\d)(\d{4})-?(\d\d)-?(\d\d)(?!\d)")
 _PIECE = 2**22  # bytes
 _READABLE = "check the file and its permissions"
-_THREADS = 4  # that compute checksums; hashlib releases the GIL
+_THREADS = 4  # for checksums; hashlib releases the GIL
 
 
 @dataclass(frozen=True)
 class Series:
-    """Programmes of one kind, with the signer in one place."""
+    """Programmes of one kind, which show the signer in the same place."""
 
     name: str
     files: str  # glob, relative to sources.toml
@@ -59,7 +59,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Splits:
-    """Programmes of these dates and later are dev and test; earlier ones are train."""
+    """Programmes from these dates on are dev and test; earlier ones are train."""
 
     dev_from: date | None = None
     test_from: date | None = None
@@ -81,7 +81,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Programme:
-    """A video file of a series, known by the SHA-256 of its content."""
+    """A video file of a series, identified by the SHA-256 of its content."""
 
     series: str
     path: Path
@@ -95,11 +95,11 @@ class Programme:
 
 
 def read_sources(path: Path) -> Sources:
-    """Raises InputError naming table and field on whatever is missing, unknown or impossible."""
+    """Read sources.toml. Raises InputError naming table and field if a value is missing, unknown or invalid."""
     try:
         values = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise InputError(path, f"is not TOML ({error})", "mend it as docs/curation.md shows") from None
+        raise InputError(path, f"is not TOML ({error})", "correct it as docs/curation.md shows") from None
     for number, table in enumerate(_tables(values)):
         unknown = table.keys() - Series.__dataclass_fields__.keys()
         if unknown:
@@ -108,7 +108,7 @@ def read_sources(path: Path) -> Sources:
     try:
         sources = msgspec.convert(values, Sources)
     except msgspec.ValidationError as error:
-        raise InputError(path, str(error), "mend it as docs/curation.md shows") from None
+        raise InputError(path, str(error), "correct it as docs/curation.md shows") from None
     _check(path, sources)
     return sources
 
@@ -124,7 +124,7 @@ def _check(path: Path, sources: Sources) -> None:
     names: set[str] = set()
     for series in sources.series:
         left, top, right, bottom = series.box
-        given = "say it in words: it is kept with the release"
+        given = "describe it in words: they are recorded in the release"
         good = {
             "name": (
                 series.name not in names and bool(re.fullmatch(r"[\w.-]+", series.name)),
@@ -145,7 +145,7 @@ def _check(path: Path, sources: Sources) -> None:
         names.add(series.name)
     splits = sources.splits
     if splits.dev_from and splits.test_from and splits.dev_from >= splits.test_from:
-        raise InputError(f"{path}: splits", "dev_from is not before test_from", "give the earlier date to dev")
+        raise InputError(f"{path}: splits", "dev_from is not before test_from", "make dev_from the earlier date")
 
 
 def checksum(path: Path) -> str:
@@ -161,7 +161,7 @@ def checksum(path: Path) -> str:
 
 
 class Checksums:
-    """SHA-256 of files, computed once for each path, size and modification time. Threads may share it."""
+    """Caches the SHA-256 of files by path, size and modification time. Threads may share it."""
 
     def __init__(self, cache: Path):
         self._cache = cache
@@ -170,7 +170,7 @@ class Checksums:
         self._used: dict[str, list] = {}
 
     def of(self, path: Path) -> str:
-        """The checksum of a file; of a folder, that of its files' names and contents. Raises InputError."""
+        """The checksum of a file, or of a folder's file names and contents. Raises InputError if one cannot be read."""
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*")) if file.is_file()]
             listed = "".join(f"{file.relative_to(path)} {self.of(file)}\n" for file in files)
@@ -186,38 +186,38 @@ class Checksums:
         return known[2]
 
     def contents(self) -> set[str]:
-        """All checksums of the cache."""
+        """All checksums in the cache."""
         return {known[2] for known in self._known.values()}
 
     def keep_all(self) -> None:
-        """Keeps what is in the cache though it was not asked for."""
+        """Keeps all entries of the cache, even those not requested since the start."""
         self._used = self._known | self._used
 
     def save(self, forget: Callable[[str], bool]) -> None:
-        """Writes what was asked for since the start, without the contents of which `forget` is true."""
+        """Writes the entries requested since the start, except the checksums for which `forget` is true."""
         replace_json(self._cache, {path: known for path, known in self._used.items() if not forget(known[2])})
 
 
 def scan(sources_file: Path, sources: Sources, checksums: Checksums) -> list[Programme]:
-    """The programmes in the order of series, date and checksum; a content counts once.
+    """The programmes, ordered by series, date and checksum; files of equal content count once.
 
-    Raises InputError if a series has no file, or a date that the splits need is not known.
+    Raises InputError if a series has no file, or the splits need a date that is unknown.
     """
-    found: list[tuple[Series, Path]] = []
+    videos: list[tuple[Series, Path]] = []
     for series in sources.series:
         files = [path for path in _glob(sources_file, series) if path.suffix.lower() in VIDEO_SUFFIXES]
         if not files:
             where = f"{sources_file}: series {series.name}: files"
             raise InputError(where, f"{series.files} names no video", "give a glob relative to sources.toml")
-        found += [(series, path.resolve()) for path in sorted(files) if not is_hidden(path)]
+        videos += [(series, path.resolve()) for path in sorted(files) if not is_hidden(path)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        contents = list(pool.map(checksums.of, [path for _, path in found]))
+        contents = list(pool.map(checksums.of, [path for _, path in videos]))
     programmes: dict[str, Programme] = {}
-    for (series, path), content in zip(found, contents):
+    for (series, path), content in zip(videos, contents):
         day = series.dates.get(path.name) or _date_in(path.stem)
         if day is None and sources.splits != Splits():
             remedy = 'put YYYY-MM-DD into its name, or into the table [series.dates]: "NAME" = YYYY-MM-DD'
-            raise InputError(path, "has no date, which the split is made by", remedy)
+            raise InputError(path, "has no date, which the splits need", remedy)
         programmes.setdefault(content, Programme(series.name, path, content, day))
     return _sorted(programmes.values(), [series.name for series in sources.series])
 
@@ -230,7 +230,7 @@ def _glob(sources_file: Path, series: Series) -> Iterable[Path]:
         return sources_file.resolve().parent.glob(series.files)
     except ValueError as error:
         where = f"{sources_file}: series {series.name}: files"
-        raise InputError(where, f"is no glob ({error})", "give one relative to sources.toml") from None
+        raise InputError(where, f"is not a glob ({error})", "give one relative to sources.toml") from None
 
 
 def _sorted(programmes: Iterable[Programme], series: list[str]) -> list[Programme]:

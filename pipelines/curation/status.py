@@ -1,4 +1,4 @@
-"""What a corpus has reached, and how long a large one takes."""
+"""The progress of a corpus, and how long a large one would take."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ REASONS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Rates:
-    """Assumptions of the arithmetic, and where they come from."""
+    """The assumed rates, and where they come from."""
 
     fps: float = 25.0  # of the programmes
-    decode_1080p: float = 213.0  # frames a second a core, measured
-    decode_576p: float = 834.0  # measured
-    asr: float = 18.0  # times real time a core: faster-whisper tiny.en, measured; larger models are slower
-    pose_core: float = 5.3  # frames a second a core: RTMPose-l's size with random weights, measured
-    pose_gpu: float = 1000.0  # frames a second a GPU: a goal, not measured
+    decode_1080p: float = 213.0  # frames per second and core, measured
+    decode_576p: float = 834.0  # frames per second and core, measured
+    asr: float = 18.0  # times real time per core: faster-whisper tiny.en, measured; larger models are slower
+    pose_core: float = 5.3  # frames per second and core: RTMPose-l's size with random weights, measured
+    pose_gpu: float = 1000.0  # frames per second and GPU: a goal, not measured
     detect_every: int = 25
-    detections_core: float = 68.0  # frames a second a core, measured with a small detector
-    passes: int = 2  # that decode a part
-    bytes_a_frame: int = JOINTS * 3 * 2
+    detections_core: float = 68.0  # frames per second and core, measured with a small detector
+    passes: int = 2  # each part is decoded this often
+    bytes_per_frame: int = JOINTS * 3 * 2
 
 
 def print_status(survey: Survey) -> None:
-    """Finished, waiting and failed plans and parts by series, dead letters with their reasons, releases.
+    """Print finished, waiting and failed plans and parts by series, dead letters with their reasons, and releases.
 
-    Hours are those of finished parts, and times real time those of one worker.
+    Hours count finished parts; "x real time" is the speed of one worker.
     """
     console, folder = Console(), survey.folder
     table = Table(title=str(folder.root), title_justify="left")
@@ -68,13 +68,13 @@ def print_status(survey: Survey) -> None:
 
 def _info(folder: CorpusFolder, key: str) -> PartInfo:
     path = folder.part(key) / "part.json"
-    return read_settings(path, PartInfo, "is not that of a part", "delete this folder and run again")
+    return read_settings(path, PartInfo, "does not describe a part", "delete this folder and run again")
 
 
 def print_plan(hours: float, gpus: int, folder: CorpusFolder | None) -> None:
-    """The work for so many hours of programmes: each line with its rate, and whether that was measured.
+    """Print the work for so many hours of programmes: each line with its rate, and whether that was measured.
 
-    Where `folder` has finished parts, their rate stands beside.
+    If `folder` has finished parts, also print their rate.
     """
     table = Table(title=f"{hours:g} hours of programmes, {gpus} GPUs", title_justify="left")
     for column in ("work", "amount", "rate", "time"):
@@ -84,15 +84,15 @@ def print_plan(hours: float, gpus: int, folder: CorpusFolder | None) -> None:
     console = Console(width=120)
     console.print(table)
     print(
-        "Rates of one core were measured on two cores of a virtual machine (2026-11-28). The GPU's rate is a goal that "
-        "was not measured. Decoding, detection and recognition run on cores beside the GPUs."
+        "Rates per core were measured on two cores of a virtual machine (2026-11-28). The rate per GPU is a goal, not "
+        "measured. Decoding, detection and recognition run on CPU cores beside the GPUs."
     )
     infos = [_info(folder, path.parent.name) for path in folder.root.glob("parts/*/part.json")] if folder else []
     if infos:
         frames, seconds = sum(one.frames for one in infos), sum(one.seconds for one in infos)
         rate = frames / max(seconds, 1e-9)
         days = hours * 3600 * Rates().fps / rate / 86400
-        print(f"finished parts here: {len(infos)}, {rate:.1f} frames/s a worker, so {days:.1f} worker days")
+        print(f"finished parts here: {len(infos)}, {rate:.1f} frames/s per worker, so {days:.1f} worker days")
 
 
 def _plan_rows(hours: float, gpus: int, rates: Rates) -> Iterator[tuple[str, str, str, str]]:
@@ -100,20 +100,20 @@ def _plan_rows(hours: float, gpus: int, rates: Rates) -> Iterator[tuple[str, str
     millions = f"{frames / 1e6:.0f} M"
 
     def on_cores(amount: float, rate: float) -> tuple[str, str, str]:
-        return f"{amount / 1e6:.0f} M", f"{rate:g}/s a core", f"{amount / rate / 3600:.0f} core hours"
+        return f"{amount / 1e6:.0f} M", f"{rate:g}/s per core", f"{amount / rate / 3600:.0f} core hours"
 
     yield "frames", millions, f"{rates.fps:g} frames/s of video", ""
     yield f"decoding, {rates.passes} passes, 1080p", *on_cores(rates.passes * frames, rates.decode_1080p)
     yield f"decoding, {rates.passes} passes, 576p", *on_cores(rates.passes * frames, rates.decode_576p)
     detections = frames / rates.detect_every
     yield f"detection, 1 frame in {rates.detect_every}", *on_cores(detections, rates.detections_core)
-    asr = f"{rates.asr:g} x real time a core", f"{hours / rates.asr:.0f} core hours"
+    asr = f"{rates.asr:g} x real time per core", f"{hours / rates.asr:.0f} core hours"
     yield "recognition (not with captions)", f"{hours:g} h", *asr
     yield "poses on cores", *on_cores(frames, rates.pose_core)
     gpu_hours = frames / rates.pose_gpu / 3600
     wall = f"{gpu_hours:.0f} GPU hours, {gpu_hours / gpus:.1f} h on {gpus}"
-    yield "poses on GPUs (goal)", millions, f"{rates.pose_gpu:g}/s a GPU", wall
+    yield "poses on GPUs (goal)", millions, f"{rates.pose_gpu:g}/s per GPU", wall
     cores = rates.passes * rates.pose_gpu / rates.decode_1080p
     yield "cores that decode 1080p for one GPU", "", "", f"{cores:.0f}"
-    disk = f"{frames * rates.bytes_a_frame / 1e9:.0f} GB"
-    yield "keypoints on disk", disk, f"{rates.bytes_a_frame} bytes a frame", ""
+    disk = f"{frames * rates.bytes_per_frame / 1e9:.0f} GB"
+    yield "keypoints on disk", disk, f"{rates.bytes_per_frame} bytes per frame", ""

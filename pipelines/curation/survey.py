@@ -1,4 +1,4 @@
-"""What there is to do: the programmes of the sources, the plans and parts that the settings ask for, their state."""
+"""What is to be done: the sources' programmes, the plans and parts that the settings call for, and their state."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,18 +15,18 @@ from .records import Lag
 from .settings import CurationSettings, as_path
 from .sources import Checksums, Programme, Series, Sources, checksum, read_sources, scan
 
-BEFORE, AFTER = 5.0, 15.0  # seconds before and after the speech in which its signing is looked for
+BEFORE, AFTER = 5.0, 15.0  # seconds before and after speech in which its signing may lie
 
 
 @dataclass
 class Work:
-    """A programme and the items made of it."""
+    """A programme, and the items to make from it."""
 
     programme: Programme
     series: Series
     plan_item: dict[str, Any]
-    problem: str = ""  # why its plan cannot be made, known before any work
-    part_items: list[dict[str, Any]] = field(default_factory=list)  # known when the plan is finished
+    problem: str = ""  # why its plan cannot be made, if that is known beforehand
+    part_items: list[dict[str, Any]] = field(default_factory=list)  # known once the plan is finished
 
     @property
     def plan_key(self) -> str:
@@ -34,7 +34,7 @@ class Work:
 
 
 class Survey:
-    """The work of a corpus, with what of it is finished."""
+    """The work of a corpus, and how much of it is finished."""
 
     def __init__(self, folder: CorpusFolder, settings: CurationSettings):
         """Reads sources and computes checksums. Raises InputError as `read_sources` and `scan` do."""
@@ -68,7 +68,7 @@ class Survey:
         if self.settings.text == "captions":
             try:
                 file = caption_file(programme.path, language)
-                captions, depends["captions"] = str(file), checksum(file)  # small; its name is not kept
+                captions, depends["captions"] = str(file), checksum(file)  # a small file, so its hash is not cached
             except InputError as error:
                 problem = str(error)
         else:
@@ -110,14 +110,14 @@ class Survey:
             if work.problem and not self.folder.dead_letter(work.plan_key).exists():
                 self.folder.bury(work.plan_key, "plan", work.problem)
         items = [work.plan_item for work in self.work]
-        return [item for item in items if not self._is_settled(item["key"], self.folder.plan(item["key"]))]
+        return [item for item in items if not self._is_done(item["key"], self.folder.plan(item["key"]))]
 
     def waiting_parts(self) -> list[dict[str, Any]]:
         """Items of parts that are neither finished nor dead letters."""
         items = [item for work in self.work for item in work.part_items]
-        return [item for item in items if not self._is_settled(item["key"], self.folder.part(item["key"]))]
+        return [item for item in items if not self._is_done(item["key"], self.folder.part(item["key"]))]
 
-    def _is_settled(self, key: str, result: Path) -> bool:
+    def _is_done(self, key: str, result: Path) -> bool:
         return result.exists() or self.folder.dead_letter(key).exists()
 
     def dead_letters(self) -> dict[str, dict]:
@@ -127,7 +127,7 @@ class Survey:
         return {key: letters[key] for key in keys if key in letters}
 
     def given_lag(self, series: Series) -> tuple[Lag, bool]:
-        """The lag to use where none is estimated, and whether one is to be estimated."""
+        """The lag to use if none is estimated, and whether to estimate one."""
         if self.settings.lag is not None:
             return Lag(self.settings.lag, self.settings.lag), False
         return Lag(series.lag, series.lag), series.estimate_lag

@@ -1,7 +1,7 @@
-"""Withdrawal of a source: every byte made of it is removed, and who used it is named.
+"""Withdraws a source: removes everything made from it, and names the training runs that used it.
 
-A tombstone with the content's SHA-256 is written first, so that a killed withdrawal is completed by the next command,
-and the source never comes in again while its file is still among the programmes. The file itself is the user's.
+A tombstone with the content's SHA-256 is written first, so that the next command completes a killed withdrawal, and the
+source is never used again even if its file is still among the programmes. The file itself is left to the user.
 """
 
 import json
@@ -20,7 +20,7 @@ from .sources import Checksums
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """A source that is gone, the releases that held it (their digests), and the training runs on these."""
+    """A withdrawn source, the digests of the releases that contained it, and the training runs on these."""
 
     content: str  # SHA-256
     releases: list[str]
@@ -28,10 +28,10 @@ class Withdrawn:
 
 
 def withdraw(folder: CorpusFolder, source: str, runs: Path) -> Withdrawn:
-    """Withdraws a source, named by its file or by 8 digits of its SHA-256 or more. A new release is for the caller.
+    """Withdraws a source, given by its file or by at least 8 digits of its SHA-256. Makes no new release.
 
-    `runs` is a folder of training runs, whose settings say which stores they were trained on. The corpus folder is
-    locked by the caller. Raises InputError if no source is named so.
+    `runs` is a folder of training runs, whose settings say which stores they were trained on. The caller holds the
+    corpus folder's lock. Raises InputError if there is no such source.
     """
     content = _find(folder, source)
     if not folder.tombstone(content).exists():
@@ -44,7 +44,7 @@ def withdraw(folder: CorpusFolder, source: str, runs: Path) -> Withdrawn:
 
 
 def purge(folder: CorpusFolder) -> None:
-    """Removes what is left of withdrawn sources: plans, parts, attempts, dead letters, and releases that hold them."""
+    """Removes what is left of withdrawn sources: plans, parts, attempts, dead letters, releases with their clips."""
     withdrawn = folder.withdrawn
     if not withdrawn:
         return
@@ -75,7 +75,7 @@ def _find(folder: CorpusFolder, source: str) -> str:
     known |= folder.withdrawn
     matches = {digest for digest in known if digest.startswith(source.lower())}
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", source) or len(matches) != 1:
-        problem = "is neither the file of a source nor 8 digits or more of its SHA-256"
+        problem = "is neither a source's file nor at least 8 digits of its SHA-256"
         raise InputError(f"SOURCE: {source}", problem, "`curate.py status` lists the sources")
     return matches.pop()
 

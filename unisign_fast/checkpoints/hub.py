@@ -1,7 +1,7 @@
-"""The Hugging Face hub: downloads and uploads folders, with its errors in one line.
+"""Downloads from and uploads to the Hugging Face hub; errors become one-line messages.
 
-huggingface_hub retries for minutes if a hub does not respond. Here a first request must be answered in time before any
-other request is sent.
+huggingface_hub retries for minutes when the hub does not respond. Here a first request must be answered within
+HUB_TIMEOUT before any other request is sent.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,14 +22,15 @@ from huggingface_hub.errors import (
 
 from unisign_fast.pipelines.errors import InputError
 
-HUB_PATIENCE = 5.0  # seconds that the hub may take to answer the first request
+HUB_TIMEOUT = 5.0  # seconds, for the first request
 T = TypeVar("T")
 
 
 def download_folder(repo_id: str, patterns: Sequence[str], remedy: str) -> Path:
-    """The files of a hub repository that match, downloaded or, if the hub does not respond, from an earlier download.
+    """Download the matching files of a hub repository, and return their folder.
 
-    HF_HUB_OFFLINE is respected. Raises InputError, with this remedy, if they are unavailable.
+    If the hub does not respond, an earlier download is used. HF_HUB_OFFLINE is respected. Raises InputError, with this
+    remedy, if the files are unavailable.
     """
     hub = HfApi()
     try:
@@ -39,15 +40,15 @@ def download_folder(repo_id: str, patterns: Sequence[str], remedy: str) -> Path:
     except RepositoryNotFoundError:
         raise InputError(repo_id, f"is not a folder, and {hub.endpoint} has no such model", remedy) from None
     except HfHubHTTPError as error:
-        problem = f"is not a folder, and {hub.endpoint} does not give it ({first_line(error)})"
+        problem = f"is not a folder, and {hub.endpoint} refused the download ({first_line(error)})"
         raise InputError(repo_id, problem, remedy) from None
     except (OSError, HTTPError):
-        problem = "is not a folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has left no copy here"
+        problem = "is not a folder or a cached download, and the hub is unreachable (or HF_HUB_OFFLINE is set)"
         raise InputError(repo_id, problem, remedy) from None
 
 
 def download_file(repo_id: str, name: str) -> Path:
-    """One file of a hub repository, as `download_folder` gets it. Raises the errors of huggingface_hub."""
+    """Download one file of a hub repository as `download_folder` does. Raises the errors of huggingface_hub."""
     return _download(repo_id, partial(hf_hub_download, repo_id, name))
 
 
@@ -58,7 +59,7 @@ def upload_folder(folder: Path, repo_id: str, private: bool, message: str) -> st
     """
     hub = HfApi()
     try:
-        _first_answer(hub.whoami)
+        _first_response(hub.whoami)
         hub.create_repo(repo_id, private=private, exist_ok=True)
         hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
     except HFValidationError:
@@ -70,30 +71,30 @@ def upload_folder(folder: Path, repo_id: str, private: bool, message: str) -> st
     return f"{hub.endpoint}/{repo_id}"
 
 
-def _first_answer(question: Callable[[], T]) -> T:
-    """The hub's answer to a single request. Raises TimeoutError after HUB_PATIENCE.
+def _first_response(request: Callable[[], T]) -> T:
+    """The hub's response to a single request. Raises TimeoutError after HUB_TIMEOUT.
 
-    A thread, because no time-out of an HTTP client covers the look-up of the hub's address.
+    Runs in a thread, since an HTTP client's timeout does not cover the DNS lookup.
     """
-    answer: Future[T] = Future()
+    response: Future[T] = Future()
 
-    def ask() -> None:
+    def send() -> None:
         try:
-            answer.set_result(question())
+            response.set_result(request())
         except Exception as error:
-            answer.set_exception(error)
+            response.set_exception(error)
 
-    Thread(target=ask, daemon=True).start()
+    Thread(target=send, daemon=True).start()
     try:
-        return answer.result(HUB_PATIENCE)
+        return response.result(HUB_TIMEOUT)
     except TimeoutError as error:
-        raise TimeoutError(str(error) or f"no answer within {HUB_PATIENCE:g} s") from None
+        raise TimeoutError(str(error) or f"no answer within {HUB_TIMEOUT:g} s") from None
 
 
 def _download(repo_id: str, download: Callable[..., str]) -> Path:
     """Download if the hub responds, otherwise use an earlier download; raises the hub's error if there is none."""
     try:
-        _first_answer(lambda: HfApi().model_info(repo_id))
+        _first_response(lambda: HfApi().model_info(repo_id))
     except (OSError, HTTPError) as error:
         try:
             return Path(download(local_files_only=True))

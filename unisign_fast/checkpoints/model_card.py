@@ -42,8 +42,8 @@ def model_card(
 ) -> str:
     """The text of README.md.
 
-    `recipe` is what settings.json of a run holds, with the names of its stores; `scores` what scores-SPLIT.json holds,
-    with its `split`; `languages` those of the training texts (ISO 639-1), empty where they are not known.
+    `recipe`: the content of a run's settings.json, with store names for paths. `scores`: the content of
+    scores-SPLIT.json, with its `split`. `languages`: those of the training texts (ISO 639-1), empty if unknown.
     """
     if scores and scores.get("language") and not languages:
         languages = [scores["language"]]

@@ -5,7 +5,7 @@ FOLDER/model.safetensors         weights, float32
 FOLDER/spiece.model              the tokenizer
 FOLDER/preprocessor_config.json  unisign_fast.pipelines.settings.DataSettings: how clips are prepared for it
 FOLDER/README.md                 the model card: data, recipe, scores
-FOLDER/published_unused.safetensors  of a converted RGB-pose checkpoint: a layer that only the authors' code has
+FOLDER/published_unused.safetensors  converted RGB-pose checkpoints only: a layer that only the authors' code has
 
 It contains no pickle: loading runs no code.
 """
@@ -42,7 +42,7 @@ TIED = tuple(f"language_model.mt5.{stack}.embed_tokens.weight" for stack in ("en
 SHARED = "language_model.mt5.shared.weight"
 # Parameters that a later stage may add to, or drop from, the model it starts from.
 ADDED = ("rgb.", "head.")
-LEFT_BEHIND = ("language_model.", "head.")
+DROPPED = ("language_model.", "head.")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class ModelFolderMixin(nn.Module):
         return model.to(device=device, dtype=dtype).eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a model that came `from_pretrained` as a model folder, with its companions."""
+        """Write a model loaded by `from_pretrained` as a model folder. Raises InputError if it has no companions."""
         if self.companions is None:
             raise InputError("save_pretrained", "the model has no tokenizer", "set model.companions, or use save_model")
         companions = self.companions
@@ -111,10 +111,9 @@ class ModelFolderMixin(nn.Module):
 
 
 def find_model(source: str | Path) -> Path:
-    """The folder of a model: `source` itself, the best (else last) model of a run, or the hub's files of that id.
+    """The folder of a model: `source` itself, the best (else last) model of a run, or the download of a hub id.
 
-    The latter are downloaded if needed; HF_HUB_OFFLINE is respected. Raises InputError that names what to download and
-    where to put it.
+    HF_HUB_OFFLINE is respected. Raises InputError that names what to download and where to put it.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -131,8 +130,9 @@ def save_model(
     data: DataSettings = DataSettings(),
     card: str = "",
 ) -> None:
-    """Write a model folder; an existing one is overwritten, the weights last and atomically. `data` describes how clips
-    were prepared in training; without `card`, a card without scores is written.
+    """Write a model folder, or overwrite an existing one, the weights last and atomically.
+
+    `data` describes how clips were prepared in training. Without `card`, a card without scores is written.
     """
     config.save(folder / "config.json")
     tokenizer.save(folder)
@@ -144,19 +144,19 @@ def save_model(
 def write_card(
     folder: Path, config: "ModelConfig", recipe: Mapping, scores: Mapping | None, languages: Sequence[str] = ()
 ) -> None:
-    """Replace the card of a model folder when a run has ended; arguments as of `model_card`."""
+    """Replace the card of a model folder at the end of a run; arguments as for `model_card`."""
     card = model_card(config, load_data_settings(folder), recipe, scores, languages)
     replace_text(folder / "README.md", card)
 
 
 def read_card(folder: Path) -> str:
-    """The model card, "" where there is none."""
+    """The model card; "" if there is none."""
     card = folder / "README.md"
     return read_text(card, max_bytes=2**24) if card.is_file() else ""
 
 
 def trained_languages(folder: Path) -> list[str]:
-    """The languages that the model card names as trained on, [] where it names none."""
+    """The training languages that the model card names; [] if it names none."""
     try:
         language = ModelCard(read_card(folder)).data.get("language")
     except Exception:  # a card written by another tool, or a damaged one: YAML can raise anything
@@ -170,28 +170,28 @@ def untrained_language(folder: Path, language: str) -> str | None:
     trained = trained_languages(folder)
     if not trained or language_code(language) in trained:
         return None
-    return f"{folder}: its model card names texts in {', '.join(trained)} as trained on, none in {language}"
+    return f"{folder}: its model card names {', '.join(trained)} as training languages, not {language}"
 
 
 def load_data_settings(folder: Path) -> DataSettings:
-    """How clips are prepared for the model of a folder."""
+    """How clips are prepared for the model of a folder. Raises InputError if the file is missing or invalid."""
     path = folder / "preprocessor_config.json"
-    remedy = "use the file of a run, or train or convert the model again"
+    remedy = "copy the file from the run, or train or convert the model again"
     if not path.is_file():
-        raise InputError(path, "not there", remedy)
-    return read_settings(path, DataSettings, "not the settings of the data path", remedy)
+        raise InputError(path, "does not exist", remedy)
+    return read_settings(path, DataSettings, "holds no data settings", remedy)
 
 
 def start_from(model: nn.Module, folder: Path, rows: Tensor | None = None) -> None:
     """Load an earlier stage's weights into `model`; only the RGB branch or a task head may be new.
 
     `rows`: the vocabulary rows of `model`, if it is trimmed and the weights are not.
-    Raises InputError naming every weight that is missing or of another shape.
+    Raises InputError naming every weight that is missing or has the wrong shape.
     """
     path = folder / "model.safetensors"
     weights = trimmed_weights(with_tied(read_weights(path)), rows)
     own = model.state_dict()
-    weights = {n: w for n, w in weights.items() if n in own or not n.startswith(LEFT_BEHIND)}
+    weights = {n: w for n, w in weights.items() if n in own or not n.startswith(DROPPED)}
     fresh = {
         n: w for n, w in own.items() if n.startswith(ADDED) and not any(k.startswith(n.split(".")[0]) for k in weights)
     }
@@ -205,5 +205,5 @@ def require_model_folder(folder: Path, option: str, remedy: str) -> None:
 
 
 def with_tied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as in a model's state: the single stored embedding under all its names."""
+    """The weights with the single stored embedding under all its names, as in a model's state."""
     return weights | dict.fromkeys(TIED, weights[SHARED]) if SHARED in weights else weights

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def model_in(folder: Path) -> Path:
-    """The model folder that `folder` names: itself, or a run's best, else last, model. `folder` if there is none."""
+    """`folder` itself if it is a model folder, or the best (else last) model of a run; `folder` if there is none."""
     if is_model(folder):
         return folder
     return next((model for name in ("best", "last") if is_model(model := folder / name)), folder)

@@ -1,9 +1,9 @@
-"""Reads .safetensors files into memory of our own.
+"""Reads .safetensors files without memory mapping.
 
-The library maps the file, and a map of a file that another process cuts short ends the process with SIGBUS. Here such a
-file, like one with a damaged header, is an InputError. The format: 8 bytes with the size of the header, a JSON header
-{name: {dtype, shape, data_offsets}}, and the tensors' bytes without gaps. Our own files have a checksum of every tensor
-in the header's metadata, and other readers pass over it; files without one are read unchecked.
+The library maps the file, so a process that reads it dies of SIGBUS when another one truncates it. Here a truncated
+file raises InputError, like one with a damaged header. The format: 8 bytes with the size of the header, a JSON header
+{name: {dtype, shape, data_offsets}}, and the tensors' bytes without gaps. Files written by this project have a CRC-32
+of every tensor in the header's metadata, which other readers ignore; files without it are not checked.
 """
 
 import json
@@ -73,7 +73,7 @@ class SafetensorsFile:
         return list(self._entries)
 
     def read(self, name: str) -> Tensor:
-        """A tensor on the CPU. Raises InputError if the file ends before it does, or its checksum is another one."""
+        """A tensor on the CPU. Raises InputError if it is cut short or does not match its checksum."""
         dtype, shape, begin, end = self._entries[name]
         content = torch.empty(end - begin, dtype=torch.uint8)
         try:
@@ -90,7 +90,7 @@ class SafetensorsFile:
         return content.view(dtype).reshape(shape)
 
     def _header(self) -> tuple[dict[str, tuple[torch.dtype, list[int], int, int]], int, dict | None]:
-        """Type, shape and place of every tensor, where the first one begins, and the checksums if there are any."""
+        """Type, shape and byte range of every tensor, where the first begins, and the checksums if there are any."""
         size = int.from_bytes(self._file.read(8), "little")
         if not 2 <= size <= MAX_HEADER:
             raise self._damaged("it has no header")
@@ -102,23 +102,22 @@ class SafetensorsFile:
         except InputError as error:
             raise self._damaged(f"the header {error.problem}") from None
         if not isinstance(values, dict):
-            raise self._damaged("the header is no table")
+            raise self._damaged("the header is not a table")
         entries = {name: self._entry(name, value) for name, value in values.items() if name != "__metadata__"}
-        places = sorted((begin, end) for _, _, begin, end in entries.values())
+        ranges = sorted((begin, end) for _, _, begin, end in entries.values())
         data = self._file.seek(0, 2) - 8 - size
-        whole = [(0, 0), *places, (data, data)]
-        if any(end != begin for (_, end), (begin, _) in pairwise(whole)):
-            raise self._damaged(f"its {data} bytes of tensors are not those of the header")
+        if any(end != begin for (_, end), (begin, _) in pairwise([(0, 0), *ranges, (data, data)])):
+            raise self._damaged(f"its {data} bytes of tensors do not match the header")
         in_order = dict(sorted(entries.items(), key=lambda entry: entry[1][2:]))
         return in_order, 8 + size, self._read_checksums(values.get("__metadata__"))
 
     def _read_checksums(self, metadata: object) -> dict | None:
-        said = metadata.get(CHECKSUMS) if isinstance(metadata, dict) else None
-        if said is None:
+        text = metadata.get(CHECKSUMS) if isinstance(metadata, dict) else None
+        if text is None:
             return None
-        checksums = parse_json(said, self.path, REMEDY) if isinstance(said, str) else None
+        checksums = parse_json(text, self.path, REMEDY) if isinstance(text, str) else None
         if not isinstance(checksums, dict):
-            raise self._damaged("the header's checksums are none")
+            raise self._damaged("the header's checksums are not a table")
         return checksums
 
     def _entry(self, name: str, value: Any) -> tuple[torch.dtype, list[int], int, int]:
@@ -130,15 +129,15 @@ class SafetensorsFile:
             if end - begin != math.prod(shape) * dtype.itemsize:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise self._damaged(f"the header's entry {name[:80]!r} is none of a tensor") from None
+            raise self._damaged(f"the header's entry {name[:80]!r} does not describe a tensor") from None
         return dtype, shape, begin, end
 
     def _damaged(self, reason: str) -> InputError:
-        return InputError(self.path, f"not a whole safetensors file ({reason})", REMEDY)
+        return InputError(self.path, f"is not a complete safetensors file ({reason})", REMEDY)
 
 
 def open_file(path: Path) -> BinaryIO:
-    """The file, opened for reading bytes. Raises InputError if it cannot be."""
+    """Open a file for reading bytes. Raises InputError if that fails."""
     try:
         return open(path, "rb")
     except OSError as error:

@@ -1,5 +1,4 @@
-"""Weight files: reads foreign .pth files without executing their content and .safetensors, and loads without silent
-gaps."""
+"""Weight files: reads .safetensors, and .pth without executing its content; loads weights only if all of them fit."""
 
 import re
 import shutil
@@ -21,45 +20,44 @@ from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.input_files import Readable, not_a_file_of_its_kind
 
 RUNNING = ("running_mean", "running_var")  # BatchNorm's statistics
-TABLES = ("model", "model_state_dict", "state_dict", "module")  # keys of other trainers; module is DeepSpeed's
+TABLES = ("model", "model_state_dict", "state_dict", "module")  # keys used by other trainers; DeepSpeed's is module
 WRAPPER = "module."
-INFLATED, INFLATED_PER_BYTE = 64 * 2**20, 4  # what a zip file may expand to: weights hardly compress
-BYTEARRAY = b"bytearray\n"  # the global, as the opcode that names it ends
-NAMED = 20  # entries that one error message names; it counts the others
+INFLATED, INFLATED_PER_BYTE = 64 * 2**20, 4  # how far a zip file may expand: weights hardly compress
+BYTEARRAY = b"bytearray\n"  # how the opcode that names this global ends
+NAMED = 20  # entries listed in an error message; the rest are counted
 
 
 def read_torch_file(path: Path) -> Any:
-    """The content of a torch.save file, with tensors on the CPU and plain containers only. Raises InputError for
-    anything else."""
+    """The content of a torch.save file: plain containers, and tensors on the CPU. Raises InputError for anything else
+    in it."""
     _check_start(path)
     _check_memory(path)
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged bytes torch may raise any exception
-        said = str(error)
-    forbidden = re.search(r"GLOBAL ([\w.]+)", said)
+        message = str(error)
+    remedy = "save only the weights: torch.save({'model': model.state_dict()}, FILE)"
+    forbidden = re.search(r"GLOBAL ([\w.]+)", message)
     if forbidden:
-        problem = f"holds {forbidden[1]}, and code would have to run to make one"
-        raise InputError(path, problem, "save the weights alone: torch.save({'model': model.state_dict()}, FILE)")
-    if "TorchScript" in said:
-        problem = "is a TorchScript program, not a table of weights"
-        raise InputError(path, problem, "save the weights alone: torch.save({'model': model.state_dict()}, FILE)")
+        raise InputError(path, f"contains {forbidden[1]}, which cannot be loaded without running code", remedy)
+    if "TorchScript" in message:
+        raise InputError(path, "is a TorchScript program, not a table of weights", remedy)
     with open(path, "rb") as file:
-        kind = "a damaged zip file" if file.read(2) == b"PK" else "not a file of weights, or cut short"
-    reason = said.rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0][:120]
+        kind = "is a damaged zip file" if file.read(2) == b"PK" else "is not a weight file, or is cut short"
+    reason = message.rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0][:120]
     raise InputError(path, f"{kind} ({reason})", "download or copy it again from its authors")
 
 
 def _check_start(path: Path) -> None:
-    """Raises InputError if the file isn't there, or a page or pointer was downloaded in its place."""
+    """Raises InputError if the file does not exist, or a web page or pointer was downloaded in its place."""
     try:
         with open(path, "rb") as file:
             problem = not_a_file_of_its_kind(file.read(1024))
     except FileNotFoundError:
-        raise InputError(path, "not there", f"give the path of a {path.suffix or '.pth'} file") from None
+        raise InputError(path, "does not exist", f"give the path of a {path.suffix or '.pth'} file") from None
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "give the path of a file of weights") from None
+        raise InputError(path, f"cannot be read ({error.strerror})", "give the path of a weight file") from None
     if problem:
         raise InputError(path, problem, "download it again, with git lfs or by the page's download link")
 
@@ -67,7 +65,7 @@ def _check_start(path: Path) -> None:
 def _check_memory(path: Path) -> None:
     """Raises InputError if torch would take far more memory than the file has bytes.
 
-    It inflates zip entries whatever their size, and calls `bytearray` with any number that the pickle gives.
+    torch inflates zip entries of any size, and calls `bytearray` with any number that the pickle gives.
     """
     limit, has_bytearray = INFLATED + INFLATED_PER_BYTE * path.stat().st_size, False
     if zipfile.is_zipfile(path):
@@ -79,12 +77,12 @@ def _check_memory(path: Path) -> None:
                     with archive.open(entry) as file:
                         has_bytearray |= _has(file, BYTEARRAY)
         if inflated > limit:
-            raise InputError(path, f"is a zip file of {inflated} bytes once expanded", "use another file")
+            raise InputError(path, f"is a zip file that expands to {inflated} bytes", "use another file")
     else:
         with open(path, "rb") as file:
             has_bytearray = _has(file, BYTEARRAY)
     if has_bytearray:
-        raise InputError(path, "makes a bytearray, which weights do not need", "use another file")
+        raise InputError(path, "contains a bytearray, which weights do not need", "use another file")
 
 
 def _has(file: Readable, text: bytes) -> bool:
@@ -100,9 +98,9 @@ def _has(file: Readable, text: bytes) -> bool:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a .safetensors or .pth file.
 
-    A .pth file is a table of tensors, or has one under a key of TABLES beside other trainer state. The prefix "module."
-    (DistributedDataParallel) is removed if all names have it. Raises InputError that describes the file's content if it
-    is anything else.
+    A .pth file is a table of tensors, or has one under a key in TABLES, beside other trainer state. The prefix
+    "module." (DistributedDataParallel) is removed if all names have it. Raises InputError for anything else, and says
+    what the file contains instead.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -112,17 +110,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     for name, weight in weights.items():
         if weight.layout != torch.strided or weight.is_nested or weight.is_quantized or weight.is_meta:
-            problem = "is sparse, nested, quantized or without numbers"
+            problem = "is sparse, nested, quantized or without data"
             raise InputError(f"{path}: {name}", problem, "save it as a plain tensor")
         if weight.numel() * weight.element_size() > size:
-            raise InputError(f"{path}: {name}", "claims to have more numbers than the file", "use another file")
+            raise InputError(f"{path}: {name}", "claims to be larger than the file", "use another file")
     if all(name.startswith(WRAPPER) for name in weights):
         return {name.removeprefix(WRAPPER): weight for name, weight in weights.items()}
     return weights
 
 
 def _table_of(content: object, path: Path) -> dict[str, Tensor]:
-    """The table of named tensors in the result of torch.load."""
+    """The table of named tensors in what torch.load returned."""
     if _is_table(content):
         return content
     entries = content if isinstance(content, dict) else {}
@@ -131,10 +129,10 @@ def _table_of(content: object, path: Path) -> dict[str, Tensor]:
         return entries[tables[0]]
     if tables:
         problem = f"holds several tables of named tensors: {', '.join(tables)}"
-        raise InputError(path, problem, "save the one that is meant under the key model, alone")
-    said = f"; there is {_outline(content)}" if isinstance(content, dict) else ""
-    problem = f"holds no table of named tensors, nor one under {', '.join(TABLES)}{said}"
-    raise InputError(path, problem, "give the file of weights itself")
+        raise InputError(path, problem, "save only the one to load, under the key model")
+    outline = f"; it contains {_outline(content)}" if isinstance(content, dict) else ""
+    problem = f"is not a table of named tensors, and has none under {', '.join(TABLES)}{outline}"
+    raise InputError(path, problem, "give the file that holds the weights")
 
 
 def _is_table(value: object) -> TypeGuard[dict[str, Tensor]]:
@@ -146,7 +144,7 @@ def _is_table(value: object) -> TypeGuard[dict[str, Tensor]]:
 
 
 def _outline(content: dict) -> str:
-    """The first keys of a dict, and what is under them."""
+    """The first keys of a dict, with the types of their values."""
     named = [f"{key} ({type(value).__name__})" for key, value in list(content.items())[:NAMED]]
     return ", ".join(named + [f"and {len(content) - NAMED} more"] * (len(content) > NAMED)) or "nothing"
 
@@ -175,12 +173,12 @@ def _no_room(path: Path) -> Iterator[None]:
     except (SafetensorError, RuntimeError) as error:
         free = shutil.disk_usage(path.parent).free
         known = re.search(r"No space left|Disk quota|Read-only|File too large|Permission denied", str(error))
-        reason = known[0] if known else f"no more room, {free / 1e6:.0f} MB are free" if free < 2**24 else str(error)
+        reason = known[0] if known else f"disk full, {free / 1e6:.0f} MB free" if free < 2**24 else str(error)
         raise OSError(reason) from None
 
 
 def check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: object) -> None:
-    """Raise an InputError that names what is missing, unknown or misshapen among `weights`, if anything is."""
+    """Raises InputError listing the weights that are missing, unknown or of the wrong shape, unless all of them fit."""
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is unknown" for name in weights if name not in expected]
     problems += [
@@ -194,9 +192,9 @@ def check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: ob
 
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], where: object) -> None:
-    """Load every entry into `module`, which must need exactly these. Raises InputError otherwise.
+    """Load `weights` into `module`. Raises InputError unless names and shapes match exactly.
 
-    If parts share layers in `module` but not in `weights`, each starts from the same running statistics.
+    Where `module` has running statistics per part and `weights` has one set, every part starts from that set.
     """
     weights = for_each_part(weights, module.state_dict())
     check_fit(weights, module.state_dict(), where)

@@ -45,7 +45,7 @@ class GenerationSettings:
         for name in ("beams", "max_new_tokens", "frames_per_batch"):
             if getattr(self, name) < 1:
                 option = f"--{name.replace('_', '-')}"
-                raise InputError(option, f"{getattr(self, name)} is not possible", "give 1 or more")
+                raise InputError(option, f"{getattr(self, name)} is not valid", "give 1 or more")
 
 
 @dataclass(frozen=True)

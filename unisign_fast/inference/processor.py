@@ -82,7 +82,7 @@ class Processor:
         training; `window` is in frames. Raises InputError where a choice is impossible.
         """
         if not 0 <= overlap < 1:
-            raise InputError("--overlap", f"{overlap} is not possible", "give a share in [0, 1)")
+            raise InputError("--overlap", f"{overlap} is not valid", "give a share in [0, 1)")
         if p_samp and not rgb:
             raise InputError("--p-samp", "the model is pose-only", "leave it out, or name an RGB-pose model")
         p_samp = 0.0 if not rgb else data.p_samp if p_samp is None else p_samp
@@ -91,7 +91,7 @@ class Processor:
         self.settings = replace(data, language=None, p_samp=p_samp, crops=None)
         self.window = 2 * data.max_frames if window is None else window
         if self.window < 1:
-            raise InputError("--window", f"{window} is not possible", "give 1 frame or more")
+            raise InputError("--window", f"{window} is not valid", "give 1 frame or more")
         self.overlap = min(round(overlap * self.window), self.window - 1)
         self.device = torch.device(device)
 

@@ -1,1 +1,1 @@
-"""Uni-Sign itself: keypoints and hand crops to mT5's hidden states, loss and tokens."""
+"""The Uni-Sign model: from keypoints and hand crops to mT5's hidden states, the loss and tokens."""

@@ -1,11 +1,11 @@
 """Batch normalisation with statistics in float32, shared by all ranks, on CPU and GPU alike.
 
-torch.nn.SyncBatchNorm cannot train on a CPU, and with plain BatchNorm a result depends on how clips are
+torch.nn.SyncBatchNorm cannot train on a CPU, and with plain BatchNorm the result depends on how clips are
 distributed over ranks. Rows are real frames only, since batches are packed; an empty rank contributes a count of zero.
 
 Both hands share layers, but in training each is normalised by its own statistics (published code). Here each part also
 has its own running statistics for evaluation. The published code keeps one running mixture of both
-(published/layout.py), which scores worse (README).
+(published/layout.py), which scores worse (docs/experiments.md).
 """
 
 from collections.abc import Sequence
@@ -43,11 +43,11 @@ class Float32Buffers(nn.Module):
 
 
 class BatchNorm(Float32Buffers):
-    """Scale and shift of each channel, from the batch statistics of a convolution's output, over all ranks in training.
+    """Scale and shift of each channel, in training from the batch statistics of a convolution's output on all ranks.
 
     The next convolution applies them on load (kernels/deferred_activation). State names and defaults are torch's, but
-    the running statistics of several `parts` that share the layer are [parts, C]. They stay in float32: in bfloat16
-    an update of 0.1 % of a mean rounds to nothing.
+    the running statistics of several `parts` that share the layer are [parts, C]. They stay in float32: in bfloat16,
+    an update of a mean by 0.1 % rounds to nothing.
     """
 
     running_mean: Tensor
@@ -65,7 +65,7 @@ class BatchNorm(Float32Buffers):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, out: ConvOutput, part: int = 0) -> tuple[Tensor, Tensor]:
-        """Scale and shift [C], float32, of an output of `part`, which has batch statistics in training."""
+        """Scale and shift [C], float32, for the convolution output `out` of `part`."""
         if not self.training:
             mean_PC, var_PC = self.running()
             return self._scale_and_shift(mean_PC[part], var_PC[part])
@@ -79,16 +79,16 @@ class BatchNorm(Float32Buffers):
         return scale_and_shift(mean_C, var_C, self.weight, self.bias, *running, count, rows, self.momentum)
 
     def running(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each part, [P, C]; their memory is the buffers'."""
+        """Running mean and variance of each part, [P, C], as views of the buffers."""
         channels = len(self.weight)
         return self.running_mean.view(-1, channels), self.running_var.view(-1, channels)
 
     def _over_ranks(
         self, mean_PC: Tensor, var_PC: Tensor, rows: Sequence[int], parts: slice
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, biased variance and number of rows [P, 1] of all ranks, by one reduction; differentiable.
+        """Mean and biased variance [P, C] and number of rows [P, 1] over all ranks, by one all-reduce; differentiable.
 
-        Sums are taken about the running mean, which is the same on every rank: smaller squares lose fewer digits.
+        Sums are taken about the running mean, which is the same on every rank, so that the squares lose fewer digits.
         """
         count_P1 = torch.cat([mean_PC.new_full((1, 1), n) for n in rows])
         about_PC, channels = self.running()[0][parts], mean_PC.shape[1]
@@ -104,12 +104,12 @@ class BatchNorm(Float32Buffers):
 
 
 class BatchNorm2d(BatchNorm):
-    """The same for maps [N, C, H, W] of all parts, part after part."""
+    """Batch normalisation of feature maps [N, C, H, W], which hold the parts one after the other."""
 
     def forward(  # type: ignore[override]  # maps instead of a convolution's output
         self, x_NCHW: Tensor, parts: Parts | Sequence[int], activate: bool = False
     ) -> Tensor:
-        """The normalized maps; SiLU follows if `activate`.
+        """The normalised maps, followed by SiLU if `activate`.
 
         parts: the number of maps of each part; maps after the last part are padding.
         """

@@ -1,7 +1,7 @@
 """Beam search with mT5's decoder: the same tokens as transformers' generate, in less time.
 
-The beams of a clip share the keys and values of its frames and of all tokens that any beam generated. A mask marks the
-tokens that a beam descends from, so reordering beams copies nothing. Finished clips leave the batch.
+The beams of a clip share the keys and values of its frames and of all tokens that any beam generated. A mask marks a
+beam's ancestors among those tokens, so reordering beams copies nothing. Finished clips leave the batch.
 
 B unfinished clips, K beams of each, H heads, C channels of a head; S positions of the encoder, U = K t tokens so far.
 """
@@ -21,8 +21,8 @@ from unisign_fast.text.tokenizer import END, PAD, until_end
 
 NEVER = -1e9  # score of an absent hypothesis
 DONE = -1
-ROOM = 16  # steps that the cache grows by
-CROWDED = 0.75  # the batch shrinks when at most this share of its clips is unfinished
+CACHE_GROWTH = 16  # steps
+SHRINK_AT = 0.75  # the batch shrinks when at most this share of its clips is unfinished
 
 
 class Hypothesis(NamedTuple):
@@ -43,18 +43,19 @@ def beam_search(
 def search_hypotheses(
     mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int
 ) -> list[list[Hypothesis]]:
-    """Up to `beams` texts of each clip, best first: at most `most` tokens, the end token the last if there is room.
+    """Up to `beams` texts of each clip, best first, each of at most `most` tokens including the end token if reached.
 
-    Scores are log probabilities over length; a clip is done when none of its beams, ending now, would be better than
-    the worst of `beams` finished texts (transformers' early_stopping=False). One beam takes the likeliest token.
+    hidden_PD, packing: the encoded clips. Scores are log-probabilities divided by length. A clip is finished when none
+    of its beams, ending now, would beat the worst of `beams` finished texts (transformers' early_stopping=False). A
+    single beam is greedy search.
     """
     clips, device = len(packing.lengths), hidden_PD.device
     result: list[list[Hypothesis]] = [[]] * clips
-    at_work = list(range(clips))  # for each row of the batch: the clip, or DONE
+    clip_of_row = list(range(clips))  # for each row of the batch: the clip, or DONE
     decoder = _Decoder(mt5, hidden_PD, packing, beams, most)
     tokens_BKt = torch.zeros(clips, beams, 0, dtype=torch.long, device=device)
     scores_BK = torch.full((clips, beams), NEVER, device=device)
-    scores_BK[:, 0] = 0.0  # all beams start equal, so only one is extended
+    scores_BK[:, 0] = 0.0  # all beams start identical, so only one is extended
     texts_BKt, text_scores_BK = tokens_BKt, torch.full_like(scores_BK, NEVER)
     last_BK = torch.full((clips, beams), PAD, device=device)
     for length in range(1, most + 1):
@@ -72,17 +73,17 @@ def search_hypotheses(
         texts_BKt = _of_beams(texts_BNt, kept_BK)
 
         limit_B = scores_BK[:, 0] / length if beams > 1 else torch.full_like(scores_BK[:, 0], NEVER / 2)
-        goes_on = ((text_scores_BK[:, -1] < limit_B) & (length < most)).tolist()
-        for row, clip in enumerate(at_work):
-            if clip != DONE and not goes_on[row]:
+        continues = ((text_scores_BK[:, -1] < limit_B) & (length < most)).tolist()
+        for row, clip in enumerate(clip_of_row):
+            if clip != DONE and not continues[row]:
                 texts = zip(texts_BKt[row].tolist(), text_scores_BK[row].tolist(), strict=True)
                 result[clip] = [Hypothesis(until_end(ids), score) for ids, score in texts if score > NEVER / 2]
-                at_work[row] = DONE
-        rows = [row for row, clip in enumerate(at_work) if clip != DONE]
+                clip_of_row[row] = DONE
+        rows = [row for row, clip in enumerate(clip_of_row) if clip != DONE]
         if not rows:
             break
-        if len(rows) <= CROWDED * len(at_work):
-            at_work, rows_B = [at_work[row] for row in rows], torch.tensor(rows, device=device)
+        if len(rows) <= SHRINK_AT * len(clip_of_row):
+            clip_of_row, rows_B = [clip_of_row[row] for row in rows], torch.tensor(rows, device=device)
             decoder.keep(rows_B)
             state = scores_BK, tokens_BKt, last_BK, texts_BKt, text_scores_BK
             scores_BK, tokens_BKt, last_BK, texts_BKt, text_scores_BK = (x[rows_B] for x in state)
@@ -90,9 +91,9 @@ def search_hypotheses(
 
 
 def _continuations(logits_BKW: Tensor, scores_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The 2 K best continuations of each clip, best first: score, beam it continues, token.
+    """The 2 K best continuations of each clip [B, 2 K], best first: score, parent beam, token.
 
-    They are among the 2 K best of each beam.
+    They are among the 2 K best of each beam, so only those are compared.
     """
     count = 2 * scores_BK.shape[1]
     best_BKn, token_BKn = logits_BKW.topk(min(count, logits_BKW.shape[2]), dim=2)
@@ -102,12 +103,12 @@ def _continuations(logits_BKW: Tensor, scores_BK: Tensor) -> tuple[Tensor, Tenso
 
 
 def _of_beams(x_BKt: Tensor, beam_Bn: Tensor) -> Tensor:
-    """[B, n, t]"""
+    """Row beam_Bn[b, n] of each x_BKt[b]: [B, n, t]."""
     return x_BKt.gather(1, beam_Bn[..., None].expand(-1, -1, x_BKt.shape[2]))
 
 
 class _Decoder:
-    """mT5's decoder a token at a time, for all beams of all unfinished clips."""
+    """mT5's decoder, one token per step, for all beams of all unfinished clips."""
 
     def __init__(self, mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int):
         self.mt5, self.beams = mt5, beams
@@ -121,8 +122,8 @@ class _Decoder:
         first = layers[0][0].SelfAttention
         self._position_Htt = first.compute_bias(most, most, device=hidden_PD.device)[0]
         clips = len(packing.lengths)
-        nothing = hidden_PD.new_zeros(clips, first.n_heads, 0, first.key_value_proj_dim)
-        self._tokens = [[nothing, nothing] for _ in layers]  # keys and values [B, H, U or more, C]
+        empty = hidden_PD.new_zeros(clips, first.n_heads, 0, first.key_value_proj_dim)
+        self._tokens = [[empty, empty] for _ in layers]  # keys and values [B, H, U or more, C]
         self._descent_BKU = torch.zeros(clips, beams, 0, dtype=torch.bool, device=hidden_PD.device)
 
     def step(self, last_BK: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ class _Decoder:
         return self.mt5.lm_head(norm(self.mt5.decoder.final_layer_norm, x_BKD))
 
     def descend(self, parent_BK: Tensor) -> None:
-        """Make each beam continue that beam of its clip."""
+        """Reorder the beams of each clip: beam k continues beam parent_BK[:, k]."""
         self._descent_BKU = _of_beams(self._descent_BKU, parent_BK)
 
     def keep(self, rows_B: Tensor) -> None:
@@ -162,7 +163,7 @@ def _with(cache_BHUC: Tensor, new_BHKC: Tensor, first: int) -> Tensor:
     """The cache with new keys or values written from index `first`; grows if full."""
     end = first + new_BHKC.shape[2]
     if end > cache_BHUC.shape[2]:
-        cache_BHUC = pad(cache_BHUC, (0, 0, 0, ROOM * new_BHKC.shape[2]))
+        cache_BHUC = pad(cache_BHUC, (0, 0, 0, CACHE_GROWTH * new_BHKC.shape[2]))
     cache_BHUC[:, :, first:end] = new_BHKC
     return cache_BHUC
 

@@ -16,7 +16,7 @@ from unisign_fast.pipelines.skeletons import find_skeleton
 PARTS_CHOICES = ("hands", "hands,body", "hands,body,face")
 
 
-REQUIRED = ("mt5", "pose_channels", "head_classes")  # version of config.json; newer fields have defaults
+REQUIRED = ("mt5", "pose_channels", "head_classes")  # in every version of config.json; newer fields have defaults
 WIDEST = 2**16  # largest width of any layer
 
 
@@ -29,7 +29,7 @@ def _check_range(settings: object, low: float, high: float, *names: str) -> None
 
 @dataclass(frozen=True)
 class MT5Shape:
-    """Geometry of the language model, and the source of its initial weights. The defaults are mT5-Base's."""
+    """The shape of the language model; the defaults are mT5-Base's."""
 
     vocab_size: int = 250_112
     d_model: int = 768
@@ -56,10 +56,10 @@ class ModelConfig:
 
     mt5: MT5Shape = field(default_factory=MT5Shape)
     rgb: bool = False
-    skeleton: str = WHOLEBODY.name  # of the keypoints (pipelines/skeletons/): that of the stores trained on
+    skeleton: str = WHOLEBODY.name  # of the keypoints in the training stores (pipelines/skeletons/)
     parts: Literal["hands", "hands,body", "hands,body,face"] = "hands,body,face"
     pose_channels: tuple[int, int, int, int] = (64, 64, 128, 256)  # embedding, then the three spatial blocks
-    projection_std: float = 0.02  # first weights of the projection to the language model; published
+    projection_std: float = 0.02  # of the initial weights of the projection to the language model; published
     backbone_width: float = 1.0  # EfficientNet-B0's multipliers
     backbone_depth: float = 1.0
     body_anchors: bool = True  # add the detached body feature of wrist or nose to every joint of a part
@@ -85,7 +85,7 @@ class ModelConfig:
 
     @property
     def joints(self) -> Skeleton:
-        """The definition of its skeleton."""
+        """The skeleton itself: its joints, parts and edges."""
         return find_skeleton(self.skeleton, "skeleton")
 
     @property
@@ -102,8 +102,8 @@ class ModelConfig:
     def load(cls, path: Path) -> "ModelConfig":
         """Read what `save` wrote. Raises InputError for a missing file, broken JSON or an invalid field."""
         if not path.is_file():
-            raise InputError(path, "not there", "name the folder that a training run wrote (best/ or last/)")
-        what, remedy = "not a model configuration", "use the config.json of a run"
+            raise InputError(path, "does not exist", "name the folder that a training run wrote (best/ or last/)")
+        what, remedy = "is not a model configuration", "use the config.json of a run"
         config = read_settings(path, cls, what, remedy, REQUIRED)
         if config.head != "language_model" and not config.head_classes:
             raise InputError(path, f"{what} (head_classes: is empty, and a task head needs its classes)", remedy)

@@ -1,6 +1,6 @@
-"""EfficientNet-B0's feature maps for hand crops, in torchvision's layout: its key names, its order of random draws.
+"""EfficientNet-B0's feature maps for hand crops, with torchvision's key names and order of random draws.
 
-Released Uni-Sign checkpoints and ImageNet weights then load as they are, without torchvision.
+So released Uni-Sign checkpoints and ImageNet weights load unchanged, without torchvision.
 Source: Tan and Le 2019, "EfficientNet", Table 1; stochastic depth: Huang et al. 2016.
 """
 
@@ -40,7 +40,7 @@ def scaled_channels(channels: float) -> int:
 
 
 class ConvNorm(nn.ModuleList):
-    """Convolution without bias that keeps ceil(side / stride), and its normalization, with SiLU if `activate`."""
+    """Convolution without bias, to ceil(side / stride) pixels, then BatchNorm, then SiLU if `activate`."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, batch_norm: BatchNormFactory,
@@ -55,14 +55,14 @@ class ConvNorm(nn.ModuleList):
 
     @property
     def conv(self) -> Conv:
-        """The convolution in the form that operations take."""
+        """The convolution in the form that kernels take."""
         conv = self[0]
         assert isinstance(conv, nn.Conv2d)
         return Conv(conv.weight, conv.stride[0], conv.groups)
 
     @property
     def layer(self) -> Layer:
-        """Both as operations take them."""
+        """Convolution and BatchNorm in the form that kernels take."""
         batch_norm = self[1]
         assert isinstance(batch_norm, BatchNorm2d)
         return Layer(self.conv, batch_norm.norm)
@@ -78,7 +78,7 @@ class SqueezeExcitation(nn.Module):
 
     @property
     def layer(self) -> Excitation:
-        """Both as operations take them."""
+        """Both layers in the form that kernels take."""
         assert self.fc1.bias is not None and self.fc2.bias is not None
         return Excitation(self.fc1.weight.flatten(1), self.fc1.bias, self.fc2.weight.flatten(1), self.fc2.bias)
 
@@ -132,8 +132,8 @@ class MBConv(nn.Module):
 class EfficientNet(nn.ModuleList):
     """x [N, 3, S, S] (normalised as for ImageNet) -> [N, `channels`, ceil(S/32), ceil(S/32)]; N may be 0.
 
-    `parts` may share it, each with its own BatchNorm statistics; x then holds `per_part` maps of each part in turn,
-    followed by padding, whose output is meaningless.
+    `parts` may share it, each with its own BatchNorm statistics; x then holds `per_part` crops of each part, one part
+    after the other, followed by padding, whose output is meaningless.
 
     State names are those of torchvision's `efficientnet_b0().features`: 358 of them at width and depth 1, and
     4,007,548 parameters. `width` multiplies channels, `depth` the layers of a stage, rounded up.

@@ -1,6 +1,7 @@
-"""The useful floating-point work of a training step: the work the model requires, independent of the recipe. Counts
-matrix products and convolutions only, two FLOPs per multiply-add; no padding, no recomputation, logits of real target
-tokens only, and each sampled hand once.
+"""The useful FLOPs of a training step: what the model requires, however it is computed.
+
+Counts matrix products and convolutions only, two FLOPs per multiply-add: no padding, no recomputation, logits of real
+target tokens only, and each sampled hand once.
 """
 
 from collections.abc import Sequence
@@ -16,20 +17,23 @@ from unisign_fast.model.fusion import PriorGuidedFusion
 from unisign_fast.model.st_gcn import TEMPORAL_BLOCKS, TEMPORAL_KERNEL
 
 HOPS = 2
-TRAINING = 3  # forward work once more for the gradients of the inputs, and once more for those of the weights
+TRAINING = 3  # times the forward pass: backward does its work again for the inputs' gradients and for the weights'
 
 
 def forward_flops(
     config: ModelConfig, frames: Sequence[int], prompts: Sequence[int], tokens: Sequence[int], crops: int, side: int
 ) -> dict[str, int]:
-    """FLOPs of the forward pass of some clips, by phase; takes frames, prompt tokens and target tokens (with the end
-    token) of each clip, hand crops of `side` pixels of all clips."""
+    """FLOPs of a forward pass over some clips, by phase.
+
+    frames, prompts, tokens: each clip's frames, prompt tokens and target tokens (with the end token). crops: the number
+    of hand crops of all clips, each of `side` x `side` pixels.
+    """
     mt5, total = config.mt5, sum(frames)
     width, inner = mt5.d_model, mt5.num_heads * mt5.d_kv
-    feed_forward = 3 * width * mt5.d_ff  # two inputs of the gate, one output
+    feed_forward = 3 * width * mt5.d_ff  # two projections into the gate, one out
     positions = [f + p for f, p in zip(frames, prompts)]
     encoder = sum(positions) * (4 * width * inner + feed_forward) + sum(2 * s * s * inner for s in positions)
-    decoder = sum(tokens) * (6 * width * inner + feed_forward)  # four products of its own, query and output across
+    decoder = sum(tokens) * (6 * width * inner + feed_forward)  # self-attention has four products, cross-attention two
     decoder += sum(2 * t * (t + 1) // 2 * inner + 2 * t * s * inner for t, s in zip(tokens, positions))
     across = sum(positions) * 2 * width * inner
     features = config.pose_channels[-1] * len(config.part_names)
@@ -43,18 +47,18 @@ def forward_flops(
     }
     work = {phase: 2 * products for phase, products in counted.items()}
     if config.rgb:
-        rgb_encoder, fusion = _of_a_crop(config, side)
+        rgb_encoder, fusion = _crop_flops(config, side)
         work |= {"RGB encoder": crops * rgb_encoder, "fusion": crops * fusion}
     return work
 
 
 def _graph_conv(inputs: int, outputs: int, joints: int) -> int:
-    """Multiplications per frame: aggregation over the joints at the smaller width, and one linear map per hop."""
+    """Multiply-adds per frame: aggregation over the joints at the smaller width, and one linear map per hop."""
     return HOPS * joints * (joints * min(inputs, outputs) + inputs * outputs)
 
 
 def _pose_encoder(config: ModelConfig) -> int:
-    """Multiplications per frame, all parts."""
+    """Multiply-adds per frame, all parts."""
     channels, total = config.pose_channels, 0
     for joints in (len(config.joints.parts[part].joints) for part in config.part_names):
         total += joints * 3 * channels[0]
@@ -65,7 +69,7 @@ def _pose_encoder(config: ModelConfig) -> int:
 
 
 def _temporal_encoder(config: ModelConfig) -> int:
-    """Multiplications per frame, all parts."""
+    """Multiply-adds per frame, all parts."""
     channels = config.pose_channels[-1]
     joints = [len(config.joints.parts[part].joints) for part in config.part_names]
     return TEMPORAL_BLOCKS * sum(
@@ -74,8 +78,8 @@ def _temporal_encoder(config: ModelConfig) -> int:
 
 
 @cache
-def _of_a_crop(config: ModelConfig, side: int) -> tuple[int, int]:
-    """FLOPs of the RGB encoder with the projection of its map, and of the fusion, counted by PyTorch."""
+def _crop_flops(config: ModelConfig, side: int) -> tuple[int, int]:
+    """FLOPs per crop of the RGB encoder, including the projection, and of the fusion, counted by PyTorch."""
     channels, joints = config.pose_channels[-1], config.joints.hand_size
     with torch.device("meta"):
         backbone = EfficientNet(config.backbone_width, config.backbone_depth)

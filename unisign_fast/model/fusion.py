@@ -1,4 +1,4 @@
-"""Prior-guided fusion: RGB features of a hand crop enter that hand's pose features (paper, section 3.3, Figure 5b).
+"""Prior-guided fusion: fuses a hand crop's RGB features into that hand's pose features (paper, section 3.3, Figure 5b).
 
 Shapes as in pipelines/batches/packed_batch.py; G groups of E channels, G * E = C. A crop's feature map has H x W cells.
 """
@@ -20,11 +20,11 @@ GateInput = Literal["pose,fused", "fused,pose"]
 
 GROUPS = 8  # heads of the attentions, and groups of the deformable sampling
 MOST_CELLS = 16  # cells of a map: EfficientNet-B0 on 112 x 112 pixels gives 4 x 4
-OFFSET_RANGE = 4 / 6  # how far an offset reaches, in units of half a crop
+OFFSET_RANGE = 4 / 6  # largest offset, in units of half a crop
 
 
 def sinusoid_table(positions: int, channels: int) -> Tensor:
-    """[positions, channels] fixed encoding, sine and cosine interleaved, base 10000 (Vaswani et al. 2017)."""
+    """Fixed position encoding [positions, channels]: interleaved sine and cosine, base 10000 (Vaswani et al. 2017)."""
     angle = torch.arange(positions, dtype=torch.float64)[:, None] / 10000 ** (
         torch.arange(channels, dtype=torch.float64) // 2 * 2 / channels
     )
@@ -109,13 +109,13 @@ class KeypointAttention(nn.Module):
 
 
 class Gate(nn.Module):
-    """How much of the fused feature replaces the pose feature, a share in [0, 1) for each joint (equation 3).
+    """How much of the fused feature replaces the pose feature, a share in [0, 1) per joint (equation 3).
 
-    Zero at the start, so that Stage 2 begins exactly where Stage 1 ended. `live`: only the last layer is zero, and
-    |tanh|, with slope one at zero, is the output: it learns from the first step. A plain tanh can change sign
+    Zero at the start, so that Stage 2 begins exactly where Stage 1 ended. `live`: only the last layer starts at zero,
+    and the output is |tanh|, whose slope at zero is one, so it learns from the first step. A plain tanh can change sign
     while it is small, which reverses what the RGB branch has learned; on the demo corpus it never opens.
-    `published`: all weights zero and a ReLU after the tanh, whose gradient at zero is zero: it never opens by itself,
-    but published weights need it.
+    `published`: all weights start at zero, and the tanh is followed by a ReLU, whose gradient at zero is zero. It never
+    opens by itself, but published weights need it.
     """
 
     def __init__(self, channels: int, kind: GateKind, order: GateInput):
@@ -136,7 +136,7 @@ class Gate(nn.Module):
 
 
 class PriorGuidedFusion(Float32Buffers):
-    """pose_NVC and the crop's map_NCHW to the gated mixture (1 - g) pose + g fused (equations 3 and 4).
+    """From pose_NVC and the crop's map_NCHW, the gated mixture (1 - g) pose + g fused (equations 3 and 4).
 
     `fusion="cross"` uses a second attention over the whole map instead of the deformable one (Table 10).
     """
@@ -154,7 +154,7 @@ class PriorGuidedFusion(Float32Buffers):
         self.register_buffer("cell_encoding", sinusoid_table(MOST_CELLS, channels), persistent=False)
 
     def forward(self, pose_NVC: Tensor, map_NCHW: Tensor, points_NV2: Tensor) -> Tensor:
-        """points_NV2: the joints in the crop, x and y in [0, 1]."""
+        """Fused features [N, V, C]. points_NV2: the joints' positions in the crop, x and y in [0, 1]."""
         reference_NV2 = (2 * points_NV2 - 1).to(pose_NVC.dtype)
         fused_NVC = self.fuse(pose_NVC, map_NCHW, reference_NV2)
         gate_NV1 = self.gate(pose_NVC, fused_NVC)
@@ -163,10 +163,10 @@ class PriorGuidedFusion(Float32Buffers):
     def fuse(self, pose_NVC: Tensor, map_NCHW: Tensor, reference_NV2: Tensor) -> Tensor:
         """The fused feature before the gate: attention over the whole map, then around each keypoint."""
         phase = 2 * math.pi * (reference_NV2.float() @ self.fourier)
-        place_NVC = torch.cat([phase.sin(), phase.cos()], -1).to(pose_NVC.dtype)
+        encoding_NVC = torch.cat([phase.sin(), phase.cos()], -1).to(pose_NVC.dtype)
         cells_NSC = map_NCHW.flatten(2).transpose(1, 2)
         cells_NSC = cells_NSC + self.cell_encoding[: cells_NSC.shape[1]].to(map_NCHW.dtype)
-        joints_NVC = pose_NVC + self.map_attention(pose_NVC + place_NVC, cells_NSC)
+        joints_NVC = pose_NVC + self.map_attention(pose_NVC + encoding_NVC, cells_NSC)
         if self.deformable:
             return self.local(joints_NVC, map_NCHW, reference_NV2)
-        return self.local(joints_NVC + place_NVC, cells_NSC)
+        return self.local(joints_NVC + encoding_NVC, cells_NSC)

@@ -1,7 +1,7 @@
 """mT5 after the sign encoder: prompt, packed encoder and decoder, loss per token (paper, section 3.2).
 
-Hugging Face's weights and results over packed sequences: only attention pads, and only if its backend needs it
-(kernels/varlen_attention). The attention bias (relative positions and mask) is built once per stack.
+Uses Hugging Face's weights and gives its results, but on packed sequences: only attention pads, and only if its backend
+needs it (kernels/varlen_attention). The attention bias (relative positions and mask) is built once per stack.
 
 D model width; P packed positions of the encoder (prompts and frames), L target tokens; B clips, S and T their padded
 lengths; H heads.
@@ -29,7 +29,7 @@ from unisign_fast.text.tokenizer import END, PAD
 
 
 def build_mt5(shape: MT5Shape) -> MT5ForConditionalGeneration:
-    """An mT5 with random weights and, as in the published ones, a separate output head."""
+    """An mT5 with random weights and an output head of its own, as in the published models."""
     config = MT5Config(
         **asdict(shape), tie_word_embeddings=False, pad_token_id=PAD, eos_token_id=END, decoder_start_token_id=PAD
     )
@@ -52,9 +52,9 @@ class LanguageModel(nn.Module):
         self.label_smoothing = label_smoothing
 
     def embed(self, *ids: Tensor) -> tuple[Tensor, ...]:
-        """Embeddings [n, D] of several sequences of tokens [n].
+        """The embeddings [n, D] of several sequences of tokens [n].
 
-        A single look-up for all: each look-up would have a separate gradient of the size of the whole matrix.
+        A single lookup for all of them: every lookup has a gradient as large as the whole embedding matrix.
         """
         return self.mt5.shared(torch.cat(ids)).split([len(some) for some in ids])
 
@@ -70,9 +70,9 @@ class LanguageModel(nn.Module):
         targets: Packing,
         inputs_LD: Tensor | None = None,
     ) -> Tensor:
-        """Sum of the smoothed cross entropies of all target tokens, a float32 scalar (equation 5).
+        """The cross entropy with label smoothing, summed over all target tokens: a float32 scalar (equation 5).
 
-        hidden_PD, packing: the encoded clips; labels_L, targets: the tokens of each; inputs_LD: the embeddings of their
+        hidden_PD, packing: the encoded clips; labels_L, targets: their target tokens; inputs_LD: the embeddings of the
         `decoder_inputs`, if already computed.
         """
         if inputs_LD is None:
@@ -144,7 +144,7 @@ class _Stream:
 
 
 def _keys_and_values(stack: MT5Stack, hidden_PD: Tensor) -> tuple[Tensor, ...]:
-    """Keys and values [P, 2 D] of each layer's cross-attention, side by side; one product for all layers."""
+    """Keys and values [P, 2 D] of each layer's cross-attention, concatenated; one matrix product for all layers."""
     modules = [cross_attention.EncDecAttention for _, cross_attention, _ in sublayers(stack)]
     weights = [projection.weight for module in modules for projection in (module.k, module.v)]
     return linear(hidden_PD, torch.cat(weights)).chunk(len(modules), 1)
@@ -170,18 +170,18 @@ def _feed_forward(layer: MT5LayerFF, stream: _Stream) -> Tensor:
 
 
 def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
-    """mT5's layer norm of [..., D], in one pass."""
+    """mT5's layer norm (RMS norm) of [..., D], in one pass."""
     return rms_norm(x, layer.weight.shape, layer.weight, layer.variance_epsilon)
 
 
 def _position_bias(stack: MT5Stack, packing: Packing) -> Tensor:
-    """[1, H, S, S], contiguous: the bias of every layer's logits by the distance of query and key."""
+    """[1, H, S, S], contiguous: the bias on every layer's attention logits by the distance from query to key."""
     first = sublayers(stack)[0][0].SelfAttention
     return first.compute_bias(packing.longest, packing.longest, device=packing.device).contiguous()
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where attention is allowed, elsewhere half the lowest finite number, so that the sum of two stays finite."""
+    """0 where attention is allowed, else half the lowest finite number, so that the sum of two stays finite."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
         ~allowed, torch.finfo(dtype).min / 2
     )

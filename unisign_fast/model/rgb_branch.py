@@ -1,4 +1,4 @@
-"""Encodes sampled hand crops as feature maps, and fuses these with the pose features of their frames."""
+"""Encodes sampled hand crops as feature maps, and fuses them with the pose features of their frames."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 
 
 class RGBBranch(Float32Buffers):
-    """EfficientNet-B0, the projection of its map to the pose width, and prior-guided fusion (paper, section 3.3)."""
+    """EfficientNet-B0, a projection of its map to the width of the pose features, and prior-guided fusion (paper,
+    section 3.3)."""
 
     mean: Tensor
     std: Tensor
@@ -31,7 +32,7 @@ class RGBBranch(Float32Buffers):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, poses_FVC: list[Tensor], batch: PackedBatch) -> list[Tensor]:
-        """Pose features of the left and the right hand, those of sampled frames replaced by the gated mixture."""
+        """The pose features [F, V, C] of the left and the right hand, with those of sampled frames fused."""
         maps_NCHW = self.maps(batch.crops, batch.crops_per_hand)
         frames = batch.crop_frame.split(batch.crops_per_hand)
         sampled_NVC = torch.cat([pose_FVC[frame_N] for pose_FVC, frame_N in zip(poses_FVC, frames)])
@@ -39,7 +40,7 @@ class RGBBranch(Float32Buffers):
         return [x.index_copy(0, frame_N, fused_NVC) for x, frame_N, fused_NVC in zip(poses_FVC, frames, fused)]
 
     def maps(self, crops_N3SS: Tensor, per_hand: tuple[int, int]) -> Tensor:
-        """The projected map of each crop."""
+        """The projected feature map of each crop, [N, C, ceil(S/32), ceil(S/32)]."""
         crops = len(crops_N3SS)
         padding = bucketed_crops(crops, crops_N3SS) - crops
         if padding:
@@ -50,7 +51,7 @@ class RGBBranch(Float32Buffers):
     def pixels(self, crops_N3SS: Tensor) -> Tensor:
         """Convert bytes to the backbone's input, with the published arithmetic: one ulp here changes the map by 1e-5.
 
-        Channels come last in memory and stay last through the backbone.
+        The memory format is channels-last, here and throughout the backbone.
         """
         pixels = ((crops_N3SS.float() / 255 - self.mean) / self.std).to(self.projection.weight.dtype)
         return pixels.contiguous(memory_format=torch.channels_last)

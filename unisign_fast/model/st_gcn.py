@@ -20,15 +20,15 @@ TEMPORAL_KERNEL = 5  # Table 11's temporal kernel, in frames
 
 
 def _torch_default_(weight: Tensor, bias: Tensor, fan_in: int) -> None:
-    """torch's initial values of a convolution with this fan-in, for parameters stored in another shape."""
+    """Initialise as torch does a convolution with this fan-in; the parameters here have another shape."""
     bound = fan_in**-0.5
     nn.init.uniform_(weight, -bound, bound)
     nn.init.uniform_(bias, -bound, bound)
 
 
 class GraphConv(nn.Module):
-    """Convolution over the joints with one learned adjacency per hop, and the shortcut's 1x1 convolution where the
-    number of channels changes; see kernels/graph_conv. Also returns the outputs' batch statistics in training.
+    """Convolution over the joints with one learned adjacency per hop, and the shortcut's 1x1 convolution if the number
+    of channels changes; see kernels/graph_conv. In training it also returns the outputs' batch statistics.
     """
 
     def __init__(self, in_channels: int, out_channels: int, adjacency_KVV: Tensor):
@@ -50,8 +50,8 @@ class GraphConv(nn.Module):
 
 
 class TemporalConv(nn.Module):
-    """Convolution over time within each clip; see kernels/temporal_conv. Also returns the output's batch statistics in
-    training."""
+    """Convolution over time within each clip; see kernels/temporal_conv. In training it also returns the output's batch
+    statistics."""
 
     def __init__(self, channels: int, kernel_size: int):
         super().__init__()
@@ -64,11 +64,11 @@ class TemporalConv(nn.Module):
 
 
 class GraphBlock(nn.Module):
-    """relu(time(relu(BN(graph(x)))) + shortcut(x)); time is a convolution with BatchNorm, or nothing (`taps` 0), the
-    shortcut x itself, or a 1x1 convolution with BatchNorm where the number of channels changes.
+    """The published code's ST-GCN layer (section 3.2, Table 11): relu(time(relu(BN(graph(x)))) + shortcut(x)).
 
-    x_FVC -> y_FVO, both as deferred activations: the convolution after a block computes them on load. The published
-    code's ST-GCN layer (paper, section 3.2 and Table 11). `parts` body parts share it, each with its own statistics.
+    `time` is a convolution with BatchNorm, or the identity if `kernel_size` is 0; the shortcut is the identity, or a
+    1x1 convolution with BatchNorm if the number of channels changes. x_FVC -> y_FVO, both as deferred activations: the
+    convolution after the block computes them on load. `parts` body parts share it, each with its own statistics.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class GraphBlock(nn.Module):
 class PoseEncoder(nn.Module):
     """Linear embedding of (x, y, confidence), then three spatial graph blocks: [F, V, 3] -> [F, V, C].
 
-    `channels`: embedding, then the output of each block; the paper's are 64, then 64, 128, 256. `parts`: how many body
-    parts share the encoder; each has its own BatchNorm statistics.
+    `channels`: of the embedding, then of each block's output; in the paper 64, then 64, 128, 256. `parts`: how many
+    body parts share the encoder; each has its own BatchNorm statistics.
     """
 
     def __init__(self, adjacency_KVV: Tensor, channels: tuple[int, ...], parts: int = 1):

@@ -1,6 +1,6 @@
 """The pose-only, task-specific heads that the paper compares with its unified fine-tuning (Table 7).
 
-`frames`: the clips' packing, whose lengths are known on the host, so that no loss synchronises with the device.
+`frames`: the clips' packing. Its lengths are known on the host, so no loss synchronises with the device.
 """
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from unisign_fast.pipelines.batches.packed_batch import IGNORED
 
 
 class ClassifierHead(nn.Module):
-    """ISLR: the mean of a clip's features, then one linear layer and cross entropy over the words."""
+    """ISLR: mean over a clip's features, one linear layer, cross entropy over the words."""
 
     def __init__(self, width: int, classes: tuple[str, ...]):
         super().__init__()
@@ -23,7 +23,7 @@ class ClassifierHead(nn.Module):
         return self.out((features_BTD * weight).sum(1) / weight.sum(1).clamp(min=1))
 
     def count(self, texts: list[str]) -> int:
-        """The number of clips whose word is a class."""
+        """The number of clips whose word is among the classes."""
         return sum(text in self.classes for text in texts)
 
     def loss(self, features_BTD: Tensor, frames: Packing, texts: list[str]) -> Tensor:
@@ -47,7 +47,7 @@ class CTCHead(nn.Module):
         self.out = nn.Linear(width, len(classes) + 1)
 
     def _log_probabilities(self, features_BTD: Tensor, lengths: list[int]) -> Tensor:
-        # Sorted here, on the host, where the lengths are known: torch's own sorting synchronizes with the device.
+        # Sorted here, on the host, where the lengths are known: torch's own sorting synchronises with the device.
         order = sorted(range(len(lengths)), key=lambda clip: -lengths[clip])
         sorted_BTD = features_BTD[to_device(order, features_BTD.device)]
         packed = nn.utils.rnn.pack_padded_sequence(sorted_BTD, [lengths[clip] for clip in order], batch_first=True)

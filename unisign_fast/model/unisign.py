@@ -1,6 +1,6 @@
 """Uni-Sign (ICLR 2025): keypoints and sampled hand crops to text. This file shows the whole path of a batch.
 
-Shapes as in pipelines/batches/packed_batch.py, but P: packed positions of mT5's encoder, each clip's prompt and frames.
+Shapes as in pipelines/batches/packed_batch.py, except P: packed positions of mT5's encoder (prompts and frames).
 """
 
 from dataclasses import replace
@@ -21,14 +21,14 @@ from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.skeleton import HANDS
 from unisign_fast.text.tokenizer import END
 
-# Which parts an encoder takes: both hands share one (published code; the paper counts three).
+# The parts that each encoder takes: both hands share one (published code; the paper counts three).
 ENCODER_PARTS = {"body": ("body",), "hand": HANDS, "face": ("face",)}
-# The encoder of a part, and the index of the part within it.
-ENCODER_OF = {part: (name, place) for name, parts in ENCODER_PARTS.items() for place, part in enumerate(parts)}
+# The encoder of each part, and the part's index within it.
+ENCODER_OF = {part: (name, index) for name, parts in ENCODER_PARTS.items() for index, part in enumerate(parts)}
 
 
 class UniSign(ModelFolderMixin):
-    """The model of the paper's Figure 5, from `ModelConfig`. Every weight starts random; see `from_pretrained`."""
+    """The model of the paper's Figure 5, with random weights; `from_pretrained` loads trained ones."""
 
     config_class = ModelConfig
 
@@ -58,8 +58,8 @@ class UniSign(ModelFolderMixin):
     def forward(self, batch: PackedBatch) -> Tensor:
         """[2] float32: the sum of the targets' losses, and the number of targets (`target_count`).
 
-        Sums instead of a mean, so that ranks and micro-batches can be weighted by their tokens. Every parameter in use
-        gets a gradient even from a batch without clips or crops, which ZeRO demands of every rank.
+        A sum instead of a mean, so that ranks and micro-batches can be weighted by their tokens. Every parameter in use
+        gets a gradient, even from a batch without clips or crops, as ZeRO requires on every rank.
         """
         filled = _never_empty(batch)
         if self.head is not None:
@@ -75,11 +75,11 @@ class UniSign(ModelFolderMixin):
         return bool(batch.lengths) * torch.stack([loss, torch.full_like(loss, self.target_count(filled))])
 
     def target_count(self, batch: PackedBatch) -> int:
-        """The denominator of the mean loss: target tokens, or a task head's clips or glosses. Known on the host."""
+        """The denominator of the mean loss, known on the host: target tokens, or a task head's clips or glosses."""
         return sum(batch.label_lengths) if self.head is None else self.head.count(batch.texts)
 
     def generate(self, batch: PackedBatch, beams: int = 4, max_new_tokens: int = 100) -> list[list[int]] | list[str]:
-        """Beam search: the tokens of each clip, to be decoded by Tokenizer; a task head returns its text directly."""
+        """Beam search: each clip's tokens, for Tokenizer.decode; a task head returns texts instead."""
         if self.head is not None:
             return self._predict(batch)
         return [texts[0].tokens for texts in self.hypotheses(batch, beams, max_new_tokens)]
@@ -104,41 +104,41 @@ class UniSign(ModelFolderMixin):
         poses_FJ3 = batch.poses.to(self.projection.weight.dtype)
         pose_FVC = {}
         for part in self.config.part_names:
-            name, place = ENCODER_OF[part]
-            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, self.skeleton.slices[part]], place)
+            name, index = ENCODER_OF[part]
+            pose_FVC[part] = self.pose_encoders[name](poses_FJ3[:, self.skeleton.slices[part]], index)
         if self.rgb is not None:
             pose_FVC |= zip(HANDS, self.rgb([pose_FVC[hand] for hand in HANDS], batch))
         pooled = []
         for part, x_FVC in pose_FVC.items():
             if part != "body" and "body" in pose_FVC and self.config.body_anchors:
                 x_FVC = x_FVC + pose_FVC["body"][:, self.skeleton.parts[part].anchor, None].detach()
-            name, place = ENCODER_OF[part]
-            pooled.append(self.temporal_encoders[name](x_FVC, clips, place))
+            name, index = ENCODER_OF[part]
+            pooled.append(self.temporal_encoders[name](x_FVC, clips, index))
         features = torch.cat(pooled, -1)
         return self.projection(features if self.part_bias is None else features + self.part_bias)
 
     def embed(self, features_FD: Tensor, batch: PackedBatch, prompt_PD: Tensor | None = None) -> tuple[Tensor, Packing]:
-        """The input of mT5's encoder, packed [P, D]: each clip's prompt and then its frames.
+        """The input of mT5's encoder, packed [P, D]: each clip's prompt, then its frames.
 
-        The frames follow their own prompt without a gap, since mT5 knows distances between positions only.
+        There is no gap between prompt and frames, since mT5 sees only the distances between positions.
         `prompt_PD`: the embedded prompts, if already computed.
         """
         device = features_FD.device
         prompts, frames = Packing(batch.prompt_lengths, device), Packing(batch.lengths, device)
-        whole = Packing([p + t for p, t in zip(batch.prompt_lengths, batch.lengths)], device)
+        packing = Packing([p + t for p, t in zip(batch.prompt_lengths, batch.lengths)], device)
         if prompt_PD is None:
             (prompt_PD,) = self._mt5.embed(_prompt_ids(batch))
-        prompt_place = whole.cu_seqlens[prompts.seq_ids_P] + prompts.position_P
-        frame_place = (
-            whole.cu_seqlens[frames.seq_ids_P] + prompts.cu_seqlens.diff()[frames.seq_ids_P] + frames.position_P
+        prompt_rows = packing.cu_seqlens[prompts.seq_ids_P] + prompts.position_P
+        frame_rows = (
+            packing.cu_seqlens[frames.seq_ids_P] + prompts.cu_seqlens.diff()[frames.seq_ids_P] + frames.position_P
         )
-        packed_PD = features_FD.new_zeros(whole.rows, features_FD.shape[1])
-        return packed_PD.index_copy(0, prompt_place, prompt_PD).index_copy(0, frame_place, features_FD), whole
+        packed_PD = features_FD.new_zeros(packing.rows, features_FD.shape[1])
+        return packed_PD.index_copy(0, prompt_rows, prompt_PD).index_copy(0, frame_rows, features_FD), packing
 
     def encode(
         self, features_FD: Tensor, batch: PackedBatch, prompt_PD: Tensor | None = None
     ) -> tuple[Tensor, Packing]:
-        """mT5's encoding of the output of `embed`, packed [P, D]."""
+        """mT5's hidden states for the output of `embed`, packed [P, D]."""
         embeddings_PD, packing = self.embed(features_FD, batch, prompt_PD)
         return self._mt5.encode(embeddings_PD, packing), packing
 
@@ -148,25 +148,25 @@ class UniSign(ModelFolderMixin):
         return self.language_model
 
     def _features(self, batch: PackedBatch) -> Tensor:
-        """The sign features; for a batch without clips, one frame of zeros with a gradient for every parameter."""
+        """The sign features [F, D]; for a batch without clips, a zero frame that gives every parameter a gradient."""
         features_FD = self.sign_features(batch)
         if batch.lengths:
             return features_FD
         return features_FD.new_zeros(1, features_FD.shape[1]) + features_FD.sum()
 
     def _head_input(self, features_FD: Tensor, batch: PackedBatch) -> tuple[Tensor, Packing]:
-        """The input of a task head, padded [B, T, D], and the frames' packing: the sign features, or mT5's encoding."""
+        """A task head's input, padded [B, T, D], and the frames' packing: sign features, or mT5's hidden states."""
         frames = Packing(batch.lengths, features_FD.device)
         if self.config.head_features == "encoder":
             hidden_PD, packing = self.encode(features_FD, batch)
             prompt_B = packing.cu_seqlens.diff() - frames.cu_seqlens.diff()
-            place_F = packing.cu_seqlens[frames.seq_ids_P] + prompt_B[frames.seq_ids_P] + frames.position_P
-            features_FD = hidden_PD[place_F]
+            rows_F = packing.cu_seqlens[frames.seq_ids_P] + prompt_B[frames.seq_ids_P] + frames.position_P
+            features_FD = hidden_PD[rows_F]
         return frames.pad(features_FD), frames
 
 
 def _never_empty(batch: PackedBatch) -> PackedBatch:
-    """Replace a batch without clips, which mT5 rejects, by one clip of one frame and one token."""
+    """Replace a batch without clips, which mT5 rejects, with one clip of one frame and one token."""
     if batch.lengths:
         return batch
     one = batch.prompt_ids.new_full((1, 1), END)

@@ -1,1 +1,1 @@
-"""Between texts and tokens: tokenizer, trimmed vocabularies, normalisation before scoring."""
+"""Text: the tokenizer, vocabulary trimming, normalisation before scoring."""

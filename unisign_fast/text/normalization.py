@@ -1,7 +1,7 @@
-"""How texts are normalised before they are scored, predictions and references alike.
+"""Normalisation of predictions and references before scoring.
 
-`published` reproduces the published numbers; `nfkc` also folds every other character that mT5's tokenizer cannot write
-(it turns all text into Unicode's compatibility form), so that each reference can be matched in full.
+`published` reproduces the published numbers. mT5's tokenizer converts all text to Unicode's compatibility form (NFKC);
+`nfkc` converts the references too, so that the model can match every one of them in full.
 """
 
 import unicodedata
@@ -24,7 +24,7 @@ def _characters(text: str) -> str:
 
 
 def _nfkc(text: str) -> str:
-    """What mT5's tokenizer makes of a text: NFKC, but invisible marks become spaces and U+FF5E stays."""
+    """The text as mT5's tokenizer normalises it: NFKC, but invisible marks become spaces and U+FF5E is kept."""
     parts = text.translate(INVISIBLE).split("～")
     return "～".join(unicodedata.normalize("NFKC", part) for part in parts)
 
@@ -32,7 +32,7 @@ def _nfkc(text: str) -> str:
 RULES: dict[str, Callable[[str], str]] = {
     "none": lambda text: text,
     "single-spaces": _words,
-    # Published for references only; predictions of mT5 hold neither mark, those of other systems get the same chance.
+    # Published for references only. mT5 predicts neither mark; predictions of other systems are treated alike.
     "csl-daily": lambda text: _characters(text.replace("，", ",").replace("？", "?")),
     "nfkc": lambda text: _words(_nfkc(text)),
     "nfkc-characters": lambda text: _characters(_nfkc(text)),
@@ -40,9 +40,9 @@ RULES: dict[str, Callable[[str], str]] = {
 
 
 def rule_for(task: Task, language: str, normalization: Normalization) -> str:
-    """The key of RULES that a task's texts are normalised by.
+    """The key in RULES for the texts of a task.
 
-    Sentences of a language without spaces are scored by character. Of these only Chinese has published numbers.
+    Sentences in a language without spaces are scored by character; of these, only Chinese has published numbers.
     """
     if by_character(task, language):
         return "csl-daily" if language == "zh" and normalization == "published" else "nfkc-characters"
@@ -52,10 +52,10 @@ def rule_for(task: Task, language: str, normalization: Normalization) -> str:
 
 
 def by_character(task: Task, language: str) -> bool:
-    """Whether texts are scored by character: sentences without spaces. Glosses and words stay tokens."""
+    """Whether texts are scored by character: true for sentences in a language without spaces, never for glosses."""
     return task == "slt" and not has_spaces(language)
 
 
 def unreachable(references: Sequence[str]) -> int:
-    """How many references have characters that mT5's tokenizer cannot write."""
+    """The number of references with characters that mT5's tokenizer cannot produce."""
     return sum(_nfkc(text).split() != text.split() for text in references)

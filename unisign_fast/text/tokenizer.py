@@ -1,6 +1,6 @@
-"""Text to tokens and back, with mT5's own SentencePiece model: one file, `spiece.model`, travels with every model.
+"""Text to tokens and back, with mT5's SentencePiece model: one file, `spiece.model`, stored with every model.
 
-The library is used directly: the transformers wrappers lose mT5's Unicode normalisation or its vocabulary when they
+The library is used directly: the wrappers in transformers lose mT5's Unicode normalisation or its vocabulary when they
 are built from that file alone.
 """
 
@@ -29,7 +29,7 @@ def until_end(tokens: list[int]) -> list[int]:
 
 
 def prompt(language: str) -> str:
-    """The published prompt. Raises InputError if the language (CODE or CODE=NAME) is not known."""
+    """The published prompt. Raises InputError if the language (CODE or CODE=NAME) is unknown."""
     name = language_name(language)
     if name is None:
         raise InputError("language", f"{language!r} is not known", "give CODE=NAME with its English name")
@@ -37,12 +37,13 @@ def prompt(language: str) -> str:
 
 
 class Tokenizer:
-    """Tokens of prompts and targets. `path`: a spiece.model, or a folder that holds one."""
+    """Tokens of prompts and targets."""
 
     def __init__(self, path: Path):
+        """`path`: a spiece.model, or a folder that holds one. Raises InputError if it is missing or invalid."""
         self.path = path / "spiece.model" if path.is_dir() else path
         if not self.path.is_file():
-            raise InputError(self.path, "no tokenizer there", "put mT5's spiece.model there, or name where it is")
+            raise InputError(self.path, "does not exist", "copy mT5's spiece.model there, or give its path")
         remedy = "copy mT5's spiece.model again"
         model = read_bytes(self.path, MAX_BYTES, remedy)
         if problem := not_a_file_of_its_kind(model):
@@ -54,7 +55,7 @@ class Tokenizer:
             if not UNKNOWN < len(self) <= MAX_PIECES:
                 raise ValueError(f"it has {len(self)} pieces")
         except (OSError, RuntimeError, ValueError, TypeError):
-            raise InputError(self.path, "not a SentencePiece model", remedy) from None
+            raise InputError(self.path, "is not a SentencePiece model", remedy) from None
         self.fingerprint = hashlib.blake2b(model, digest_size=16).hexdigest()
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class Tokenizer:
         return self._pieces.encode(text)
 
     def pieces(self) -> list[str]:
-        """The piece of every token; no two are equal."""
+        """The piece of every token; all are distinct."""
         return [self._pieces.id_to_piece(token) for token in range(len(self))]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -88,16 +89,16 @@ class Tokenizer:
         return self._pieces.decode(kept)
 
     def save(self, folder: Path) -> None:
-        """Copy the model into `folder`. Raises InputError if it cannot be written to."""
+        """Copy the model into `folder`. Raises InputError if that cannot be written to."""
         if self.path.resolve() != (folder / "spiece.model").resolve():
             with replaced(folder / "spiece.model") as part:
                 shutil.copyfile(self.path, part)
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
-    """A tokenizer for a small corpus, with mT5's special ids and normalisation; the same texts give the same file."""
+    """Train a tokenizer for a small corpus, with mT5's special ids and normalisation. It is deterministic."""
     prompts = [prompt(language) for language in ("zh", "en")]
-    model = io.BytesIO()  # written to a file, the model would contain that file's path
+    model = io.BytesIO()  # not a file: the model would contain its path
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*prompts, *texts]),
         model_writer=model,
@@ -117,7 +118,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
 
 
 def write_tokenizer(model: bytes, folder: Path) -> Tokenizer:
-    """The tokenizer of a SentencePiece model, written into `folder` in one move."""
+    """Write a SentencePiece model into `folder` atomically, and open it as a tokenizer."""
     with replaced(folder / "spiece.model") as part:
         part.write_bytes(model)
     return Tokenizer(folder)

@@ -1,8 +1,8 @@
-"""mT5 with the part of its vocabulary that a corpus needs, and back (`--trim-vocabulary`).
+"""Trims mT5's vocabulary to the part that a corpus needs, and restores it (`--trim-vocabulary`).
 
-mT5-Base has a row for each of 250,112 tokens in its embedding and one in its output head: 384 of its 582 million
-parameters, of which a corpus in one language uses a few percent. A trimmed model is a model like any other, whose
-spiece.model has fewer pieces; which rows of the full model it has follows from the pieces' names.
+mT5-Base's embedding and output head each have a row for every one of 250,112 tokens: 384 of its 582 million parameters,
+of which a corpus in one language uses a few percent. A trimmed model is an ordinary model with fewer pieces in its
+spiece.model. The pieces' names say which rows of the full model it kept.
 """
 
 from collections.abc import Iterable
@@ -23,14 +23,14 @@ ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-define
 HEAD, SHARED = "lm_head.weight", "shared.weight"  # mT5's names
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # the same tensor as SHARED; not in every file
 ROWS = (HEAD, SHARED, *TIED)  # matrices with a row for each token
-MULTIPLE = 8  # number of rows: GPUs multiply such matrices faster
+MULTIPLE = 8  # the number of rows is a multiple of this: GPUs multiply such matrices faster
 
 
 def trim_tokenizer(full: Tokenizer, texts: Iterable[str], folder: Path) -> Tokenizer:
-    """Writes a tokenizer into `folder` that finds the same pieces in these texts and all prompts, and has few others.
+    """Write a tokenizer into `folder` that splits these texts and all prompts into the same pieces as before.
 
-    It keeps those pieces, every single character in them, and the pieces that are not text (end token, bytes).
-    The trimmed model allows no new segmentation of a text and keeps the best one.
+    It keeps those pieces, every single character in them, the pieces that are not text (end token, bytes), and a few
+    others to fill MULTIPLE. Removing pieces adds no segmentation of a text, and its best one is kept.
     """
     model = ModelProto.FromString(full.path.read_bytes())
     used = {token for language in LANGUAGES for token in full.prompt_ids(language)}
@@ -51,25 +51,25 @@ def trim_tokenizer(full: Tokenizer, texts: Iterable[str], folder: Path) -> Token
 
 
 def rows_of(trimmed: Tokenizer, full: Tokenizer) -> Tensor:
-    """For each row of the trimmed vocabulary its row in the full one, int64. Raises InputError if a piece is missing
+    """The row in the full vocabulary of each row of the trimmed one, int64. Raises InputError if a piece is missing
     there."""
     number = {piece: token for token, piece in enumerate(full.pieces())}
     try:
         return torch.tensor([number[piece] for piece in trimmed.pieces()])
     except KeyError as error:
-        problem = f"has the piece {error.args[0]!r}, which {full.path} has not"
-        raise InputError(trimmed.path, problem, "name the model that the trimmed one started from") from None
+        problem = f"has the piece {error.args[0]!r}, which {full.path} lacks"
+        raise InputError(trimmed.path, problem, "name the model that the trimmed one was made from") from None
 
 
 def trimmed_weights(weights: dict[str, Tensor], rows: Tensor | None) -> dict[str, Tensor]:
-    """A model's weights with these rows of its vocabulary alone; None: all."""
+    """A model's weights with only these rows of its vocabulary; None: all."""
     if rows is None:
         return weights
     return {name: weight[rows] if name.endswith(ROWS) else weight for name, weight in weights.items()}
 
 
 def untrimmed_weights(weights: dict[str, Tensor], rows: Tensor, embedding: Tensor, head: Tensor) -> dict[str, Tensor]:
-    """A trimmed model's weights with the full vocabulary: missing rows are taken from these matrices."""
+    """A trimmed model's weights with the full vocabulary; missing rows come from `embedding` and `head` [W, D]."""
     full = dict(weights)
     for name, weight in weights.items():
         if name.endswith(ROWS):

@@ -1,1 +1,1 @@
-"""Training runs: recipes, first weights, the loop, DeepSpeed, checkpoints, what is logged."""
+"""Training runs: recipes, initial weights, the training loop, DeepSpeed, checkpoints, logs."""

@@ -1,8 +1,8 @@
-"""Atomic checkpoints: a run can resume from the newest complete one, whenever a rank is killed.
+"""Atomic checkpoints: whenever a rank is killed, the run can resume from the newest complete one.
 
 A checkpoint is a folder step_XXXXXXXX. Its manifest.json, written last, holds the trainer's state and the size and
-SHA-256 of every file. A folder is ignored if it has no manifest or its files do not match. The file `latest` beside the
-folders names the newest checkpoint, for other tools.
+SHA-256 of every file. A folder without a manifest, or whose files do not match it, is skipped. The file `latest` beside
+the folders names the newest checkpoint, for other tools.
 """
 
 import math
@@ -15,11 +15,11 @@ from unisign_fast.pipelines.atomic_io import replace_text
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.training.disk import (
     MANIFEST,
-    NotWhole,
+    Incomplete,
     remove,
     seal,
     sealed_state,
-    secured,
+    sync_and_hash,
     writing,
 )
 from unisign_fast.utils.distributed import Ranks
@@ -51,12 +51,12 @@ class Checkpoints:
             self._together(lambda: write(folder))
             names = self.ranks.from_first(sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()))
             mine = names[self.ranks.rank :: self.ranks.world_size]  # ranks share the work of hashing
-            shares = self.ranks.gather(self._together(lambda: {name: secured(folder / name) for name in mine}))
+            shares = self.ranks.gather(self._together(lambda: {name: sync_and_hash(folder / name) for name in mine}))
             files = {name: entry for part in shares for name, entry in part.items()}
             self._on_first(lambda: self._finish(folder, state, files))
         except InputError:
             if self.ranks.is_first:
-                with suppress(OSError):  # room for the next attempt
+                with suppress(OSError):  # frees space for the next attempt
                     remove(folder)
             raise
 
@@ -85,13 +85,13 @@ class Checkpoints:
         self._prune(folder)
 
     def _find(self) -> tuple[Checkpoint | None, list[str]]:
-        passed_over: list[str] = []
+        skipped: list[str] = []
         for folder in sorted(self.folder.glob("step_" + "[0-9]" * 8), reverse=True):
             try:
-                return Checkpoint(folder, _trainer_state(folder)), passed_over
-            except NotWhole as reason:
-                passed_over.append(f"{folder}: {reason}")
-        return None, passed_over
+                return Checkpoint(folder, _trainer_state(folder)), skipped
+            except Incomplete as reason:
+                skipped.append(f"{folder}: {reason}")
+        return None, skipped
 
     def _prune(self, current: Path) -> None:
         """Remove all folders except `current`, just saved, and the newest sealed one before it."""
@@ -103,14 +103,14 @@ class Checkpoints:
 
 
 def _trainer_state(folder: Path) -> dict:
-    """The trainer's state of a checkpoint. Raises NotWhole if the folder or a value of the state is invalid."""
+    """The trainer's state of a checkpoint. Raises Incomplete if the folder or a value of the state is invalid."""
     state = sealed_state(folder)
     if type(state.get("step")) is not int or folder.name != f"step_{state['step']:08d}":
-        raise NotWhole(f"{MANIFEST} is of another step")
+        raise Incomplete(f"{MANIFEST} belongs to another step")
     best = state.get("best")
     if not (best is None or type(best) in (int, float) and math.isfinite(best)):
-        raise NotWhole(f"{MANIFEST} has no number as the best score")
-    identity = state.get("identity", {})
-    if not isinstance(identity, dict) or not all(isinstance(part, dict) for part in identity.values()):
-        raise NotWhole(f"{MANIFEST} does not say what was trained")
+        raise Incomplete(f"the best score in {MANIFEST} is not a number")
+    fingerprint = state.get("identity", {})
+    if not isinstance(fingerprint, dict) or not all(isinstance(part, dict) for part in fingerprint.values()):
+        raise Incomplete(f"{MANIFEST} does not say what was trained")
     return state

@@ -70,13 +70,13 @@ def parse(description: str, stages: tuple[int, ...], arguments: list[str]) -> Ru
 
 
 def _defaults(stages: tuple[int, ...], arguments: list[str]) -> tuple[RunSettings, list[str]]:
-    """The defaults implied by --config and by recipe, stage, task and the like; and the arguments without --config."""
+    """The defaults implied by --config, --recipe, --stage, --task and the like; and the arguments without --config."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     try:
         config, arguments = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
-        raise InputError("--config", "names no file", "give the settings.json of a run") from None
+        raise InputError("--config", "has no value", "give the settings.json of a run") from None
     recorded = _read_config(config.config) if config.config else {}
     parser.add_argument("--recipe", choices=get_args(RecipeName), default=recorded.get("recipe", "demo"))
     parser.add_argument("--settings", choices=get_args(Source), default=recorded.get("settings"))
@@ -97,14 +97,14 @@ def _read_config(path: Path) -> dict:
     remedy = "give the settings.json of a run"
     values = read_json(path, remedy)
     if not isinstance(values, dict):
-        raise InputError(path, "holds no settings of a run", remedy)
+        raise InputError(path, "does not hold a run's settings", remedy)
     data = values.get("data", {})
     if not isinstance(data, dict):
         raise InputError(f"{path}: data", "is not a group of settings", remedy)
     choices = {"recipe": RecipeName, "settings": Source, "stage": Stage, "task": Task}
     for name, value in (values | data).items():  # the defaults depend on these; `run_settings` checks all
         if name in choices and value not in get_args(choices[name]):
-            raise InputError(f"{path}: {name}", "is not one of a run's settings", remedy)
+            raise InputError(f"{path}: {name}", "is not a valid choice", remedy)
     return {name: value for name, value in values.items() if name != "start"}
 
 

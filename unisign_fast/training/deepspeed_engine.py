@@ -1,6 +1,6 @@
 """DeepSpeed setup for every launcher (`deepspeed`, `torchrun`, plain `python`), CPU or GPU, and ZeRO 0 to 3.
 
-DeepSpeed averages gradients over ranks, whatever their number of tokens, so the trainer scales the losses. The
+DeepSpeed averages gradients over ranks regardless of their token counts, so the trainer scales the losses. The
 last step of an epoch has fewer micro-batches, so `backward_step` sets the gradient accumulation boundary itself.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class StepResult(NamedTuple):
-    """Result of an optimiser step, as tensors on the device that the host has not waited for."""
+    """Result of an optimiser step: tensors on the device, not yet synchronised with the host."""
 
     loss_sum: Tensor  # [] summed over the targets of all ranks
     grad_norm: Tensor  # [] before clipping
@@ -31,10 +31,10 @@ class StepResult(NamedTuple):
 
 
 def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) -> "DeepSpeedEngine":
-    """Wrap `model` for training over `total_steps` optimiser steps. `model` is changed in place (device, bf16).
+    """Wrap `model` for `total_steps` optimiser steps of training. `model` is changed in place (device, bf16).
 
-    A parameter may be unused on some ranks (those without hand crops), but needs a zero gradient there instead of
-    None: ZeRO 1 to 3 expect the same gradients on every rank. The model adds `0 * parameter.sum()` for unused ones.
+    A parameter that is unused on some ranks (those without hand crops) needs a zero gradient there instead of None,
+    since ZeRO 1 to 3 expect the same gradients on every rank: the model adds `0 * parameter.sum()`.
     """
     deepspeed = import_deepspeed()
     from transformers import get_scheduler
@@ -51,7 +51,7 @@ def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) ->
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     if hasattr(engine.optimizer, "fp32_groups"):
         _undo_first_step(engine)
-    make_moments(engine)
+    allocate_moments(engine)
     if engine.world_size == 1 and settings.zero_stage == 0:
         engine.enable_backward_allreduce = False  # saves copying all gradients into one tensor and back
     engine.step_guard = StepGuard(engine)
@@ -59,10 +59,10 @@ def start_engine(model: nn.Module, settings: TrainSettings, total_steps: int) ->
 
 
 def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict]:
-    """The trained parameters by learning rate and weight decay; the first group learns at `settings.learning_rate`.
+    """AdamW's parameter groups, by learning rate and weight decay; the first has `settings.learning_rate`.
 
-    Biases and 1-D parameters are not decayed. Those of the RGB branch (`rgb.*`) learn `settings.rgb_rate` times as
-    fast as the others.
+    Biases and 1-D parameters are not decayed. The learning rate of the RGB branch (`rgb.*`) is `settings.rgb_rate`
+    times that of the others.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -96,12 +96,12 @@ def engine_config(settings: TrainSettings) -> dict:
 
 
 def backward_step(engine: "DeepSpeedEngine", micro_batches: Sequence[PackedBatch], scale: Tensor) -> StepResult:
-    """Accumulate the gradients of sum of losses * `scale`, averaged over ranks, and take the optimiser step.
+    """Accumulate the gradients of the summed losses times `scale` [], average them over ranks, and step the optimiser.
 
-    `scale` is the number of ranks over the number of targets of the whole step, so the average over ranks is the
+    `scale` is the number of ranks over the number of targets in the whole step, so the average over ranks is the
     gradient of the mean loss per target, however clips are distributed. Every rank passes the same number of
-    micro-batches. If the loss or the gradient is not finite, weights, optimiser and running statistics stay unchanged
-    on every rank. The host waits for the device only where DeepSpeed's own step does.
+    micro-batches. If the loss or the gradient is not finite, weights, optimiser state and running statistics stay
+    unchanged on every rank. The host waits for the device only where DeepSpeed's own step does.
     """
     assert micro_batches, "a step needs at least one micro-batch, possibly empty"
     device, guard = engine.device, engine.step_guard
@@ -115,14 +115,14 @@ def backward_step(engine: "DeepSpeedEngine", micro_batches: Sequence[PackedBatch
     micro_losses = torch.stack(losses)
     loss_sum, grad_norm, is_bad = guard.check(micro_losses.sum())
     engine.step()
-    if not engine.was_step_applied():  # some of DeepSpeed's optimisers skip bad steps themselves, and the schedule too
+    if not engine.was_step_applied():  # some of DeepSpeed's optimisers skip bad steps, and then the schedule's step too
         engine.lr_scheduler.step()
     guard.restore_buffers(is_bad)
     return StepResult(loss_sum, grad_norm, is_bad, micro_losses)
 
 
 def set_schedule(engine: "DeepSpeedEngine", step: int) -> None:
-    """Set the learning rates for optimiser step `step` (from 0), and DeepSpeed's step count."""
+    """Set the learning rates and DeepSpeed's step count for optimiser step `step` (from 0)."""
     schedule = engine.lr_scheduler
     schedule.last_epoch = engine.global_steps = step
     rates = [base * rate(step) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas)]
@@ -132,7 +132,7 @@ def set_schedule(engine: "DeepSpeedEngine", step: int) -> None:
 
 
 def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | None:
-    """The model's whole state on the CPU on rank 0, None elsewhere; collective.
+    """The model's full state, on the CPU, on rank 0; None on the other ranks. Collective.
 
     Parameters are the optimiser's float32 master weights, which are more precise than the module's in bf16; buffers are
     the module's. Names that share a parameter share a tensor.
@@ -158,7 +158,7 @@ def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | No
 
 
 def master_weights(engine: "DeepSpeedEngine") -> dict[nn.Parameter, Tensor]:
-    """The float32 master of each parameter with ZeRO 0 in bf16, which DeepSpeed's accessors do not reach."""
+    """Each bf16 parameter's float32 master under ZeRO 0, which DeepSpeed's accessors do not reach; else empty."""
     if not hasattr(engine.optimizer, "fp32_groups"):
         return {}
     groups = zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups)
@@ -167,8 +167,8 @@ def master_weights(engine: "DeepSpeedEngine") -> dict[nn.Parameter, Tensor]:
 
 @contextmanager
 def evaluation_mode(engine: "DeepSpeedEngine") -> Iterator[None]:
-    """Eval mode without gradients. Under ZeRO-3 all weights are gathered first, so ranks may run different numbers of
-    forward passes (their numbers of clips and generated lengths differ)."""
+    """Eval mode without gradients. Under ZeRO-3 all weights are gathered first, so that ranks may run different numbers
+    of forward passes (they have different clips and generate texts of different lengths)."""
     was_training = engine.module.training
     engine.module.eval()
     try:
@@ -185,18 +185,20 @@ def evaluation_mode(engine: "DeepSpeedEngine") -> Iterator[None]:
 
 
 def _undo_first_step(engine: "DeepSpeedEngine") -> None:
-    """With ZeRO 0 in bf16, DeepSpeed takes a step without gradients during construction. It decays the masters and
-    counts in AdamW's bias correction, so the first real update would be a quarter too small."""
+    """Undo the step without gradients that DeepSpeed takes during construction under ZeRO 0 in bf16. It decays the
+    masters, and AdamW's bias correction counts it, so the first real update would be a quarter too small."""
     engine.optimizer.optimizer.state.clear()
     with torch.no_grad():
         for short, long in master_weights(engine).items():
             long.copy_(short)
 
 
-def make_moments(engine: "DeepSpeedEngine") -> None:
-    """Allocate AdamW's moments, zero, before any activation. The first step would allocate them among the activations
-    just freed and fragment the memory: 0.3 of 6.5 GiB at mT5-Base's size on a CPU. DeepSpeed would also link only the
-    moments of the first parameter group to their parameters, and its accessors could not return the others.
+def allocate_moments(engine: "DeepSpeedEngine") -> None:
+    """Allocate AdamW's moments, zero, before any activation.
+
+    The first step would allocate them in the gaps left by its activations and fragment memory: 0.3 of 6.5 GiB at
+    mT5-Base's size on a CPU. DeepSpeed would also link only the first parameter group's moments to their parameters,
+    and its accessors could not return the others.
     """
     optimizer, basic = engine.optimizer, engine.basic_optimizer
     partitions = getattr(optimizer, "fp32_partitioned_groups_flat", None)

@@ -22,13 +22,13 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_MANIFEST = 2**26  # bytes; a real one has a few kilobytes
 
 
-class NotWhole(Exception):
-    """Why a folder is not a complete sealed folder."""
+class Incomplete(Exception):
+    """A folder is not complete and unchanged since it was sealed; the message says why."""
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a disk error while writing below `folder` into an InputError that names the folder."""
+    """Convert a disk error while writing below `folder` into an InputError that names the folder."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors gives errno only in its message
@@ -46,43 +46,43 @@ def _number(message: str) -> int | None:
 
 
 def seal(folder: Path, state: dict, files: dict[str, tuple[int, str]]) -> None:
-    """Write the manifest of a folder whose `files` (name: size and SHA-256) are on the disk, with the JSON `state`."""
+    """Write the manifest of a folder: its `files` (name: size and SHA-256), already on disk, and the JSON `state`."""
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder, folder.parent):
         sync_to_disk(path)  # so that the directory entries are on disk
     content = {"state": state, "files": files}
     replace_text(folder / MANIFEST, json.dumps(content | {"sha256": _digest(content)}, indent=1))
 
 
-def secured(path: Path) -> tuple[int, str]:
-    """Sync a file to disk; returns its size and SHA-256."""
+def sync_and_hash(path: Path) -> tuple[int, str]:
+    """Sync a file to disk, and return its size in bytes and its SHA-256."""
     sync_to_disk(path)
     return path.stat().st_size, _sha256(path)
 
 
 def sealed_state(folder: Path) -> dict:
-    """The state in a folder's manifest. Raises NotWhole unless every file matches the manifest."""
+    """The state in a folder's manifest. Raises Incomplete unless every file matches the manifest."""
     if folder.is_symlink() or not folder.is_dir():
-        raise NotWhole("is not a folder")
+        raise Incomplete("is not a folder")
     try:
         if not (folder / MANIFEST).exists():
-            raise NotWhole("saving it was not finished")
+            raise Incomplete("was not saved completely")
         state, files = _checked(read_json(folder / MANIFEST, max_bytes=MAX_MANIFEST))
     except InputError as error:
-        raise NotWhole(f"{MANIFEST} {error.problem}") from None
+        raise Incomplete(f"{MANIFEST} {error.problem}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise NotWhole(f"{MANIFEST} is damaged ({error})") from None
+        raise Incomplete(f"{MANIFEST} is damaged ({error})") from None
     try:
         for name, (size, _) in files.items():
             path = folder / name
-            result = path.stat().st_size if path.is_file() else None
-            if result != size:
-                problem = "is missing" if result is None else f"has {result} bytes instead of {size}"
-                raise NotWhole(f"{name} {problem}")
+            actual_size = path.stat().st_size if path.is_file() else None
+            if actual_size != size:
+                problem = "is missing" if actual_size is None else f"has {actual_size} bytes instead of {size}"
+                raise Incomplete(f"{name} {problem}")
         for name, (_, digest) in files.items():
             if _sha256(folder / name) != digest:
-                raise NotWhole(f"{name} was altered")
+                raise Incomplete(f"{name} does not match its checksum")
     except OSError as error:
-        raise NotWhole(f"a file cannot be read ({error.strerror})") from None
+        raise Incomplete(f"a file cannot be read ({error.strerror})") from None
     return state
 
 
@@ -93,16 +93,16 @@ def _checked(manifest: Any) -> tuple[dict, dict[str, list]]:
         raise ValueError("state or files are missing")
     for name, (size, digest) in files.items():
         if type(size) is not int or type(digest) is not str or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"the entry of {name!r} is not one of a file")
+            raise ValueError(f"the entry {name!r} does not describe a file")
     if "sha256" in manifest and manifest["sha256"] != _digest({"state": state, "files": files}):
-        raise ValueError("it was altered")
+        raise ValueError("it does not match its checksum")
     return state, files
 
 
 def write_files(folder: Path, write: Callable[[Path], object]) -> None:
-    """Replace files in `folder` by those that `write(staging)` writes, each atomically.
+    """Replace files in `folder` with those that `write(staging)` writes, each atomically.
 
-    For a folder that must always be usable, such as the best weights so far. Called by one process.
+    For a folder that must always be usable, such as the best weights so far. Only one process may call it.
     """
     staging = folder.with_name(folder.name + ".unfinished")
     with writing(folder):
@@ -116,11 +116,11 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
                 os.replace(path, folder / path.name)
             sync_to_disk(folder)
         finally:
-            remove(staging)  # leftovers must not keep the disk full
+            remove(staging)  # a failed attempt must not fill the disk
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with all in it, a file or a link, if it is there."""
+    """Remove a folder with its contents, a file, or a link; do nothing if there is none."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():

@@ -47,7 +47,7 @@ def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
 
 
 def has_engine_state(folder: Path) -> bool:
-    """Whether a checkpoint has this format; before version 0.2 checkpoints held DeepSpeed's own files."""
+    """Whether a checkpoint has this format; before version 0.2, checkpoints held DeepSpeed's own files."""
     return any(folder.glob(FILES))
 
 
@@ -61,7 +61,7 @@ def load_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
 
 
 def _set_all(engine: "DeepSpeedEngine", stored: Callable[[str], Tensor]) -> None:
-    """Set the engine's state, `stored(name)` being the saved value."""
+    """Set the engine's state to the saved values, which `stored(name)` returns."""
     for state in engine.basic_optimizer.state.values():
         if "step" in state:
             state["step"].copy_(stored(UPDATES))
@@ -74,7 +74,7 @@ def _set_all(engine: "DeepSpeedEngine", stored: Callable[[str], Tensor]) -> None
 
 
 def _whole_state(engine: "DeepSpeedEngine") -> Iterator[tuple[str, Tensor]]:
-    """Name and unsharded value of everything that is saved. Collective: every rank must exhaust it."""
+    """Name and unsharded value of everything that is saved. Collective: every rank must exhaust the iterator."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     masters, states = master_weights(engine), engine.basic_optimizer.state

@@ -19,13 +19,14 @@ LAST = 50  # steps whose accuracy is reported
 def learn_handshapes(rgb: RGBBranch, size: int, seed: int, steps: int = STEPS) -> float:
     """Train `rgb.backbone` in place on pictures of `size` pixels, about a minute on a CPU core.
 
-    Returns the share of handshapes named right in the last 50 steps. Ranks that train together end with equal weights.
+    Returns the accuracy over the last 50 steps, in [0, 1]. All ranks of a run end with equal weights.
     """
     pictures = stream(seed, 0, "", "handshapes")
     head = nn.Linear(rgb.backbone.channels, len(SHAPES))
     optimizer = torch.optim.AdamW([*rgb.backbone.parameters(), *head.parameters()], fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    right, halves = [], (PICTURES // 2, PICTURES // 2)  # each shows hands of both sides, and fills a hand's statistics
+    # Each half shows left and right hands, and updates the BatchNorm statistics of one of them.
+    right, halves = [], (PICTURES // 2, PICTURES // 2)
     rgb.train()
     for _ in range(steps):
         crops_N3SS, labels = (torch.from_numpy(x) for x in handshape_pictures(PICTURES, size, pictures))

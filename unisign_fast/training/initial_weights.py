@@ -20,25 +20,25 @@ from unisign_fast.text.vocabulary_trimming import HEAD, SHARED, TIED, trimmed_we
 
 IMAGENET_URL = "https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth"
 MT5_FILES = "config.json, pytorch_model.bin or model.safetensors, and spiece.model"
-MODEL_PREFIX = "language_model.mt5."  # of mT5's weights in a model folder
+MODEL_PREFIX = "language_model.mt5."  # prefix of mT5's weights in a model folder
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)  # in old files of the T5 family
 
 
 def pretrained_shape(source: str) -> MT5Shape:
-    """The geometry of a pretrained mT5: a folder, or a name on the hub. Raises InputError where there is none."""
+    """The shape of a pretrained mT5, given as a folder or a hub id. Raises InputError if there is none."""
     path = _mt5_file(source, "config.json")
     try:
-        values: Any = read_json(path, _remedy())  # a TypeError below names what is not a table
+        values: Any = read_json(path, _remedy())  # if it is not a table, the next line raises TypeError
         return msgspec.convert({name: values[name] for name in MT5Shape.__dataclass_fields__}, MT5Shape)
     except InputError as error:
-        problem = f"not the configuration of an mT5 ({error.where}: {error.problem})"
+        problem = f"is not an mT5 configuration ({error.where}: {error.problem})"
         raise InputError(path, problem, _remedy()) from None
     except (msgspec.ValidationError, KeyError, TypeError) as error:
-        raise InputError(path, f"not the configuration of an mT5 ({error!r})", _remedy()) from None
+        raise InputError(path, f"is not an mT5 configuration ({error!r})", _remedy()) from None
 
 
 def pretrained_tokenizer(source: str) -> Tokenizer:
-    """The tokenizer of a pretrained mT5."""
+    """The tokenizer of a pretrained mT5. Raises InputError if there is none."""
     return Tokenizer(_mt5_file(source, "spiece.model"))
 
 
@@ -57,11 +57,10 @@ def read_vocabulary(source: str, option: str) -> tuple[Tokenizer, Tensor, Tensor
 
 
 def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor | None = None) -> None:
-    """Copy the pretrained weights into `language_model`. Raises InputError unless every weight exists and fits. `rows`:
-    the vocabulary rows of `language_model`, if it is trimmed.
+    """Copy the pretrained weights into `language_model`. Raises InputError unless every weight exists and fits.
 
-    It does not use transformers, which initialises missing weights randomly and only logs it: for an untied mT5 saved
-    as safetensors, the embeddings of both stacks.
+    `rows`: the vocabulary rows of `language_model`, if it is trimmed. transformers is not used: it initialises missing
+    weights randomly and only logs this. For an untied mT5 saved as safetensors, these are both stacks' embeddings.
     """
     path = _mt5_file(source, "model.safetensors", "pytorch_model.bin")
     weights = {name: weight for name, weight in read_weights(path).items() if name not in UNUSED}
@@ -88,9 +87,9 @@ def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:
 
 
 def load_imagenet_weights(backbone: EfficientNet, path: Path) -> None:
-    """Load torchvision's `efficientnet_b0_rwightman-*.pth`, or the same as safetensors, leaving its classifier out.
+    """Load torchvision's `efficientnet_b0_rwightman-*.pth`, or the same as safetensors, without its classifier.
 
-    Raises InputError when the file cannot be read or is not a B0 of this width and depth.
+    Raises InputError if the file cannot be read or is not a B0 of this width and depth.
     """
     weights = {k: v for k, v in read_weights(path).items() if not k.startswith("classifier.")}
     if not any(key.startswith("features.") for key in weights):
@@ -105,13 +104,13 @@ def _remedy(option: str = "--mt5") -> str:
 def _mt5_file(source: str, *names: str, option: str = "--mt5") -> Path:
     """The first of these files that exists in the folder or on the hub."""
     if Path(source).is_dir():
-        result = [Path(source, name) for name in names if Path(source, name).is_file()]
-        if not result:
+        files = [Path(source, name) for name in names if Path(source, name).is_file()]
+        if not files:
             raise InputError(f"{option} {source}", f"has no {' or '.join(names)}", _remedy(option))
-        return result[0]
+        return files[0]
     for name in names:
         try:
             return download_file(source, name)
         except (OSError, HTTPError, HFValidationError) as error:
             reason = first_line(error)
-    raise InputError(f"{option} {source}", f"is not a readable folder or hub name ({reason})", _remedy(option))
+    raise InputError(f"{option} {source}", f"is not a readable folder or hub id ({reason})", _remedy(option))

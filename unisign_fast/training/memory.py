@@ -1,8 +1,7 @@
-"""Micro-batch sizes from the memory of a GPU.
+"""Derives micro-batch sizes from GPU memory.
 
 The bytes that autograd saves for a clip are counted on meta tensors before training, on the GPU's code paths, so they
-depend on the model's geometry, the precision and the share of sampled hands. The clips of an optimiser step stay the
-same.
+reflect the model's shape, the precision and the share of sampled hands. The clips of an optimiser step do not change.
 """
 
 from collections import defaultdict
@@ -28,7 +27,7 @@ from unisign_fast.utils.distributed import Ranks
 
 AUTO = "auto"
 PUBLISHED_CLIPS = {1: 16, 2: 4, 3: 8}  # clips of a micro-batch on a CPU, by stage
-USED_SHARE = 0.85  # share of the free memory; the rest is for the allocator's gaps and libraries
+USED_SHARE = 0.85  # share of the free memory; the rest is for fragmentation and libraries
 WORKSPACE = 4 << 30  # chunks of logits, temporaries of the largest layer, and buckets of gradients
 PROMPT_TOKENS = 14
 
@@ -76,18 +75,21 @@ def micro_batch_budget(
 def clips_that_fit(
     free_bytes: int, settings: TrainSettings, data: DataSettings, config: ModelConfig, world_size: int
 ) -> int:
-    """Number of full-length clips that fit into `free_bytes` along with the model; at most those of a step."""
+    """The number of full-length clips that fit into `free_bytes` along with the model, up to a rank's share of a step.
+
+    Raises InputError if not even one clip fits.
+    """
     state = state_bytes(settings, config, world_size)
     clip_bytes = (saved_bytes(4, settings, data, config) - saved_bytes(2, settings, data, config)) // 2
     clips = int((USED_SHARE * free_bytes - state - WORKSPACE) // clip_bytes)
     if clips < 1:
-        problem = f"{free_bytes / 2**30:.0f} GiB are free, and the model and its optimiser take {state / 2**30:.0f} GiB"
+        problem = f"{free_bytes / 2**30:.0f} GiB are free, but the model and its optimiser need {state / 2**30:.0f} GiB"
         raise InputError("GPU memory", problem, "train with more ranks and --zero-stage 2, or lower --max-frames")
     return min(clips, -(-settings.clips_per_step // world_size))
 
 
 def state_bytes(settings: TrainSettings, config: ModelConfig, world_size: int) -> int:
-    """Bytes of weights, gradients, their float32 sums, masters and AdamW's moments on a rank."""
+    """Bytes per rank of weights, gradients, their float32 sums, master weights and AdamW's moments."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in UniSign(config).parameters())
     if settings.precision == "fp32":
@@ -125,8 +127,8 @@ def _full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBa
 
 
 @contextmanager
-def naming_what_to_lower(budget: Budget, max_frames: int) -> Iterator[None]:
-    """Turn a GPU out-of-memory error into an InputError that names the settings to lower, and their new values.
+def out_of_memory_advice(budget: Budget, max_frames: int) -> Iterator[None]:
+    """Convert a GPU out-of-memory error into an InputError that names the settings to lower, and their new values.
 
     A micro-batch of one clip of `max_frames` can't be divided: the clip itself has to be shorter.
     """
@@ -134,11 +136,9 @@ def naming_what_to_lower(budget: Budget, max_frames: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         if budget.frames > max_frames:
-            problem = (
-                f"a micro-batch of {budget.frames} frames and {budget.tokens} tokens needs more memory than is free"
-            )
+            problem = f"a micro-batch of {budget.frames} frames and {budget.tokens} tokens does not fit"
             remedy = f"give --frames-per-device {budget.frames // 2} --tokens-per-device {budget.tokens // 2}"
         else:
-            problem = f"a single clip of up to {max_frames} frames needs more memory than is free"
-            remedy = f"give --max-frames {max_frames // 2}, or share the optimiser by more ranks with --zero-stage 2"
+            problem = f"a single clip of up to {max_frames} frames does not fit"
+            remedy = f"give --max-frames {max_frames // 2}, or shard the optimiser over more ranks with --zero-stage 2"
         raise InputError("GPU memory", problem, remedy) from error

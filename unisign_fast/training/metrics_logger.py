@@ -1,10 +1,9 @@
-"""Logs of a training run: a progress bar on rank 0, TensorBoard, Weights & Biases if wanted, and RUN/log.jsonl.
+"""Logs of a training run: a progress bar on rank 0, TensorBoard, optionally Weights & Biases, and RUN/log.jsonl.
 
 log.jsonl has one JSON object per line. Every line has `event` (start, resume, step, bad_clip, bad_step, evaluation,
-checkpoint, checkpoint_passed_over, stopped, finished) and `time`. A step has loss, grad_norm (before clipping),
+checkpoint, checkpoint_skipped, stopped, finished) and `time`. A step has loss, grad_norm (before clipping),
 learning_rate, clips_per_s, input_wait (share of the time), memory_gib (peak) and, where the device's peak is known, mfu
-(useful FLOPs over those the devices could have done). After a resume the lines of repeated steps come again, with the
-same losses.
+(useful FLOPs over peak FLOPs). After a resume, repeated steps are logged again, with the same losses.
 """
 
 import resource
@@ -68,7 +67,7 @@ class MetricsLogger:
         self._bar: Progress | None = None
         self._pending: _Pending | None = None
         self._step = 0
-        self._said_at = self._clock = time.monotonic()
+        self._printed_at = self._clock = time.monotonic()
         # Since the last logged step: seconds of training, seconds of waiting for input, useful work, and clips.
         self._busy = self._waited = self._flops = 0.0
         self._clips = 0
@@ -112,9 +111,11 @@ class MetricsLogger:
             yield item
 
     def step(self, step: int, row: dict, values: Tensor, flops: float = 0.0) -> StepReport | None:
-        """Step number `step` (from 1) has been issued; `values` [5] on the device are loss, norm of the gradient,
-        whether it was bad, clips, and stop signals; `flops` its useful work on all ranks. Every `log_every`-th is
-        logged. Returns the report of the previous step, which the device has finished by now."""
+        """Record step number `step` (from 1), which has been issued; every `log_every`-th is logged.
+
+        `values` [5], on the device: loss, gradient norm, whether the step was bad, clips, stop signals. `flops`: useful
+        FLOPs on all ranks. Returns the report of the previous step, which the device has finished by now.
+        """
         report = self.fetch()
         self._step = step
         if self._bar:
@@ -131,7 +132,7 @@ class MetricsLogger:
         """The report of the pending step, logged if it is due; None if there is none. Waits for the device."""
         if self._pending is None:
             return None
-        step, row, host, event, now, flops = self._pending  # on a CPU the step was done by then
+        step, row, host, event, now, flops = self._pending  # on a CPU the step was finished when it was issued
         self._pending = None
         if event:
             event.synchronize()
@@ -158,17 +159,17 @@ class MetricsLogger:
             with writing(self._run):
                 self.log.write(event, **values)
             if message:
-                self._say(message)
+                self._print(message)
 
     def scores(self, epoch: int, scores: dict[str, float]) -> None:
         """Log and print the scores of an evaluation after epoch number `epoch` (from 0)."""
-        said = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        self.event("evaluation", f"epoch {epoch + 1}: {said}", epoch=epoch, step=self._step, scores=scores)
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        self.event("evaluation", f"epoch {epoch + 1}: {listed}", epoch=epoch, step=self._step, scores=scores)
         self._plot("scores", scores, self._step)
 
     def bad_clip(self, clip_id: str, error: InputError) -> None:
-        """Log a clip that was left out, only once per run, over all epochs and ranks."""
-        self._bad_clips |= {event.clip for event in events_of(self.log.news(), BadClipEvent)}
+        """Log a clip that was left out, once per run, whatever the epoch and rank."""
+        self._bad_clips |= {event.clip for event in events_of(self.log.new_events(), BadClipEvent)}
         if clip_id not in self._bad_clips:
             with writing(self._run):
                 self.log.write("bad_clip", clip=clip_id, error=str(error), rank=self.ranks.rank)
@@ -198,23 +199,23 @@ class MetricsLogger:
         if self._wandb:
             self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
 
-    def _say(self, line: str) -> None:
-        """Print a line, whole even where the terminal is narrower or there is none."""
+    def _print(self, line: str) -> None:
+        """Print a line without wrapping it, on any terminal or none."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, step: int, row: dict) -> None:
         loss, rate, now = row["loss"], row["clips_per_s"], time.monotonic()
         if self._bar:
             self._bar.update(self._task, rate=f"{rate:.1f} clips/s", loss=f"loss {loss:.4f}")
-        elif now - self._said_at >= LINE_EVERY_SECONDS:
-            self._said_at = now
+        elif now - self._printed_at >= LINE_EVERY_SECONDS:
+            self._printed_at = now
             left = (now - self._started) / max(step - self._first, 1) * (self._total - step)
             line = f"step {step}/{self._total}  loss {loss:.4f}  {rate:.1f} clips/s  {left / 60:.1f} min left"
-            self._say(line)
+            self._print(line)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes so far: allocated on the GPU, or used by this process."""
+    """Peak memory so far, in bytes: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -227,7 +228,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def _start_wandb(project: str, run: Path):
-    """A run on Weights & Biases named after the folder; resuming appends to it."""
+    """A Weights & Biases run named after the folder; resuming appends to it. Raises InputError without the package."""
     try:
         import wandb
     except ImportError:

@@ -23,7 +23,7 @@ class Recipe:
     crop_size: int = 112
 
 
-# Table 2, on the four GPUs of the published code: 16 x 8, 4 x 8 and 8 x 1 clips a GPU and optimiser step.
+# Table 2, on the four GPUs of the published code: 16 x 8, 4 x 8 and 8 x 1 clips per GPU and optimiser step.
 BASE = Recipe(
     model=ModelConfig(),
     stages={
@@ -59,7 +59,7 @@ DEMO = Recipe(
             dropout_rate=0.1,
         ),
         pose_channels=(16, 16, 24, 24),
-        projection_std=0.3,  # a random mT5 has embeddings of standard deviation 1
+        projection_std=0.3,  # a random mT5's embeddings have standard deviation 1
         backbone_width=0.25,
         backbone_depth=0.25,
     ),

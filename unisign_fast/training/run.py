@@ -1,4 +1,4 @@
-"""A training run from its settings: stores, tokenizer, model with its first weights, trainer, test scores."""
+"""Carries out a training run from its settings: stores, tokenizer, initial weights, trainer, test scores."""
 
 import sys
 from functools import cache
@@ -30,7 +30,7 @@ from unisign_fast.training.initial_weights import (
     load_pretrained_mt5,
 )
 from unisign_fast.training.interruption import Interrupted
-from unisign_fast.training.memory import micro_batch_budget, naming_what_to_lower
+from unisign_fast.training.memory import micro_batch_budget, out_of_memory_advice
 from unisign_fast.training.metrics_logger import peak_flops
 from unisign_fast.training.run_data import (
     compare_keypoint_sources,
@@ -44,7 +44,7 @@ from unisign_fast.training.run_data import (
 )
 from unisign_fast.training.run_language import check_source, language_parts
 from unisign_fast.training.run_lock import locked
-from unisign_fast.training.run_record import identity, record, target_languages, write_cards
+from unisign_fast.training.run_record import recipe_fingerprint, record, target_languages, write_cards
 from unisign_fast.training.settings import RunSettings
 from unisign_fast.training.trainer import Trainer, Validation, check_run_folder
 from unisign_fast.utils.distributed import Ranks, start_ranks
@@ -54,9 +54,10 @@ LOADER_THREADS = 2
 
 
 def train(settings: RunSettings) -> None:
-    """Train in `settings.folder`. An interrupted run is resumed, a finished one is left unchanged.
+    """Train in `settings.folder`. An interrupted run is resumed; a finished one is left unchanged.
 
-    Fine-tuning ends with the scores of its best weights on the test split, if the stores have one.
+    Fine-tuning ends by scoring its best weights on the test split, if the stores have one. Raises InputError for
+    settings or data that cannot be used.
     """
     keep_memory()
     ranks = start_ranks()
@@ -89,13 +90,13 @@ def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | No
     clips = training_share(clips, settings)
     config = settings.model_config(shape, head_classes(settings, clips), reader.skeleton.name)
     torch.manual_seed(settings.train.seed)
-    model = _first_weights(UniSign(config), settings, source, rows, ranks)
+    model = _load_initial_weights(UniSign(config), settings, source, rows, ranks)
     trained = settings.data_fraction > 0
     if trained:
         trainer = _trainer(settings, config, model, tokenizer, reader, clips, ranks)
         trainer.resume()
-        record(settings, stores, ranks)  # only now: a rejected start must not change the record of the run
-        with naming_what_to_lower(trainer.loader.budget, settings.data.max_frames):
+        record(settings, stores, ranks)  # only now: a rejected start must not change the run's record
+        with out_of_memory_advice(trainer.loader.budget, settings.data.max_frames):
             trained = trainer.train()
     else:
         record(settings, stores, ranks)
@@ -119,7 +120,7 @@ def _announce(settings: RunSettings, ranks: Ranks) -> None:
         print(f"{settings.name} of the {settings.recipe} recipe on {data}, {modality}, {where}", flush=True)
 
 
-def _first_weights(
+def _load_initial_weights(
     model: UniSign, settings: RunSettings, source: Path | None, rows: Tensor | None, ranks: Ranks
 ) -> UniSign:
     if source is not None:
@@ -137,18 +138,18 @@ def _first_weights(
 
 
 def _learn_handshapes(rgb: RGBBranch, settings: RunSettings, ranks: Ranks) -> None:
-    """Learn handshapes once per run; later starts load the weights from its folder."""
+    """Pretrain the RGB encoder once per run; later starts load its weights from the run folder."""
     file, backbone = settings.folder / "handshapes.safetensors", rgb.backbone
     if ranks.from_first(file.is_file()):
         load_strictly(backbone, read_weights(file), file)
         return
     if ranks.is_first:
         print("pretraining the RGB encoder on drawn handshapes, which takes about a minute on a CPU", flush=True)
-    from unisign_fast.training.handshape_pretraining import learn_handshapes  # late: the demo recipe alone needs it
+    from unisign_fast.training.handshape_pretraining import learn_handshapes  # late: only the demo recipe needs it
 
     accuracy = learn_handshapes(rgb, settings.data.crop_size, settings.train.seed)
     if ranks.is_first:
-        print(f"it recognizes {accuracy:.0%} of them", flush=True)
+        print(f"it recognises {accuracy:.0%} of them", flush=True)
         save_weights(file, backbone.state_dict())
     ranks.barrier()
 
@@ -157,7 +158,7 @@ def _skip_training(
     settings: RunSettings, config: ModelConfig, model: UniSign, tokenizer: Tokenizer, ranks: Ranks
 ) -> None:
     if ranks.is_first:
-        print(f"--data-fraction 0: nothing is trained, the first weights go to {settings.folder / 'last'}")
+        print(f"--data-fraction 0: nothing is trained; the initial weights are saved to {settings.folder / 'last'}")
         save_model(settings.folder / "last", config, model.state_dict(), tokenizer, settings.data)
     ranks.barrier()
 
@@ -211,7 +212,7 @@ def _trainer(
         settings.train,
         settings.folder,
         ranks,
-        recipe=identity(settings, tokenizer, reader.stores),
+        recipe=recipe_fingerprint(settings, tokenizer, reader.stores),
         save_weights=lambda folder, state: save_model(folder, config, state, tokenizer, settings.data, card()),
         validation=validation,
         **known,

@@ -1,4 +1,4 @@
-"""The stores of a run, and the clips of them that it trains on."""
+"""The stores of a run, and which of their clips it trains on."""
 
 import sys
 
@@ -18,9 +18,9 @@ MUCH_UNKNOWN = 0.01  # share of the targets' tokens
 
 
 def open_stores(settings: RunSettings, ranks: Ranks) -> list[KeypointStore]:
-    """The stores of the run; writes the demo corpus first if the settings name it and it is not there.
+    """The stores of the run; writes the demo corpus first if the settings name it and it does not exist.
 
-    Raises InputError if no store is named, or one does not open.
+    Raises InputError if no store is named, or one cannot be opened.
     """
     if not settings.stores:
         raise InputError("--stores", "no keypoint store is given", "name one or more written by launch/prepare.py")
@@ -59,17 +59,17 @@ def training_clips(reader: ClipReader, ranks: Ranks) -> ClipSet:
 
 
 def training_share(clips: ClipSet, settings: RunSettings) -> ClipSet:
-    """The share of the training clips that --data-fraction asks for; a larger share contains a smaller one."""
+    """The share of the training clips that --data-fraction asks for; a larger share contains every smaller one."""
     order = stream(settings.train.seed, 0, "", "fraction").permutation(len(clips))
     kept = np.sort(order[: round(settings.data_fraction * len(clips))])
     if settings.data_fraction > 0 and not len(kept):
-        problem = f"{settings.data_fraction} of {len(clips)} clips is none"
+        problem = f"{settings.data_fraction} of {len(clips)} clips is less than one clip"
         raise InputError("--data-fraction", problem, "give a larger share, or 0 to train nothing")
     return clips.subset(kept.tolist())
 
 
 def head_classes(settings: RunSettings, clips: ClipSet) -> tuple[str, ...]:
-    """Words or glosses of the training clips, where a task head needs them."""
+    """The words or glosses of the training clips, if a task head needs them."""
     if settings.model.head == "language_model":
         return ()
     targets = [ref.clip.target(settings.data.task, settings.data.language) for ref in clips]
@@ -82,7 +82,7 @@ def has_split(reader: ClipReader, split: str) -> bool:
 
 
 def warn_of_unknown(clips: ClipSet, tokenizer: Tokenizer) -> None:
-    """Warn if the tokenizer lacks pieces for much of the targets, which the model can then never write."""
+    """Warn if the tokenizer lacks pieces for many of the targets: the model can never produce those."""
     share = clips.share_of(UNKNOWN)
     if share > MUCH_UNKNOWN:
         problem = f"{share:.1%} of the targets' tokens are unknown to {tokenizer.path}"

@@ -1,5 +1,4 @@
-"""The settings and data that must match for a checkpoint to be resumed, and those that may change between starts of a
-run.
+"""What must match for a checkpoint to be resumed, and what may change between the starts of a run.
 
 Data is identified by its checksums, not by its paths. Ranks, ZeRO stage and micro-batch sizes may change, because the
 clips of each step stay the same.
@@ -32,13 +31,13 @@ MAY_CHANGE = {
     "max_skipped_steps",
 }
 LAYOUT = "layout"  # recorded, not compared
-REMEDY = "go on with what the run was started with, or start another in a new folder"
+REMEDY = "resume with the values that the run was started with, or start another run in a new folder"
 
 
 def run_fingerprint(
     model: nn.Module, settings: TrainSettings, ranks: Ranks, steps_per_epoch: int, recipe: dict
 ) -> dict:
-    """The fingerprint of a run, as JSON values."""
+    """The fingerprint of a run, as JSON values. `recipe`: what else defines the run (model, data)."""
     kept = {name: value for name, value in asdict(settings).items() if name not in MAY_CHANGE}
     kept |= {"steps of an epoch": steps_per_epoch}
     shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
@@ -47,7 +46,7 @@ def run_fingerprint(
 
 
 def check_fingerprint(folder: Path, saved: dict, ours: dict) -> list[str]:
-    """Allowed changes, as sentences. Raises InputError that names the first difference that is not allowed."""
+    """The allowed changes, a sentence each. Raises InputError that names the first difference that is not allowed."""
     is_old = LAYOUT not in saved
     saved = _of_version_0_1(saved, ours) if is_old else saved
     for kind in ("setting", "recipe", "shape"):
@@ -63,32 +62,32 @@ def _changes(folder: Path, before: dict, ours: dict) -> Iterator[str]:
     now = ours[LAYOUT]
     epochs = before.get("epochs", now["epochs"])
     if now["epochs"] < epochs:
-        raise InputError(
-            folder, f"setting epochs was {epochs} and is now {now['epochs']}", "give at least as many as before"
-        )
+        problem = f"setting epochs was {epochs} and is now {now['epochs']}"
+        raise InputError(folder, problem, "give at least as many as before")
     if now["epochs"] > epochs:
         yield (
-            f"epochs grow from {epochs} to {now['epochs']}: the cosine is stretched to their end, so that the learning "
-            "rate is higher from here on than it was to be"
+            f"epochs grow from {epochs} to {now['epochs']}: the cosine is stretched to the new end, so the learning "
+            "rate is higher from here on than originally planned"
         )
-    for name, said in (("ranks", "ranks"), ("zero_stage", "ZeRO stage")):
+    for name, label in (("ranks", "ranks"), ("zero_stage", "ZeRO stage")):
         if before.get(name, now[name]) != now[name]:
-            yield f"{said} {before[name]} before, {now[name]} now: the same run, with the same clips in each step"
+            yield f"{label} {before[name]} before, {now[name]} now: the same run, with the same clips in each step"
 
 
 def check_same_layout(folder: Path, saved: dict, settings: TrainSettings, ranks: Ranks) -> None:
-    """Checkpoints before version 0.2 hold DeepSpeed's shards: InputError unless ranks and ZeRO stage are theirs."""
+    """Raises InputError unless ranks and ZeRO stage are those of a checkpoint of version 0.1 (DeepSpeed's shards)."""
     for option, before, now in (
         ("ranks", saved["setting"].get("ranks"), ranks.world_size),
         ("zero_stage", saved["setting"].get("zero_stage"), settings.zero_stage),
     ):
         if before != now:
-            remedy = f"go on with {option} {before} once; the checkpoints written from then on fit any"
-            raise InputError(folder, f"is of version 0.1 with {option} {before}, and {option} is now {now}", remedy)
+            problem = f"was written by version 0.1 with {option} {before}, and {option} is now {now}"
+            remedy = f"resume with {option} {before} once; checkpoints written from then on allow any value"
+            raise InputError(folder, problem, remedy)
 
 
 def _of_version_0_1(saved: dict, ours: dict) -> dict:
-    """A fingerprint of version 0.1 in today's form; data paths and newer entries are left out."""
+    """A fingerprint of version 0.1 in the current form, without data paths and without entries added since."""
     setting, recipe = dict(saved.get("setting", {})), dict(saved.get("recipe", {}))
     layout = {name: setting.pop(name, None) for name in ("epochs", "ranks", "zero_stage")}
     steps = setting.pop("optimiser steps", 0)

@@ -13,17 +13,17 @@ from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.pipelines.targets import LANGUAGES
 from unisign_fast.text.tokenizer import Tokenizer, prompt, train_tokenizer
 from unisign_fast.text.vocabulary_trimming import MULTIPLE, rows_of, trim_tokenizer
-from unisign_fast.training.disk import MANIFEST, NotWhole, remove, seal, sealed_state, secured, writing
+from unisign_fast.training.disk import MANIFEST, Incomplete, remove, seal, sealed_state, sync_and_hash, writing
 from unisign_fast.training.initial_weights import pretrained_shape, pretrained_tokenizer
 from unisign_fast.training.settings import RunSettings
 from unisign_fast.utils.distributed import Ranks
 
 
 def check_source(settings: RunSettings) -> Path | None:
-    """The model folder to start from, checked."""
+    """The model folder to start from, if any. Raises InputError if it holds no model or does not fit the settings."""
     source = settings.source
     if source is not None:
-        remedy = "give a model folder or a run with --start-from, or train the stage before with launch/pretrain.py"
+        remedy = "give a model folder or a run with --start-from, or train the previous stage with launch/pretrain.py"
         require_model_folder(source, "--start-from", remedy)
         config = ModelConfig.load(source / "config.json")
         common = ("fusion", "gate", "gate_input") if config.rgb and settings.rgb else ()
@@ -37,9 +37,9 @@ def check_source(settings: RunSettings) -> Path | None:
 def language_parts(
     settings: RunSettings, source: Path | None, stores: list[KeypointStore], ranks: Ranks
 ) -> tuple[Tokenizer, MT5Shape, Tensor | None]:
-    """The tokenizer, and the geometry of mT5: those of the model started from, of a pretrained mT5, or new ones.
+    """The tokenizer and the shape of mT5: from the model to start from, from a pretrained mT5, or new.
 
-    If the vocabulary is trimmed, also the rows that are kept.
+    If the vocabulary is trimmed, also the rows that are kept, int64.
     """
 
     def texts() -> list[str]:
@@ -62,11 +62,11 @@ def language_parts(
     return tokenizer, shape, None
 
 
-def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, make: Callable[[Path], Tokenizer]) -> Tokenizer:
-    """The run's tokenizer: trained on the training texts once, and trained again if its files are damaged."""
+def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, build: Callable[[Path], Tokenizer]) -> Tokenizer:
+    """The run's own tokenizer: built from the training texts once, and rebuilt if its files are damaged."""
     folder = settings.folder / "tokenizer"
 
-    def keep() -> None:
+    def ensure() -> None:
         if not ranks.is_first or _is_sound(folder):
             return
         if folder.exists():
@@ -74,11 +74,11 @@ def _corpus_tokenizer(settings: RunSettings, ranks: Ranks, make: Callable[[Path]
         with writing(settings.folder):
             remove(folder)
             settings.folder.mkdir(parents=True, exist_ok=True)
-            make(folder)
+            build(folder)
             names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-            seal(folder, {}, {name: secured(folder / name) for name in names})
+            seal(folder, {}, {name: sync_and_hash(folder / name) for name in names})
 
-    ranks.together(keep)
+    ranks.together(ensure)
     return Tokenizer(folder)
 
 
@@ -89,14 +89,14 @@ def _is_sound(folder: Path) -> bool:
             sealed_state(folder)
         else:
             Tokenizer(folder)
-    except (NotWhole, InputError):
+    except (Incomplete, InputError):
         return False
     return True
 
 
 def training_texts(stores: list[KeypointStore], language: str | None) -> list[str]:
-    """All texts of the training clips, which the corpus tokenizer should cover, and the prompts of rare languages."""
+    """The texts that a corpus tokenizer should cover: all texts of the training clips, prompts of rare languages."""
     clips = [store.clips[number] for store in stores for number in store.clips.numbers_in("train")]
     texts = [text for clip in clips for text in (clip.text, clip.gloss, *clip.translations.values()) if text]
     others = {clip.language for clip in clips} | ({language} if language else set())
-    return texts + [prompt(other) for other in sorted(others - LANGUAGES.keys())]  # tokenizers know those of LANGUAGES
+    return texts + [prompt(other) for other in sorted(others - LANGUAGES.keys())]  # LANGUAGES are always covered

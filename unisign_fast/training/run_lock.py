@@ -1,4 +1,4 @@
-"""One training at a time in a run folder: a lock that the kernel releases when its holders die."""
+"""A lock on a run folder, so that only one training uses it; the kernel releases it when its holders die."""
 
 import errno
 import fcntl
@@ -24,8 +24,8 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file
 def locked(run: Path, ranks: Ranks) -> Iterator[None]:
     """Hold RUN/lock on every rank. Raises InputError, naming the holder, while a rank of another start is alive.
 
-    The file is removed at the end, and so is the folder if nothing else was written into it. A file left by a killed
-    run does not hold a lock.
+    The file is removed at the end, and so is the folder if nothing else was written into it. A file left behind by a
+    killed run does not hold a lock.
     """
     made: list[Path] = []
     if ranks.is_first:
@@ -47,7 +47,7 @@ def locked(run: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _take(run: Path) -> int | None:
-    """The locked file, which names its holder; None if the file system has no locks."""
+    """Lock the file and record the holder in it; returns its descriptor, or None if the file system has no locks."""
     path = run / NAME
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -69,11 +69,11 @@ def _take(run: Path) -> int | None:
         if error.errno in WITHOUT_LOCKS:
             print(f"warning: {run}: its file system has no locks: start only one training at a time", file=sys.stderr)
             return None
-        raise InputError(run, f"cannot be written ({error.strerror})", "name a folder that can be") from None
+        raise InputError(run, f"cannot be written ({error.strerror})", "name a writable folder") from None
 
 
 def _share(run: Path, file: int | None) -> int | None:
-    """This rank's share of the lock that rank 0 took."""
+    """Share the lock that rank 0 took; returns this rank's descriptor, or None if the file system has no locks."""
     try:
         if file is None:
             file = os.open(run / NAME, os.O_RDWR)
@@ -90,7 +90,7 @@ def _share(run: Path, file: int | None) -> int | None:
 def _in_use(run: Path) -> InputError:
     try:
         who: Any = read_json(run / NAME, max_bytes=2**16)
-        holder = f"process {who['pid']} on {who['host']} trains in it since {who['since']}"
+        holder = f"process {who['pid']} on {who['host']} has been training in it since {who['since']}"
     except (InputError, KeyError, TypeError):
-        holder = "another process trains in it"
+        holder = "another process is training in it"
     return InputError(run, f"is in use: {holder}", "wait until it ends, or name another folder with --out")

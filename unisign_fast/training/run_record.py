@@ -1,4 +1,4 @@
-"""The records that a run writes about itself: RUN/settings.json, the model cards, and what identifies its data."""
+"""What a run records about itself: RUN/settings.json, its model cards, and the fingerprint of its recipe."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ from unisign_fast.utils.distributed import Ranks
 
 
 def record(settings: RunSettings, stores: list[KeypointStore], ranks: Ranks) -> None:
-    """Write RUN/settings.json, which `--config` reads: the settings, and the circumstances of this start."""
+    """Write RUN/settings.json, which `--config` reads: the settings, and command, commit, versions and data."""
     start = {
         "command": sys.argv,
         "commit": commit(),
@@ -63,7 +63,7 @@ def commit() -> str | None:
 
 
 def content_of(store: KeypointStore) -> str:
-    """A store's content, independent of its path: the manifest's checksum covers texts and keypoint checksums."""
+    """Identifies a store's content, whatever its path: the manifest's checksum covers texts and keypoint checksums."""
     return f"{len(store.clips)} clips, {store.clips.total_frames} frames, CRC-32C {store.manifest_crc32c:08x}"
 
 
@@ -79,7 +79,7 @@ def target_languages(settings: RunSettings, clips: ClipSet) -> list[str]:
 
 
 def write_cards(settings: RunSettings, languages: Sequence[str]) -> None:
-    """The cards of the run's best and last weights; the test scores are those of the best, if there are any."""
+    """Write the cards of the run's best and last weights; test scores belong to the best, or to the last without it."""
     hidden = ("out", "start_from", "tokenizer")
     recipe = {name: value for name, value in settings.as_json().items() if name not in hidden}
     recipe["stores"] = [store.name for store in settings.stores]
@@ -92,22 +92,22 @@ def write_cards(settings: RunSettings, languages: Sequence[str]) -> None:
             scores = None
 
 
-def identity(settings: RunSettings, tokenizer: Tokenizer, stores: list[KeypointStore]) -> dict:
-    """What defines the run besides TrainSettings; data, tokenizer and first weights by checksum."""
+def recipe_fingerprint(settings: RunSettings, tokenizer: Tokenizer, stores: list[KeypointStore]) -> dict:
+    """What defines the run besides TrainSettings; data, tokenizer and initial weights by checksum."""
     plain = settings.as_json()
-    derived = ("mt5", "rgb", "head_classes", "skeleton")  # from the rest; the weights' shapes cover them
+    derived = ("mt5", "rgb", "head_classes", "skeleton")  # follow from the rest, and from the weights' shapes
     model = {name: value for name, value in plain["model"].items() if name not in derived}
     others = {name: plain[name] for name in ("recipe", "settings", "stage", "mt5", "efficientnet")}
     others |= {name: plain[name] for name in ("trim_vocabulary", "data_fraction")}
     first = crc32c_of(settings.source / "model.safetensors") if settings.source else None
     contents = {f"store {number}": content_of(store) for number, store in enumerate(stores, 1)}
     data_record = contents | {"tokenizer content": tokenizer.fingerprint, "first weights": first}
-    data = {name: value for name, value in plain["data"].items() if name != "augment" or value}  # earlier runs had none
+    data = {name: value for name, value in plain["data"].items() if name != "augment" or value}  # earlier runs lack it
     return others | data_record | data | model
 
 
 def crc32c_of(path: Path) -> str:
-    """The checksum of a file, as hexadecimal digits."""
+    """The CRC-32C of a file, as eight hexadecimal digits."""
     checksum = 0
     with path.open("rb") as file:
         while block := file.read(2**24):

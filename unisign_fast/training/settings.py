@@ -1,4 +1,4 @@
-"""The settings of a training run, one tree: what the command line shows and RUN/settings.json records."""
+"""The settings of a training run, as one tree: the command line exposes it, and RUN/settings.json records it."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -25,26 +25,24 @@ class TrainSettings:
 
     epochs: int = 20  # passes over the training clips; may grow on resume
     clips_per_step: int = 512  # clips of an optimiser step, all ranks together
-    frames_per_device: int | Literal["auto"] = (
-        "auto"  # frames of a micro-batch, padded to its longest clip; auto: as many as fit
-    )
+    frames_per_device: int | Literal["auto"] = "auto"  # frames of a micro-batch, padded; auto: as many as fit
     tokens_per_device: int | Literal["auto"] = "auto"  # target tokens of a micro-batch; auto: as many as fit
     learning_rate: float = 3e-4
-    rgb_rate: float = 1.0  # learning rate of the RGB branch over the others', for random first weights
+    rgb_rate: float = 1.0  # factor on the RGB branch's learning rate, for random initial weights
     weight_decay: float = 1e-4  # not applied to biases and 1-D parameters
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-9
     clip_norm: float = 1.0  # clipping norm of the whole step's gradient
-    precision: Literal["fp32", "bf16"] = "bf16"  # of weights and activations; the optimiser's state is float32
+    precision: Literal["fp32", "bf16"] = "bf16"  # of weights and activations; the optimiser state is float32
     zero_stage: Literal[0, 1, 2, 3] = 1  # how much of the state DeepSpeed ZeRO shards over ranks
-    seed: int = 0  # seeds everything random: weights, order, frames, sampling, dropout
+    seed: int = 0  # of everything random: weights, order, frames, sampling, dropout
     checkpoint_every_steps: int = 500  # steps between checkpoints; also one after every evaluation
     evaluate_every_epochs: int = 1  # epochs between evaluations on the dev split, if there is one
-    early_stopping: int = 0  # evaluations without a better score before the run ends; 0: never
+    early_stopping: int = 0  # evaluations without a better score after which the run ends; 0: never
     log_every_steps: int = 10  # steps between entries in log.jsonl and TensorBoard
-    wandb: str | None = None  # project on Weights & Biases to log to as well
+    wandb: str | None = None  # Weights & Biases project to log to as well
     resume: Literal["auto", "never"] = "auto"  # auto: from the newest complete checkpoint; never: the run must be new
-    max_bad_share: float = 0.05  # a run stops when more of its clips than this are bad
+    max_bad_share: float = 0.05  # a run stops when a larger share of its clips is bad
     on_bad_step: Literal["stop", "skip"] = "stop"  # a step whose loss or gradient is not finite is never taken
     max_skipped_steps: int = 10  # limit per run, with --on-bad-step skip
 
@@ -68,7 +66,7 @@ class TrainSettings:
 
     def _check(self, name: str, good: bool, remedy: str) -> None:
         if not good:
-            raise InputError(f"--{name.replace('_', '-')}", f"{getattr(self, name)!r} is not possible", remedy)
+            raise InputError(f"--{name.replace('_', '-')}", f"{getattr(self, name)!r} is not valid", remedy)
 
 
 @dataclass(frozen=True)
@@ -81,23 +79,23 @@ class RunSettings:
     stores: tuple[Path, ...] = ()  # keypoint stores to train on
     out: Path | None = None  # folder of the run; by default runs/RECIPE/STAGE-OR-TASK
     start_from: Path | None = None  # model folder or run to start from; by default the run before this one
-    mt5: str = "random"  # first weights: random, a folder, or a name on the hub
-    efficientnet: str = "random"  # first weights of the RGB encoder: random, imagenet, handshapes (drawn), or a file
-    tokenizer: Path | None = None  # spiece.model of a random mT5; by default made from the corpus
+    mt5: str = "random"  # initial weights: random, a folder, or a hub id
+    efficientnet: str = "random"  # initial weights of the RGB encoder: random, imagenet, handshapes (drawn), or a file
+    tokenizer: Path | None = None  # spiece.model of a random mT5; by default trained on the corpus
     trim_vocabulary: bool = False  # keep only the pieces of mT5's vocabulary that the training texts need
     data_fraction: float = 1.0  # share of the training clips used; 0 skips pre-training (Table 8)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
-    model: ModelConfig = field(default_factory=ModelConfig)  # what cli.DERIVED names follows from the data
+    model: ModelConfig = field(default_factory=ModelConfig)  # the fields in cli.DERIVED follow from the data
 
     def __post_init__(self):
         if not 0 <= self.data_fraction <= 1:
-            raise InputError("--data-fraction", f"{self.data_fraction} is not possible", "give a share in [0, 1]")
+            raise InputError("--data-fraction", f"{self.data_fraction} is not valid", "give a share in [0, 1]")
         if self.trim_vocabulary and self.source is None and self.mt5 == "random":
-            problem = "a random mT5 has the corpus' own vocabulary"
+            problem = "a random mT5 already has only the corpus's vocabulary"
             raise InputError("--trim-vocabulary", problem, "leave it out, or give --mt5 or --start-from")
         if self.rgb and self.data.crop_size > 128:
-            problem = f"{self.data.crop_size} gives a feature map of more than 4 x 4, which the fusion is made for"
+            problem = f"{self.data.crop_size} gives a feature map larger than the 4 x 4 that the fusion expects"
             raise InputError("--crop-size", problem, "give 128 pixels or fewer")
         if self.stage == 1 and self.rgb:
             raise InputError("--p-samp", "stage 1 is pose-only", "leave it out, or train --stage 2")
@@ -123,7 +121,7 @@ class RunSettings:
 
     @property
     def source(self) -> Path | None:
-        """The model folder this run starts from; stage 1 starts from `mt5` by default."""
+        """The model folder that this run starts from; None if it starts from `mt5`, as stage 1 does by default."""
         if self.start_from is not None:
             return model_in(self.start_from)
         if self.stage == 1:
@@ -132,7 +130,7 @@ class RunSettings:
         return RUNS / self.recipe / f"stage{before}" / "last"
 
     def model_config(self, mt5: MT5Shape, head_classes: tuple[str, ...], skeleton: str) -> ModelConfig:
-        """The model of this run, around a language model of this shape, for keypoints of this skeleton."""
+        """This run's model, with a language model of this shape, for keypoints of this skeleton."""
         return replace(self.model, mt5=mt5, rgb=self.rgb, head_classes=head_classes, skeleton=skeleton)
 
     def as_json(self) -> dict:
@@ -141,20 +139,20 @@ class RunSettings:
 
 
 def run_settings(where: Path, values: dict, default: RunSettings) -> RunSettings:
-    """`default` with the `values` that `as_json` gave. Raises InputError naming the field of file `where` that is
-    unknown, or has another type than it should have."""
+    """`default` with the `values` that `as_json` returned. Raises InputError naming the field of the file `where` that
+    is unknown or has the wrong type."""
     remedy = "use the settings.json that a training run wrote"
     merged = _merged(where, default.as_json(), values)
     try:
         return msgspec.convert(merged, RunSettings, dec_hook=lambda kind, value: kind(value))
     except (msgspec.ValidationError, TypeError) as error:
-        raise InputError(where, f"holds no settings of a run ({error})", remedy) from None
+        raise InputError(where, f"does not hold a run's settings ({error})", remedy) from None
     except InputError as error:
         raise InputError(f"{where}: {error.where}", error.problem, error.remedy) from None
 
 
 def _merged(where: object, default: dict, values: dict) -> dict:
-    """`values` over `default`, group by group; InputError for a name that `default` does not have."""
+    """`default` overridden by `values`, group by group. Raises InputError for a name that `default` does not have."""
     merged = dict(default)
     for name, value in values.items():
         if name not in default:

@@ -1,7 +1,7 @@
-"""Scalars for TensorBoard, written by the thread that logs them.
+"""Writes scalars for TensorBoard, in the thread that logs them.
 
-torch's SummaryWriter leaves this to a thread of its own. If the disk is full once, that thread dies, and as soon as its
-queue has filled up, training waits for it forever.
+torch's SummaryWriter writes from a background thread. If the disk is full once, that thread dies, and training blocks
+forever as soon as its queue is full.
 """
 
 import os
@@ -18,7 +18,7 @@ class TensorBoardLog:
     """A file of events in `folder`. Every method raises OSError if the disk fails."""
 
     def __init__(self, folder: Path, first_step: int):
-        """TensorBoard forgets what earlier files say of the steps from `first_step` on."""
+        """Makes TensorBoard discard what earlier files contain from `first_step` on."""
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}.{first_step}"
         self._records = RecordWriter(open(folder / name, "wb"))

@@ -1,6 +1,6 @@
 """The training loop: resume, steps, evaluation, best and last weights, checkpoints.
 
-The position of a run is one integer, the number of optimiser steps so far: data order and random choices follow from
+A run's position is one integer, the number of optimiser steps so far: data order and random choices follow from
 (seed, epoch, clip), dropout from (seed, step, rank). A run folder holds settings.json, log.jsonl, tensorboard/,
 checkpoints/, best/ and last/.
 """
@@ -40,7 +40,7 @@ SaveWeights = Callable[[Path, dict[str, Tensor]], None]
 
 
 class CountsTargets(Protocol):
-    """A model that knows the number of a batch's targets before its forward pass."""
+    """A model that knows how many targets a batch has before the forward pass."""
 
     def target_count(self, batch: PackedBatch) -> int:
         """Number of targets that the batch's loss is summed over."""
@@ -77,8 +77,8 @@ class Trainer:
     `model.target_count(batch)` gives before the forward pass. `open_loader(on_bad_clip)` creates this rank's
     BatchLoader. `save_weights(folder, state_dict)` is called on rank 0 for RUN/best and RUN/last with the full float32
     state and writes plain files. `recipe` holds everything else that defines the run (model, data), as JSON; a
-    checkpoint is only resumed with the same recipe. `flops(batch)` are the useful FLOPs of training on a micro-batch,
-    for the MFU in the log.
+    checkpoint is only resumed with the same recipe. `flops(batch)` returns the useful FLOPs of training on a
+    micro-batch, for the MFU in the log.
     """
 
     def __init__(
@@ -110,27 +110,27 @@ class Trainer:
 
     def resume(self) -> None:
         """Load the newest complete checkpoint, if any. Raises InputError if it belongs to another run."""
-        result, passed_over = self.checkpoints.newest()
-        for reason in passed_over:
-            self.metrics_logger.event("checkpoint_passed_over", f"passed over {reason}", reason=reason)
-        if result is None:
+        checkpoint, skipped = self.checkpoints.newest()
+        for reason in skipped:
+            self.metrics_logger.event("checkpoint_skipped", f"skipped checkpoint {reason}", reason=reason)
+        if checkpoint is None:
             known = {kind: self.run_fingerprint[kind] for kind in ("setting", "recipe")}
             self.metrics_logger.event("start", steps=self.total_steps, **known)
             return
-        state = result.state
-        for change in check_fingerprint(result.folder, state.get("identity", {}), self.run_fingerprint):
+        state = checkpoint.state
+        for change in check_fingerprint(checkpoint.folder, state.get("identity", {}), self.run_fingerprint):
             self.metrics_logger.event("changed", change, change=change)
-        self._load(result.folder, state)
+        self._load(checkpoint.folder, state)
         self.progress = Progress(**{name: state[name] for name in asdict(self.progress) if name in state})
         self.saved_step = self.progress.step
-        said = f"going on from step {self.progress.step} of {self.total_steps}"
-        self.metrics_logger.event("resume", said, step=self.progress.step, ranks=self.ranks.world_size)
+        message = f"resuming from step {self.progress.step} of {self.total_steps}"
+        self.metrics_logger.event("resume", message, step=self.progress.step, ranks=self.ranks.world_size)
 
     def train(self) -> bool:
         """Train to the end of the run. Returns False if it was already finished. Raises Interrupted on a signal."""
         if self.is_finished:
-            said = f"{self.run} is finished already; nothing to do"
-            self.metrics_logger.event("finished", said, step=self.progress.step)
+            message = f"{self.run} is already finished; nothing to do"
+            self.metrics_logger.event("finished", message, step=self.progress.step)
             return False
         self.engine.train()
         epoch, step = divmod(self.progress.step, self.steps_per_epoch)
@@ -167,54 +167,54 @@ class Trainer:
         loss = result.loss_sum / targets.clamp(min=1)
         values = torch.stack([loss, result.grad_norm, result.is_bad.float(), clips, stops])
         flops = self.ranks.world_size * sum(map(self.flops, micro_batches))
-        self._look_at(self.metrics_logger.step(self.progress.step, row, values, flops))
+        self._handle(self.metrics_logger.step(self.progress.step, row, values, flops))
         self.last_step = micro_batches, result
 
-    def _look_at(self, report: StepReport | None) -> None:
-        """Handle the report of a step that the device has finished. Every rank gets the same report."""
+    def _handle(self, report: StepReport | None) -> None:
+        """Handle the report of a step that the device has finished; it is the same on every rank."""
         if report is None:
             return
         self.wants_stop |= report.wants_stop
         if report.is_bad:
-            self._pass_over(report)
+            self._skip_bad_step(report)
 
-    def _pass_over(self, report: StepReport) -> None:
+    def _skip_bad_step(self, report: StepReport) -> None:
         """Log a bad step, which did not change the weights. Raises InputError unless it may be skipped."""
         assert self.last_step is not None, "a report belongs to a step"
         batches, result = self.last_step
         finite = torch.isfinite(result.micro_losses).tolist()
-        blamed = [clip for batch, good in zip(batches, finite) if not good for clip in batch.clip_ids]
-        clips = [clip for part in self.ranks.gather(blamed) for clip in part]
+        suspects = [clip for batch, good in zip(batches, finite) if not good for clip in batch.clip_ids]
+        clips = [clip for part in self.ranks.gather(suspects) for clip in part]
         if not clips:  # only the gradient is bad: any clip of the step may be the cause
             clips = [c for part in self.ranks.gather([c for b in batches for c in b.clip_ids]) for c in part]
         self.progress.skipped += 1
-        said = f"loss {report.loss:.4g} and gradient norm {report.grad_norm:.4g} at step {report.step}"
+        step = f"loss {report.loss:.4g} and gradient norm {report.grad_norm:.4g} at step {report.step}"
         named = ", ".join(clips[:8]) + (f" and {len(clips) - 8} more" if len(clips) > 8 else "")
         values = {"loss": str(report.loss), "grad_norm": str(report.grad_norm)}  # JSON has no NaN
         self.metrics_logger.event("bad_step", step=report.step, clips=clips, **values)
         if self.settings.on_bad_step == "stop":
             remedy = "lower --learning-rate, repair these clips, or skip such steps with --on-bad-step skip"
-            raise InputError(self.run, f"{said} are not finite, so the step was not taken; clips {named}", remedy)
+            raise InputError(self.run, f"{step} are not finite, so the step was not taken; clips {named}", remedy)
         if self.progress.skipped > self.settings.max_skipped_steps:
-            problem = f"{self.progress.skipped} steps had to be skipped, the last with {said}; clips {named}"
+            problem = f"{self.progress.skipped} steps had to be skipped, the last with {step}; clips {named}"
             raise InputError(self.run, problem, "lower --learning-rate, or raise --max-skipped-steps")
-        self.metrics_logger.event("skipped", f"skipped a step: {said}; clips {named}", step=report.step)
+        self.metrics_logger.event("skipped", f"skipped a step: {step}; clips {named}", step=report.step)
 
     def _fetch_report(self) -> None:
         """Handle the pending report, before anything is saved or evaluated."""
-        self._look_at(self.metrics_logger.fetch())
+        self._handle(self.metrics_logger.fetch())
 
     def _end_epoch(self, epoch: int) -> None:
-        """Evaluate and save if due. The checkpoint comes last, so a run killed before it repeats all of this."""
-        ends = self.is_finished
-        is_due = ends or (epoch + 1) % self.settings.evaluate_every_epochs == 0
+        """Evaluate and save if due. The checkpoint comes last, so that a run killed before it repeats all of this."""
+        is_last = self.is_finished
+        is_due = is_last or (epoch + 1) % self.settings.evaluate_every_epochs == 0
         evaluates = self.validation is not None and is_due
         if self.validation is not None and is_due:
             self._evaluate(self.validation, epoch)
         if self.is_finished:
-            if not ends:
-                said = f"no better score in {self.progress.since_best} evaluations: the run ends early"
-                self.metrics_logger.event("early_stopping", said, step=self.progress.step)
+            if not is_last:
+                message = f"no better score in {self.progress.since_best} evaluations: the run ends early"
+                self.metrics_logger.event("early_stopping", message, step=self.progress.step)
             self._save_weights("last")
         if evaluates or self.is_finished or self.progress.step % self.settings.checkpoint_every_steps == 0:
             self._save_checkpoint()
@@ -281,7 +281,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def check_run_folder(run: Path, settings: TrainSettings, ranks: Ranks) -> None:
-    """Raises InputError on every rank if the run folder is a file, or is not empty with --resume never."""
+    """Raises InputError on every rank if the run folder is a file, or not empty despite --resume never."""
     is_file = ranks.from_first(ranks.is_first and run.is_file())
     if is_file:
         raise InputError(run, "is a file", "name a folder for the run")
@@ -294,5 +294,5 @@ def check_finite(where: Path, state: dict[str, Tensor]) -> None:
     """Raises InputError if a weight or statistic is not finite, so that it never replaces a valid one."""
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            problem = f"{name} is not finite any more and is not saved"
+            problem = f"{name} is no longer finite, so nothing was saved"
             raise InputError(where, problem, "resume from the newest checkpoint with a lower --learning-rate")

@@ -1,4 +1,4 @@
-"""How every command of the project starts, and how it ends when the user's input is wrong."""
+"""Runs the project's commands: parses their options, and ends them without a traceback on invalid input."""
 
 import inspect
 import io
@@ -24,11 +24,11 @@ def run_command(
     arguments: Sequence[str] | None = None,
     examples: str | None = None,
 ) -> None:
-    """Run a function, or the one that the first argument names, with options made from its signature and docstring.
+    """Run a function with options from its signature and docstring; of several, the one that the first argument names.
 
     `arguments` are the command line's by default; the --local_rank that DeepSpeed's launcher adds is dropped, since
     ranks come from the environment. `examples` is the script's docstring: --help shows its command lines. The process
-    ends as in `clean_exit`, and with status 2 and tyro's message on wrong arguments.
+    ends as in `clean_exit`; invalid arguments end it with tyro's message and status 2.
     """
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is escaped
         if isinstance(stream, io.TextIOWrapper):
@@ -56,18 +56,18 @@ def _described(command: Callable[..., None], examples: str) -> str:
 
 
 def example_lines(text: str) -> str:
-    """The lines of a text that are commands, indented: such lines are not joined."""
+    """The command lines in a text, indented, so that tyro does not join them."""
     return "".join(f"\n  {line}" for line in text.splitlines() if re.match("python |deepspeed ", line))
 
 
 def hide_absent_defaults(options: Callable[..., None] | type, values: object = None) -> None:
-    """Keep --help from saying "(default: None)" of a function's or dataclass's options; `values`: its instance."""
+    """Hide "(default: None)" in the --help of a function or dataclass; `values`: its instance, with the defaults."""
     hints = get_type_hints(options, include_extras=True)
     for name, parameter in inspect.signature(options).parameters.items():
         hint, default = hints[name], getattr(values, name, parameter.default)
         group = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         if isinstance(group, type) and is_dataclass(group):
-            group.__doc__ = ""  # no help for the command's user
+            group.__doc__ = ""  # written for developers, not for --help
             hide_absent_defaults(group, default)
         elif default is None or default in ((), inspect.Parameter.empty):
             metavar = "PATH" if group == Path | None else None  # not {None}|PATH
@@ -76,10 +76,10 @@ def hide_absent_defaults(options: Callable[..., None] | type, values: object = N
 
 @contextmanager
 def clean_exit() -> Iterator[None]:
-    """Ends the process without a traceback where none is needed.
+    """Ends the process without a traceback on the expected exceptions.
 
-    On an InputError with one line on stderr and status 2; on Ctrl-C with one line and status 130; with status 141 and
-    without a word if nobody reads stdout any more, as in `COMMAND | head`.
+    InputError prints one line to stderr and ends with status 2, Ctrl-C one line with status 130. If nothing reads
+    stdout any more, as in `COMMAND | head`, the process ends silently with status 141.
     """
     try:
         try:
@@ -91,7 +91,7 @@ def clean_exit() -> Iterator[None]:
             print("stopped", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
         finally:
-            sys.stdout.flush()  # here: the interpreter's own flush at its end would print a traceback
+            sys.stdout.flush()  # now, since the interpreter's flush at exit would print a traceback
     except BrokenPipeError:  # of stdout, or of another pipe or socket
         if not _is_unread(sys.stdout.fileno()):
             raise
@@ -108,10 +108,10 @@ def _is_unread(pipe: int) -> bool:
 
 def without_local_rank(arguments: Sequence[str]) -> list[str]:
     """The arguments without the --local_rank of DeepSpeed's launcher."""
-    kept, waiting = [], iter(arguments)
-    for argument in waiting:
+    kept, remaining = [], iter(arguments)
+    for argument in remaining:
         if re.fullmatch(r"--local[_-]rank", argument):
-            next(waiting, None)
+            next(remaining, None)
         elif not re.match(r"--local[_-]rank=", argument):
             kept.append(argument)
     return kept

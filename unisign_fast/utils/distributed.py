@@ -1,4 +1,4 @@
-"""The processes that train together: their ranks, how they join, and their collectives."""
+"""The ranks of a run: how processes join, and the collectives they share."""
 
 import atexit
 import logging
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from unisign_fast.pipelines.errors import InputError
 
-MEETING = timedelta(seconds=45)  # to join without a launcher, which would notice a rank that died while starting
-LAUNCHERS = "TORCHELASTIC_RUN_ID", "CROSS_RANK"  # what torchrun and deepspeed set; they end all ranks when one dies
+JOIN_TIMEOUT = timedelta(seconds=45)  # without a launcher, which would notice a rank that dies while starting
+LAUNCHERS = "TORCHELASTIC_RUN_ID", "CROSS_RANK"  # set by torchrun and deepspeed, which end all ranks when one dies
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together."""
+    """This process's rank among all processes of a run."""
 
     rank: int
     world_size: int
@@ -55,14 +55,14 @@ class Ranks:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """The `value` of every rank (small plain objects), in the order of ranks."""
+        """Every rank's `value` (a small plain object), in rank order."""
         values = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(values, value)
         return values
 
     def together(self, work: Callable[[], T]) -> T:
-        """Run `work()` on every rank. If any raises InputError, all raise that of the lowest such rank."""
+        """Run `work()` on every rank. If any raises InputError, all raise the one of the lowest rank."""
         error: tuple[object, str, str] | None = None
         try:
             result = work()
@@ -93,8 +93,8 @@ def start_ranks() -> Ranks:
     `Ranks.leave` last. Raises InputError if several ranks were started without a launcher's environment.
     """
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "RANK" not in os.environ:
-        problem = "is above 1, and no launcher has told the tasks their ranks: each would train alone"
-        raise InputError("SLURM_NTASKS", problem, "start one deepspeed or torchrun a node (docs/multi_node.md)")
+        problem = "is above 1, but no launcher has set the tasks' ranks, so each would train alone"
+        raise InputError("SLURM_NTASKS", problem, "start one deepspeed or torchrun per node (docs/multi_node.md)")
     on_gpu = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
@@ -106,17 +106,18 @@ def start_ranks() -> Ranks:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    _meet("nccl" if on_gpu else "gloo", None if watched or world_size == 1 else MEETING)
+    _join("nccl" if on_gpu else "gloo", None if watched or world_size == 1 else JOIN_TIMEOUT)
     atexit.register(_destroy_group)
     return Ranks(rank, world_size, device)
 
 
-def _meet(backend: str, timeout: timedelta | None) -> None:
-    """Join the process group. Raises InputError if its port is in use, or not all ranks have joined after `timeout`."""
-    usual = dist.distributed_c10d.default_pg_timeout
+def _join(backend: str, timeout: timedelta | None) -> None:
+    """Join the process group. Raises InputError if its port is in use, or not all ranks join within `timeout`."""
+    default_timeout = dist.distributed_c10d.default_pg_timeout
     deepspeed = import_deepspeed()
     try:
-        deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout or usual)
+        limit = timeout or default_timeout
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=limit)
         if timeout is not None:
             dist.monitored_barrier(timeout=timeout) if backend == "gloo" else dist.barrier()
     except (dist.DistError, RuntimeError) as error:
@@ -127,15 +128,15 @@ def _meet(backend: str, timeout: timedelta | None) -> None:
         if timeout is None:
             raise
         reason = str(error).strip().split("\n")[0][:160]
-        problem = f"not all {os.environ['WORLD_SIZE']} ranks came within {timeout.seconds} s ({reason})"
+        problem = f"not all {os.environ['WORLD_SIZE']} ranks joined within {timeout.seconds} s ({reason})"
         address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT')}"
         raise InputError(address, problem, "read the other ranks' messages, and start all of them again") from None
-    if timeout is not None:  # later on, a rank may work for a long time while others wait
-        dist.distributed_c10d._set_pg_timeout(usual)
+    if timeout is not None:  # from now on, a rank may work for a long time while others wait
+        dist.distributed_c10d._set_pg_timeout(default_timeout)
 
 
 def _destroy_group() -> None:
-    """At exit, if `Ranks.leave` did not end the process: after an error, or with a single rank."""
+    """Runs at exit unless `Ranks.leave` ended the process: after an error, or with a single rank."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -148,7 +149,7 @@ def import_deepspeed():
     # Otherwise initialisation spends minutes compiling an operation that gloo does not need.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "`?torch.distributed.*deprecated", FutureWarning)  # names in use here
+    warnings.filterwarnings("ignore", "`?torch.distributed.*deprecated", FutureWarning)  # names that DeepSpeed uses
     return deepspeed
 
 

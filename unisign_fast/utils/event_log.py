@@ -46,14 +46,14 @@ EVENTS: dict[type, str] = {StepEvent: "step", EvaluationEvent: "evaluation", Bad
 
 
 class EventLog:
-    """Appends events to a JSONL file; several processes may, since each line is one write to the end of the file."""
+    """Appends events to a JSONL file. Several processes may share it, since every line is a single appending write."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._read = 0  # bytes that `news` has read
+        self._read = 0  # bytes that `new_events` has read
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":  # the last line was cut short by a loss of power
+        if size and os.pread(self._file, 1, size - 1) != b"\n":  # a power failure cut the last line short
             os.write(self._file, b"\n")
 
     def write(self, event: str, **values) -> None:
@@ -62,12 +62,12 @@ class EventLog:
         line = json.dumps({"event": event, "time": now, **values}, ensure_ascii=False)
         os.write(self._file, line.encode() + b"\n")
 
-    def news(self) -> list[dict]:
+    def new_events(self) -> list[dict]:
         """The events that any process has written since the last call; the first call returns all."""
         text = os.pread(self._file, os.fstat(self._file).st_size - self._read, self._read)
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read += len(whole)
-        return _parse(whole)
+        complete = text[: text.rfind(b"\n") + 1]
+        self._read += len(complete)
+        return _parse(complete)
 
     def close(self) -> None:
         """Close the file."""
@@ -75,12 +75,12 @@ class EventLog:
 
 
 def read_events(path: Path) -> list[dict]:
-    """The events of a log; a line cut short by a loss of power is left out."""
+    """The events of a log, without any line that a power failure cut short. Raises OSError if it cannot be read."""
     return _parse(path.read_bytes())
 
 
 def events_of(events: Iterable[dict], kind: type[T]) -> list[T]:
-    """The events of a class in EVENTS; a line with values of other types is left out, as one cut short is."""
+    """The events of a class in EVENTS; events whose values have the wrong type are left out."""
     result = []
     for event in events:
         if event.get("event") == EVENTS[kind]:

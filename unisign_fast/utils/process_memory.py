@@ -14,8 +14,7 @@ MORE_AT_ONCE = 2**26  # bytes
 
 
 def keep_memory() -> None:
-    """Configures the whole process; call it before the first tensor. Does nothing on a GPU or with a libc other than
-    glibc."""
+    """Configures the whole process; call it before creating a tensor. Does nothing on a GPU or without glibc."""
     if torch.cuda.is_available():
         return
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then asks for large pages
