@@ -128,7 +128,7 @@ def _one_rank_missing(trial: Trial) -> None:
 def _meet_for_a_short_time(rank: int) -> None:
     from unisign_fast.utils import distributed
 
-    distributed.MEETING = timedelta(seconds=2)
+    distributed.JOIN_TIMEOUT = timedelta(seconds=2)
 
 
 # Bad steps ------------------------------------------------------------------------------------------------------------

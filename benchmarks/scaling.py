@@ -257,7 +257,7 @@ def scaling(
     if measure and overhead:
         raise InputError("--overhead", "does not go with --measure", "give one of them")
     if tflops <= 0:
-        raise InputError("--tflops", f"{tflops} is not possible", "give a number above 0")
+        raise InputError("--tflops", f"{tflops} is not valid", "give a number above 0")
     if measure:
         rows = report_measured()
     elif overhead:

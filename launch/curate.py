@@ -129,7 +129,7 @@ def withdraw(out: Folder, source: tyro.conf.Positional[str], runs: Path = Path("
 
     Args:
         out: Folder of the corpus.
-        source: File of the programme, or 8 or more digits of its SHA-256 (`status` lists them).
+        source: File of the programme, or at least 8 digits of its SHA-256 (`status` lists them).
         runs: Folder of training runs, to name those that were trained on the source.
     """
     from unisign_fast.pipelines.curation.folder import CorpusFolder

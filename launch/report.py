@@ -25,7 +25,7 @@ def report(run: tyro.conf.Positional[Path], clips: int = 5, out: Path | None = N
         faces: Lay the skeleton over the video. Without this option the report shows faces as keypoints only.
     """
     if clips < 0:
-        raise InputError("--clips", f"{clips} is not possible", "give 0 or more")
+        raise InputError("--clips", f"{clips} is not valid", "give 0 or more")
     if (run / "release.json").is_file():
         from unisign_fast.report.corpus_page import write_corpus_page
 

@@ -47,7 +47,7 @@ class StepOptions:
         for name in ("clips", "trials", "steps", "vocabulary", "clips_per_step", "clips_per_micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')}", f"{value} is not possible", "give 1 or more")
+                raise InputError(f"--{name.replace('_', '-')}", f"{value} is not valid", "give 1 or more")
 
     def job(self, folder: Path, p_samps: tuple[float, ...]) -> Job:
         """The job of the fast step at the first of these shares; `folder` gets the data for all of them."""
@@ -97,10 +97,10 @@ class StepOptions:
 
     def _check(self, p_samp: float) -> None:
         if not 0 <= p_samp <= 1:
-            raise InputError("--p-samp", f"{p_samp} is not possible", "give shares in [0, 1]")
+            raise InputError("--p-samp", f"{p_samp} is not valid", "give shares in [0, 1]")
         if self.stage == 1 and p_samp or self.stage == 2 and not p_samp:
             kind = "is pose-only" if self.stage == 1 else "trains the RGB branch"
-            raise InputError("--p-samp", f"{p_samp} is not possible, stage {self.stage} {kind}", "take --stage 3")
+            raise InputError("--p-samp", f"{p_samp} is not valid, stage {self.stage} {kind}", "take --stage 3")
 
     def _store(self, path: Path, clips_per_step: int, rgb: bool) -> KeypointStore:
         if self.data != SYNTHETIC:

@@ -122,7 +122,7 @@ def test_there_is_no_row_with_less_than_a_clip_a_gpu(predicted):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--tflops", "0"], "--tflops: 0.0 is not possible; give a number above 0"),
+        (["--tflops", "0"], "--tflops: 0.0 is not valid; give a number above 0"),
         (["--measure", "--overhead"], "--overhead: does not go with --measure; give one of them"),
     ],
 )

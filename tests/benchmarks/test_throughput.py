@@ -319,10 +319,10 @@ def test_a_trimmed_vocabulary_is_measured_beside_mt5s_own(tmp_path):
 
 REFUSED = {
     "no number": ("throughput --p-samp a,b", ["--p-samp: 'a,b' is not a list of numbers"]),
-    "share": ("throughput --p-samp 0,1.5", ["--p-samp: 1.5 is not possible"]),
+    "share": ("throughput --p-samp 0,1.5", ["--p-samp: 1.5 is not valid"]),
     "stage 1 with RGB": ("throughput --stage 1 --p-samp 0.1", ["stage 1 is pose-only", "--stage 3"]),
     "stage 2 without": ("profile_step --stage 2 --p-samp 0", ["stage 2 trains the RGB branch"]),
-    "trials": ("throughput --trials 0", ["--trials: 0 is not possible"]),
+    "trials": ("throughput --trials 0", ["--trials: 0 is not valid"]),
     "no store": ("throughput --data nowhere", ["nowhere: is not a store"]),
     "vocabulary": ("throughput --recipe demo --clips 4 --p-samp 0 --vocabulary 9", ["--vocabulary: 9 is too few"]),
     "no folder": ("profile_step --trace nowhere/trace.json", ["--trace: there is no folder", "name another"]),

@@ -71,9 +71,9 @@ def no_answers(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
-    def ask(address: str, patience: float = 60) -> tuple[str, str]:
+    def ask(address: str, timeout: float = 60) -> tuple[str, str]:
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(hub, "HUB_PATIENCE", patience)
+        monkeypatch.setattr(hub, "HUB_TIMEOUT", timeout)
         push, pull = refusal(model.push_to_hub, MINE), refusal(find_model, MINE)
         assert push.startswith(f"{MINE}: cannot be uploaded to {address} (") and "\n" not in push + pull
         return push, pull
@@ -111,7 +111,7 @@ def test_a_model_goes_to_the_hub_and_comes_back_equal(folder, stand_in, tmp_path
 def test_a_hub_that_refuses_or_fails_is_asked_once(stand_in, no_answers, monkeypatch):
     stand_in.status = 503
     push, pull = no_answers(stand_in.address)
-    assert "503" in push and f"is not a folder, and {stand_in.address} does not give it (" in pull and "503" in pull
+    assert "503" in push and f"is not a folder, and {stand_in.address} refused the download (" in pull and "503" in pull
     assert stand_in.requests == ["GET /api/whoami-v2", f"GET /api/models/{MINE}"]
     stand_in.status = None
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -129,7 +129,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(no_answers, monkeypatch, kind)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", kind == "offline")
         push, pull = no_answers(addresses.get(kind, DEAD), 0.5 if kind == "nobody answers" else 60)
     assert pull.startswith(
-        f"{MINE}: is not a folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) and has "
+        f"{MINE}: is not a folder or a cached download, and the hub is unreachable (or HF_HUB_OFFLINE is set)"
     )
     if kind == "nobody answers":
         assert "(no answer within 0.5 s)" in push

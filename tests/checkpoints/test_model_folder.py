@@ -203,7 +203,7 @@ def test_truncated_weights_are_named(broken, kept):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
     for said in (refusal(UniSign.load, broken), refusal(start_from, build(POSE, seed=2), broken)):
-        assert said.startswith(f"{path}: not a whole safetensors file") and "copy it again" in said
+        assert said.startswith(f"{path}: is not a complete safetensors file") and "copy it again" in said
 
 
 @pytest.mark.parametrize("name", FILES[:4])
@@ -218,7 +218,7 @@ def test_a_missing_file_is_named(broken, name):
 def test_a_broken_config_is_named(broken, content):
     path = broken / "config.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert refusal(UniSign.load, broken).startswith(f"{path}: not a model configuration")
+    assert refusal(UniSign.load, broken).startswith(f"{path}: is not a model configuration")
 
 
 def test_unknown_and_wrong_settings_in_a_config_are_named(broken):
@@ -305,7 +305,7 @@ def test_a_file_missing_from_mt5s_folder_is_named(pretrained, tmp_path, name):
 def test_a_broken_mt5_config_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     said = refusal(pretrained_shape, str(tmp_path))
-    assert said.startswith(f"{tmp_path / 'config.json'}: not the configuration of an mT5")
+    assert said.startswith(f"{tmp_path / 'config.json'}: is not an mT5 configuration")
 
 
 def test_truncated_mt5_weights_are_named(pretrained, tmp_path):

@@ -57,7 +57,7 @@ def test_nothing_in_a_folder_is_a_pickle(folders, tmp_path):
     shutil.copytree(folders[POSE], tmp_path / "model")
     weights = {name: value.clone() for name, value in load_file(folders[POSE] / "model.safetensors").items()}  # no map
     torch.save(weights, tmp_path / "model/model.safetensors")
-    assert "not a whole safetensors file" in refusal(UniSign.from_pretrained, tmp_path / "model")
+    assert "is not a complete safetensors file" in refusal(UniSign.from_pretrained, tmp_path / "model")
 
 
 SCORES = {
@@ -117,7 +117,7 @@ def test_a_hub_id_is_found_offline_where_it_was_downloaded_before(folders, tmp_p
     assert done.returncode == 0, done.stderr
     outcome, unreachable, impossible = done.stdout.splitlines()
     assert outcome == POSE.parts
-    assert unreachable.startswith("somebody/else: is not a folder, and the hub cannot be reached (or HF_HUB_OFFLINE ")
+    assert unreachable.startswith("somebody/else: is not a folder or a cached download, and the hub is unreachable (")
     assert "put config.json, model.safetensors, spiece.model, preprocessor_config.json of somebody/else" in unreachable
     assert impossible.startswith("no folder: no hub id: is neither a folder nor a hub id; ")
 

@@ -151,7 +151,7 @@ def test_a_split_without_a_good_clip_is_refused(store, model):
 
 @pytest.mark.parametrize("option", ["beams", "max_new_tokens", "frames_per_batch"])
 def test_impossible_settings_are_named(option):
-    with pytest.raises(InputError, match=f"--{option.replace('_', '-')}: 0 is not possible"):
+    with pytest.raises(InputError, match=f"--{option.replace('_', '-')}: 0 is not valid"):
         GenerationSettings(**{option: 0})
 
 
@@ -186,7 +186,7 @@ def test_a_model_is_the_baseline_of_another_and_every_field_is_described(store, 
     (other / "README.md").write_text("---\nlanguage: de\n---\n")
     options = ["--model", other, "--stores", store, "--max-new-tokens", 12, "--out", tmp_path / "out"]
     status, output = command(*options, "--baseline", model)
-    assert status == 0 and f"warning: {other}: its model card names texts in de as trained on, none in zh" in output
+    assert status == 0 and f"warning: {other}: its model card names de as training languages, not zh" in output
     written = json.loads((tmp_path / "out/scores-test.json").read_text())
     expected = evaluate(store, model).scores.values
     for metric, value in written["values"].items():

@@ -32,7 +32,7 @@ def test_json_of_words_and_of_synonyms(tmp_path):
         ("list.txt", b"book\n\nnew", ["line 2", "empty word"]),
         ("list.txt", b"book\tnew\nold\tnew", ["line 2", "'new' is in the class 'book' already", "join the two"]),
         ("list.txt", b"\xff", ["not UTF-8"]),
-        ("list.json", b"[", ["is not whole JSON"]),
+        ("list.json", b"[", ["is not valid JSON"]),
         ("list.json", b'{"book": 1}', ["entry 1", "neither a word nor a list of words"]),
         ("list.json", b'["new", ["book", 3]]', ["entry 2", "neither a word"]),
         ("list.json", b'["new", []]', ["entry 2", "neither a word"]),

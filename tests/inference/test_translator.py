@@ -169,7 +169,7 @@ def test_a_language_that_was_not_trained_is_warned_of(run, models, store, tmp_pa
     warned, not_warned = (run("--model", tmp_path / "model", "--language", name, video) for name in ("de", "fr"))
     folder = tmp_path / "model"
     assert warned.status == not_warned.status == 0 and not_warned.error == ""
-    assert warned.error == f"warning: {folder}: its model card names texts in zh, fr as trained on, none in de\n"
+    assert warned.error == f"warning: {folder}: its model card names zh, fr as training languages, not de\n"
 
 
 def test_a_recording_has_all_its_clips_and_a_strange_video_none(store, tmp_path):
@@ -237,8 +237,8 @@ def test_without_a_name_the_newest_demo_model_for_sentences_is_taken(run, models
     "choices, expected",
     [
         (dict(language="xx"), "--language: 'xx' is not known; give a code of BCP-47"),
-        (dict(overlap=1.0), "--overlap: 1.0 is not possible"),
-        (dict(window=0), "--window: 0 is not possible"),
+        (dict(overlap=1.0), "--overlap: 1.0 is not valid"),
+        (dict(window=0), "--window: 0 is not valid"),
         (dict(p_samp=0.1), "--p-samp: the model is pose-only; leave it out, or name an RGB-pose model"),
     ],
 )

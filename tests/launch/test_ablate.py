@@ -127,4 +127,4 @@ def test_a_run_that_fails_ends_the_table_with_what_it_said(tmp_path, capfd):
     line = command(run, 0, (1, 1, 1), tmp_path, tmp_path)
     with Progress(disable=True) as progress, pytest.raises(InputError, match="ended with status 2; see above"):
         train(line, progress, progress.add_task("", said=""))
-    assert "--data-fraction: 2.0 is not possible" in capfd.readouterr().err
+    assert "--data-fraction: 2.0 is not valid" in capfd.readouterr().err

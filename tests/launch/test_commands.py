@@ -152,19 +152,19 @@ REFUSED = {
     "no store": ("pretrain.py --stores none", ["none: is not a store", "written by launch/prepare.py"]),
     "a folder that is no store": ("pretrain.py --stores {here}", ["{here}: is not a store"]),
     "no stores for base": ("pretrain.py --recipe base", ["--stores: no keypoint store is given; name one"]),
-    "p_samp": ("finetune.py --stores {store} --p-samp 1.5", ["--p-samp: 1.5 is not possible; give a share in [0, 1]"]),
+    "p_samp": ("finetune.py --stores {store} --p-samp 1.5", ["--p-samp: 1.5 is not valid; give a share in [0, 1]"]),
     "stage 1 with RGB": ("pretrain.py --stores {store} --p-samp 0.1", ["--p-samp: stage 1 is pose-only; leave it out"]),
     "stage 2 without": ("pretrain.py --stores {store} --stage 2 --p-samp 0", ["--p-samp: stage 2 ", "a share above 0"]),
     "a stage of another command": ("pretrain.py --stores {store} --stage 3", ["--stage: 3 is not", "choose 1 or 2"]),
     "crops": ("finetune.py --stores {store} --crop-size 160", ["--crop-size: 160 gives", "give 128 pixels or fewer"]),
-    "fraction": ("pretrain.py --stores {store} --data-fraction 1.5", ["--data-fraction: 1.5 is not possible"]),
+    "fraction": ("pretrain.py --stores {store} --data-fraction 1.5", ["--data-fraction: 1.5 is not valid"]),
     "too small a fraction": (
         "pretrain.py --stores {store} --start-from {stage1}/last --data-fraction 0.01",
-        ["--data-fraction: 0.01 of 24 clips is none; give a larger share, or 0 to train nothing"],
+        ["--data-fraction: 0.01 of 24 clips is less than one clip; give a larger share, or 0 to train nothing"],
     ),
     "trimming what is made to measure": (
         "pretrain.py --stores {store} --trim-vocabulary True",
-        ["--trim-vocabulary: a random mT5 has the corpus' own vocabulary; leave it out, or give --mt5 or --start-from"],
+        ["--trim-vocabulary: a random mT5 already has only the corpus's vocabulary; leave it out, or "],
     ),
     "no stage before": ("pretrain.py --stores {store} --stage 2", ["--start-from: runs/demo/stage1/last holds no"]),
     "no model": ("finetune.py --stores {store} --start-from {here}", ["--start-from: {here} holds no trained model"]),
@@ -184,7 +184,7 @@ REFUSED = {
         "pretrain.py --recipe base --stores {store} --mt5 {here}",
         ["--mt5 {here}: has no spiece.model; download config.json, pytorch_model.bin"],
     ),
-    "no tokenizer": ("pretrain.py --stores {store} --tokenizer {here}", ["{here}/spiece.model: no tokenizer there"]),
+    "no tokenizer": ("pretrain.py --stores {store} --tokenizer {here}", ["{here}/spiece.model: does not exist"]),
     "a file in place of a run": ("pretrain.py --stores {store} --out {store}/store.json", ["store.json: is a file"]),
     "a used folder for a new run": (
         "pretrain.py --stores {store} --out {stage1} --resume never",
@@ -271,7 +271,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_alone(command, store, s
 
 def test_a_finished_run_is_left_alone(command, store, stage1, tmp_path):
     ended = command(tmp_path, "pretrain.py", "--stores", store, "--out", stage1, *SHORT)
-    assert ended.status == 0 and f"{stage1} is finished already; nothing to do" in ended.output, ended
+    assert ended.status == 0 and f"{stage1} is already finished; nothing to do" in ended.output, ended
     assert [event["event"] for event in read_events(stage1 / "log.jsonl")].count("step") == 3
 
 
@@ -363,7 +363,7 @@ def test_a_trimmed_vocabulary_is_trained_and_given_back(command, store, tmp_path
     assert few < many and f"again: {few} trained rows of {many}" in ended.output
     assert (tmp_path / "again/spiece.model").read_bytes() == tokenizer.path.read_bytes()
     ended = command(tmp_path, "convert.py", "untrim", "full/last", "--full", "nowhere", "--out", "third")
-    assert_refused(ended, "--full nowhere: is not a readable folder or hub name", "give it with --full")
+    assert_refused(ended, "--full nowhere: is not a readable folder or hub id", "give it with --full")
 
 
 def test_keypoints_of_another_origin_are_warned_of(tmp_path, capsys):

@@ -188,7 +188,7 @@ def test_imagenet_weights_load_without_their_classifier(tmp_path, suffix):
 def test_wrong_weights_are_named_in_one_line(tmp_path):
     path = tmp_path / "weights.pth"
     thin = EfficientNet(width=0.25, depth=0.3)
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="does not exist"):
         load_imagenet_weights(thin, path)
     path.write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(InputError, match="damaged zip file"):

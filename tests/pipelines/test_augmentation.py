@@ -28,7 +28,7 @@ from unisign_fast.pipelines.skeleton import PACKED_JOINTS, PART_JOINTS
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.training.cli import parse
 from unisign_fast.training.recipes import default_settings
-from unisign_fast.training.run_record import identity
+from unisign_fast.training.run_record import recipe_fingerprint
 from unisign_fast.training.settings import run_settings
 
 ALL = ("time_warp=0.5", "rotation=15", "scale=0.2", "noise=0.02", "joint_dropout=0.1")
@@ -199,18 +199,18 @@ def test_augmentation_is_recorded_and_runs_without_it_go_on():
     assert recorded["data"]["augment"] == ["rotation=10", "noise=0.01"]
     assert run_settings(Path("settings.json"), recorded, default_settings("demo", "paper", 1)) == settings
     tokenizer = SimpleNamespace(fingerprint="t")
-    assert identity(settings, tokenizer, [])["augment"] == ["rotation=10", "noise=0.01"]
-    assert "augment" not in identity(parse("training", (1,), []), tokenizer, [])
+    assert recipe_fingerprint(settings, tokenizer, [])["augment"] == ["rotation=10", "noise=0.01"]
+    assert "augment" not in recipe_fingerprint(parse("training", (1,), []), tokenizer, [])
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         (["blur=1"], "'blur=1' is not known; use time_warp=..., rotation=..., "),
-        (["rotation"], "'rotation' is not possible; give a number above 0, at most 180"),
-        (["rotation=a"], "'rotation=a' is not possible"),
-        (["rotation=181"], "'rotation=181' is not possible"),
-        (["noise=nan"], "'noise=nan' is not possible"),
+        (["rotation"], "'rotation' is not valid; give a number above 0, at most 180"),
+        (["rotation=a"], "'rotation=a' is not valid"),
+        (["rotation=181"], "'rotation=181' is not valid"),
+        (["noise=nan"], "'noise=nan' is not valid"),
         (["noise=0.1", "noise=0.2"], "noise is given twice"),
     ],
 )

@@ -180,7 +180,7 @@ def test_a_split_without_clips(store):
     ],
 )
 def test_settings_that_are_not_possible(setting, value, option):
-    with pytest.raises(InputError, match=f"^{option}: .* is not possible; "):
+    with pytest.raises(InputError, match=f"^{option}: .* is not valid; "):
         DataSettings(**{setting: value})
 
 

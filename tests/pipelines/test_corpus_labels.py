@@ -178,7 +178,7 @@ def test_youtube_asl_has_a_clip_per_caption(tmp_path):
         ("-aa-000", "Tea & water again", "-aa", 1.0, 2.5), ("-aa-001", "More.", "-aa", 3.0, 4.0),
         ("bb-000", "Srt.", "bb", 5.0, 6.0), ("cc-000", "Json.", "cc", 1.5, 3.5),
     ]  # fmt: skip
-    assert len(bad) == 2 and "dd.json: is not whole JSON" in str(bad[0]) and "ee: has no captions" in str(bad[1])
+    assert len(bad) == 2 and "dd.json: is not valid JSON" in str(bad[0]) and "ee: has no captions" in str(bad[1])
 
 
 def test_cells_in_quotes_hold_line_breaks_and_are_long(tmp_path):

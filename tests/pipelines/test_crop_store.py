@@ -137,7 +137,7 @@ def test_damage_is_noticed(made, tmp_path):
     with pytest.raises(InputError, match="c/0: is damaged: its shard index"):
         CropStore(store).verify(store)
     (store.path / "crops" / "crops.json").write_text("{")
-    with pytest.raises(InputError, match="crops.json: is not whole JSON"):
+    with pytest.raises(InputError, match="crops.json: is not valid JSON"):
         CropStore(store)
 
 

@@ -23,9 +23,9 @@ from unisign_fast.pipelines.input_files import parse_json, read_json
         (b'["\\ud800"]', "not UTF-8"),
         (b'["\xed\xa0\x80"]', "not UTF-8"),
         (b'["\xff"]', "not UTF-8"),
-        (b"", "not whole JSON"),
-        (b'["a', "not whole JSON"),
-        (b"[1] x", "not whole JSON"),
+        (b"", "not valid JSON"),
+        (b'["a', "not valid JSON"),
+        (b"[1] x", "not valid JSON"),
         ("[1]".encode("utf-16"), "not UTF-8"),
     ],
 )

@@ -127,7 +127,7 @@ def test_open_refuses_what_is_not_a_whole_store(tmp_path):
     size = len(manifest.encode())
     damage = {
         "store.json": [
-            ("{", "is not whole JSON"),
+            ("{", "is not valid JSON"),
             ("[]", "store.json: format"),
             (json.dumps({**json.loads(header), "version": 99}), "store.json: version: is 99"),
             ("[" * 100_000, "nested 100000 deep"),

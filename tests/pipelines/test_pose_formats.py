@@ -167,7 +167,7 @@ def truncate(file):
 
 FRAME_3 = "clip/clip_000000000003_keypoints.json"
 BAD_MMPOSE = {
-    "clip.json: is not whole JSON": truncate("clip.json"),
+    "clip.json: is not valid JSON": truncate("clip.json"),
     "holds no frames with frame_id and instances": spoil_json(lambda x: x["instance_info"][0]["instances"]),
     "clip.json: holds no frames": spoil_json(lambda x: []),
     "frame_id: frame 4 stands where frame 2 (counted from 1) should": spoil_json(
@@ -186,7 +186,7 @@ BAD_MMPOSE = {
 BAD_OPENPOSE = {
     "clip: frame 3 of 8 is missing": lambda root: (root / FRAME_3).unlink(),
     "holds no *_keypoints.json": lambda root: [file.unlink() for file in (root / "clip").iterdir()],
-    "0003_keypoints.json: is not whole JSON": truncate(FRAME_3),
+    "0003_keypoints.json: is not valid JSON": truncate(FRAME_3),
     "0003_keypoints.json: holds no people": spoil_json(lambda x: {"version": 1.3}, FRAME_3),
     "pose_keypoints_2d: has 15 joints, neither BODY_25": spoil_json(
         lambda x: x["people"][0].update(pose_keypoints_2d=[1] * 45), FRAME_3
@@ -230,7 +230,7 @@ def test_openpose_from_minus_one_to_one(tmp_path):
 @pytest.mark.parametrize(
     "write, expected",
     [
-        (lambda path: path.write_bytes(b"\x93NUMPY garbage"), "is not a whole numpy file"),
+        (lambda path: path.write_bytes(b"\x93NUMPY garbage"), "is not a complete numpy file"),
         (lambda path: np.savez(path.with_suffix(""), points=np.zeros(3)), "holds no dict with keypoints and scores"),
         (lambda path: np.savez(path.with_suffix(""), keypoints=np.zeros((4, 1, 26, 2)), scores=np.zeros((4, 1, 26))),
          "frame 0: keypoints (1, 26, 2) are not (persons, 133, 2); extract the pose again with a whole-body model"),
@@ -278,4 +278,4 @@ def test_dot_pose_of_another_layout_damaged_or_normalised(tmp_path):
     assert "keypoints: frame 4 has NaN" in refusal(dot_pose.read_pose, path)
     for size in (path.stat().st_size // 2, 10, 0):
         os.truncate(path, size)
-        assert "clip.pose: is not a whole .pose file" in refusal(dot_pose.read_pose, path)
+        assert "clip.pose: is not a complete .pose file" in refusal(dot_pose.read_pose, path)

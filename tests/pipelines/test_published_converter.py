@@ -182,7 +182,7 @@ def nan_frame():
 BAD_CLIPS = {
     "c1.pkl: is missing": lambda corpus: (corpus.poses / "c1.pkl").unlink(),
     "c1.mp4: is missing": lambda corpus: (corpus.videos / "c1.mp4").unlink(),
-    "c1.pkl: is not a whole pickle": truncate_pose,
+    "c1.pkl: is not a complete pickle": truncate_pose,
     "c1.pkl: names": lambda corpus: (corpus.poses / "c1.pkl").write_bytes(pickle.dumps(os.system)),
     "c1.pkl: holds no dict": lambda corpus: corpus.write_pose(1, [1, 2]),
     "c1.pkl: keypoints: frame 5 has NaN": spoil_pose(keypoints=nan_frame()),

@@ -67,7 +67,7 @@ def test_a_bad_entry_is_named_and_the_rest_is_there(tmp_path):
     [
         (b"", "is neither JSON nor"),
         (b"\xff\xfe", "is neither JSON nor"),
-        (b'[{"video": "a.mp4", "te', "is not whole JSON"),
+        (b'[{"video": "a.mp4", "te', "is not valid JSON"),
         (b"<!DOCTYPE html>", "is neither JSON nor a pickle"),
         (b"[]", "holds no clips"),
         (b"{}", "holds no clips"),
@@ -78,8 +78,8 @@ def test_a_bad_entry_is_named_and_the_rest_is_there(tmp_path):
         (b'[{"video": "a.mp4", "text": 3}]', "entry 0: text: is 3"),
         (b'[{"video": "a.mp4", "text": " "}]', "entry 0: text: is empty"),
         (b'{"a": {"text": "a", "split": "dove"}}', "clip a: split: is 'dove'"),
-        (gzip.compress(pickle.dumps({"a": {}}), mtime=0)[:-12], "is not a whole gzip file"),
-        (gzip.compress(pickle.dumps({"a": {}})[:-2], mtime=0), "is not a whole pickle"),
+        (gzip.compress(pickle.dumps({"a": {}}), mtime=0)[:-12], "is not a complete gzip file"),
+        (gzip.compress(pickle.dumps({"a": {}})[:-2], mtime=0), "is not a complete pickle"),
         (gzip.compress(pickle.dumps({"a": print}), mtime=0), "names builtins.print"),
     ],
 )

@@ -79,7 +79,7 @@ def test_damaged_and_forbidden_numpy_files(tmp_path, monkeypatch, name):
     save(tmp_path / name, np.arange(1000))
     for size in (1000, 20, 0):
         os.truncate(tmp_path / name, size)
-        assert f"{name}: is not a whole" in refusal(load_numpy, tmp_path / name)
+        assert f"{name}: is not a complete" in refusal(load_numpy, tmp_path / name)
     attack = np.empty(1, object)
     attack[0] = Attack(os.mkdir, "made")
     save(tmp_path / name, attack)
@@ -95,7 +95,7 @@ def test_zip_entries_that_are_larger_than_they_say(tmp_path):
     path.write_bytes(path.read_bytes().replace((150 * 2**20).to_bytes(4, "little"), (100).to_bytes(4, "little")))
     tracemalloc.start()
     try:
-        assert "is not a whole .npz file" in refusal(load_numpy, path)
+        assert "is not a complete .npz file" in refusal(load_numpy, path)
         assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
     finally:
         tracemalloc.stop()

@@ -127,16 +127,16 @@ def test_a_pickle_that_runs_something_is_refused(tokenizer, tmp_path):
     for number, content in enumerate((pickle.dumps({"model": Runs()}, protocol=2), b"", b"not a checkpoint")):
         source = tmp_path / f"{number}.pth"
         source.write_bytes(content)
-        problem = "not a file of weights" if number else "holds getattr, and code would have to run"
+        problem = "is not a weight file" if number else "contains getattr, which cannot be loaded"
         assert f"{source}: {problem}" in refusal(convert, source, tokenizer.path, tmp_path / "ours")
     torch.save({"model": {"part_para": Runs()}}, tmp_path / "saved.pth")
-    assert "holds getattr, and code" in refusal(convert, tmp_path / "saved.pth", tokenizer.path, tmp_path / "ours")
+    assert "contains getattr, which" in refusal(convert, tmp_path / "saved.pth", tokenizer.path, tmp_path / "ours")
     assert not Path("/tmp/unpickled-and-run").exists() and not (tmp_path / "ours").exists()
 
 
 def test_other_mistakes_are_told(tables, tokenizer, tmp_path):
     source = write_checkpoint(tmp_path / "theirs.pth", tables[False])
-    assert "none.pth: not there" in refusal(convert, tmp_path / "none.pth", tokenizer.path, tmp_path / "ours")
+    assert "none.pth: does not exist" in refusal(convert, tmp_path / "none.pth", tokenizer.path, tmp_path / "ours")
     assert "--out: " in refusal(convert, source, tokenizer.path, tmp_path)
     small = write_checkpoint(tmp_path / "small.pth", published_weights(POSE))
     said = refusal(convert, small, tokenizer.path, tmp_path / "ours")

@@ -77,13 +77,13 @@ def test_a_broken_model_is_named(tokenizer, tmp_path, content):
     path = tmp_path / "spiece.model"
     whole = tokenizer.path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
-    with pytest.raises(InputError, match="spiece.model: not a SentencePiece model; copy"):
+    with pytest.raises(InputError, match="spiece.model: is not a SentencePiece model; copy"):
         Tokenizer(tmp_path)
 
 
 def test_a_missing_model_is_named(tmp_path):
     for place in (tmp_path, tmp_path / "spiece.model", tmp_path / "no" / "folder"):
-        with pytest.raises(InputError, match=f"^{tmp_path}.*: no tokenizer there; put mT5's spiece.model there"):
+        with pytest.raises(InputError, match=f"^{tmp_path}.*: does not exist; copy mT5's spiece.model there"):
             Tokenizer(place)
 
 

@@ -103,4 +103,4 @@ def test_another_full_model_is_refused(full, trimmed, tmp_path):
     other = train_tokenizer(["tea"], tmp_path / "tokenizer")
     save_model(tmp_path / "other", model.config, model.state_dict(), other)
     said = refusal(untrim, str(tmp_path / "trimmed"), str(tmp_path / "other"), tmp_path / "again")
-    assert "spiece.model: has the piece " in said and "name the model that the trimmed one started from" in said
+    assert "spiece.model: has the piece " in said and "name the model that the trimmed one was made from" in said

@@ -49,16 +49,16 @@ def test_as_many_clips_as_fit_beside_the_state():
     assert 0.95 * memory.USED_SHARE * free < used < 1.05 * memory.USED_SHARE * free or clips == settings.clips_per_step
     assert memory.state_bytes(settings, ModelConfig(), 8) < 0.6 * state  # ZeRO 1 shares the optimiser's out
     assert memory.clips_that_fit(10**15, settings, POSE, SMALL, 8) == settings.clips_per_step // 8
-    with pytest.raises(InputError, match="13 GiB are free, and the model and its optimiser take 11 GiB"):
+    with pytest.raises(InputError, match="13 GiB are free, but the model and its optimiser need 11 GiB"):
         memory.clips_that_fit(13 * 2**30, settings, BASE_POSE, ModelConfig(), 1)
 
 
 def test_a_lack_of_memory_names_what_to_lower():
-    with pytest.raises(InputError) as caught, memory.naming_what_to_lower(Budget(4096, 800), 256):
+    with pytest.raises(InputError) as caught, memory.out_of_memory_advice(Budget(4096, 800), 256):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(caught.value).endswith("give --frames-per-device 2048 --tokens-per-device 400")
-    with pytest.raises(InputError) as caught, memory.naming_what_to_lower(Budget(200, 800), 256):
+    with pytest.raises(InputError) as caught, memory.out_of_memory_advice(Budget(200, 800), 256):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert "a single clip of up to 256 frames" in str(caught.value) and "give --max-frames 128" in str(caught.value)
-    with pytest.raises(ZeroDivisionError), memory.naming_what_to_lower(Budget(4096, 800), 256):
+    with pytest.raises(ZeroDivisionError), memory.out_of_memory_advice(Budget(4096, 800), 256):
         raise ZeroDivisionError

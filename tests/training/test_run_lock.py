@@ -28,7 +28,7 @@ def test_the_second_start_says_who_has_it_and_death_frees_it(tmp_path):
     run = tmp_path / "run"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, env=os.environ)
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(InputError, match=f"run: is in use: process {holder.pid} on .* trains in it since "):
+    with pytest.raises(InputError, match=f"run: is in use: process {holder.pid} on .* has been training in it since "):
         with locked(run, ONE):
             pass
     holder.send_signal(signal.SIGKILL)

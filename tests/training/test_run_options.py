@@ -86,7 +86,7 @@ def test_weights_and_biases_gets_steps_and_scores(trial):
 def second_rank_dies(rank: int) -> None:
     from unisign_fast.utils import distributed
 
-    distributed.MEETING = timedelta(seconds=3)
+    distributed.JOIN_TIMEOUT = timedelta(seconds=3)
     if rank == 1:
         os._exit(7)
 
@@ -97,5 +97,5 @@ def test_a_rank_that_dies_while_starting_ends_the_others(trial):
     first = start.processes[0]
     first.join(60)
     assert first.exitcode == STOPPED_BY_INPUT
-    assert "not all 2 ranks came within 3 s" in start.said and "Traceback" not in start.said
+    assert "not all 2 ranks joined within 3 s" in start.said and "Traceback" not in start.said
     start.wait()

@@ -60,10 +60,10 @@ def test_settings_of_version_0_1_are_read(tmp_path):
     [
         ({"train": {"epochs": "many"}}, "epochs"),
         ({"train": {"speed": 1}}, "unknown field 'speed'"),
-        ({"train": {"epochs": 0}}, "--epochs: 0 is not possible"),
-        ({"stage": 9}, "settings.json: stage: is not one of a run's settings"),
-        ({"recipe": ["demo"]}, "settings.json: recipe: is not one of a run's settings"),
-        ({"data": {"task": None}}, "settings.json: task: is not one of a run's settings"),
+        ({"train": {"epochs": 0}}, "--epochs: 0 is not valid"),
+        ({"stage": 9}, "settings.json: stage: is not a valid choice"),
+        ({"recipe": ["demo"]}, "settings.json: recipe: is not a valid choice"),
+        ({"data": {"task": None}}, "settings.json: task: is not a valid choice"),
         ({"data": 7}, "settings.json: data: is not a group of settings"),
         ({"stores": {"a": 1}}, "stores"),
     ],
@@ -77,10 +77,10 @@ def test_a_wrong_value_is_named(tmp_path, change, words):
 def test_a_file_that_holds_no_settings_is_refused(tmp_path):
     for text, words in (
         ("[" * 100_000, "is JSON nested 100000 deep"),
-        ("7", "holds no settings"),
-        ("", "is not whole JSON"),
-        ('{"a": ', "is not whole JSON"),
-        ('{"recipe": "\\ud800"}', "is not whole JSON .*surrogates"),
+        ("7", "does not hold a run's settings"),
+        ("", "is not valid JSON"),
+        ('{"a": ', "is not valid JSON"),
+        ('{"recipe": "\\ud800"}', "is not valid JSON .*surrogates"),
     ):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(InputError, match=f"x.json: {words}"):

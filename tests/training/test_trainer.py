@@ -190,7 +190,7 @@ def test_killed_runs_go_on_with_the_same_losses(whole_run, store, tmp_path):
     status, output = run_script([*launcher, __file__, str(run), str(store)])
     assert status == 0, output[-4000:]
     assert [event["step"] for event in events(run, "resume")] == [3, 6]
-    assert "not finished" in events(run, "checkpoint_passed_over")[0]["reason"]
+    assert "not saved completely" in events(run, "checkpoint_skipped")[0]["reason"]
     expected = losses(whole_run)
     assert sorted(expected) == list(range(1, STEPS + 1)) and all(len(values) == 1 for values in expected.values())
     result = losses(run)
@@ -223,7 +223,7 @@ def test_finished_run_does_nothing_and_says_so(whole_run, store, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
     status, output = run_script([*TWO_RANKS, __file__, str(run), str(store)])
-    assert status == 0 and "finished already" in " ".join(output.split()), output[-4000:]
+    assert status == 0 and "already finished" in " ".join(output.split()), output[-4000:]
     assert losses(run) == losses(whole_run)
 
 

@@ -77,5 +77,5 @@ def test_times_and_confidence_are_those_of_the_words():
 
 def test_settings_are_checked():
     for wrong in (dict(at="comma"), dict(target_seconds=-1.0), dict(longest_pause=0.0)):
-        with pytest.raises(InputError, match="is not possible; "):
+        with pytest.raises(InputError, match="is not valid; "):
             CutSettings(**wrong)

@@ -101,7 +101,7 @@ def test_missing_packages_and_models_are_one_line(monkeypatch):
         open_recognizer("funasr", "zh")
     with pytest.raises(InputError, match="--asr funasr: does not know de"):
         open_recognizer("funasr", "de")
-    with pytest.raises(InputError, match="--asr: 'sphinx' is not possible"):
+    with pytest.raises(InputError, match="--asr: 'sphinx' is not valid"):
         open_recognizer("sphinx", "en")
 
     def fail(model, device):
