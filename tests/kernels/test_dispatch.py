@@ -80,6 +80,27 @@ def test_keyword_arguments_reach_the_backend():
     assert torch.equal(operation(layers=layers, reference_NV2=reference, position_NGV2=position), expected)
 
 
+@pytest.mark.parametrize(
+    "size, problem", [({"K": 3}, "3 hops are more than 2"), ({"V": 33}, "33 joints are more than 32")], ids=str
+)
+def test_a_graph_that_is_too_large_for_the_kernel_takes_the_reference(size, problem, caplog, monkeypatch):
+    """Or raises, where the GPU backend is forced."""
+    spec = next(spec for spec in SPECS if spec.name == "graph_conv")
+    largest = {"F": 2, "V": 32, "C": 4, "O": 8, "K": 2, "X": "plain", "shortcut": True, "batch_stats": True}
+    fitting, inputs = (make_inputs(spec, largest | more, torch.float32, "meta") for more in ({}, size))
+    dispatch._warn.cache_clear()
+    with dispatch.as_device("cuda"), recording() as launches:
+        assert spec.operation.backend(*fitting) == "gpu" and not caplog.messages
+        assert spec.operation.backend(*inputs) == "reference"
+        result = list(tensors(spec.operation(*inputs)))
+        monkeypatch.setenv("UNISIGN_KERNELS", "gpu")
+        with pytest.raises(ValueError, match=f"graph_conv: the gpu backend cannot run: {problem}"):
+            spec.operation(*inputs)
+    assert [y.shape for y in result] == [y.shape for y in tensors(spec.operation.reference(*inputs))]
+    assert not launches
+    assert caplog.messages == [f"graph_conv: the reference runs instead of a faster backend: {problem}"]
+
+
 def test_a_tensor_beyond_int32_offsets_is_refused():
     spec = next(spec for spec in SPECS if spec.name == "deferred_activation")
     frames = MOST_ELEMENTS // (21 * 256) + 1
