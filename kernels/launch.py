@@ -5,6 +5,8 @@ Operators defined here also run on meta and fake tensors: they allocate their ou
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
+from inspect import signature
 from typing import Any
 
 import torch
@@ -67,25 +69,38 @@ def compute_capability() -> int:
 
 def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], CustomOpDef]:
     """Makes a function the custom operator unisign_fast::name, which torch.compile traces as one node. The function is
-    its own fake implementation: on fake and meta tensors `launch` runs nothing. `mutates`: arguments it writes to.
+    its own fake implementation: on fake and meta tensors `launch` runs nothing. It gets its tensors contiguous, as
+    `launch` requires, except those in `mutates`, the arguments it writes to.
     """
 
     def register(function: Callable) -> CustomOpDef:
-        custom = torch.library.custom_op(f"unisign_fast::{name}", function, mutates_args=mutates)
-        custom.register_fake(function)
+        names = tuple(signature(function).parameters)
+
+        @wraps(function)
+        def on_contiguous(*arguments: Any) -> Any:
+            return function(*(x if name in mutates else _contiguous(x) for name, x in zip(names, arguments)))
+
+        custom = torch.library.custom_op(f"unisign_fast::{name}", on_contiguous, mutates_args=mutates)
+        custom.register_fake(on_contiguous)
         return custom
 
     return register
 
 
-def padded(size: int) -> int:
-    """The side of a tile that holds `size`: a power of two, 16 at least, as tl.dot requires."""
-    return max(16, 1 << (size - 1).bit_length())
-
-
 def contiguous(tensors: Iterable[Tensor]) -> list[Tensor]:
     """The tensors made contiguous, as `launch` requires."""
     return [tensor.contiguous() for tensor in tensors]
+
+
+def _contiguous(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return [_contiguous(item) for item in argument]
+    return argument.contiguous() if isinstance(argument, Tensor) else argument
+
+
+def padded(size: int) -> int:
+    """The side of a tile that holds `size`: a power of two, 16 at least, as tl.dot requires."""
+    return max(16, 1 << (size - 1).bit_length())
 
 
 def launch(

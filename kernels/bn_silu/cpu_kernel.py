@@ -1,4 +1,4 @@
-"""BatchNorm + SiLU of channels-last maps on a CPU (float32, one rank): the passes of operators.py as compiled loops.
+"""BatchNorm + SiLU of channels-last maps on a CPU (float32, one rank): the passes of gpu_kernel.py as compiled loops.
 
 PyTorch takes three passes forward and five back and keeps the normalized map.
 """

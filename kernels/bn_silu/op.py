@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, silu
 
 from ..dispatch import Operation, backend_for
-from . import operators
 from .convolution import Conv, as_map, convolve, convolve_backward, rows
-from .reference import EPS, Excitation, Norm, Parts, is_alone
+from .reference import EPS, Norm, Parts, is_alone
 from .reference import bn_silu as reference
 
 MOST_PARTS = 4  # the merging kernels unroll their loop over parts
@@ -22,7 +22,9 @@ BUCKETS = 16  # per power of two of the number of crops, so that padding adds at
 
 def _passes(name: str):
     if name == "gpu":
-        return operators
+        from . import gpu_kernel
+
+        return gpu_kernel
     from . import cpu_kernel
 
     return cpu_kernel
@@ -109,34 +111,27 @@ def gate_backward(
     return grad_NE @ squeeze_EC, grads
 
 
-def _run(name: str, x_NCHW, parts, norm, training, activate, excitation, conv) -> Tensor:
+def _run(name: str, x_NCHW, parts, norm, training, activate=True, excitation=None, conv=None) -> Tensor:
     weight, stride, groups = conv or (None, 1, 1)
     options = name, training, activate, norm.momentum, stride, groups
     return _BNSiLU.apply(options, x_NCHW, parts.bounds, *norm[:5], *(excitation or [None] * 4), weight)
 
 
-def _gpu(
-    x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True,
-    excitation: Excitation | None = None, conv: Conv | None = None,
-) -> Tensor:  # fmt: skip
-    return _run("gpu", x_NCHW, parts, norm, training, activate, None, None)
+def _gpu(*arguments: Any) -> Tensor:
+    return _run("gpu", *arguments)
 
 
-def _cpu(
-    x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True,
-    excitation: Excitation | None = None, conv: Conv | None = None,
-) -> Tensor:  # fmt: skip
+def _cpu(x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True, *rest: Any) -> Tensor:
     """Without SiLU, torch's BatchNorm is as fast and bit-identical to the published features."""
     if activate and training and is_alone() and x_NCHW.dtype == norm.weight_C.dtype == torch.float32:
-        return _run("cpu", x_NCHW, parts, norm, training, activate, excitation, conv)
-    return reference(x_NCHW, parts, norm, training, activate, excitation, conv)
+        return _run("cpu", x_NCHW, parts, norm, training, activate, *rest)
+    return reference(x_NCHW, parts, norm, training, activate, *rest)
 
 
 def _refusal(
-    x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True,
-    excitation: Excitation | None = None, conv: Conv | None = None,
-) -> str | None:  # fmt: skip
-    if excitation is not None or conv is not None:
+    x_NCHW: Tensor, parts: Parts, norm: Norm, training: bool, activate: bool = True, *following: Any
+) -> str | None:
+    if any(layer is not None for layer in following):
         return "mbconv has the excitation and the convolution after a normalization"
     return f"{len(parts.counts)} parts are more than {MOST_PARTS}" if len(parts.counts) > MOST_PARTS else None
 

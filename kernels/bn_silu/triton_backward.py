@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch
+from ..launch import launch, operator
 from .triton_stats import MERGED_COLUMNS
 from .triton_tiles import WARPS, Map, crop_row, crop_tile, share_of, stat, store_pair
 
@@ -100,18 +100,20 @@ def bn_silu_backward(
             tl.store(grad_x + offset, result.to(grad_x.dtype.element_ty), mask)
 
 
-def backward_sums(x: Map, stats: Tensor, grad_RC: Tensor, activate: bool, weight_C: Tensor) -> list[Tensor]:
+@operator("bn_silu_backward_sums")
+def backward_sums(
+    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: bool, weight_C: Tensor
+) -> list[Tensor]:  # fmt: skip
     """`sums` [P, 2, C] of this rank, and the gradients of weight and bias."""
+    x = Map(x_RC, cells, bounds)
     partial, flags = x.partial(), dict(ACTIVATE=activate, P=x.parts, **x.sizes())
-    tensors, warps = (
-        (grad_RC, x.x_RC, stats, x.bounds, partial),
-        WARPS if flags["ROWS"] > 16 else 2,
-    )  # 4 spill on sm_100
+    tensors = grad_RC, x_RC, stats, bounds, partial
+    warps = WARPS if flags["ROWS"] > 16 else 2  # 4 spill on sm_100
     launch(bn_silu_sums, x.grid(padding=False), *tensors, warps=warps, stages=1, **flags)
-    return merged_sums(partial, weight_C)
+    return _merged_sums(partial, weight_C)
 
 
-def merged_sums(partial: Tensor, weight_C: Tensor) -> list[Tensor]:
+def _merged_sums(partial: Tensor, weight_C: Tensor) -> list[Tensor]:
     """`sums` [P, 2, C] of this rank, and the gradients of weight and bias, from partial sums [P, 2, programs, C]."""
     parts, _, programs, channels = partial.shape
     sums, *grads = partial.new_empty(parts, 2, channels), torch.empty_like(weight_C), torch.empty_like(weight_C)
@@ -121,9 +123,19 @@ def merged_sums(partial: Tensor, weight_C: Tensor) -> list[Tensor]:
     return [sums, *grads]
 
 
-def backward_map(x: Map, stats: Tensor, grad_RC: Tensor, gate: list[Tensor], activate: bool, sums: Tensor) -> Tensor:
-    """The gradient of x [R, C]; `sums` of all ranks; gate: empty, or the gate [N, C] and the gradient of the mean."""
-    grad_x_RC, tensors = torch.empty_like(x.x_RC), [grad_RC, x.x_RC, stats, x.bounds, *(gate or [stats, stats])]
+merged_sums = operator("bn_merged_sums")(_merged_sums)
+
+
+@operator("bn_silu_backward")
+def backward_map(
+    grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor], activate: bool,
+    sums: Tensor,
+) -> Tensor:  # fmt: skip
+    """The gradient of x [R, C]; `sums` of all ranks; gate: empty, or the gate [N, C] and the gradient of the activated
+    map's mean.
+    """
+    x, grad_x_RC = Map(x_RC, cells, bounds), torch.empty_like(x_RC)
+    tensors = grad_RC, x_RC, stats, bounds, *(gate or [stats, stats]), sums, grad_x_RC
     flags = dict(ACTIVATE=activate, GATED=bool(gate), P=x.parts, **x.sizes())
-    launch(bn_silu_backward, x.grid(padding=True), *tensors, sums, grad_x_RC, warps=WARPS, stages=1, **flags)
+    launch(bn_silu_backward, x.grid(padding=True), *tensors, warps=WARPS, stages=1, **flags)
     return grad_x_RC

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch
+from ..launch import launch, operator
 from .triton_tiles import WARPS, Map, crop_tile, share_of, stat
 
 
@@ -48,15 +48,19 @@ def bn_silu_mean(
         tl.store(mean + crop * C + column, total / HW, column < C)
 
 
-def apply(x: Map, stats: Tensor, activate: bool) -> Tensor:
-    """y [R, C]."""
-    y_RC, flags = torch.empty_like(x.x_RC), dict(ACTIVATE=activate, P=x.parts, **x.sizes())
-    launch(bn_silu_apply, x.grid(padding=True), x.x_RC, stats, x.bounds, y_RC, warps=WARPS, stages=1, **flags)
+@operator("bn_silu_apply")
+def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: bool) -> Tensor:
+    """y [R, C] = silu(scale * x + shift), without SiLU as asked."""
+    x, y_RC = Map(x_RC, cells, bounds), torch.empty_like(x_RC)
+    flags = dict(ACTIVATE=activate, P=x.parts, **x.sizes())
+    launch(bn_silu_apply, x.grid(padding=True), x_RC, stats, bounds, y_RC, warps=WARPS, stages=1, **flags)
     return y_RC
 
 
-def mean(x: Map, stats: Tensor) -> Tensor:
+@operator("bn_silu_mean")
+def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor) -> Tensor:
     """[N, C] float32: the means of the activated map."""
+    x = Map(x_RC, cells, bounds)
     result, flags = x.empty(x.crops, x.channels), dict(P=x.parts, **x.sizes())
-    launch(bn_silu_mean, x.grid(padding=True), x.x_RC, stats, x.bounds, result, warps=WARPS, stages=1, **flags)
+    launch(bn_silu_mean, x.grid(padding=True), x_RC, stats, bounds, result, warps=WARPS, stages=1, **flags)
     return result

@@ -4,7 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch
+from ..launch import launch, operator
+from .reference import EPS
 from .triton_tiles import WARPS, Map, crop_tile, merge_moments, share_of, store_pair
 
 MERGED_COLUMNS = 16
@@ -115,43 +116,58 @@ def finish_stats(
         tl.store(tracked, tl.load(tracked) + filled)
 
 
-def partial_moments(x: Map) -> Tensor:
+@operator("bn_partial_moments")
+def partial_moments(x_RC: Tensor, cells: int, bounds: Tensor) -> Tensor:
     """[P, 2, programs, C]: the mean of each program's share of a part, and the sum of squared distances from it."""
+    x = Map(x_RC, cells, bounds)
     partial = x.partial()
-    launch(partial_stats, x.grid(padding=False), x.x_RC, x.bounds, partial, warps=WARPS, stages=1, **x.sizes())
+    launch(partial_stats, x.grid(padding=False), x_RC, bounds, partial, warps=WARPS, stages=1, **x.sizes())
     return partial
 
 
-def stats_alone(partial: Tensor, cells: int, bounds: Tensor, norm: list[Tensor], momentum: float, eps: float) -> Tensor:
-    """The `stats` of this rank alone. norm: weight, bias, running mean and variance, batches tracked."""
-    parts, channels = partial.shape[0], partial.shape[-1]
-    stats = partial.new_empty(parts, 5, channels)
-    _merge(partial, cells, bounds, norm, stats, stats, momentum, eps, alone=True)
+@operator("bn_stats_alone", mutates=("running_mean", "running_var", "tracked"))
+def stats_alone(
+    partial: Tensor, cells: int, bounds: Tensor, weight_C: Tensor, bias_C: Tensor,
+    running_mean: Tensor, running_var: Tensor, tracked: Tensor, momentum: float,
+) -> Tensor:  # fmt: skip
+    """The `stats` of this rank alone; updates the running statistics."""
+    stats = partial.new_empty(partial.shape[0], 5, partial.shape[-1])
+    norm = weight_C, bias_C, running_mean, running_var, tracked
+    _merge(partial, cells, bounds, norm, stats, momentum, alone=True)
     return stats
 
 
-def rank_sums(partial: Tensor, cells: int, bounds: Tensor, norm: list[Tensor]) -> Tensor:
+@operator("bn_rank_sums")
+def rank_sums(
+    partial: Tensor, cells: int, bounds: Tensor, weight_C: Tensor, bias_C: Tensor,
+    running_mean: Tensor, running_var: Tensor, tracked: Tensor,
+) -> Tensor:  # fmt: skip
     """The sums [P, 2 * C + 1] to add over all ranks."""
     sums = partial.new_empty(partial.shape[0], 2 * partial.shape[-1] + 1)
-    _merge(partial, cells, bounds, norm, sums, sums, 0.0, 0.0, alone=False)
+    norm = weight_C, bias_C, running_mean, running_var, tracked
+    _merge(partial, cells, bounds, norm, sums, 0.0, alone=False)
     return sums
 
 
-def stats_of_sums(sums: Tensor, norm: list[Tensor], momentum: float, eps: float) -> Tensor:
-    """`stats` from the sums of all ranks."""
-    parts, channels = len(sums), norm[0].shape[0]
+@operator("bn_stats_of_sums", mutates=("running_mean", "running_var", "tracked"))
+def stats_of_sums(
+    sums: Tensor, weight_C: Tensor, bias_C: Tensor, running_mean: Tensor, running_var: Tensor, tracked: Tensor,
+    momentum: float,
+) -> Tensor:  # fmt: skip
+    """`stats` from the sums of all ranks; updates the running statistics."""
+    parts, channels = len(sums), len(weight_C)
     stats = sums.new_empty(parts, 5, channels)
     sizes = {"C": channels, "P": parts, "COLUMNS": MERGED_COLUMNS}
-    grid = (triton.cdiv(channels, MERGED_COLUMNS),)
-    launch(finish_stats, grid, sums, *norm, stats, momentum, eps, warps=1, stages=1, **sizes)
+    grid, norm = (triton.cdiv(channels, MERGED_COLUMNS),), (weight_C, bias_C, running_mean, running_var, tracked)
+    launch(finish_stats, grid, sums, *norm, stats, momentum, EPS, warps=1, stages=1, **sizes)
     return stats
 
 
 def _merge(
-    partial: Tensor, cells: int, bounds: Tensor, norm: list[Tensor], stats: Tensor, sums: Tensor,
-    momentum: float, eps: float, alone: bool,
-) -> None:  # fmt: skip
+    partial: Tensor, cells: int, bounds: Tensor, norm: tuple[Tensor, ...], out: Tensor, momentum: float, alone: bool
+) -> None:
+    """Write the `stats` of this rank `alone`, or the sums to add over ranks, to `out`."""
     parts, _, count, channels = partial.shape
     sizes = {"HW": cells, "C": channels, "P": parts, "PROGRAMS": count, "COLUMNS": MERGED_COLUMNS, "ALONE": alone}
-    grid = (triton.cdiv(channels, MERGED_COLUMNS),)
-    launch(merge_stats, grid, partial, bounds, *norm, stats, sums, momentum, eps, warps=WARPS, stages=1, **sizes)
+    grid, numbers = (triton.cdiv(channels, MERGED_COLUMNS),), (momentum, EPS if alone else 0.0)
+    launch(merge_stats, grid, partial, bounds, *norm, out, out, *numbers, warps=WARPS, stages=1, **sizes)

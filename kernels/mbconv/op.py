@@ -1,172 +1,30 @@
-"""The inverted bottleneck that the model calls.
+"""The inverted bottleneck that the model calls."""
 
-On a GPU, each convolution writes its output once, together with the partial moments for its normalization. These
-outputs and the block's input are saved for backward; the rest is recomputed. On a CPU, the layers run one after another
-(bn_silu).
-"""
-
-from collections.abc import Sequence
-from itertools import chain
-from typing import NamedTuple
+from typing import Any
 
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear, silu
 
-from ..bn_silu import operators as passes
-from ..bn_silu.convolution import rows
-from ..bn_silu.op import MOST_PARTS, bn_silu, gate_backward, running_stats
-from ..bn_silu.reference import Norm, Parts
+from ..bn_silu.op import MOST_PARTS, bn_silu
+from ..bn_silu.reference import Parts
 from ..dispatch import Operation
-from ..launch import contiguous
-from . import operators
-from .reference import Block, Layer, layer_by_layer
+from .reference import Block, layer_by_layer
 from .reference import mbconv as reference
 
 KERNEL_SIZES, STRIDES = (3, 5), (1, 2)
 
 
-class _Setting(NamedTuple):
-    """The arguments of a call that are not tensors."""
+def _gpu(*arguments: Any) -> Tensor:
+    from .gpu_kernel import mbconv
 
-    training: bool
-    momentum: float
-    sides: list[int]  # height and width of x
-    stride: int
-
-    @property
-    def out_sides(self) -> list[int]:
-        """Height and width of the result."""
-        return [-(-side // self.stride) for side in self.sides]
-
-    @property
-    def cells(self) -> tuple[int, int]:
-        """Cells per map of x, and per map of the result."""
-        (height, width), (out_height, out_width) = self.sides, self.out_sides
-        return height * width, out_height * out_width
-
-    def stats(self, partial: Tensor, cells: int, bounds: Tensor, norm: Sequence[Tensor]) -> Tensor:
-        """The `stats` of a map: from the partial moments of the batch in training, else from the running statistics."""
-        weight_C, bias_C, running_mean, running_var, tracked = norm
-        layer = Norm(weight_C, bias_C, running_mean, running_var, tracked, self.momentum)
-        return passes.merged_stats(partial, cells, bounds, layer) if self.training else running_stats(layer)
+    return mbconv(*arguments)
 
 
-class _MBConv(Function):
-    """Saves its input and the convolutions' outputs; recomputes the convolutions' inputs in backward."""
-
-    @staticmethod
-    def forward(ctx, setting: _Setting, x_NCHW, bounds, *tensors):
-        """The result of `reference.mbconv`.
-
-        tensors: weight and five normalization tensors of the expansion, or six times None; the same of the depthwise
-        convolution; the four of `Excitation`; weight and normalization of the projection.
-        """
-        expand, depthwise, excitation, project = tensors[:6], tensors[6:12], tensors[12:16], tensors[16:]
-        (cells, out_cells), x_RC = setting.cells, rows(x_NCHW).contiguous()
-        expanded_RE, expand_stats, read_RE = None, None, x_RC
-        if expand[0] is not None:
-            weight_EC = expand[0].flatten(1)
-            expanded_RE, partial = operators.pointwise(x_RC, cells, bounds, weight_EC)
-            expand_stats = setting.stats(partial, cells, bounds, expand[1:])
-            # Repeating the product moves fewer bytes than a pass over its output, which is six times as wide as x.
-            (read_RE,) = operators.pointwise(x_RC, cells, bounds, weight_EC, out_stats=expand_stats)
-        deep_RE, partial = operators.depthwise(read_RE, setting.sides, bounds, depthwise[0], setting.stride)
-        del read_RE
-        deep_stats = setting.stats(partial, out_cells, bounds, depthwise[1:])
-        mean_NE = passes.mean(deep_RE, out_cells, deep_stats, bounds).to(x_RC.dtype)
-        hidden_NS = linear(mean_NE, *excitation[:2])
-        gate_NE = linear(silu(hidden_NS), *excitation[2:]).sigmoid()
-        y_RO, partial = operators.pointwise(deep_RE, out_cells, bounds, project[0].flatten(1), deep_stats, gate_NE)
-        y_stats = setting.stats(partial, out_cells, bounds, project[1:])
-        ctx.setting = setting
-        maps, stats = (x_RC, expanded_RE, deep_RE, y_RO), (expand_stats, deep_stats, y_stats)
-        weights = expand[:2], depthwise[:2], excitation, project[:2]
-        ctx.save_for_backward(bounds, *maps, *stats, mean_NE, hidden_NS, gate_NE, *chain.from_iterable(weights))
-        return _as_map(passes.apply(y_RO, out_cells, y_stats, bounds, False), setting.out_sides)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_NOHW: Tensor):
-        """Gradients of x and of all weights and normalizations, from the last layer to the first.
-
-        Each normalization needs sums over all crops to compute the gradient of its map. The kernel that writes the
-        gradient of its output also writes the partial sums.
-        """
-        bounds, x_RC, expanded_RE, deep_RE, y_RO, expand_stats, deep_stats, y_stats, *rest = ctx.saved_tensors
-        mean_NE, hidden_NS, gate_NE, *weights = rest
-        expand, depthwise, excitation, project = weights[:2], weights[2:4], weights[4:8], weights[8:]
-        setting, training = ctx.setting, ctx.setting.training
-        cells, out_cells = setting.cells
-        grad_RO = rows(grad_NOHW).contiguous()
-        grad_RO, *grad_y_norm = passes.backward(grad_RO, y_RO, out_cells, y_stats, bounds, False, project[1], training)
-        weight_grad = operators.pointwise_weight_backward
-        grad_project = weight_grad(grad_RO, deep_RE, out_cells, bounds, deep_stats, gate_NE)
-        grad_RE = grad_RO @ project[0].flatten(1)
-        crop_sums = operators.gate_sums(grad_RE, deep_RE, out_cells, deep_stats, bounds)
-        grad_gate_NE = crop_sums[0].to(gate_NE.dtype)
-        grad_mean_NE, grad_excitation = gate_backward(grad_gate_NE, mean_NE, hidden_NS, gate_NE, excitation)
-        partial = operators.gated_sums(crop_sums, out_cells, bounds, gate_NE, grad_mean_NE)
-        gate = [gate_NE, grad_mean_NE]
-        grad_RE, *grad_deep_norm = _normalized(
-            partial, grad_RE, deep_RE, out_cells, deep_stats, bounds, gate, True, depthwise[1], training
-        )
-        read = x_RC if expanded_RE is None else expanded_RE
-        grad_RE, partial, grad_depthwise = operators.depthwise_backward(
-            grad_RE, read, setting.sides, bounds, depthwise[0], setting.stride, expand_stats
-        )
-        grad_expand: list[Tensor | None] = [None] * 3
-        if expanded_RE is not None:
-            grad_RE, *grad_norm = _normalized(
-                partial, grad_RE, expanded_RE, cells, expand_stats, bounds, [], False, expand[1], training
-            )
-            grad_expand = [(grad_RE.T @ x_RC).view_as(expand[0]), *grad_norm]
-            grad_RE = grad_RE @ expand[0].flatten(1)
-        running = [None] * 3
-        return (
-            None, _as_map(grad_RE, setting.sides), None, *grad_expand, *running,
-            grad_depthwise, *grad_deep_norm, *running, *grad_excitation,
-            grad_project.view_as(project[0]), *grad_y_norm, *running,
-        )  # fmt: skip
+def _cpu(*arguments: Any) -> Tensor:
+    """The layers one after another."""
+    return layer_by_layer(bn_silu.cpu, *arguments)
 
 
-def _normalized(
-    partial: Tensor, grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, gate: list[Tensor],
-    activate: bool, weight_C: Tensor, training: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, weight and bias of a normalization whose partial sums are known."""
-    sums, *grads = passes.merged_sums(partial, weight_C)
-    passes.sum_over_ranks(sums, training)
-    return passes.backward_map(grad_RC, x_RC, cells, stats, bounds, gate, activate, sums), *grads
-
-
-def _as_map(x_RC: Tensor, sides: Sequence[int]) -> Tensor:
-    height, width = sides
-    return x_RC.view(len(x_RC) // (height * width), height, width, x_RC.shape[1]).permute(0, 3, 1, 2)
-
-
-def _gpu(x_NCHW: Tensor, parts: Parts, block: Block, training: bool) -> Tensor:
-    expand, depthwise, excitation, project = block
-    setting = _Setting(training, depthwise.norm.momentum, list(x_NCHW.shape[2:]), depthwise.conv.stride)
-    return _MBConv.apply(
-        setting, x_NCHW, parts.bounds, *_tensors(expand), *_tensors(depthwise), *excitation, *_tensors(project)
-    )
-
-
-def _tensors(layer: Layer | None) -> list[Tensor | None]:
-    """A layer's six tensors. Those that kernels read are made contiguous; running statistics are updated in place."""
-    if layer is None:
-        return [None] * 6
-    return [*contiguous([layer.conv.weight, *layer.norm[:2]]), *layer.norm[2:5]]
-
-
-def _cpu(x_NCHW: Tensor, parts: Parts, block: Block, training: bool) -> Tensor:
-    assert bn_silu.cpu is not None
-    return layer_by_layer(bn_silu.cpu, x_NCHW, parts, block, training)
-
-
-def _refusal(x_NCHW: Tensor, parts: Parts, block: Block, training: bool) -> str | None:
+def _refusal(x_NCHW: Tensor, parts: Parts, block: Block, *_) -> str | None:
     conv = block.depthwise.conv
     if len(parts.counts) > MOST_PARTS:
         return f"{len(parts.counts)} parts are more than {MOST_PARTS}"

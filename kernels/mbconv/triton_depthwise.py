@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..bn_silu.triton_tiles import PROGRAMS, WARPS, Map, merge_moments, share_of, stat, store_pair
-from ..launch import launch
+from ..launch import launch, operator
 
 COLUMNS = 32  # channels of a block
 FORWARD_ROWS = 32
@@ -141,31 +141,43 @@ def _sizes(x: Map, sides: list[int], taps: int, stride: int) -> dict[str, int]:
     return {"H": height, "W": width, **out, "C": channels, "P": x.parts, "K": int(taps**0.5), "STRIDE": stride}
 
 
-def forward(x: Map, sides: list[int], weight_TC: Tensor, stride: int) -> list[Tensor]:
-    """y [R / stride^2, C] and its partial moments. weight: [k * k, C]; `sides`: height and width of a map."""
+def _by_tap(weight_C1KK: Tensor) -> Tensor:
+    """[K * K, C]"""
+    return weight_C1KK.flatten(1).T.contiguous()
+
+
+@operator("mbconv_depthwise")
+def forward(x_RC: Tensor, sides: list[int], bounds: Tensor, weight_C1KK: Tensor, stride: int) -> list[Tensor]:
+    """y [R / stride^2, C] and its partial moments. x: an activated map; `sides`: its height and width."""
+    x, weight_TC = Map(x_RC, sides[0] * sides[1], bounds), _by_tap(weight_C1KK)
     sizes = _sizes(x, sides, len(weight_TC), stride)
     cells = sizes["OH"] * sizes["OW"]
     grid = _grid(x.crops, x.channels, x.parts)
-    y_RC = x.x_RC.new_empty(x.crops * cells, x.channels)
+    y_RC = x_RC.new_empty(x.crops * cells, x.channels)
     partial = x.empty(x.parts, 2, grid[0], x.channels)
     tiles = {"ROWS": FORWARD_ROWS, "COLUMNS": COLUMNS}
-    tensors = x.x_RC, weight_TC, x.bounds, y_RC, partial
+    tensors = x_RC, weight_TC, bounds, y_RC, partial
     launch(depthwise_forward, grid, *tensors, warps=WARPS, stages=1, **sizes, **tiles)
     return [y_RC, partial]
 
 
+@operator("mbconv_depthwise_backward")
 def backward(
-    x: Map, sides: list[int], weight_TC: Tensor, stride: int, stats: Tensor | None, grad_RC: Tensor
-) -> list[Tensor]:
-    """The gradient of z, partial sums for its statistics, and the weight's gradient [k * k, C] in float32.
+    grad_RC: Tensor, x_RC: Tensor, sides: list[int], bounds: Tensor, weight_C1KK: Tensor, stride: int,
+    stats: Tensor | None,
+) -> list[Tensor]:  # fmt: skip
+    """The gradient of z, partial sums for its statistics, and the weight's gradient.
 
-    With `stats`, x is the map before normalization and SiLU; without, it is the map that the convolution read.
+    With `stats`, x is the map before normalization and SiLU, and z the normalized one; without, x and z are the map
+    that the convolution read.
     """
+    x, weight_TC = Map(x_RC, sides[0] * sides[1], bounds), _by_tap(weight_C1KK)
     sizes = _sizes(x, sides, len(weight_TC), stride)
     grid = _grid(x.crops, x.channels, x.parts)
-    grad_z_RC, partial = torch.empty_like(x.x_RC), x.empty(x.parts, 2, grid[0], x.channels)
+    grad_z_RC, partial = torch.empty_like(x_RC), x.empty(x.parts, 2, grid[0], x.channels)
     grad_weight = x.empty(x.parts * grid[0], *weight_TC.shape)
     tiles = {"ACTIVATE": stats is not None, "ROWS": BACKWARD_ROWS[sizes["K"]], "COLUMNS": COLUMNS}
-    tensors = grad_RC, x.x_RC, weight_TC, partial if stats is None else stats, x.bounds, grad_z_RC, partial, grad_weight
+    tensors = grad_RC, x_RC, weight_TC, partial if stats is None else stats, bounds, grad_z_RC, partial, grad_weight
     launch(depthwise_backward, grid, *tensors, warps=WARPS, stages=1, **sizes, **tiles)
-    return [grad_z_RC, partial, grad_weight.sum(0)]
+    grad_TC = grad_weight.sum(0)
+    return [grad_z_RC, partial, grad_TC.T.to(weight_C1KK.dtype).contiguous().view_as(weight_C1KK)]

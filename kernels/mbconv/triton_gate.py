@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..bn_silu.triton_tiles import WARPS, Map, crop_tile, share_of, stat, store_pair
-from ..launch import launch
+from ..launch import launch, operator
 
 SUMS = 5
 CROPS = 32  # of a tile
@@ -77,17 +77,21 @@ def gated_sums(
     store_pair(partial, part, column, total, product, C)
 
 
-def sums_of_crops(x: Map, stats: Tensor, grad_RC: Tensor) -> Tensor:
+@operator("mbconv_gate_sums")
+def sums_of_crops(grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor) -> Tensor:
     """The five sums of `gate_sums`, [5, N, C] float32; the first is the gradient of the gate."""
+    x = Map(x_RC, cells, bounds)
     sums = x.empty(SUMS, x.crops, x.channels)
-    tensors = grad_RC, x.x_RC, stats, x.bounds, sums
+    tensors = grad_RC, x_RC, stats, bounds, sums
     launch(gate_sums, x.grid(padding=True), *tensors, x.crops, warps=2 * WARPS, stages=1, P=x.parts, **x.sizes())
     return sums
 
 
-def partial_sums(gate: Map, sums: Tensor, cells: int, grad_mean_NC: Tensor) -> Tensor:
-    """Partial sums [P, 2, programs, C] for the statistics' gradients; gate: [N, C] as a map of one cell a crop."""
+@operator("mbconv_gated_sums")
+def partial_sums(sums: Tensor, cells: int, bounds: Tensor, gate_NC: Tensor, grad_mean_NC: Tensor) -> Tensor:
+    """Partial sums [P, 2, programs, C] for the statistics' gradients, from the sums of the crops."""
+    gate = Map(gate_NC, 1, bounds)  # one cell a crop
     partial, sizes = gate.partial(), gate.sizes() | {"HW": cells, "ROWS": CROPS}
-    tensors = sums, gate.x_RC, grad_mean_NC, gate.bounds, partial
+    tensors = sums, gate_NC, grad_mean_NC, bounds, partial
     launch(gated_sums, gate.grid(padding=False), *tensors, gate.crops, warps=WARPS, stages=1, **sizes)
     return partial

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..bn_silu.triton_tiles import PROGRAMS, Map, merge_moments, share_of, stat, store_pair
-from ..launch import launch, padded
+from ..launch import launch, operator, padded
 
 MOST_OUTPUTS = 128  # of a tile
 ROWS = 64
@@ -115,24 +115,26 @@ def _programs(crops: int, blocks: int) -> int:
     return max(1, min(PROGRAMS // triton.next_power_of_2(blocks), triton.next_power_of_2(crops)))
 
 
+@operator("mbconv_pointwise")
 def forward(
-    x: Map, weight_OC: Tensor, stats: Tensor | None, gate_NC: Tensor | None, out_stats: Tensor | None
-) -> list[Tensor]:
-    """y [R, O] and, unless `out_stats` is given, its partial moments [P, 2, programs, O].
+    x_RC: Tensor, cells: int, bounds: Tensor, weight_OC: Tensor, stats: Tensor | None = None,
+    gate_NC: Tensor | None = None, out_stats: Tensor | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """y [R, O] = x weight^T and, unless `out_stats` is given, its partial moments [P, 2, programs, O].
 
-    With `stats` and `gate`, the rows are normalized, activated and gated on load. With `out_stats`, y is normalized and
+    With `stats` and a gate, the rows are normalized, activated and gated on load. With `out_stats`, y is normalized and
     activated before it is stored.
     """
-    outputs, channels = weight_OC.shape
+    x, (outputs, channels) = Map(x_RC, cells, bounds), weight_OC.shape
     exact = weight_OC.dtype == torch.float32
     block = min(MOST_OUTPUTS // (2 if exact else 1), padded(outputs))
     blocks = triton.cdiv(outputs, block)
     grid = blocks, _programs(x.crops, blocks), x.parts + 1
-    y_RO, partial = x.x_RC.new_empty(len(x.x_RC), outputs), x.empty(x.parts, 2, grid[1], outputs)
+    y_RO, partial = x_RC.new_empty(len(x_RC), outputs), x.empty(x.parts, 2, grid[1], outputs)
     unused = partial if stats is None else stats
-    tensors = [x.x_RC, weight_OC, unused, unused if gate_NC is None else gate_NC]
-    tensors += [unused if out_stats is None else out_stats, x.bounds, y_RO, partial]
-    sizes = {"HW": x.cells, "C": channels, "O": outputs, "P": x.parts}
+    tensors = [x_RC, weight_OC, unused, unused if gate_NC is None else gate_NC]
+    tensors += [unused if out_stats is None else out_stats, bounds, y_RO, partial]
+    sizes = {"HW": cells, "C": channels, "O": outputs, "P": x.parts}
     flags = {"NORMALIZE": stats is not None, "ACTIVATE": out_stats is not None}
     tiles = {"ROWS": ROWS // (2 if exact else 1), "OUTPUTS": block, "INPUTS": INPUTS}
     warps = 8 if block > 64 else 4
@@ -140,9 +142,12 @@ def forward(
     return [y_RO, partial] if out_stats is None else [y_RO]
 
 
-def weight_backward(x: Map, stats: Tensor, gate_NC: Tensor, grad_RO: Tensor) -> Tensor:
-    """The weight's gradient [O, C] in float32, for a product whose rows were normalized, activated and gated."""
-    outputs, channels = grad_RO.shape[1], x.channels
+@operator("mbconv_pointwise_weight_backward")
+def weight_backward(
+    grad_RO: Tensor, x_RC: Tensor, cells: int, bounds: Tensor, stats: Tensor, gate_NC: Tensor
+) -> Tensor:
+    """The weight's gradient [O, C] of a product that normalized, activated and gated x on load."""
+    x, outputs, channels = Map(x_RC, cells, bounds), grad_RO.shape[1], x_RC.shape[1]
     exact = grad_RO.dtype == torch.float32
     block = min(MOST_OUTPUTS // (2 if exact else 1), padded(outputs))
     columns = min(64, padded(channels))
@@ -150,8 +155,8 @@ def weight_backward(x: Map, stats: Tensor, gate_NC: Tensor, grad_RO: Tensor) -> 
     wide = blocks * triton.cdiv(channels, columns)
     grid = wide, _programs(x.crops, wide), x.parts
     grad_weight = x.empty(x.parts * grid[1], outputs, channels)
-    sizes = {"HW": x.cells, "C": channels, "O": outputs, "P": x.parts, "BLOCKS": blocks}
+    sizes = {"HW": cells, "C": channels, "O": outputs, "P": x.parts, "BLOCKS": blocks}
     tiles = {"ROWS": 32 if exact else 64, "OUTPUTS": block, "COLUMNS": columns}
-    tensors = x.x_RC, stats, gate_NC, grad_RO, x.bounds, grad_weight
+    tensors = x_RC, stats, gate_NC, grad_RO, bounds, grad_weight
     launch(pointwise_weight_backward, grid, *tensors, warps=4, stages=2, **sizes, **tiles)
-    return grad_weight.sum(0)
+    return grad_weight.sum(0).to(grad_RO.dtype)

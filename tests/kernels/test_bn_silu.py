@@ -17,7 +17,6 @@ from unisign_fast.kernels.bn_silu.cpu_kernel import BLOCK
 from unisign_fast.kernels.bn_silu.op import bucketed_crops
 from unisign_fast.kernels.bn_silu.reference import EPS, Norm, Parts
 from unisign_fast.kernels.bn_silu.spec import SPEC
-from unisign_fast.kernels.bn_silu.triton_tiles import Map
 from unisign_fast.kernels.deferred_activation.reference import with_batch_stats
 from unisign_fast.kernels.dispatch import forcing
 from unisign_fast.kernels.testing import check, leaves, make_inputs, repair_interpreter, results_and_gradients
@@ -151,17 +150,17 @@ def test_sums_of_two_ranks_give_the_statistics_of_all_crops():
     cells = x_NCHW.shape[2:].numel()
 
     def partial(x_NCHW: Tensor, bounds: Tensor) -> Tensor:
-        return triton_stats.partial_moments(Map(rows(x_NCHW), cells, bounds))
+        return triton_stats.partial_moments(rows(x_NCHW), cells, bounds)
 
     moved = [tensor.clone() for tensor in tensors]
-    expected = triton_stats.stats_alone(partial(x_NCHW, parts.bounds), cells, parts.bounds, moved, norm.momentum, EPS)
+    expected = triton_stats.stats_alone(partial(x_NCHW, parts.bounds), cells, parts.bounds, *moved, norm.momentum)
     shares = [(x_NCHW[:3], (2, 1)), (x_NCHW[3:], (0, 3))]
     bounds = [Parts.of(counts, x).bounds for x, counts in shares]
     each = zip(shares, bounds)
     sums = sum(
-        triton_stats.rank_sums(partial(x, rank_parts), cells, rank_parts, tensors) for (x, _), rank_parts in each
+        triton_stats.rank_sums(partial(x, rank_parts), cells, rank_parts, *tensors) for (x, _), rank_parts in each
     )
-    result = triton_stats.stats_of_sums(sums, tensors, norm.momentum, EPS)
+    result = triton_stats.stats_of_sums(sums, *tensors, norm.momentum)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
     for mine, theirs in zip(tensors, moved, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)

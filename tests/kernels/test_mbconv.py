@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from unisign_fast.kernels.bn_silu import operators
+from unisign_fast.kernels.bn_silu import gpu_kernel
 from unisign_fast.kernels.bn_silu.reference import Parts
 from unisign_fast.kernels.launch import recording
 from unisign_fast.kernels.mbconv.spec import SPEC
@@ -58,8 +58,8 @@ def test_each_normalization_takes_one_reduction_over_ranks_each_way(monkeypatch)
     """With sums that a reduction leaves as they are, the results are those of one rank."""
     expected = results_and_gradients(SPEC.operation.gpu, inputs(TWO_HANDS))
     reduced: list[torch.Size] = []
-    monkeypatch.setattr(operators, "is_alone", lambda: False)
-    monkeypatch.setattr(operators.dist, "all_reduce", lambda sums: reduced.append(sums.shape))
+    monkeypatch.setattr(gpu_kernel, "is_alone", lambda: False)
+    monkeypatch.setattr(gpu_kernel.dist, "all_reduce", lambda sums: reduced.append(sums.shape))
     result = results_and_gradients(SPEC.operation.gpu, inputs(TWO_HANDS))
     for mine, theirs in zip(result, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
