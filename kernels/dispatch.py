@@ -38,9 +38,9 @@ class Operation(Generic[P, R]):
 
     name: str
     reference: Callable[P, R]
-    gpu: Callable[P, R]
-    refusal: Callable[..., str | None]
-    cpu: Callable[P, R] | None = None
+    gpu: Callable[..., R]
+    refusal: Callable[..., str | None] = lambda *_: None
+    cpu: Callable[..., R] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the operation. Raises ValueError if a forced backend cannot take the arguments; without forcing, the

@@ -66,8 +66,8 @@ class BatchNorm(Float32Buffers):
 
     def forward(self, out: ConvOutput, part: int = 0) -> tuple[Tensor, Tensor]:
         """Scale and shift [C], float32, for the convolution output `out` of `part`."""
+        mean_PC, var_PC = self.running()
         if not self.training:
-            mean_PC, var_PC = self.running()
             return self._scale_and_shift(mean_PC[part], var_PC[part])
         rows, mean_C, var_C = out.conv_out_FVO.shape[:2].numel(), out.mean_O, out.var_O
         assert mean_C is not None and var_C is not None, "in training a convolution returns its batch statistics"
@@ -75,7 +75,7 @@ class BatchNorm(Float32Buffers):
         if not alone():
             every = self._over_ranks(mean_C[None], var_C[None], [rows], slice(part, part + 1))
             mean_C, var_C, count = (values_P[0] for values_P in every)
-        running = *(buffer_PC[part] for buffer_PC in self.running()), self.num_batches_tracked
+        running = mean_PC[part], var_PC[part], self.num_batches_tracked
         return scale_and_shift(mean_C, var_C, self.weight, self.bias, *running, count, rows, self.momentum)
 
     def running(self) -> tuple[Tensor, Tensor]:
