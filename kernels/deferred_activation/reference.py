@@ -46,8 +46,8 @@ class ConvOutput(NamedTuple):
     """A convolution's output, and its batch statistics over rows (frame, joint) in float32, if requested."""
 
     conv_out_FVO: Tensor
-    mean_O: Tensor | None
-    var_O: Tensor | None  # biased
+    mean_O: Tensor | None = None
+    var_O: Tensor | None = None  # biased
 
 
 def deferred_activation(x: DeferredActivation, joint_mean: bool = False) -> Tensor:
@@ -76,7 +76,7 @@ def before_relu(x: DeferredActivation) -> Tensor:
 def with_batch_stats(conv_out_FVO: Tensor, batch_stats: bool) -> ConvOutput:
     """The output with its batch statistics over all rows in float32 at least; zeros without rows."""
     if not batch_stats:
-        return ConvOutput(conv_out_FVO, None, None)
+        return ConvOutput(conv_out_FVO)
     exact = torch.promote_types(conv_out_FVO.dtype, torch.float32)
     return ConvOutput(conv_out_FVO, *_BatchStats.apply(conv_out_FVO.flatten(0, 1).to(exact)))
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch
+from ..launch import launch, operator
 from ..partial_sums import sum_rows
 
 # Plain; with scale and shift; with a residual; with one that has its own scale and shift: by the number of tensors.
@@ -154,13 +154,17 @@ def activation_mean_backward(
         )  # fmt: skip
 
 
-def forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
+def activate(x: list[Tensor], relu_before_residual: bool) -> Tensor:
     """x_FVC of an activation (`DeferredActivation.tensors`) that is not plain."""
     frames, joints, channels = x[0].shape
     out = torch.empty_like(x[0])
     return _run_forward(activation_forward, x, relu_before_residual, out, frames * joints, {"C": channels})
 
 
+forward = operator("deferred_activation")(activate)
+
+
+@operator("deferred_activation_mean")
 def mean_forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
     """The mean of x_FVC over the joints [F, C]."""
     frames, joints, channels = x[0].shape
@@ -206,6 +210,7 @@ class ActivationGradient:
         return [self.grad_conv_out, *([self.grad_residual] if len(self.x) > 3 else []), self.merged]
 
 
+@operator("deferred_activation_backward")
 def backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
     """Gradients as `ActivationGradient.gradients` gives them, of an activation that is not plain."""
     rows = x_FVC.shape[0] * x_FVC.shape[1]
@@ -214,6 +219,7 @@ def backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_res
     return _run_backward(activation_backward, result, read, rows, {"C": x_FVC.shape[2]})
 
 
+@operator("deferred_activation_mean_backward")
 def mean_backward(grad_mean_FC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
     """The same, from the gradient of the mean over the joints."""
     frames, joints, channels = x[0].shape
@@ -233,3 +239,35 @@ def _run_backward(
     launch(kernel, grid, *tensors, rows, **sizes, **result.constants, **tile)
     result.merged = sum_rows(result.sums, result.merged)
     return result.gradients()
+
+
+def by_tensor(gradients: list[Tensor]) -> list[Tensor]:
+    """The gradients of an activation's tensors in order, from `ActivationGradient.gradients`."""
+    if len(gradients) == 1:
+        return gradients
+    grad_conv_out, *grad_residual, sums = gradients
+    scale, shift, *others = sums.unbind()
+    return [grad_conv_out, scale, shift, *grad_residual, *others]
+
+
+def _save(ctx, inputs, output) -> None:
+    x, ctx.relu_before_residual = inputs
+    ctx.save_for_backward(output, *x)
+
+
+def _gradients(ctx, grad_x_FVC: Tensor):
+    x_FVC, *x = ctx.saved_tensors
+    return by_tensor(backward(grad_x_FVC, x_FVC, x, ctx.relu_before_residual)), None
+
+
+def _save_inputs(ctx, inputs, output) -> None:
+    x, ctx.relu_before_residual = inputs
+    ctx.save_for_backward(*x)
+
+
+def _mean_gradients(ctx, grad_mean_FC: Tensor):
+    return by_tensor(mean_backward(grad_mean_FC, list(ctx.saved_tensors), ctx.relu_before_residual)), None
+
+
+forward.register_autograd(_gradients, setup_context=_save)
+mean_forward.register_autograd(_mean_gradients, setup_context=_save_inputs)

@@ -109,3 +109,11 @@ def output_gradient(gradients: list[Tensor], out: list[Tensor]) -> tuple[Tensor,
         gradients[0], out[0], *vectors, total, sums, *numbers, **sizes, warps=WARPS, stages=1,
     )  # fmt: skip
     return total, sums
+
+
+def whole_gradient(gradients: list[Tensor | None], out: list[Tensor]) -> list[Tensor]:
+    """Gradients of a convolution's output and of its batch statistics. Zeros replace a missing gradient; if neither
+    statistic was used, only the output's gradient is returned.
+    """
+    used = len(out) if any(gradient is not None for gradient in gradients[1:]) else 1
+    return [torch.zeros_like(x) if gradient is None else gradient for gradient, x in zip(gradients[:used], out)]

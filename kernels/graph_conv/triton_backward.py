@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..deferred_activation.triton_kernel import ActivationGradient, by_channel, store_activation_gradient
-from ..launch import compute_capability, launch
+from ..launch import compute_capability, launch, operator
 from .parameter_gradients import parameter_gradients
 from .triton_kernel import diagonal_of, matrix_of, tile_rows, tile_sizes, used_rows
 
@@ -133,6 +133,7 @@ def _tile(dtype: torch.dtype, shortcut: bool) -> dict[str, int]:
     return tile_sizes(dtype) | {"OUTPUTS": outputs, "INPUTS": inputs}
 
 
+@operator("graph_conv_backward")
 def backward(
     grad_x_FVC: Tensor | None,
     grad_out: list[Tensor],

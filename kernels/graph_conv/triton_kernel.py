@@ -19,7 +19,7 @@ from ..deferred_activation.triton_kernel import (
     by_channel,
 )
 from ..deferred_activation.triton_stats import merged, store_batch_stats
-from ..launch import launch, padded
+from ..launch import launch, operator, padded
 
 
 @triton.jit
@@ -132,6 +132,7 @@ def _block_diagonal(adjacency_KVV: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     return diagonal, column_sums_KV
 
 
+@operator("graph_conv")
 def forward(
     x: list[Tensor],
     relu_before_residual: bool,

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..deferred_activation.triton_kernel import (
     ActivationGradient,
+    activate,
     by_channel,
+    by_tensor,
     store_activation_gradient,
 )
-from ..deferred_activation.triton_kernel import forward as activate
-from ..deferred_activation.triton_stats import merged, output_gradient, store_batch_stats
-from ..launch import launch, padded
+from ..deferred_activation.triton_stats import merged, output_gradient, store_batch_stats, whole_gradient
+from ..launch import launch, operator, padded
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
 
 # Splits of the rows in the weight's gradient, each with its own partial sum: 20 tiles x 13 splits are 260 programs, the
@@ -146,6 +147,7 @@ def _tile(dtype: torch.dtype, rows: int = 128, outputs: int = 128, inputs: int =
     return {"ROWS": rows, "OUTPUTS": outputs, "INPUTS": inputs, "warps": 8, "stages": 3}
 
 
+@operator("temporal_conv")
 def forward(
     x: list[Tensor],
     relu_before_residual: bool,
@@ -172,6 +174,7 @@ def forward(
     return [out, *(merged(measures, rows, tile["ROWS"]) if batch_stats else []), *([] if plain else [x_FVC])]
 
 
+@operator("temporal_conv_backward")
 def backward(
     grad_out: list[Tensor],
     x_FVC: Tensor,
@@ -214,3 +217,23 @@ def backward(
         WEIGHT_COLUMNS=WEIGHT_COLUMNS, ROWS=MERGED_ROWS, COLUMNS=MERGED_COLUMNS, warps=MERGING_WARPS, stages=1,
     )  # fmt: skip
     return [*grads, *result.gradients()]
+
+
+def _save(ctx, inputs, output) -> None:
+    x, ctx.relu_before_residual, bounds_2F, weight_TOC, bias_O, batch_stats = inputs
+    ctx.set_materialize_grads(False)
+    ctx.outs, ctx.result = 3 if batch_stats else 1, len(output)
+    ctx.save_for_backward(bounds_2F, weight_TOC, bias_O, *output, *x)
+
+
+def _gradients(ctx, gradients: list[Tensor | None]):
+    parameters, saved = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+    result, x = saved[: ctx.result], saved[ctx.result :]
+    out = result[: ctx.outs]
+    x_FVC = x[0] if len(x) == 1 else result[-1]
+    grad_out = whole_gradient(gradients[: ctx.outs], out)
+    grad_weight, grad_bias, *grad_x = backward(grad_out, x_FVC, out, x, ctx.relu_before_residual, *parameters)
+    return by_tensor(grad_x), None, None, grad_weight, grad_bias, None
+
+
+forward.register_autograd(_gradients, setup_context=_save)
