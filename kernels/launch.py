@@ -2,7 +2,7 @@
 Operators defined here also run on meta and fake tensors: they allocate their outputs and launch nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -85,11 +85,6 @@ def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], C
         return custom
 
     return register
-
-
-def contiguous(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors made contiguous, as `launch` requires."""
-    return [tensor.contiguous() for tensor in tensors]
 
 
 def _contiguous(argument: Any) -> Any:

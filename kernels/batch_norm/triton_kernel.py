@@ -4,8 +4,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from ..launch import launch
+from ..launch import launch, operator
 from .reference import EPS
 
 CHANNELS, WARPS = 128, 4  # of a program
@@ -53,20 +55,24 @@ def batch_norm_backward(
     tl.store(grad_bias + channel, upstream_shift.to(grad_bias.dtype.element_ty), inside)
 
 
-def forward(
-    vectors: list[Tensor], running: list[Tensor], count: Tensor | None, rows: int, momentum: float
-) -> tuple[Tensor, Tensor]:
-    """Scale and shift. vectors: mean, variance, weight, bias; running: mean, variance, number of batches, updated."""
-    mean_C = vectors[0]
+@operator("batch_norm", mutates=("running_mean_C", "running_var_C", "batches"))
+def scale_and_shift(
+    mean_C: Tensor, var_C: Tensor, weight_C: Tensor, bias_C: Tensor, running_mean_C: Tensor, running_var_C: Tensor,
+    batches: Tensor, count: Tensor | None, rows: int, momentum: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Scale and shift; updates the running statistics."""
     scale_C, shift_C = torch.empty_like(mean_C), torch.empty_like(mean_C)
     sizes = {"COUNTED": count is not None, "C": len(mean_C), "CHANNELS": CHANNELS, "EPS": EPS}
     grid = (triton.cdiv(len(mean_C), CHANNELS),)
-    inputs = *vectors, *running, mean_C if count is None else count
-    launch(batch_norm_forward, grid, *inputs, scale_C, shift_C, rows, momentum, **sizes, warps=WARPS, stages=1)
+    launch(
+        batch_norm_forward, grid, mean_C, var_C, weight_C, bias_C, running_mean_C, running_var_C, batches,
+        mean_C if count is None else count, scale_C, shift_C, rows, momentum, **sizes, warps=WARPS, stages=1,
+    )  # fmt: skip
     return scale_C, shift_C
 
 
-def backward(
+@operator("batch_norm_backward")
+def scale_and_shift_backward(
     grad_scale_C: Tensor, grad_shift_C: Tensor, mean_C: Tensor, var_C: Tensor, weight_C: Tensor, bias_C: Tensor
 ) -> list[Tensor]:
     """Gradients of mean, variance, weight and bias."""
@@ -75,3 +81,17 @@ def backward(
     vectors = grad_scale_C, grad_shift_C, mean_C, var_C, weight_C
     launch(batch_norm_backward, grid, *vectors, *grads, **sizes, warps=WARPS, stages=1)
     return grads
+
+
+class BatchNorm(Function):
+    """An autograd Function, because a custom operator that updates its arguments cannot have a gradient."""
+
+    @staticmethod
+    def forward(ctx, mean_C, var_C, weight_C, bias_C, *rest):
+        ctx.save_for_backward(mean_C, var_C, weight_C, bias_C)
+        return scale_and_shift(mean_C, var_C, weight_C, bias_C, *rest)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_scale_C, grad_shift_C):
+        return *scale_and_shift_backward(grad_scale_C, grad_shift_C, *ctx.saved_tensors), *[None] * 6

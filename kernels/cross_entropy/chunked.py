@@ -19,13 +19,13 @@ AddProduct = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def chunked_cross_entropy(
+    chunk_bytes: int,
+    softmax_gradient: SoftmaxGradient,
+    add_product: AddProduct,
     hidden_LD: Tensor,
     weight_WD: Tensor,
     labels_L: Tensor,
     smoothing: float,
-    chunk_bytes: int,
-    softmax_gradient: SoftmaxGradient,
-    add_product: AddProduct,
 ) -> Tensor:
     """See kernels/cross_entropy/reference.py; `chunk_bytes`: of a chunk's logits. The backward pass can run once."""
     chunks = _chunks(len(hidden_LD), len(weight_WD) * hidden_LD.element_size(), chunk_bytes)

@@ -1,10 +1,11 @@
 """The cross entropy of a large vocabulary: the operation that the model calls."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..dispatch import Operation
-from ..launch import operator
 from .chunked import chunked_cross_entropy
 from .reference import cross_entropy as reference
 
@@ -12,13 +13,6 @@ CPU_CHUNK_BYTES = 64 * 2**20
 # A chunk reads the weight twice, and reads and writes its float32 gradient: 2.3 GB at mT5's vocabulary. 1 GiB of logits
 # is 2,146 tokens in bfloat16, with 2.5 TFLOP of products. Predicted: the weight's traffic takes a fifth of their time.
 GPU_CHUNK_BYTES = 2**30
-
-
-@operator("softmax_gradient", mutates=("logits_CW",))
-def _softmax_gradient(logits_CW: Tensor, labels_C: Tensor, smoothing: float) -> Tensor:
-    from .triton_kernel import softmax_gradient
-
-    return softmax_gradient(logits_CW, labels_C, smoothing)
 
 
 @torch.library.custom_op("unisign_fast::add_product", mutates_args=("sum_WD",), device_types="cuda")
@@ -57,19 +51,15 @@ def _plain_softmax_gradient(logits_CW: Tensor, labels_C: Tensor, smoothing: floa
     return losses_C1.squeeze(1)
 
 
-def _gpu(hidden_LD: Tensor, weight_WD: Tensor, labels_L: Tensor, smoothing: float) -> Tensor:
-    chunk_bytes = GPU_CHUNK_BYTES
-    inputs = hidden_LD.contiguous(), weight_WD.contiguous(), labels_L, smoothing
-    return chunked_cross_entropy(*inputs, chunk_bytes, _softmax_gradient, _add_product)
+def _gpu(hidden_LD: Tensor, weight_WD: Tensor, *rest: Any) -> Tensor:
+    from .triton_kernel import softmax_gradient
+
+    inputs = hidden_LD.contiguous(), weight_WD.contiguous(), *rest
+    return chunked_cross_entropy(GPU_CHUNK_BYTES, softmax_gradient, _add_product, *inputs)
 
 
-def _cpu(hidden_LD: Tensor, weight_WD: Tensor, labels_L: Tensor, smoothing: float) -> Tensor:
-    inputs = hidden_LD, weight_WD, labels_L, smoothing
-    return chunked_cross_entropy(*inputs, CPU_CHUNK_BYTES, _plain_softmax_gradient, _add_product_on_cpu)
+def _cpu(*arguments: Any) -> Tensor:
+    return chunked_cross_entropy(CPU_CHUNK_BYTES, _plain_softmax_gradient, _add_product_on_cpu, *arguments)
 
 
-def _refusal(hidden_LD: Tensor, weight_WD: Tensor, *_) -> None:
-    return None
-
-
-cross_entropy = Operation("cross_entropy", reference, _gpu, _refusal, _cpu)
+cross_entropy = Operation("cross_entropy", reference, _gpu, cpu=_cpu)

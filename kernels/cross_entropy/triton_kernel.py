@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch
+from ..launch import launch, operator
 
 BLOCK, WARPS = 4096, 16
 
@@ -42,10 +42,11 @@ def softmax_gradient_kernel(logits, labels, losses, smoothing, W: tl.constexpr, 
         tl.store(logits + start + column, gradient.to(logits.dtype.element_ty), inside)
 
 
+@operator("softmax_gradient", mutates=("logits_CW",))
 def softmax_gradient(logits_CW: Tensor, labels_C: Tensor, smoothing: float) -> Tensor:
     """The losses [C]; the logits become their gradient."""
     rows, classes = logits_CW.shape
     losses_C = torch.empty(rows, dtype=torch.float32, device=logits_CW.device)
-    arguments = logits_CW, labels_C.contiguous(), losses_C, float(smoothing)
+    arguments = logits_CW, labels_C, losses_C, float(smoothing)
     launch(softmax_gradient_kernel, (rows,), *arguments, W=classes, BLOCK=BLOCK, warps=WARPS, stages=2)
     return losses_C

@@ -3,39 +3,15 @@
 from torch import Tensor
 
 from ..dispatch import Operation
-from ..launch import contiguous, operator
 from .reference import deformable_attention as reference
 
 MOST_JOINTS, MOST_CELLS, MOST_WIDTH = 32, 16, 32  # a crop and group must fit one program's registers
 
 
-@operator("deformable_attention")
-def _forward(inputs: list[Tensor]) -> Tensor:
+def _gpu(*inputs: Tensor) -> Tensor:
     from .triton_kernel import forward
 
-    return forward(contiguous(inputs))
-
-
-@operator("deformable_attention_backward")
-def _backward(grad_NVC: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    from .triton_kernel import backward
-
-    return backward(grad_NVC.contiguous(), contiguous(inputs))
-
-
-def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[0])
-
-
-def _gradients(ctx, grad_NVC: Tensor):
-    return _backward(grad_NVC, list(ctx.saved_tensors))
-
-
-_forward.register_autograd(_gradients, setup_context=_save)
-
-
-def _gpu(*inputs: Tensor) -> Tensor:
-    return _forward(list(inputs))
+    return forward(list(inputs))
 
 
 def _refusal(

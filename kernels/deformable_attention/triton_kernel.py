@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch, padded
+from ..launch import launch, operator, padded
 from ..partial_sums import sum_rows
 
 WARPS, WARPS_BACKWARD = 4, 8  # with fewer, float32 spills
@@ -163,6 +163,7 @@ def _constants(query_NVC: Tensor, map_NCHW: Tensor, key_weight_GEE: Tensor) -> d
     }
 
 
+@operator("deformable_attention")
 def forward(inputs: list[Tensor]) -> Tensor:
     """out_NVC. inputs: those of the reference."""
     query_NVC, map_NCHW, _, key_weight_GEE, *_ = inputs
@@ -172,6 +173,7 @@ def forward(inputs: list[Tensor]) -> Tensor:
     return out_NVC
 
 
+@operator("deformable_attention_backward")
 def backward(grad_NVC: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     """Gradients of the inputs, in their types."""
     query_NVC, map_NCHW, _, key_weight_GEE, *_ = inputs
@@ -186,3 +188,14 @@ def backward(grad_NVC: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     )  # fmt: skip
     grads[3:5] = [sum_rows(x, key_weight_GEE) for x in partial]
     return grads
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[0])
+
+
+def _gradients(ctx, grad_NVC: Tensor):
+    return backward(grad_NVC, list(ctx.saved_tensors))
+
+
+forward.register_autograd(_gradients, setup_context=_save)

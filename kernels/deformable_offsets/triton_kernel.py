@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..deformable_attention.triton_kernel import group_matrix
-from ..launch import launch, padded
+from ..launch import launch, operator, padded
 from ..partial_sums import sum_rows
 
 WARPS, WARPS_BACKWARD = 4, 4
@@ -116,6 +116,7 @@ def _constants(joints_NVC: Tensor, query_weight_GEE: Tensor) -> dict[str, int]:
     return {"G": groups, "V": joints, "E": width, "V_PADDED": padded(joints), "E_PADDED": padded(width)}
 
 
+@operator("deformable_offsets")
 def forward(inputs: list[Tensor], reach: float) -> tuple[Tensor, Tensor]:
     """query_NVC and position_NGV2. inputs: those of the reference but `reach`."""
     joints_NVC, query_weight_GEE, *_ = inputs
@@ -126,6 +127,7 @@ def forward(inputs: list[Tensor], reach: float) -> tuple[Tensor, Tensor]:
     return outputs
 
 
+@operator("deformable_offsets_backward")
 def backward(
     grad_query_NVC: Tensor, grad_position_NGV2: Tensor, query_NVC: Tensor, inputs: list[Tensor], reach: float
 ) -> list[Tensor]:
@@ -144,3 +146,16 @@ def backward(
     grads = [x.sum(0).to(joints_NVC.dtype) for x in parts]
     grad_reference = grad_position_NGV2.sum(1, dtype=torch.float32).to(joints_NVC.dtype)
     return [grad_joints, sum_rows(grad_weight, query_weight_GEE), *grads, grad_reference]
+
+
+def _save(ctx, inputs, output) -> None:
+    tensors, ctx.reach = inputs
+    ctx.save_for_backward(output[0], *tensors)
+
+
+def _gradients(ctx, grad_query_NVC: Tensor, grad_position_NGV2: Tensor):
+    query_NVC, *inputs = ctx.saved_tensors
+    return backward(grad_query_NVC, grad_position_NGV2, query_NVC, inputs, ctx.reach), None
+
+
+forward.register_autograd(_gradients, setup_context=_save)

@@ -1,5 +1,7 @@
 """Dropout: the operation that the model calls."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,17 +9,13 @@ from ..dispatch import Operation, backend_for
 from .reference import dropout as reference
 
 
-def _cpu(x: Tensor, p: float) -> Tensor:
+def _cpu(*arguments: Any) -> Tensor:
     from .cpu_kernel import dropout
 
-    return dropout(x, p)
+    return dropout(*arguments)
 
 
-def _refusal(*_) -> None:
-    return None
-
-
-dropout = Operation("dropout", reference, reference, _refusal, _cpu)  # PyTorch's is one launch on a GPU
+dropout = Operation("dropout", reference, reference, cpu=_cpu)  # PyTorch's is one launch on a GPU
 
 
 def dropout_seeds(count: int, like: Tensor) -> list[Tensor | None]:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch
+from ..launch import launch, operator
 
 ROWS, COLUMNS, WARPS = 16, 256, 4  # of a tile
 
@@ -18,7 +18,8 @@ def gather_rows_kernel(x, index, out, rows, W: tl.constexpr, ROWS: tl.constexpr,
     tl.store(out + row[:, None] * W + column[None, :], value, (row < rows)[:, None] & inside)
 
 
-def gather_rows(x_RW: Tensor, index_N: Tensor) -> Tensor:
+@operator("gather_rows")
+def gather_rows(x_RW: Tensor, index_N: Tensor, inverse_R: Tensor) -> Tensor:
     """[N, W]"""
     rows, width = len(index_N), x_RW.shape[1]
     out_NW = torch.empty(rows, width, dtype=x_RW.dtype, device=x_RW.device)
@@ -26,3 +27,16 @@ def gather_rows(x_RW: Tensor, index_N: Tensor) -> Tensor:
     sizes = {"W": width, "ROWS": ROWS, "COLUMNS": COLUMNS, "warps": WARPS, "stages": 1}
     launch(gather_rows_kernel, grid, x_RW, index_N, out_NW, rows, **sizes)
     return out_NW
+
+
+def _save(ctx, inputs, output) -> None:
+    _, *indices = inputs
+    ctx.save_for_backward(*indices)
+
+
+def _gradients(ctx, grad_NW: Tensor):
+    index_N, inverse_R = ctx.saved_tensors
+    return gather_rows(grad_NW, inverse_R, index_N), None, None
+
+
+gather_rows.register_autograd(_gradients, setup_context=_save)

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dropout.triton_kernel import kept
-from ..launch import launch
+from ..launch import launch, operator
 
 BLOCK, WARPS = 1024, 4
 
@@ -62,8 +62,10 @@ def _constants(width: int, p: float) -> dict:
     return {"F": width, "DROPOUT": p > 0, "BLOCK": BLOCK, "warps": WARPS, "stages": 1}
 
 
-def forward(gate_up_R2F: Tensor, seed: Tensor | None, p: float) -> Tensor:
+@operator("geglu")
+def forward(gate_up_R2F: Tensor, p: float, seed: Tensor | None) -> Tensor:
     """[R, F]; seed: one int64 on the device, None without dropout."""
+    assert seed is not None or not p, "dropout on a GPU needs a seed"
     rows, width = gate_up_R2F.shape[0], gate_up_R2F.shape[1] // 2
     y_RF = torch.empty(rows, width, dtype=gate_up_R2F.dtype, device=gate_up_R2F.device)
     grid = (triton.cdiv(y_RF.numel(), BLOCK),)
@@ -80,10 +82,24 @@ def forward(gate_up_R2F: Tensor, seed: Tensor | None, p: float) -> Tensor:
     return y_RF
 
 
-def backward(grad_RF: Tensor, gate_up_R2F: Tensor, seed: Tensor | None, p: float) -> Tensor:
+@operator("geglu_backward")
+def backward(grad_RF: Tensor, gate_up_R2F: Tensor, p: float, seed: Tensor | None) -> Tensor:
     """[R, 2 F]"""
     grad_gate_up_R2F, width = torch.empty_like(gate_up_R2F), grad_RF.shape[1]
     grid, elements = (triton.cdiv(grad_RF.numel(), BLOCK),), grad_RF.numel()
     inputs = grad_RF, gate_up_R2F, gate_up_R2F if seed is None else seed, grad_gate_up_R2F, elements, float(p)
     launch(geglu_backward, grid, *inputs, **_constants(width, p))
     return grad_gate_up_R2F
+
+
+def _save(ctx, inputs, output) -> None:
+    gate_up_R2F, ctx.p, seed = inputs
+    ctx.save_for_backward(gate_up_R2F, seed)
+
+
+def _gradients(ctx, grad_RF: Tensor):
+    gate_up_R2F, seed = ctx.saved_tensors
+    return backward(grad_RF, gate_up_R2F, ctx.p, seed), None, None
+
+
+forward.register_autograd(_gradients, setup_context=_save)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch, padded
+from ..launch import launch, operator, padded
 
 ROWS = 64  # pairs of a tile
 # Backward: the most that compile without spills (64 pairs spill 392 bytes a thread); float32 has no tensor cores.
@@ -144,6 +144,7 @@ def position_bias_backward(
     tl.store(grad_matrix + program * H * H + unit[:, None] * H + unit[None, :], sum_matrix, inside)
 
 
+@operator("position_bias")
 def forward(reference_NV2: Tensor, position_NGV2: Tensor, weights: list[Tensor]) -> Tensor:
     """bias_NGVV; `weights`: weight and bias of the three layers in turn."""
     crops, groups, joints, _ = position_NGV2.shape
@@ -157,8 +158,9 @@ def forward(reference_NV2: Tensor, position_NGV2: Tensor, weights: list[Tensor])
     return out
 
 
+@operator("position_bias_backward")
 def backward(grad_NGVV: Tensor, reference_NV2: Tensor, position_NGV2: Tensor, weights: list[Tensor]) -> list[Tensor]:
-    """Gradients of reference, position, and of `weights` in their order; float32."""
+    """Gradients of reference, position, and of `weights` in their order."""
     crops, groups, joints, _ = position_NGV2.shape
     hidden = weights[2].shape[0]
     samplers = crops * groups
@@ -183,4 +185,19 @@ def backward(grad_NGVV: Tensor, reference_NV2: Tensor, position_NGV2: Tensor, we
         second[:, 1:2].sum(0),
         second[:, 2, :1].sum(0),
     ]
-    return [reference_NGV2.sum(1), position, *grad_weights]
+    grads = [reference_NGV2.sum(1), position, *grad_weights]
+    return [grad.to(x.dtype) for grad, x in zip(grads, [reference_NV2, position_NGV2, *weights])]
+
+
+def _save(ctx, inputs, output) -> None:
+    reference_NV2, position_NGV2, weights = inputs
+    ctx.save_for_backward(reference_NV2, position_NGV2, *weights)
+
+
+def _gradients(ctx, grad_NGVV: Tensor):
+    reference_NV2, position_NGV2, *weights = ctx.saved_tensors
+    grad_reference, grad_position, *grad_weights = backward(grad_NGVV, reference_NV2, position_NGV2, weights)
+    return grad_reference, grad_position, grad_weights
+
+
+forward.register_autograd(_gradients, setup_context=_save)

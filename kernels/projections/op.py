@@ -15,4 +15,4 @@ def _gpu(x_RM: Tensor, weights_OM: tuple[Tensor, ...]) -> Tensor:
     return linear(x_RM, weights_OM[0] if len(weights_OM) == 1 else torch.cat(weights_OM))
 
 
-projections = Operation("projections", reference, _gpu, refusal=lambda *_: None)
+projections = Operation("projections", reference, _gpu)

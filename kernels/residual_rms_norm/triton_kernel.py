@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dropout.triton_kernel import kept
-from ..launch import launch, padded
+from ..launch import launch, operator, padded
 from ..partial_sums import sum_rows
 
 ROWS, WARPS, WARPS_BACKWARD = 4, 4, 8  # of a tile; with fewer, float32 spills
@@ -72,10 +72,12 @@ def residual_rms_norm_backward(
     tl.store(grad_scale + tl.program_id(0) * M + column, tl.sum(total, 0), column < M)
 
 
+@operator("residual_rms_norm")
 def forward(
     x_RM: Tensor, branch_RM: Tensor, scale_M: Tensor, eps: float, p: float, seed: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z_RM, y_RM, and 1 / RMS of each row in float32."""
+    assert seed is not None or not p, "dropout on a GPU needs a seed"
     rows, width = x_RM.shape
     z_RM, y_RM = torch.empty_like(x_RM), torch.empty_like(x_RM)
     rstd_R = torch.empty(rows, dtype=torch.float32, device=x_RM.device)
@@ -86,6 +88,7 @@ def forward(
     return z_RM, y_RM, rstd_R
 
 
+@operator("residual_rms_norm_backward")
 def backward(
     grad_z_RM: Tensor | None, grad_y_RM: Tensor, z_RM: Tensor, rstd_R: Tensor, scale_M: Tensor, p: float,
     seed: Tensor | None,
@@ -104,3 +107,19 @@ def backward(
         ROWS=ROWS, warps=WARPS_BACKWARD, stages=1,
     )  # fmt: skip
     return [grad_x_RM, grad_branch_RM, sum_rows(grad_scale, scale_M)]
+
+
+def _save(ctx, inputs, output) -> None:
+    *_, scale_M, _, ctx.p, seed = inputs
+    z_RM, _, rstd_R = output
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(z_RM, rstd_R, scale_M, seed)
+
+
+def _gradients(ctx, grad_z_RM: Tensor | None, grad_y_RM: Tensor | None, _):
+    z_RM, rstd_R, scale_M, seed = ctx.saved_tensors
+    grad_y_RM = z_RM.new_zeros(z_RM.shape) if grad_y_RM is None else grad_y_RM
+    return *backward(grad_z_RM, grad_y_RM, z_RM, rstd_R, scale_M, ctx.p, seed), None, None, None
+
+
+forward.register_autograd(_gradients, setup_context=_save)
