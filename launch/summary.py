@@ -1,4 +1,4 @@
-"""Prints one table of the runs below a folder: task, modality, metric with its signature, score, clips/s per stage.
+"""Prints a table of the runs in a folder: task, modality, metric with its signature, score, clips/s per stage.
 
 python launch/summary.py runs/demo
 """
@@ -10,19 +10,19 @@ from unisign_fast.utils.console import run_command
 
 
 def summary(root: Path = Path("runs/demo"), /, beside: tuple[Path, ...] = (), json: Path | None = None) -> None:
-    """Print the table of the fine-tuning runs below a folder; docs/evaluation.md explains its columns.
+    """Print the table of the fine-tuning runs in a folder; docs/evaluation.md explains its columns.
 
     Args:
         root: Folder of runs, or one run.
-        beside: Files written by --json, whose scores are shown beside these.
-        json: File to write the rows to.
+        beside: Files written by --json whose scores to show beside these.
+        json: File for the rows.
     """
     from rich.console import Console
 
     from unisign_fast.evaluation.summary import summarise, summary_table, write_rows  # late: --help is quick
 
-    rows, passed_over = summarise(root)
-    for problem in passed_over:
+    rows, skipped = summarise(root)
+    for problem in skipped:
         print(f"skipped: {problem}", file=sys.stderr)
     Console().print(summary_table(str(root), rows, beside))
     if json is not None:

@@ -41,16 +41,16 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-def test_rows_hold_main_metric_and_median_speeds_of_the_stages_behind_them(root):
-    (cslr, slt), passed_over = summarise(root)
-    assert passed_over == []
+def test_rows_hold_the_main_metric_and_the_median_speed_of_each_stage(root):
+    (cslr, slt), skipped = summarise(root)
+    assert skipped == []
     speeds = [50.0, None, 20.0]
     assert slt == Row("slt-pose", "SLT", "pose-only", "BLEU-4", "tok:13a", 44.5, 96, speeds, slt.setting)
     speeds = [50.0, None, 5.0]
     assert cslr == Row("cslr-rgb", "CSLR", "RGB-pose", "WER", "sub:4", 12.25, 95, speeds, cslr.setting)
 
 
-def test_seeds_of_one_setting_are_summed_up(tmp_path):
+def test_seeds_of_one_setting_are_summarised(tmp_path):
     for seed, top1 in enumerate((96.0, 92.5, 98.0)):
         write_run(tmp_path / f"islr-{seed}", "slt", 0.1, [5.0])
         settings = {"out": f"islr-{seed}", "data": {"task": "slt", "p_samp": 0.1}, "train": {"seed": seed, "epochs": 5}}
@@ -90,7 +90,7 @@ def test_table_shows_other_runs_beside(root, tmp_path):
     assert "untrained" in "".join(lines) and "12.25" in cslr and "sub:4" in "".join(lines)
 
 
-def test_other_folders_are_passed_over_with_a_line_each(root):
+def test_other_folders_are_skipped_with_a_line_each(root):
     (root / "notes").mkdir()
     (root / "file.txt").touch()
     write_run(root / "killed", "slt", 0.0, [1.0])
@@ -99,23 +99,23 @@ def test_other_folders_are_passed_over_with_a_line_each(root):
     (root / "odd/scores-test.json").write_text("[]")
     write_run(root / "torn", "slt", 0.0, [1.0])
     (root / "torn/settings.json").write_text("{")
-    rows, passed_over = summarise(root)
+    rows, skipped = summarise(root)
     assert [row.run for row in rows] == ["cslr-rgb", "slt-pose"]
-    said = [line.removeprefix(f"{root}/") for line in passed_over]
-    assert said[:2] == [
+    messages = [line.removeprefix(f"{root}/") for line in skipped]
+    assert messages[:2] == [
         "killed: has no test scores; finish the run",
         "notes: is not a run; name a folder of runs",
     ]
-    assert said[2].startswith("odd/scores-test.json: ")
-    assert said[3].startswith("torn/settings.json: holds no settings of a run (") and len(said) == 4
+    assert messages[2].startswith("odd/scores-test.json: ")
+    assert messages[3].startswith("torn/settings.json: holds no settings of a run (") and len(messages) == 4
 
 
 def test_one_run_is_shown_alone(root):
-    ((row,), passed_over) = summarise(root / "slt-pose")
-    assert (row.run, row.clips_per_second, passed_over) == ("slt-pose", [50.0, None, 20.0], [])
+    ((row,), skipped) = summarise(root / "slt-pose")
+    assert (row.run, row.clips_per_second, skipped) == ("slt-pose", [50.0, None, 20.0], [])
 
 
-def test_nothing_to_show_is_one_line(tmp_path):
+def test_missing_rows_are_one_error(tmp_path):
     with pytest.raises(InputError, match="no run there has test scores; train with launch/finetune.py first"):
         summarise(tmp_path)
     (tmp_path / "rows.json").write_text('[{"task": "SLT", "modality": "pose-only", "score": [1]}]')

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import msgspec
 from rich.table import Table
@@ -15,7 +16,7 @@ from unisign_fast.evaluation.evaluate import MAIN_METRIC
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.evaluation.score_file import read_scores
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.pipelines.input_files import read_json, read_settings
+from unisign_fast.pipelines.input_files import read_settings
 from unisign_fast.pipelines.targets import Task
 from unisign_fast.utils.event_log import StepEvent, events_of, read_events
 
@@ -54,11 +55,11 @@ class Row:
     score: float
     clips: int  # of the test split
     clips_per_second: list[float | None]  # training, stages 1 to 3; None where a stage was not trained
-    setting: str  # its settings as JSON, equal for runs that differ in the seed alone
+    setting: str  # its settings as JSON, equal for runs that differ in the seed only
 
 
 def training_speed(run: Path) -> float | None:
-    """Median clips/s of a run's logged steps; None without any."""
+    """Median clips/s of a run's logged steps; None if there are none."""
     log = run / "log.jsonl"
     events = read_events(log) if log.is_file() else []
     rates = [event.clips_per_s for event in events_of(events, StepEvent) if isfinite(event.clips_per_s)]
@@ -70,25 +71,31 @@ def summarise(root: Path) -> tuple[list[Row], list[str]]:
     skipped. Raises InputError if there is no row.
     """
     folders = [root] if (root / "settings.json").is_file() else sorted(path for path in root.glob("*") if path.is_dir())
-    rows, passed_over = [], []
+    rows, skipped = [], []
     for folder in folders:
         try:
             if row := _row(folder):
                 rows.append(row)
         except InputError as error:
-            passed_over.append(str(error))
+            skipped.append(str(error))
     if not rows:
-        problem = "no run there has test scores" + (f" ({passed_over[0]})" if passed_over else "")
+        problem = "no run there has test scores" + (f" ({skipped[0]})" if skipped else "")
         raise InputError(root, problem, "train with launch/finetune.py first")
-    return rows, passed_over
+    return rows, skipped
 
 
 def _row(run: Path) -> Row | None:
     """The row of a run; None for a pre-training run. Raises InputError if the folder is not a run or has no test
-    scores."""
-    if not (run / "settings.json").is_file():
+    scores.
+    """
+    path, what = run / "settings.json", "holds no settings of a run"
+    if not path.is_file():
         raise InputError(run, "is not a run", "name a folder of runs")
-    settings = read_settings(run / "settings.json", _Settings, "holds no settings of a run", REMEDY)
+    values = read_settings(path, dict[str, Any], what, REMEDY)
+    try:
+        settings = msgspec.convert(values, _Settings)
+    except msgspec.ValidationError as error:
+        raise InputError(path, f"{what} ({error})", REMEDY) from None
     if settings.stage < 3:
         return None
     if not (run / "scores-test.json").is_file():
@@ -96,7 +103,7 @@ def _row(run: Path) -> Row | None:
     task, rgb = settings.data.task, settings.data.p_samp > 0
     metric = MAIN_METRIC[task][0]
     scores = read_scores(run / "scores-test.json", (metric,))
-    before = [training_speed(run.parent / "stage1"), training_speed(run.parent / "stage2") if rgb else None]
+    pretraining = [training_speed(run.parent / "stage1"), training_speed(run.parent / "stage2") if rgb else None]
     return Row(
         run=run.name,
         task=task.upper(),
@@ -105,15 +112,13 @@ def _row(run: Path) -> Row | None:
         signature=scores.signature,
         score=scores.values[metric],
         clips=scores.count,
-        clips_per_second=[*before, training_speed(run)],
-        setting=_without_seed(run / "settings.json"),
+        clips_per_second=[*pretraining, training_speed(run)],
+        setting=_without_seed(values),
     )
 
 
-def _without_seed(path: Path) -> str:
-    """The settings in a file that `_row` has read, without the seed, the folder and the circumstances of the start."""
-    settings = read_json(path, REMEDY)
-    assert isinstance(settings, dict)
+def _without_seed(settings: dict[str, Any]) -> str:
+    """The settings as JSON, without the seed, the folder, and when and how the run was started."""
     settings = {key: value for key, value in settings.items() if key not in ("out", "start")}
     if isinstance(train := settings.get("train"), dict):
         settings["train"] = {key: value for key, value in train.items() if key != "seed"}
@@ -121,13 +126,14 @@ def _without_seed(path: Path) -> str:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as JSON, to be shown beside other runs later."""
+    """Write rows as JSON for the `beside` of a later `summary_table`."""
     write_json(path, [asdict(row) for row in rows])
 
 
 def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) -> Table:
-    """The rows as a table, with the median and range of runs that differ in the seed alone. Each file of `beside` (from
-    `write_rows`) adds a column of scores, named like the file."""
+    """The rows as a table, with median and range of runs that differ in the seed only. Each file of `beside` (from
+    `write_rows`) adds a column of scores, named after the file.
+    """
     others = {path.stem: {(r.task, r.modality): r.score for r in _read_rows(path)} for path in beside}
     table = Table(title=title, caption="\n".join(sorted({f"{row.metric}: {row.signature}" for row in rows})))
     for name in ("run", "task", "modality", "metric"):
