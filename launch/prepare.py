@@ -1,4 +1,4 @@
-"""Prepares data: converts your data into keypoint stores, the format that training reads.
+"""Converts data into keypoint stores, the format that training reads, and works on such stores.
 
 python launch/prepare.py demo
 python launch/prepare.py poses --videos DIR --out DIR
@@ -36,7 +36,7 @@ def convert(
 ) -> None:
     """Convert poses, videos and a corpus' label file into a keypoint store.
 
-    Without labels every pose becomes a clip without text, which can be translated, but not trained on or scored.
+    Without labels, every pose becomes a clip without text, which can be translated but not trained on or scored.
 
     A clip that cannot be used (no pose or video, a video that does not decode, pose and video of different length,
     no person in any frame, NaN keypoints, empty text) is named, counted and left out.
@@ -46,11 +46,12 @@ def convert(
             .npz, .npy, pickle or JSON; openpose: a folder per clip of *_keypoints.json; pose: MediaPipe Holistic's
             .pose files; holistic75, openpose137: the same files with their own joints instead of the 133.
         poses: Folder of the poses; one subfolder per split works too.
-        labels: Label file of a corpus as published, or a CSV of your own (docs/own_data.md). Without it all poses are
-        used. out: Folder of the store to write.
-        videos: Folder of the videos, which are not moved. Only .pose files do without.
-        language: Language of the texts (en, de, fr, ...); without it zh if they have Chinese characters, else en.
-        split: Split of all clips; by default the label's own, else that in the label file's name.
+        out: Folder of the store to write.
+        labels: Label file of a corpus as published, or a CSV of your own (docs/own_data.md). Default: all poses,
+            without texts.
+        videos: Folder of the videos, which are not moved. Only .pose files work without.
+        language: Language of the texts (en, de, fr, ...). Default: zh if they have Chinese characters, else en.
+        split: Split of all clips. Default: the label's own, else the one in the label file's name.
         classes: Use only the first N words of WLASL_v0.3.json or MSASL_*.json (WLASL-100, MS-ASL-200, ...).
         max_bad_share: Fail, and write nothing, if more than this share of the clips is bad.
         append: Append the clips to the existing store `out`.
@@ -88,8 +89,8 @@ def poses(
     """Estimate the 133 whole-body keypoints of the signer in every video, as pose files in the published format.
 
     Existing pose files are kept, so a second call resumes where the first stopped. A video that does not decode to
-    its end or shows no person is named, counted and left out. The weights are rtmlib's: downloaded once, or, offline,
-    placed where the error message says. Needs `bash launch/install.sh poses`.
+    its end or shows no person is named, counted and left out. rtmlib's weights are downloaded once; without a network,
+    put them where the error message says. Needs `bash launch/install.sh poses`.
 
     Args:
         videos: Folder of the videos, subfolders too.
@@ -103,13 +104,13 @@ def poses(
     from unisign_fast.pipelines.pose_estimation.networks import open_networks
 
     work = find_work(videos, out)
-    waiting = [item for item in work if not item.pose.exists()]
-    if waiting:
-        result = extract(waiting, *open_networks(detector, pose_model, device), workers)
+    pending = [item for item in work if not item.pose.exists()]
+    if pending:
+        result = extract(pending, *open_networks(detector, pose_model, device), workers)
     else:
         result = Extraction()
-    written = f"{len(waiting) - len(result.bad)} poses written"
-    print(f"{out}: {written}, {len(work) - len(waiting)} there already, {len(result.bad)} videos left out")
+    written = f"{len(pending) - len(result.bad)} poses written"
+    print(f"{out}: {written}, {len(work) - len(pending)} already there, {len(result.bad)} videos left out")
     if result.frames:
         print(f"{result.frames} frames in {result.seconds:.1f} s: {result.rate:.1f} frames/s")
 
@@ -119,11 +120,11 @@ def stats(stores: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = 
 
     Args:
         stores: Stores of the corpus, treated as one.
-        figure: Output file for the corpus's version of the paper's Figures 2 and 8: .png, .svg or .pdf.
+        figure: Output file for the paper's Figures 2 and 8 drawn for this corpus: .png, .svg or .pdf.
     """
     from unisign_fast.pipelines.corpus.statistics import describe, draw, duplicates, read_corpus
 
-    _some(stores)
+    _require(stores)
     corpus = read_corpus(stores)
     if figure:
         draw(corpus, figure)
@@ -169,12 +170,12 @@ def verify(stores: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     for path in stores:
         store = KeypointStore.open(path)
         store.verify()
-        said = f"{path}: {len(store.clips)} clips, {store.clips.total_frames} frames: whole"
+        result = f"{path}: {len(store.clips)} clips, {store.clips.total_frames} frames: intact"
         if (crops_folder(store) / "crops.json").exists():
             cut = CropStore(store)
             cut.verify(store)
-            said += f"; crops of {cut.clips - len(cut.left_out)} clips: whole"
-        print(said)
+            result += f"; crops of {cut.clips - len(cut.left_out)} clips: intact"
+        print(result)
 
 
 def merge(stores: tyro.conf.Positional[tuple[Path, ...]], out: Path, compress: bool = False) -> None:
@@ -183,19 +184,19 @@ def merge(stores: tyro.conf.Positional[tuple[Path, ...]], out: Path, compress: b
     Args:
         stores: Stores to join, in this order.
         out: Folder of the store to write.
-        compress: Compress the keypoints; reading is then many times slower.
+        compress: Compress the keypoints, which makes reading many times slower.
     """
     from unisign_fast.pipelines.store.keypoint_store import KeypointStore
     from unisign_fast.pipelines.store.merge import merge_stores
 
-    _some(stores)
+    _require(stores)
     merge_stores([KeypointStore.open(path) for path in stores], out, compress)
     _report(out)
 
 
-def _some(stores: tuple[Path, ...]) -> None:
+def _require(stores: tuple[Path, ...]) -> None:
     if not stores:
-        raise InputError("STORES", "none is named", "name one or more")
+        raise InputError("STORES", "no store is named", "name one or more")
 
 
 def _report(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Translates sign language: videos, keypoints, stores or a camera -> one JSON line for each window.
+"""Translates sign language from videos, keypoints, stores or a camera, one JSON line for each window.
 
 python launch/translate.py data/demo/sentences/videos/sentence-00000.mp4
 python launch/translate.py --model runs/base/slt-rgb/best --language zh VIDEO [VIDEO ...]
@@ -37,30 +37,30 @@ def translate(
 ) -> None:
     """Translate videos, keypoints, stores or a camera's pictures, one JSON line for each window.
 
-    Keypoints of a video are those of --poses, --store or a store near it, or are estimated (launch/install.sh poses).
+    A video's keypoints come from --poses, --store or a nearby store, or are estimated (launch/install.sh poses).
     docs/evaluation.md explains the fields. A recording longer than a window is cut into overlapping windows.
 
     Args:
         inputs: Videos, pose files, stores, or ids of clips of --store.
-        model: Model folder, run, or id on the hub; by default quickstart.sh's newest.
-        store: Stores that know the inputs or copies of them; alone, all are translated.
+        model: Model folder, run, or hub id; by default quickstart.sh's newest.
+        store: Stores with the inputs' keypoints; without inputs, all their clips.
         split: Split of the stores.
-        poses: Pose files, one for each input, or alone.
+        poses: Pose files, one for each input, or without inputs.
         format: Format of the pose files; by default the first that can read them.
-        live: Camera (number, device or address), or a video file as one.
+        live: Camera (number, device or address), or a video file as a camera.
         language: Language to write (zh, en, de, ...); by default the model's or the clip's.
-        p_samp: Share of frames whose hands an RGB model looks at; 0 opens no video.
+        p_samp: Share of frames whose hands an RGB model sees; 0 opens no video.
         window: Frames translated at once; by default twice the model's max_frames.
         overlap: Share of a window that overlaps the previous one.
         out: File for the result: .jsonl, or subtitles of one video, .srt or .vtt.
         detector: ONNX file of a YOLOX person detector instead of YOLOX-m.
         pose_model: ONNX file of a whole-body pose network instead of RTMW-l.
-        pose_device: Of these two; cuda needs onnxruntime-gpu.
+        pose_device: Device of both; cuda needs onnxruntime-gpu.
     """
     if not inputs and not store and not poses and live is None:
         raise InputError("translate", "there is nothing to translate", "name videos, --store STORE or --live CAMERA")
     if live is not None and (inputs or store or poses):
-        raise InputError("--live", "a camera is translated alone", "leave out the other inputs, or --live")
+        raise InputError("--live", "a camera cannot be combined with other inputs", "leave out one or the other")
     from unisign_fast.inference.processor import ProcessorChoices  # late: --help is quick
     from unisign_fast.inference.session import Choices, translate_camera, translate_inputs
 

@@ -39,6 +39,15 @@ def networks(network_files):
     return PersonDetector(network_files[0]), PoseNetwork(network_files[1], batch=4)
 
 
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Runs the scripts of launch/ in forks of one process: `command(working folder, script, arguments...)`."""
+    from command_server import command_server  # late import: most tests run no command
+
+    with command_server(tmp_path_factory.mktemp("hub")) as run:
+        yield run
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked `slow` too")
 

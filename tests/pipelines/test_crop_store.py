@@ -237,7 +237,8 @@ def test_the_command_names_what_it_leaves_out(tmp_path):
     os.rename(tmp_path / "a.mp4", tmp_path / "videos" / "a.mp4")
     run = prepare("crops", other.path, "--size", 16, "--videos", tmp_path / "videos")
     assert "1 clips" in run.communicate(timeout=60)[0]
-    for path, status, said in ((store.path, 0, "20 frames: whole; crops of 1 clips: whole"), (tmp_path, 2, "is not a")):
+    intact = "20 frames: intact; crops of 1 clips: intact"
+    for path, status, said in ((store.path, 0, intact), (tmp_path, 2, "is not a")):
         run = prepare("verify", path)
         out, err = run.communicate(timeout=60)
         assert run.returncode == status and said in out + err

@@ -103,7 +103,7 @@ def test_the_command_reports_bad_videos_and_writes_the_rest_once(tmp_path, netwo
     (tmp_path / "poses" / "good.pkl.part").write_bytes(b"what a killed run left")
     done = run_poses(*options(tmp_path, network_files))
     assert done.returncode == 0, done.stderr
-    assert "2 poses written, 0 there already, 4 videos left out" in done.stdout
+    assert "2 poses written, 0 already there, 4 videos left out" in done.stdout
     assert re.search(r"^18 frames in [0-9.]+ s: [0-9.]+ frames/s$", done.stdout, re.MULTILINE)
     lines = [line for line in done.stderr.splitlines() if line.startswith("left out: ")]
     for name, reason in {
@@ -119,7 +119,7 @@ def test_the_command_reports_bad_videos_and_writes_the_rest_once(tmp_path, netwo
     assert pickle.loads(poses[0].read_bytes())["estimator"] == "pose.onnx"
     before = [path.stat().st_mtime_ns for path in poses]
     again = run_poses(*options(tmp_path, network_files))
-    assert "0 poses written, 2 there already, 4 videos left out" in again.stdout
+    assert "0 poses written, 2 already there, 4 videos left out" in again.stdout
     assert [path.stat().st_mtime_ns for path in poses] == before
 
 
