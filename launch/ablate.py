@@ -30,11 +30,11 @@ def ablate(
         seeds: Seeds of all training; the corpus stays the same.
         epochs: Epochs of stages 1, 2 and 3.
         clips: Clips of the demo corpus, half of them sentences, half words.
-        out: Folder of corpus and runs.
+        out: Folder for the corpus and the runs.
         json: File to write the numbers to.
     """
     if min(epochs) < 1 or not seeds:
-        raise InputError("--epochs" if seeds else "--seeds", "is too small or empty", "give 1 or more")
+        raise InputError("--epochs" if seeds else "--seeds", "is below 1 or empty", "give 1 or more")
     from unisign_fast.paper import tables  # late import: torch takes seconds, which would slow --help
 
     if table == 12:

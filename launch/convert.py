@@ -1,11 +1,11 @@
-"""Turns a checkpoint in the authors' format (.pth) into a model folder, and a model folder into such a checkpoint.
+"""Converts checkpoints in the authors' format (.pth) to model folders, and model folders to such checkpoints.
 
 python launch/convert.py import csl_stage1_weight.pth --tokenizer mt5-base/spiece.model --out models/csl_stage1
 python launch/convert.py export models/csl_stage1 --out csl_stage1_weight.pth
 
-In both directions every tensor keeps its bits and its type, and a key that does not fit is reported. The one exception:
-the separate running statistics of each hand in a model trained here become their mixture in the authors' format. A
-model that was trained with --trim-vocabulary gets the full vocabulary back with
+Both directions keep every tensor's bits and type and report every key that does not fit. One thing differs: a model
+trained here has separate running statistics for each hand, of which the authors' format gets the mixture. A model that
+was trained with --trim-vocabulary gets the full vocabulary back with
 
 python launch/convert.py untrim runs/base/slt-pose/best --full google/mt5-base --out models/slt-pose
 """
@@ -24,25 +24,24 @@ from unisign_fast.utils.console import run_command
 def import_published(
     checkpoint: tyro.conf.Positional[Path], tokenizer: Path, out: Path, task: Task = "slt", max_frames: int = 256
 ) -> None:
-    """Turn the authors' checkpoint into a model folder.
+    """Convert a checkpoint of the authors to a model folder.
 
     Args:
-        checkpoint: Their file: a dict with the key model. Its pickled code is never run.
+        checkpoint: Their file, a dict with the key model. Code pickled in it is never run.
         tokenizer: spiece.model of mT5-Base, or its folder.
         out: Model folder to write; it must be new.
-        task: What the model was trained for.
+        task: Task that the model was trained for.
         max_frames: Longest clip in its training (published: 64 for WLASL, else 256).
     """
+    # Imported late, as torch and transformers take seconds, which would slow --help.
     from unisign_fast.checkpoints.model_folder import UNUSED_FILE, save_model
     from unisign_fast.checkpoints.weight_files import read_weights, save_weights
-    from unisign_fast.pipelines.settings import (
-        DataSettings,  # late import: torch and transformers take seconds, which would slow --help
-    )
+    from unisign_fast.pipelines.settings import DataSettings
     from unisign_fast.published.convert import import_weights, is_unused
     from unisign_fast.text.tokenizer import Tokenizer
 
     if out.exists():
-        raise InputError("--out", f"{out} is there already", "name a new folder")
+        raise InputError("--out", f"{out} already exists", "name a new folder")
     vocabulary = Tokenizer(tokenizer)
     config, weights = import_weights(read_weights(checkpoint), checkpoint)
     if len(vocabulary) > config.mt5.vocab_size:
@@ -61,10 +60,10 @@ def import_published(
 
 
 def export_published(model: tyro.conf.Positional[str], out: Path) -> None:
-    """Turn a model folder into a checkpoint that the authors' code loads.
+    """Convert a model folder to a checkpoint that the authors' code loads.
 
     Args:
-        model: Model folder (best/ or last/ of a run), or its id on the hub.
+        model: Model folder (best/ or last/ of a run), or its hub id.
         out: .pth file to write.
     """
     from unisign_fast.checkpoints.model_folder import UNUSED_FILE, find_model, with_tied
@@ -86,8 +85,8 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
     """Give a model that was trained with --trim-vocabulary the full vocabulary.
 
     Args:
-        model: Model folder (best/ or last/ of a run), or its id on the hub.
-        full: What its training started from: an mT5 (folder or name on the hub), or a model folder.
+        model: Model folder (best/ or last/ of a run), or its hub id.
+        full: The model that its training started from: an mT5 (folder or hub id), or a model folder.
         out: Model folder to write; it must be new.
     """
     from unisign_fast.checkpoints.model_folder import find_model, load_data_settings, read_card, save_model, with_tied
@@ -98,7 +97,7 @@ def untrim(model: tyro.conf.Positional[str], full: str, out: Path) -> None:
     from unisign_fast.training.initial_weights import read_vocabulary
 
     if out.exists():
-        raise InputError("--out", f"{out} is there already", "name a new folder")
+        raise InputError("--out", f"{out} already exists", "name a new folder")
     folder = find_model(model)
     config = ModelConfig.load(folder / "config.json")
     tokenizer, embedding, head = read_vocabulary(full, "--full")

@@ -1,4 +1,4 @@
-"""From a folder of programmes to a keypoint store to train on (docs/curation.md).
+"""Builds a keypoint store for training from a folder of broadcast programmes (docs/curation.md).
 
 python launch/curate.py run sources.toml --out data/mine --text captions
 python launch/curate.py status data/mine
@@ -36,28 +36,28 @@ def run(
     most_copies: int = 3,
     thresholds: Path | None = None,
 ) -> None:
-    """Make a corpus of programmes: texts with times, poses of the signer, clips, and a release to train on.
+    """Build a corpus from programmes: timed texts, poses of the signer, clips, and a release to train on.
 
     Finished work is never repeated: the same command resumes after any interruption, and a changed setting repeats only
-    what depends on it. Items that fail become dead letters with a reason. Ray distributes the work on this machine, or
-    on the cluster at RAY_ADDRESS, which shares the folder. Needs `bash launch/install.sh curation`.
+    what depends on it. Items that fail become dead letters with a reason. Ray distributes the work over this machine,
+    or over the cluster at RAY_ADDRESS, which shares the folder. Needs `bash launch/install.sh curation`.
 
     Args:
         sources: TOML file that names the programmes, the signer's box, language, licence and consent.
         out: Folder of the corpus, on one file system with atomic rename.
-        text: Captions beside the videos (SRT, WebVTT, TTML), or recognition of the speech.
+        text: Caption files beside the videos (SRT, WebVTT, TTML), or speech recognition.
         asr: FunASR as in the paper, or faster-whisper.
-        asr_model: A model that the recogniser knows, or a folder.
-        cut: Clips end at sentences, or at clauses as in the paper.
+        asr_model: Name of a model that the recogniser knows, or its folder.
+        cut: Clips end where sentences end, or clauses as in the paper.
         target_seconds: Short pieces are merged to about this length; 0 merges nothing.
-        lag: Seconds by which signing is behind speech, for all series. Default: estimated, else that of the series.
+        lag: Seconds by which signing lags behind speech, for all series. Default: estimated, else the series' own.
         detector: ONNX file of a YOLOX person detector to use instead of YOLOX-m.
         pose_model: ONNX file of a whole-body pose network to use instead of RTMW-l.
         device: cuda needs onnxruntime-gpu instead of onnxruntime.
-        workers: Worker processes. Default: one a core.
-        part_seconds: Length of the stretches that workers take.
-        most_copies: Clips kept of one text, near-duplicates included.
-        thresholds: JSON file with thresholds of the filters; others keep their defaults.
+        workers: Worker processes. Default: one per core.
+        part_seconds: Length of the parts into which programmes are split for the workers.
+        most_copies: Clips kept per text at most, including near-duplicates.
+        thresholds: JSON file with filter thresholds; those it does not name keep their defaults.
     """
     from unisign_fast.pipelines.curation.folder import CorpusFolder  # late: --help is quick
     from unisign_fast.pipelines.curation.settings import CurationSettings, read_thresholds
@@ -70,8 +70,8 @@ def run(
         cut=cut,
         target_seconds=target_seconds,
         lag=lag,
-        detector=_text_of(detector),
-        pose_model=_text_of(pose_model),
+        detector=_absolute(detector),
+        pose_model=_absolute(pose_model),
         device=device,
         workers=workers,
         part_seconds=part_seconds,
@@ -82,7 +82,7 @@ def run(
 
 
 def retry(out: Folder) -> None:
-    """Try all dead letters again, with the settings of the last run.
+    """Retry all dead letters with the settings of the last run.
 
     Args:
         out: Folder of the corpus.
@@ -93,12 +93,12 @@ def retry(out: Folder) -> None:
     folder = CorpusFolder(out)
     settings = read_curation_settings(folder)
     with folder.locked():
-        print(f"{len(folder.revive())} dead letters are tried again")
+        print(f"retrying {len(folder.revive())} dead letters")
     _run(folder, settings)
 
 
 def finish(out: Folder, crops: bool = False) -> None:
-    """Make the release of what is finished so far.
+    """Make a release of what is finished so far.
 
     Args:
         out: Folder of the corpus.
@@ -129,8 +129,8 @@ def withdraw(out: Folder, source: tyro.conf.Positional[str], runs: Path = Path("
 
     Args:
         out: Folder of the corpus.
-        source: File of the programme, or at least 8 digits of its SHA-256 (`status` lists them).
-        runs: Folder of training runs, to name those that were trained on the source.
+        source: File of the programme, or at least 8 digits of its SHA-256, which `status` lists.
+        runs: Folder of training runs in which to look for those trained on the source.
     """
     from unisign_fast.pipelines.curation.folder import CorpusFolder
     from unisign_fast.pipelines.curation.settings import read_curation_settings
@@ -140,10 +140,10 @@ def withdraw(out: Folder, source: tyro.conf.Positional[str], runs: Path = Path("
     folder = CorpusFolder(out)
     settings = read_curation_settings(folder)
     with folder.locked():
-        gone = withdraw_source(folder, source, runs)
-        print(f"withdrawn: {gone.content}")
-        print(f"releases that held it, now removed: {', '.join(gone.releases) or 'none'}")
-        print(f"runs trained on it in {runs}: {', '.join(map(str, gone.runs)) or 'none'}")
+        withdrawn = withdraw_source(folder, source, runs)
+        print(f"withdrawn: {withdrawn.content}")
+        print(f"removed releases that held it: {', '.join(withdrawn.releases) or 'none'}")
+        print(f"runs in {runs} trained on it: {', '.join(map(str, withdrawn.runs)) or 'none'}")
         try:
             survey = Survey(folder, settings)
             survey.read_plans()
@@ -161,8 +161,8 @@ def status(
     Args:
         out: Folder of the corpus.
         plan: Print the work for `hours` of programmes on `gpus` GPUs, with all assumptions.
-        hours: Of programmes; CSL-News has 1,985.
-        gpus: GPUs of the plan.
+        hours: Hours of programmes in the plan; CSL-News has 1,985.
+        gpus: GPUs in the plan.
     """
     from unisign_fast.pipelines.curation import status as stages
     from unisign_fast.pipelines.curation.folder import CorpusFolder
@@ -173,7 +173,7 @@ def status(
         stages.print_plan(hours, gpus, CorpusFolder(out) if out else None)
         return
     if out is None:
-        raise InputError("OUT", "is not given", "name the folder of the corpus, or ask for --plan")
+        raise InputError("OUT", "is not given", "name the folder of the corpus, or give --plan")
     folder = CorpusFolder(out)
     survey = Survey(folder, read_curation_settings(folder))
     survey.read_plans()
@@ -194,7 +194,7 @@ def _finish(survey) -> None:
 
     release = make_release(survey)
     if release is None:
-        print("no release: no clip is kept")
+        print("no release: no clips are kept")
         return
     print(f"release {release.path.name}: {release.clips} of {release.candidates} clips kept")
     from unisign_fast.report.corpus_page import write_corpus_page
@@ -205,7 +205,7 @@ def _finish(survey) -> None:
     print(f"train on it: deepspeed launch/pretrain.py --stores {survey.folder.current / 'store'}")
 
 
-def _text_of(path: Path | None) -> str | None:
+def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.resolve())
 
 

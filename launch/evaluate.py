@@ -27,7 +27,7 @@ def evaluate(choices: tyro.conf.OmitArgPrefixes[Choices]) -> None:
 
 
 def show(result: "Result") -> None:
-    """Print warnings, the clips that are left out, the table of scores, and how they were computed."""
+    """Print warnings, the clips left out, the table of scores, and how they were computed."""
     from rich.console import Console
 
     from unisign_fast.evaluation.score_table import score_notes, score_table

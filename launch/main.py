@@ -1,4 +1,4 @@
-"""The command `unisign-fast` of an installed package: its first argument names a script of this folder, which it runs.
+"""The command `unisign-fast` of an installed package runs the script of this folder that its first argument names.
 
 unisign-fast translate VIDEO      is      python launch/translate.py VIDEO
 deepspeed --module unisign_fast.launch.pretrain      is      deepspeed launch/pretrain.py
@@ -16,7 +16,7 @@ COMMANDS = {
     "pretrain": "train stages 1 (pose-only) and 2 (RGB-pose)",
     "finetune": "train stage 3: translation, glosses or words",
     "prepare": "make keypoint stores: demo, poses, convert, crops, verify, merge, stats",
-    "curate": "make a corpus of broadcasts: run, status, retry, finish, withdraw",
+    "curate": "build a corpus from broadcasts: run, status, retry, finish, withdraw",
     "convert": "import and export checkpoints in the authors' format",
     "report": "write the HTML report of a run",
     "summary": "print the table of finished runs",
@@ -26,7 +26,7 @@ HELP = ("-h", "--help")
 
 
 def main() -> None:
-    """Runs the script that the first argument names; status 2 with one line on stderr if there is none."""
+    """Runs the script that the first argument names; if there is none, exits with status 2 and one line on stderr."""
     name, *arguments = sys.argv[1:] or HELP[-1:]
     if name in HELP or name == "--version":
         with clean_exit():

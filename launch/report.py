@@ -19,7 +19,7 @@ def report(run: tyro.conf.Positional[Path], clips: int = 5, out: Path | None = N
     sampling points. The page says what the run lacks. docs/evaluation.md explains every part.
 
     Args:
-        run: Folder of the run, finished or not; or of a release, whose page shows yield, reasons, lag and texts.
+        run: Folder of a run, finished or not; or of a release, whose page shows yield, reasons, lag and texts.
         clips: Number of worst clips to show, and of best clips.
         out: HTML file to write; by default report.html in the run's folder.
         faces: Lay the skeleton over the video. Without this option the report shows faces as keypoints only.
@@ -29,7 +29,7 @@ def report(run: tyro.conf.Positional[Path], clips: int = 5, out: Path | None = N
     if (run / "release.json").is_file():
         from unisign_fast.report.corpus_page import write_corpus_page
 
-        out = out or run.resolve().with_suffix(".html")  # beside the release, which stays as it was made
+        out = out or run.resolve().with_suffix(".html")  # beside the release, which never changes
         write_corpus_page(run, out)
     else:
         from unisign_fast.report.page import write_report  # late import: torch takes seconds, which would slow --help

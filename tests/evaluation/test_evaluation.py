@@ -38,7 +38,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    """Clips of 2 to 19 frames, each of one posture; one has no text, and one has text in the train split."""
+    """Clips of 2 to 19 frames, each in a single posture; one has no text, and one has text in the train split."""
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("data") / "store"
     with KeypointStoreWriter(folder, {"estimator": "test", "version": "1", "coordinates": "fractions"}) as writer:
@@ -109,10 +109,10 @@ def test_texts_end_at_the_limit(store, model):
     assert all(len(tokenizer.target_ids(row.prediction)) <= 3 for row in short.rows)
 
 
-@pytest.mark.parametrize("most", [1, 12, 40])
+@pytest.mark.parametrize("max_new_tokens", [1, 12, 40])
 @pytest.mark.parametrize("beams", [1, 2, 4])
-def test_beam_search_finds_what_transformers_finds(beams, most):
-    """Random models, whose clips end at different lengths, some not at all."""
+def test_beam_search_matches_transformers(beams, max_new_tokens):
+    """Random models, whose texts end at different lengths, some not at all."""
     lengths = [9, 1, 30, 4, 17, 8]
     packing = Packing(lengths, torch.device("cpu"))
     ended = set()
@@ -120,22 +120,22 @@ def test_beam_search_finds_what_transformers_finds(beams, most):
         torch.manual_seed(seed)
         shape = MT5Shape(vocab_size=24, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4)
         mt5 = build_mt5(shape).eval()
-        mt5.lm_head.weight.data *= 4  # each with confident but different continuations
+        mt5.lm_head.weight.data *= 4  # confident continuations, different in each model
         for block in mt5.decoder.block:
             torch.nn.init.normal_(block.layer[1].layer_norm.weight, 1.0, 2.0)
         hidden_PD = 2 * torch.randn(sum(lengths), 32)
-        result = beam_search(mt5, hidden_PD, packing, beams, most)
+        result = beam_search(mt5, hidden_PD, packing, beams, max_new_tokens)
         expected = mt5.generate(
             encoder_outputs=BaseModelOutput(packing.pad(hidden_PD)),
             attention_mask=packing.mask_BS.long(),
             num_beams=beams,
-            max_new_tokens=most,
+            max_new_tokens=max_new_tokens,
             do_sample=False,
         )
         for tokens, (_, *whole) in zip(result, expected.tolist(), strict=True):
-            assert tokens == whole[: len(tokens)] and set(whole[len(tokens) :]) <= {PAD, END}  # END pads there, too
+            assert tokens == whole[: len(tokens)] and set(whole[len(tokens) :]) <= {PAD, END}  # END pads
             ended.add(len(tokens))
-    assert most == 1 or len(ended) > 2, "they end at different lengths"
+    assert max_new_tokens == 1 or len(ended) > 2, "they end at different lengths"
 
 
 def test_a_bad_clip_is_left_out_and_named(store, model):
@@ -177,7 +177,7 @@ def described(section: str) -> set[str]:
 
 
 def test_a_model_is_the_baseline_of_another_and_every_field_is_described(store, model, tmp_path):
-    """Task, language of training and of the clips are the model's; a warning names a language it was not trained on."""
+    """Task and language are the model's and the clips'; an untrained language causes a warning."""
     other = tmp_path / "other"
     shutil.copytree(model, other)
     weights = load_file(other / "model.safetensors")
@@ -216,7 +216,7 @@ def test_a_model_is_the_baseline_of_another_and_every_field_is_described(store, 
         ("--task slt --predictions {store}/manifest.jsonl", ["line 1: prediction: is missing"]),
     ],
 )
-def test_options_that_lack_others_are_told(store, model, line, words):
+def test_options_without_those_they_need_are_refused(store, model, line, words):
     status, output = command(*line.format(store=store, model=model).split())
     assert status == 2 and output.startswith("error: ") and output.count("\n") == 1, output
     assert all(word in output for word in words), output

@@ -43,7 +43,7 @@ def test_chrf_of_equal_and_disjoint_texts():
         ("a b c", "a b c", 100),
         ("a a a", "a", 100),  # distinct words
         ("a b. c d", "c d. a b", 100),  # sentences match in any order
-        ("a b c d", "c d a b", 50),  # within one they do not
+        ("a b c d", "c d a b", 50),  # words within a sentence do not
         ("", "a", 0),
         (" ", "a. ", 0),
         ("..", "a", 0),
@@ -94,7 +94,7 @@ def test_islr_per_instance_and_per_class():
     assert values == pytest.approx({"top-1 per instance": 75, "top-1 per class": 100 * (2 / 3 + 1) / 2})
 
 
-def test_islr_wants_the_exact_string():
+def test_islr_requires_the_exact_string():
     assert score("islr", ["Book", "book shelf"], ["book", "bookshelf"], "en").values["top-1 per instance"] == 0
 
 
@@ -113,17 +113,17 @@ def test_per_class_accuracy_is_over_the_classes_of_the_references():
 
 
 def test_classes_are_for_words_only():
-    with pytest.raises(InputError, match="--classes: classes are of words"):
+    with pytest.raises(InputError, match="--classes: classes apply to words"):
         score("cslr", ["a"], ["a"], "en", classes={"a": "a"})
 
 
 def test_published_labels_need_no_more_than_the_rules(shared):
-    """CSL-Daily's sentences have two marks that the published rule folds and one that it leaves, glosses none; words of
-    WLASL are written as they are."""
+    """CSL-Daily's sentences contain two marks that the published rule folds and one that it keeps, its glosses none;
+    WLASL's words need no folding."""
     sentences, _ = read_labels(shared / "labels/CSL_Daily.labels.dev", "dev")
     texts, glosses = [row.text for row in sentences], [row.gloss for row in sentences]
-    said = [RULES["nfkc"](text) for text in texts]  # what mT5 can write of them
-    published, nfkc = (score("slt", said, texts, "zh", rule) for rule in ("published", "nfkc"))
+    predictions = [RULES["nfkc"](text) for text in texts]  # what mT5 can write of them
+    published, nfkc = (score("slt", predictions, texts, "zh", rule) for rule in ("published", "nfkc"))
     assert published.unreachable == sum("！" in text for text in texts) > 0 and nfkc.unreachable == 0
     assert published.values["BLEU-1"] == pytest.approx(100, abs=0.2) and published.values["BLEU-1"] < 100
     assert nfkc.values["BLEU-4"] == pytest.approx(100)
@@ -152,13 +152,13 @@ def test_chinese_is_scored_by_character():
     ],
 )
 def test_languages_without_spaces_are_scored_by_character(language, reference, prediction):
-    """Text as mT5's tokenizer writes it: it splits the vowel am of Thai and Lao, and drops invisible breaks."""
+    """As mT5's tokenizer writes the texts: it splits the vowel am of Thai and Lao and drops invisible breaks."""
     written = unicodedata.normalize("NFKC", reference.replace("\u200b", ""))
     assert score("slt", [written], [reference], language).values["BLEU-1"] == pytest.approx(100)
     scores = score("slt", [prediction], [reference], language)
-    wanted = list(written)
-    hits = sum((Counter(unicodedata.normalize("NFKC", prediction)) & Counter(wanted)).values())
-    short = min(1.0, math.exp(1 - len(wanted) / len(unicodedata.normalize("NFKC", prediction))))
+    characters = list(written)
+    hits = sum((Counter(unicodedata.normalize("NFKC", prediction)) & Counter(characters)).values())
+    short = min(1.0, math.exp(1 - len(characters) / len(unicodedata.normalize("NFKC", prediction))))
     length = len(unicodedata.normalize("NFKC", prediction))
     assert scores.values["BLEU-1"] == pytest.approx(100 * short * hits / length)
     assert scores.normalization == "nfkc-characters"
@@ -204,7 +204,7 @@ def test_english_is_scored_as_it_is():
     assert score("slt", ["wait..."], ["wait…"], "en", "nfkc").values["BLEU-1"] == pytest.approx(100)
 
 
-def test_nfkc_makes_of_a_text_what_the_tokenizer_does(shared):
+def test_nfkc_gives_the_texts_that_the_tokenizer_gives(shared):
     sentencepiece = pytest.importorskip("sentencepiece")
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(shared / "mt5_tokenizer_zh/spiece.model"))
     for text in ("你好，好吗？来！", "（１２：３０；ＡＢ）", "等…天～地", "左\u200b右\u3000上", " 两  个 "):

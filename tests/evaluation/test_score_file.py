@@ -1,4 +1,4 @@
-"""Files of scores, settings of runs and logs with values of other types."""
+"""Score files, run settings and logs with values of the wrong type."""
 
 import json
 
@@ -11,7 +11,7 @@ from unisign_fast.report.run_folder import read_run
 from unisign_fast.utils.event_log import BadClipEvent, EvaluationEvent, StepEvent, events_of
 
 
-def test_lines_of_other_types_are_left_out_of_the_log():
+def test_log_lines_of_the_wrong_type_are_ignored():
     events = [
         {"event": "step", "step": 1, "loss": 2.0, "clips_per_s": 3},
         {"event": "step", "step": [2], "loss": 2.0},
@@ -37,7 +37,7 @@ def test_lines_of_other_types_are_left_out_of_the_log():
         ({"count": "many"}, "scores-test.json: holds no scores .*count"),
     ],
 )
-def test_a_file_of_scores_with_other_values_is_refused(tmp_path, change, words):
+def test_a_score_file_of_the_wrong_type_is_refused(tmp_path, change, words):
     file = tmp_path / "scores-test.json"
     file.write_text(json.dumps({"values": {"BLEU-4": 1.0}, "count": 3}))
     assert read_scores(file, ("BLEU-4",)).count == 3

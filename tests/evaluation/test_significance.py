@@ -15,8 +15,8 @@ def texts(seed: int, wrong: float) -> tuple[list[str], list[str]]:
     """Predictions with this share of wrong words, and their references, which are the same for every seed."""
     rng, same = np.random.default_rng(seed), np.random.default_rng(99)
     references = [same.choice(WORDS, same.integers(4, 12)).tolist() for _ in range(40)]
-    said = [[rng.choice(WORDS) if rng.random() < wrong else word for word in line] for line in references]
-    return [" ".join(line) for line in said], [" ".join(line) for line in references]
+    predictions = [[rng.choice(WORDS) if rng.random() < wrong else word for word in line] for line in references]
+    return [" ".join(line) for line in predictions], [" ".join(line) for line in references]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ METRICS = {"BLEU-4": BLEU(force=True), "BLEU-2": BLEU(max_ngram_order=2, force=T
 @pytest.mark.parametrize("name", METRICS)
 def test_bleu_and_chrf_are_sacrebleus(systems, name):
     worse, better, references = systems
-    ours = [score("slt", said, references, "en").statistics[name] for said in (worse, better)]
+    ours = [score("slt", system, references, "en").statistics[name] for system in (worse, better)]
     theirs = METRICS[name].corpus_score(better, [references], n_bootstrap=1000)
     assert ours[1].value == pytest.approx(theirs.score)
     low, high = interval(ours[1])
@@ -48,7 +48,7 @@ def test_other_metrics_tell_chance_from_a_difference(task, metric):
     (worse, references), (better, _) = texts(1, 0.6), texts(2, 0.1)
     if task == "islr":
         worse, better, references = ([line.split()[0] for line in lines] for lines in (worse, better, references))
-    first, second = (score(task, said, references, "en").statistics[metric] for said in (worse, better))
+    first, second = (score(task, system, references, "en").statistics[metric] for system in (worse, better))
     low, high = interval(second)
     assert low <= second.value <= high and low < high
     result = difference(first, second)
@@ -60,13 +60,13 @@ def test_other_metrics_tell_chance_from_a_difference(task, metric):
 
 def test_a_difference_by_chance_is_not_significant():
     (one, references), (other, _) = texts(1, 0.5), texts(3, 0.5)
-    first, second = (score("cslr", said, references, "en").statistics["WER"] for said in (one, other))
+    first, second = (score("cslr", system, references, "en").statistics["WER"] for system in (one, other))
     result = difference(first, second)
     assert result.p_value > 0.1 and result.interval[0] < 0 < result.interval[1]
 
 
 def test_word_error_rate_is_resampled_by_words_not_by_clips():
-    """One long clip that is all wrong and one short that is right: every resample is 0, 90 or 100 %."""
+    """A long clip that is all wrong and a short one that is right: every resample is 0, 90 or 100 %."""
     scores = score("cslr", ["", "a"], [" ".join("bcdefghij"), "a"], "en")
     assert scores.intervals()["WER"] == (0, 100) and scores.values["WER"] == pytest.approx(90)
 

@@ -35,19 +35,19 @@ def translator(models) -> Translator:
     return Translator(models["pose"], language="en")
 
 
-def said(result) -> list[tuple]:
+def rows(result) -> list[tuple]:
     return [(one.text, pytest.approx(one.score, abs=1e-4), one.start, one.end) for one in result]
 
 
-def test_arrays_lists_stores_and_videos_say_the_same(translator, store):
+def test_arrays_lists_stores_and_videos_give_the_same_texts(translator, store):
     expected = translations(translator, store)
     assert len(expected) == 3, "the second clip has two windows"
     opened = KeypointStore.open(store)
     clips = [opened.keypoints(clip) for clip in opened.clips]
-    assert [(one.text, one.score, one.start, one.end) for one in translator(clips, fps=10)] == said(expected)
-    assert [(one.text, one.score) for one in translator(clips[0])] == [row[:2] for row in said(expected)[:1]]
+    assert [(one.text, one.score, one.start, one.end) for one in translator(clips, fps=10)] == rows(expected)
+    assert [(one.text, one.score) for one in translator(clips[0])] == [row[:2] for row in rows(expected)[:1]]
     for inputs in (store, [store / "videos/0.mp4", str(store / "videos/1.mp4")]):
-        assert [(one.text, one.score, one.start, one.end) for one in translator(inputs)] == said(expected)
+        assert [(one.text, one.score, one.start, one.end) for one in translator(inputs)] == rows(expected)
 
 
 def test_pixels_and_separate_scores_are_the_same_keypoints(translator, store):
@@ -66,7 +66,7 @@ def test_pixels_and_separate_scores_are_the_same_keypoints(translator, store):
 
 
 @pytest.mark.parametrize("kind", ["mmpose.json", "rtmlib.npz", "rtmlib.json", "holistic.pose"])
-def test_a_pose_file_needs_no_format_where_its_name_says_it(translator, tmp_path, kind):
+def test_the_format_of_a_pose_file_is_recognised(translator, tmp_path, kind):
     path = tmp_path / kind
     keypoints = make_keypoints()
     if kind == "holistic.pose":
@@ -92,7 +92,7 @@ def test_beams_are_the_best_texts_with_their_scores(translator, store):
         assert len(scores) == 4 and scores == sorted(scores, reverse=True) and scores[0] < 0
 
 
-def test_generate_by_keyword_takes_what_a_processor_made(models, translator, store):
+def test_generate_takes_the_batch_of_a_processor_by_keyword(models, translator, store):
     opened = KeypointStore.open(store)
     clips = [opened.keypoints(clip) for clip in opened.clips]
     processor = Processor.from_pretrained(models["pose"], language="en")
@@ -101,7 +101,7 @@ def test_generate_by_keyword_takes_what_a_processor_made(models, translator, sto
     assert texts == [one.text for one in translator(store)]
 
 
-def test_another_type_of_number(models, store):
+def test_bfloat16(models, store):
     result = Translator(models["rgb"], language="en", dtype=torch.bfloat16, device="cpu")(store)
     assert all(one.text and np.isfinite(one.score) for one in result)
     model = UniSign.from_pretrained(models["pose"], dtype=torch.bfloat16)
@@ -117,25 +117,25 @@ def test_another_type_of_number(models, store):
             {},
             "keypoints: keypoints: are pixels, and nothing says.*; give width and height",
         ),
-        (make_keypoints(), dict(width=WIDTH), "keypoints: has a width or a height alone; give both"),
+        (make_keypoints(), dict(width=WIDTH), "keypoints: has only one of width and height; give both"),
         (make_keypoints()[..., :2], dict(scores=np.ones((4, 5))), r"scores \(4, 5\) do not fit keypoints"),
         ([make_keypoints()] * 2, dict(fps=[25.0]), "fps: has 1 values for 2 clips; give one for each, or one for all"),
         ([make_keypoints(), make_keypoints() * np.nan], dict(height=HEIGHT, width=SIDE), "clip 1: keypoints: frame 0"),
         ("nothing.mp4", {}, "nothing.mp4: there is no such video; name an existing video"),
-        ("nothing", {}, "nothing: is neither a file nor a store; name a video, a pose file or a store"),
+        ("nothing", {}, "nothing: is neither a file nor a store; name a video, a pose file, a store"),
     ],
 )
-def test_what_cannot_be_used_is_named(translator, clips, choices, expected):
+def test_unusable_inputs_are_named(translator, clips, choices, expected):
     with pytest.raises(InputError, match=expected):
         translator(clips, **choices)
 
 
-def test_a_model_of_hands_wants_to_see_them(models):
-    with pytest.raises(InputError, match="keypoints: has no video, and the model looks at hands; give it, or p_samp 0"):
+def test_an_rgb_model_needs_a_video(models):
+    with pytest.raises(InputError, match="keypoints: has no video, and the model needs hand crops; give it, or p_samp"):
         Translator(models["rgb"], language="en")(make_keypoints())
     assert Translator(models["rgb"], language="en", p_samp=0.0)(make_keypoints())[0].text
 
 
-def test_keypoints_alone_do_not_say_the_language(models):
-    with pytest.raises(InputError, match="--language: keypoints alone do not say which to write"):
+def test_keypoints_do_not_determine_the_language(models):
+    with pytest.raises(InputError, match="--language: keypoints do not determine the target language"):
         Translator(models["pose"])(make_keypoints())

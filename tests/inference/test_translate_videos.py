@@ -1,5 +1,4 @@
-"""Videos outside any store, and cameras: keypoints are estimated, and the texts equal those of the step-by-step
-pipeline."""
+"""Videos outside any store, and cameras: keypoints are estimated, and the texts are those of the separate steps."""
 
 import csv
 from pathlib import Path
@@ -33,9 +32,9 @@ def pose_options(tmp_path_factory) -> list:
     return ["--detector", detector, "--pose-model", network]
 
 
-def test_other_videos_say_what_the_long_way_finds_in_them(run, models, pose_options, tmp_path, monkeypatch):
-    """Also in another language, with an RGB model; a video without a person is left out. The clip's name seeds the
-    choice of hands: it is the same in both paths."""
+def test_videos_outside_stores_give_the_texts_of_the_separate_steps(run, models, pose_options, tmp_path, monkeypatch):
+    """With an RGB model and another language; a video without a person is left out. The clip's name seeds the sampling
+    of hands, so it is the same on both ways."""
     monkeypatch.chdir(tmp_path)
     from pose_networks import black, walk
 
@@ -63,15 +62,15 @@ def test_nobody_in_the_only_video(run, models, pose_options, tmp_path):
     video = write_video(tmp_path / "b.mp4", [black()] * 3)
     done = run("--model", models["pose"], "--language", "en", video, *pose_options)
     assert done.status == 2 and done.output == ""
-    assert "no person is found" in done.error and "error: translate: all 1 are left out" in done.error
+    assert "no person is found" in done.error and "error: translate: nothing is translated, 1 left out" in done.error
     done = run("--model", models["pose"], video, *pose_options)
-    assert done.status == 2 and "error: --language: neither model nor inputs say" in done.error
+    assert done.status == 2 and "error: --language: neither model nor inputs determine" in done.error
 
 
 @pytest.mark.parametrize("modality", ["pose", "rgb"])
-def test_a_file_as_camera_says_in_the_end_what_the_video_says(run, models, pose_options, tmp_path, modality):
-    """Frame by frame and in sliding windows, the last of which is all of the video, its hands as JPEG. Which hands are
-    looked at follows from the clip's name, which is another: with RGB the answer need not be the same."""
+def test_a_file_as_camera_ends_with_the_text_of_the_video(run, models, pose_options, tmp_path, modality):
+    """The camera is read frame by frame; the last window is the whole video, with its hands as JPEG. The clip's name,
+    which seeds the sampling of hands, differs, so an RGB model may end with another text."""
     from pose_networks import walk
 
     video = write_video(tmp_path / "walk.mp4", walk(2 * MAX_FRAMES)[0])
@@ -92,7 +91,7 @@ def test_no_camera(run, models, pose_options):
     assert done.error.splitlines()[-1].startswith("error: --live 97: no picture comes from such a camera; plug it in")
 
 
-def test_without_weights_it_is_said_what_to_put_where(run, models, pose_options, tmp_path, monkeypatch):
+def test_missing_weights_are_named_with_their_place(run, models, pose_options, tmp_path, monkeypatch):
     video = write_video(tmp_path / "v.mp4", [np.zeros((SIDE, SIDE, 3), np.uint8)] * 3)
     nowhere = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
     for name, value in ({"TORCH_HOME": str(tmp_path / "cache")} | nowhere).items():

@@ -1,4 +1,4 @@
-"""Videos, stores and a camera become texts: the right ones, with their scores, whatever else is on the command line."""
+"""Translation of stores, videos and pose files: texts and their scores, windows, and the options of the command."""
 
 import json
 import os
@@ -48,11 +48,11 @@ def store(tmp_path_factory) -> Path:
     return write_store(tmp_path_factory.mktemp("data") / "store", [12, 20, 16, 31])
 
 
-# --- what is said, and how surely
+# --- texts and scores
 
 
 @pytest.mark.parametrize("name", ["pose", "rgb"])
-def test_a_store_says_what_evaluation_finds_in_it(models, store, name):
+def test_a_store_gives_the_texts_of_evaluation(models, store, name):
     model, tokenizer = UniSign.load(models[name])
     reader = ClipReader([KeypointStore.open(store)], model.companions.data, tokenizer)
     expected = evaluate_split(model.eval(), tokenizer, reader, "test", start_ranks())
@@ -64,7 +64,7 @@ def test_a_store_says_what_evaluation_finds_in_it(models, store, name):
     assert [Path(one.file).resolve() for one in result] == [store / "videos" / f"{i}.mp4" for i in range(4)]
 
 
-def test_the_score_is_the_mean_log_probability_that_beam_search_ends_with(models, store):
+def test_the_score_is_the_mean_log_probability_at_the_end_of_beam_search(models, store):
     model, tokenizer = UniSign.load(models["pose"])
     model.eval()
     reader = ClipReader([KeypointStore.open(store)], model.companions.data, tokenizer)
@@ -91,7 +91,7 @@ def test_the_language_to_write_is_the_models_the_clips_or_the_users(models, stor
     assert own == english and all(a != b for a, b in zip(own, german))
 
 
-def test_an_rgb_model_looks_at_the_hands(models, store):
+def test_an_rgb_model_uses_the_hands(models, store):
     looking = [one.score for one in translations(Translator(models["rgb"]), store)]
     not_looking = [one.score for one in translations(Translator(models["rgb"], p_samp=0.0), store)]
     assert all(a != b for a, b in zip(looking, not_looking))
@@ -117,8 +117,8 @@ def test_windows_cover_a_recording(models, tmp_path, frames, overlap):
         assert frames > (len(windows) - 1) * 20 - (len(windows) - 2) * round(overlap * 20)
 
 
-def test_a_window_is_as_a_clip_of_its_own(models, tmp_path):
-    """Also its hands: they come from the window's frames of the video."""
+def test_a_window_is_translated_like_a_separate_clip(models, tmp_path):
+    """Including its hand crops, which come from the window's frames of the video."""
     whole = write_store(tmp_path / "whole", [30])
     translator = Translator(models["rgb"], window=20, overlap=0.5)
     first, second = translations(translator, whole)
@@ -138,7 +138,7 @@ def test_by_default_a_window_is_twice_the_frames_of_training(models, tmp_path):
     assert [one.clip for one in translations(Translator(models["pose"]), store)] == ["clip0", "clip1", "clip1"]
 
 
-def test_a_clip_that_cannot_be_used_costs_no_other(models, tmp_path):
+def test_an_unusable_clip_stops_no_other(models, tmp_path):
     store = write_store(tmp_path / "store", [12, 12, 12])
     (store / "videos" / "1.mp4").unlink()
     result = list(Translator(models["rgb"]).translate(recordings_of_store(store)))
@@ -162,7 +162,7 @@ def test_videos_whose_store_is_beside_them_need_no_pose_estimation(run, models, 
     assert result[0]["file"] == str(videos[0])
 
 
-def test_a_language_that_was_not_trained_is_warned_of(run, models, store, tmp_path):
+def test_an_untrained_language_causes_a_warning(run, models, store, tmp_path):
     shutil.copytree(models["pose"], tmp_path / "model")
     (tmp_path / "model/README.md").write_text("---\nlanguage:\n- zh\n- fr\n---\n")
     video = store / "videos/0.mp4"
@@ -172,7 +172,7 @@ def test_a_language_that_was_not_trained_is_warned_of(run, models, store, tmp_pa
     assert warned.error == f"warning: {folder}: its model card names zh, fr as training languages, not de\n"
 
 
-def test_a_recording_has_all_its_clips_and_a_strange_video_none(store, tmp_path):
+def test_a_recording_has_all_its_clips_and_an_unknown_video_none(store, tmp_path):
     with KeypointStoreWriter(tmp_path / "store", {"estimator": "t", "version": "1", "coordinates": "f"}) as writer:
         fields = dict(split="test", language="en", text="", fps=10.0, width=SIDE, height=SIDE, source="a.mp4")
         for start in (0, 5):
@@ -183,7 +183,7 @@ def test_a_recording_has_all_its_clips_and_a_strange_video_none(store, tmp_path)
     assert known_recordings(tmp_path / "store" / "b.mp4") == []
 
 
-def test_a_store_that_is_named_knows_copies_of_its_videos(store, tmp_path):
+def test_a_named_store_recognises_copies_of_its_videos(store, tmp_path):
     opened, video = KeypointStore.open(store), tmp_path / "1.mp4"
     shutil.copy(store / "videos/1.mp4", video)
     assert known_recordings(video) == [], "no store is near"
@@ -192,8 +192,8 @@ def test_a_store_that_is_named_knows_copies_of_its_videos(store, tmp_path):
     assert known_recordings(video, [opened]) == [], "another length"
 
 
-def test_what_needs_networks_that_are_missing_costs_no_other(run, models, store, tmp_path):
-    """Also a video that does not decode, before any network is looked for."""
+def test_videos_that_need_missing_networks_stop_no_other(run, models, store, tmp_path):
+    """Nor does a video that does not decode, which is reported before any network is opened."""
     unknown, broken = tmp_path / "unknown.mp4", tmp_path / "broken.mp4"
     shutil.copy(store / "videos/1.mp4", unknown)
     broken.write_bytes(b"no video")
@@ -213,7 +213,7 @@ def test_what_needs_networks_that_are_missing_costs_no_other(run, models, store,
         ([], "translate: there is nothing to translate; name videos, --store STORE or --live CAMERA"),
         (["none.mp4"], "none.mp4: there is no such video; name an existing video"),
         (["{store}/videos"], "{store}/videos: is a folder of videos; name the videos in it: {store}/videos/*.mp4"),
-        (["--store", "{store}"], "--model: none is named, and runs has none that launch/quickstart.sh trained; "),
+        (["--store", "{store}"], "--model: no model is named, and runs has none that launch/quickstart.sh trained; "),
     ],
 )
 def test_the_command_refuses_in_one_line(run, store, tmp_path, monkeypatch, arguments, expected):
@@ -223,7 +223,7 @@ def test_the_command_refuses_in_one_line(run, store, tmp_path, monkeypatch, argu
     assert done.error.startswith("error: ") and expected.format(store=store) in done.error
 
 
-def test_without_a_name_the_newest_demo_model_for_sentences_is_taken(run, models, store, tmp_path, monkeypatch):
+def test_the_default_model_is_the_newest_demo_model_for_sentences(run, models, store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number, run_folder in enumerate(["demo/slt-rgb", "quickstart/slt-pose", "quickstart/islr-rgb"]):
         best = tmp_path / "runs" / run_folder / "best"
@@ -299,7 +299,7 @@ def test_an_output_file_whole_and_subtitles(run, models, store, tmp_path):
     run(*common, "--window", 20, "--out", tmp_path / "clip.srt", "clip3")
     assert "00:00:00,000 --> 00:00:01,300" in (tmp_path / "clip.srt").read_text()
     for name, problem in {
-        "all.srt": "subtitles are of one video, and 4 clips",
+        "all.srt": "subtitles hold one video, but 4 clips",
         "all.txt": "has an unknown suffix",
     }.items():
         done = run(*common, "--out", tmp_path / name)

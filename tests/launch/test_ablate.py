@@ -55,11 +55,11 @@ def test_every_row_has_a_figure_of_the_paper_and_a_run_for_every_column(table):
     assert all(claim.better in names and claim.worse in names for claim in table.claims)
 
 
-def test_the_papers_figures_show_all_it_claims_and_turned_over_none(table):
+def test_the_papers_figures_show_all_its_claims_and_negated_none(table):
     cells = [cell for row in verdicts(table, papers_own(table)) for cell in row if cell is not None]
     assert cells and all(cell == (True, 2) for cell in cells)
-    turned = verdicts(table, papers_own(table, -1))
-    assert all(cell == (False, 0) for row in turned for cell in row if cell is not None)
+    negated = verdicts(table, papers_own(table, -1))
+    assert all(cell == (False, 0) for row in negated for cell in row if cell is not None)
 
 
 def test_an_ordering_that_the_paper_does_not_show_is_not_counted():
@@ -70,14 +70,14 @@ def test_an_ordering_that_the_paper_does_not_show_is_not_counted():
     assert more_rgb[6] is None, "ROUGE on test falls from 10 % to 25 %"
 
 
-def test_an_ordering_in_some_seeds_only_is_told_so():
+def test_an_ordering_in_some_seeds_only_is_counted_by_seed():
     table = ABLATIONS[10]
     values = {"cross": [[30.0, 30.0]] * 2 + [[20.0, 20.0]] * 4, "deformable": [[10.0, 31.0]] * 2 + [[19.0, 20.0]] * 4}
     assert verdicts(table, values)[0] == [(True, 1)] * 2 + [(False, 0)] * 4
 
 
 def write_run(folder: Path, metric: str, dev: list[float], test: float, rate: float) -> None:
-    """The files of a finished fine-tuning that are read."""
+    """The files of a finished fine-tuning run that `read_scores` reads."""
     folder.mkdir(parents=True)
     events = [{"event": "step", "step": 1, "clips_per_s": rate}]
     events += [{"event": "evaluation", "scores": {metric: value, "other": value + 1}} for value in dev]
@@ -97,10 +97,10 @@ def test_dev_scores_are_those_of_the_weights_that_were_tested(tmp_path, task, be
 def test_parameters_are_those_of_table_12():
     rows = {row.part: row for row in parameter_table()}
     assert rows["EfficientNet-B0 with its classifier"].parameters == 5_288_548
-    assert rows["EfficientNet-B0 as used, without"].parameters == 4_007_548
+    assert rows["EfficientNet-B0 without it, as used"].parameters == 4_007_548
     assert rows["mT5-Base"].parameters == 582_401_280
     assert rows["whole model, pose-only"].parameters == 587_747_368  # of the published checkpoint
-    for row in rows.values():  # the paper cuts digits off
+    for row in rows.values():  # the paper truncates
         assert row.paper is None or row.paper <= row.parameters / 1e6 < row.paper + 0.1
 
 
@@ -122,9 +122,9 @@ def test_a_table_is_trained_once_and_then_read(tmp_path, capfd):
     capfd.readouterr()
 
 
-def test_a_run_that_fails_ends_the_table_with_what_it_said(tmp_path, capfd):
+def test_a_run_that_fails_ends_the_table_with_its_output(tmp_path, capfd):
     run = pose_pretraining("--data-fraction", "2")
     line = command(run, 0, (1, 1, 1), tmp_path, tmp_path)
-    with Progress(disable=True) as progress, pytest.raises(InputError, match="ended with status 2; see above"):
-        train(line, progress, progress.add_task("", said=""))
+    with Progress(disable=True) as progress, pytest.raises(InputError, match="failed with status 2; fix"):
+        train(line, progress, progress.add_task("", last_line=""))
     assert "--data-fraction: 2.0 is not valid" in capfd.readouterr().err

@@ -22,11 +22,11 @@ HELP = """
 import contextlib, io, sys
 from unisign_fast.launch.main import main
 sys.argv = ["unisign-fast", *{arguments}, "--help"]
-said = io.StringIO()
-with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
+output = io.StringIO()
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(output):
     main()
 print(*sorted({slow} & set(sys.modules)))
-print(said.getvalue())
+print(output.getvalue())
 """
 SUBCOMMANDS = {"prepare": ["convert", "stats", "poses"], "convert": ["import"]}
 
@@ -64,9 +64,9 @@ def test_help_keeps_examples_as_lines_and_shows_no_none_among_choices(capsys):
 
     with pytest.raises(SystemExit):
         run_command(command, ["--help"], examples="A script.\n\npython a.py --name b\npython a.py --name c\n\nEnd.")
-    said = capsys.readouterr().out
-    assert "Do one thing.\n\nIt takes two lines.\n  python a.py --name b\n  python a.py --name c\n" in said, said
-    assert "--name STR" in said and "End." not in said
+    output = capsys.readouterr().out
+    assert "Do one thing.\n\nIt takes two lines.\n  python a.py --name b\n  python a.py --name c\n" in output, output
+    assert "--name STR" in output and "End." not in output
 
 
 def test_an_interrupt_ends_with_one_line_and_status_130(capsys):
@@ -84,10 +84,10 @@ def test_an_interrupt_ends_with_one_line_and_status_130(capsys):
 def test_help_of_every_command_is_one_screen_and_imports_nothing_slow(arguments):
     line = [sys.executable, "-c", HELP.format(arguments=arguments, slow=SLOW)]
     done = subprocess.run(line, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": str(WIDE)})
-    slow, _, said = done.stdout.partition("\n")
-    assert slow == "" and said.startswith(f"usage: unisign-fast {arguments[0]}"), done.stdout
-    shown = [line for text in said.strip().splitlines() for line in textwrap.wrap(text, WIDE) or [""]]
-    assert len(shown) <= HIGH and not re.search(r"\(default: (None)?\)", said), said
+    slow, _, output = done.stdout.partition("\n")
+    assert slow == "" and output.startswith(f"usage: unisign-fast {arguments[0]}"), done.stdout
+    shown = [line for text in output.strip().splitlines() for line in textwrap.wrap(text, WIDE) or [""]]
+    assert len(shown) <= HIGH and not re.search(r"\(default: (None)?\)", output), output
 
 
 def test_the_command_lists_the_others_and_refuses_what_is_none():

@@ -87,10 +87,10 @@ def test_spoken_programmes_become_a_corpus_that_trains(tiny_en, tmp_path):
     ]
     rest = ["--part-seconds", 60, "--target-seconds", 0, "--thresholds", tmp_path / "thresholds.json", "--workers", 2]
     out = tmp_path / "out"
-    said = command(
+    output = command(
         ROOT / "launch/curate.py", "run", tmp_path / "sources.toml", "--out", out, *options, *rest, folder=tmp_path
     )
-    assert "1 plans and " in said and " 0 dead letters" in said
+    assert "1 plans and " in output and " 0 dead letters" in output
     record = json.loads((out / "current" / "release.json").read_text())
     lag = record["programmes"][0]["lag"]
     assert abs(lag["start_seconds"] - LAG) < 0.5 and abs(lag["end_seconds"] - LAG) < 0.5 and lag["confidence"] >= 4

@@ -1,4 +1,4 @@
-"""launch/evaluate.py and the files it reads, in both formats, whole and broken."""
+"""launch/evaluate.py and the files it reads, in every format, valid and invalid."""
 
 import json
 import os
@@ -74,25 +74,25 @@ def test_translations_are_read_and_the_windows_of_a_clip_joined(tmp_path):
 
 
 def test_plain_text_is_read_line_by_line(tmp_path):
-    said, meant = tmp_path / "hypotheses.txt", tmp_path / "references.txt"
-    said.write_bytes("\r\nja\u0085 ja\r\n\n".encode())
-    meant.write_text("eins\nzwei\ndrei")
-    assert [(row.prediction, row.reference) for row in read_predictions(said, meant)] == [
+    hypotheses, references = tmp_path / "hypotheses.txt", tmp_path / "references.txt"
+    hypotheses.write_bytes("\r\nja\u0085 ja\r\n\n".encode())
+    references.write_text("eins\nzwei\ndrei")
+    assert [(row.prediction, row.reference) for row in read_predictions(hypotheses, references)] == [
         ("", "eins"),
         ("ja\u0085 ja", "zwei"),
         ("", "drei"),
     ]
-    assert recorded_language(said) is None
+    assert recorded_language(hypotheses) is None
     with pytest.raises(InputError, match="hypotheses.txt: is plain text without references; .*--references"):
-        read_predictions(said)
-    meant.write_text("eins\nzwei\n")
+        read_predictions(hypotheses)
+    references.write_text("eins\nzwei\n")
     with pytest.raises(
         InputError, match="references.txt: id: lacks 1 of the ids of .*hypotheses.txt, such as 'line 3'"
     ):
-        read_predictions(said, meant)
-    meant.write_text("eins\n\ndrei\n")
+        read_predictions(hypotheses, references)
+    references.write_text("eins\n\ndrei\n")
     with pytest.raises(InputError, match="references.txt: line 2: reference: the text of 'line 2' is empty"):
-        read_predictions(said, meant)
+        read_predictions(hypotheses, references)
 
 
 def test_the_language_is_that_of_the_lines_or_of_the_scores_beside(tmp_path):
@@ -217,7 +217,7 @@ def test_command_takes_a_class_list(tmp_path):
     result = evaluate(*options, "--task", "islr")
     assert result.returncode == 0 and "100.00" in result.stdout and "exact class" in result.stdout, result
     result = evaluate(*options, "--task", "slt")
-    assert result.returncode == 2 and "--classes: classes are of words" in result.stderr
+    assert result.returncode == 2 and "--classes: classes apply to words" in result.stderr
 
 
 def test_command_scores_translations_in_their_language_against_a_run(tmp_path):

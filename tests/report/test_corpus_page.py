@@ -101,13 +101,13 @@ def test_figures_hold_every_value():
     shown = histogram("Durations", [1.0, 2.0, 2.5, 30.0], "seconds", "clips")
     assert sum(int(count) for _, count in shown.rows) == 4
     assert all(LEFT <= bar.x and bar.y >= TOP and bar.x + bar.width <= WIDTH - RIGHT + 0.5 for bar in shown.bars)
-    assert "mean 8.875, median 2.25 seconds" in shown.words
+    assert "mean 8.875, median 2.25 seconds" in shown.summary
     for same in (0.0, 2.7, 5.6):
         one = histogram("One", [same, same], "seconds", "programmes")
         assert [bar.height > 0 for bar in one.bars] == [True, False, False, False] and len(one.x_ticks) >= 2
         assert sum(int(count) for _, count in one.rows) == 2
     curve = rank_curve("Vocabulary", Counter({"a": 100, "b": 10, "c": 1}), "words")
-    assert "3 different words, the most frequent one 100 times, 1 once" in curve.words
+    assert "3 different words, the most frequent one 100 times, 1 once" in curve.summary
     assert (
         curve.line.split()[0] == f"{LEFT:.1f},{TOP:.1f}"
         and rank_curve("One", Counter("a"), "words").line.count(",") == 2

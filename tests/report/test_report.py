@@ -72,8 +72,8 @@ def test_page_shows_the_run_and_needs_nothing_but_itself(page, run):
 
 
 def test_players_hold_keypoints_crops_and_sampled_frames(page, run):
-    said = read_run(run)
-    reader = ClipReader([KeypointStore.open(said.stores[0])], said.data, NoTexts(), said.seed)
+    opened = read_run(run)
+    reader = ClipReader([KeypointStore.open(opened.stores[0])], opened.data, NoTexts(), opened.seed)
     clips = reader.clips("test")
     by_id = {clips.name(number): clips[number] for number in range(len(clips))}
     players = Page(page).players
@@ -110,20 +110,20 @@ def test_clips_of_every_skeleton_are_drawn_by_its_definition(name, tmp_path):
         part: {frozenset(joints[end] for end in edge) for edge in edges} for part, edges in player["parts"].items()
     }
     assert {"left_shoulder", "right_shoulder"} in lines["body"] and {"left_elbow", "left_wrist"} in lines["body"]
-    assert not any("nose" in line for line in lines["body"]), "no rays"
+    assert not any("nose" in line for line in lines["body"]), "no edges to the nose"
     for hand in "left", "right":
         assert {f"{hand}_wrist", f"{hand}_hand_wrist"} in lines[hand] and len(lines[hand]) == 21
         assert joints[slice(*player["slices"][hand])] == [f"{hand}_hand_{joint}" for joint in HAND_JOINTS]
-    assert not frozenset.intersection(*lines["face"]) and len(lines["face"]) > 6, "no rays"
+    assert not frozenset.intersection(*lines["face"]) and len(lines["face"]) > 6, "no edges to the nose"
 
 
 def test_gates_and_samples_are_those_of_the_model(run):
-    said = read_run(run)
-    model, _ = UniSign.load(said.model)
-    reader = ClipReader([KeypointStore.open(said.stores[0])], said.data, NoTexts(), said.seed)
+    opened = read_run(run)
+    model, _ = UniSign.load(opened.model)
+    reader = ClipReader([KeypointStore.open(opened.stores[0])], opened.data, NoTexts(), opened.seed)
     batch = reader.batch(reader.clips("dev"), [0, 1], epoch=0, training=False).batch
     fusion = probe(model, batch)
-    assert fusion.gate_NV.shape == (len(batch.crops), 21) and (fusion.gate_NV > 0).any(), "training opened it"
+    assert fusion.gate_NV.shape == (len(batch.crops), 21) and (fusion.gate_NV > 0).any(), "training opened the gates"
     assert fusion.position_NGV2.shape == (len(batch.crops), 8, 21, 2)
     away = np.abs(fusion.position_NGV2 - batch.crop_points.numpy()[:, None])
     assert 0 < away.max() <= OFFSET_RANGE / 2 + 1e-6, "an offset of half a crop times OFFSET_RANGE at most"
@@ -136,7 +136,7 @@ def test_gates_and_samples_are_those_of_the_model(run):
     pose, maps, points = captured["inputs"]
     mixed = model.rgb.fusion.fuse(pose, maps, 2 * points - 1)
     share = ((captured["out"] - pose) / (mixed - pose)).detach().numpy()
-    assert np.abs(np.median(share, axis=-1) - fusion.gate_NV).max() < 1e-3, "what the mixture was made with"
+    assert np.abs(np.median(share, axis=-1) - fusion.gate_NV).max() < 1e-3, "the share in the mixture"
 
 
 def test_faces_are_shown_only_when_asked_for(run, tmp_path):
@@ -146,7 +146,7 @@ def test_faces_are_shown_only_when_asked_for(run, tmp_path):
     assert "--faces" in shown.text and "--faces" not in Page(run.parent / "report.html").text
 
 
-# --- what a run may lack
+# --- incomplete runs
 
 
 def forget(run: Path, *names: str) -> None:
@@ -156,10 +156,10 @@ def forget(run: Path, *names: str) -> None:
 
 
 def change(run: Path, **values: object) -> None:
-    said = json.loads((run / "settings.json").read_text())
-    said["data"] |= {name: value for name, value in values.items() if name in said["data"]}
-    said |= {name: value for name, value in values.items() if name in said}
-    (run / "settings.json").write_text(json.dumps(said))
+    settings = json.loads((run / "settings.json").read_text())
+    settings["data"] |= {name: value for name, value in values.items() if name in settings["data"]}
+    settings |= {name: value for name, value in values.items() if name in settings}
+    (run / "settings.json").write_text(json.dumps(settings))
 
 
 def never_ended(run: Path) -> None:
@@ -184,13 +184,13 @@ LACKING = {
 }
 
 
-@pytest.mark.parametrize("lack, said, players", LACKING.values(), ids=LACKING)
-def test_what_a_run_lacks_is_said_and_the_rest_is_shown(run, tmp_path, lack, said, players):
+@pytest.mark.parametrize("lack, message, players", LACKING.values(), ids=LACKING)
+def test_what_a_run_lacks_is_named_and_the_rest_is_shown(run, tmp_path, lack, message, players):
     copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
     lack(copy)
     write_report(copy, tmp_path / "report.html", clips=1, faces=False)
     shown = Page(tmp_path / "report.html")
-    assert "Missing: " + said in shown.text or said in shown.text
+    assert "Missing: " + message in shown.text or message in shown.text
     assert len(shown.players) == players and "Table 19" in shown.text
 
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: it draws, plays, searches, fits, and runs nothing that a text says."""
+"""The report in a real browser: it draws, plays, searches, fits the window, and runs no code from texts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +59,8 @@ def test_it_opens_without_errors_or_requests_and_draws(browser, page, scheme):
     assert len(counts) == 4 and all(len(player) == 3 and min(player) > 4 for player in counts)
     kinds = "Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"
     complaints = [event for kind, event in browser.events if kind in kinds]
-    ours = "rendering"  # of reading the canvases back
-    assert [event for event in complaints if event.get("entry", {}).get("source") != ours] == []
+    canvas = "rendering"  # source of the warnings that this test causes by reading canvases
+    assert [event for event in complaints if event.get("entry", {}).get("source") != canvas] == []
     asked = [event["request"]["url"] for kind, event in browser.events if kind == "Network.requestWillBeSent"]
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == [] and len(asked) > 1
     back = browser.value("getComputedStyle(document.body).backgroundColor")

@@ -1,4 +1,4 @@
-"""What a paper needs of a report: settings, commit and data in the head, the score table as CSV and LaTeX."""
+"""What a paper needs from a report: settings, commit and data in the head, the score table as CSV and LaTeX."""
 
 import base64
 import csv
@@ -95,7 +95,7 @@ def test_names_break_neither_table(run):
     assert not re.search(r"(?<!\\)[%&#$_]", corpus)
 
 
-def test_scores_of_another_form_are_one_error(run):
+def test_invalid_scores_are_one_error(run):
     (run / "scores-test.json").write_text('{"values": {}}')
     with pytest.raises(InputError, match="scores-test.json: lacks signature, normalization, count; "):
         read_run(run)

@@ -1,1 +1,1 @@
-"""Scores of texts: decoding a split, metrics, significance, tables."""
+"""Evaluation: decoding of a split, metrics, significance, tables of scores."""

@@ -13,23 +13,23 @@ Split = Literal["train", "dev", "test"]
 
 @dataclass(frozen=True)
 class Choices:
-    """What to score and how: a model or predictions."""
+    """What to score, a model or predictions, and how."""
 
-    model: str | None = None  # model folder, run, or id on the hub
+    model: str | None = None  # model folder, run, or hub id
     stores: tuple[Path, ...] = ()  # keypoint stores to evaluate the model on
-    split: Split = "test"  # of the stores, or of a run's predictions
+    split: Split = "test"  # split of the stores, or of a run's predictions
     out: Path | None = None  # folder for the model's predictions and scores
-    predictions: Path | None = None  # lines of evaluate or translate, plain text, or a run
-    references: Path | None = None  # file of their references, if they are not beside them
-    baseline: str | None = None  # to compare with: as --predictions, or as --model
+    predictions: Path | None = None  # output of evaluate or translate, plain text, or a run
+    references: Path | None = None  # file of the references, if --predictions has none
+    baseline: str | None = None  # system to compare with, named as in --predictions or --model
     task: Task | None = None  # sentences, glosses or words; by default the model's
-    language: str | None = None  # of the texts (zh, en, ...); by default the model's, the clips' or the file's
+    language: str | None = None  # language (zh, en, ...); by default the model's, the clips' or the file's
     normalization: Normalization = "published"  # nfkc also folds characters that mT5 cannot write
-    classes: Path | None = None  # for islr: one class per line, synonyms separated by tabs; or JSON
+    classes: Path | None = None  # class list for islr: a class per line, synonyms separated by tabs; or JSON
     bleurt: Path | None = None  # folder of a BLEURT-20 checkpoint, for English slt
-    json: Path | None = None  # file for the scores; for a model by default in --out
-    beams: int = 4  # width of the beam search
-    max_new_tokens: int = 100  # longest text
+    json: Path | None = None  # file for the scores; with --model, in --out by default
+    beams: int = 4  # beam width
+    max_new_tokens: int = 100  # maximum length of a text
     frames_per_batch: int = 4096  # clips times frames of the longest; lower it to save memory
 
     def __post_init__(self):

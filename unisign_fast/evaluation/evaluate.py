@@ -1,4 +1,4 @@
-"""Generating predictions for a split, shared among ranks, and scoring them."""
+"""Generates predictions for a split, distributed over the ranks, and scores them."""
 
 import time
 from collections import deque
@@ -25,21 +25,21 @@ from unisign_fast.pipelines.workers import compute_alone
 from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.utils.distributed import Ranks
 
-SHORTEST = 64  # minimum number of frames that a clip counts for in a batch: its beams take memory, too
-MAIN_METRIC = {
+SHORTEST = 64  # shorter clips count as this many frames in a batch, since their beams also take memory
+MAIN_METRIC = {  # the metric that decides the best checkpoint, and how
     "slt": ("BLEU-4", max),
     "cslr": ("WER", min),
     "islr": ("top-1 per instance", max),
-}  # decides the best checkpoint
+}
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How texts are generated; beams and length are the published ones."""
+    """How texts are generated; the default beams and length are the published ones."""
 
     beams: int = 4
-    max_new_tokens: int = 100  # of a text at most
-    frames_per_batch: int = 4096  # clips times frames of the longest: a matter of memory
+    max_new_tokens: int = 100  # maximum length of a text
+    frames_per_batch: int = 4096  # clips times frames of the longest; limits memory
 
     def __post_init__(self):
         for name in ("beams", "max_new_tokens", "frames_per_batch"):
@@ -59,7 +59,7 @@ class Evaluation:
     bad_clips: list[str]
     clips_per_second: float
 
-    def circumstances(self) -> dict:
+    def metadata(self) -> dict:
         """The fields of scores-SPLIT.json besides the scores."""
         return {"clips_per_second": round(self.clips_per_second, 2), "bad_clips": self.bad_clips}
 
@@ -73,10 +73,10 @@ def evaluate_split(
     generation: GenerationSettings = GenerationSettings(),
     show_progress: bool = False,
 ) -> Evaluation:
-    """Translate every clip of a split and score the texts; the same on every rank.
+    """Translate every clip of a split and score the texts; returns the same on every rank.
 
-    Frame choice and sampling follow from seed and clip id alone, and whole batches are distributed over ranks, so the
-    scores do not depend on the number of ranks. A bad clip is left out and named. Raises InputError when none is left.
+    Frame choice and sampling depend on seed and clip id only, and ranks share whole batches, so the scores do not
+    depend on the number of ranks. Bad clips are left out and listed. Raises InputError if no clip can be read.
     """
     start = time.perf_counter()
     check_skeleton(reader.skeleton, model.config.joints, reader.stores[0].path)
@@ -85,7 +85,7 @@ def evaluate_split(
     mine = length_batches(frames, generation.frames_per_batch)[ranks.rank :: ranks.world_size]
     console = Console(stderr=True)
     quiet = not (show_progress and ranks.is_first and console.is_terminal)
-    outcome: dict[int, Prediction] = {}
+    predictions: dict[int, Prediction] = {}
     bad: dict[int, str] = {}
     model.eval()
     batches = _loaded(reader, clips, mine)
@@ -95,14 +95,14 @@ def evaluate_split(
         texts: Sequence[list[int] | str] = model.generate(batch, generation.beams, generation.max_new_tokens)
         for number, clip_id, text, tokens in zip(loaded.numbers, batch.clip_ids, batch.texts, texts):
             prediction = tokens if isinstance(tokens, str) else tokenizer.decode(tokens)
-            outcome[number] = Prediction(clip_id, prediction, text)
-    for other_found, other_bad in ranks.gather((outcome, bad)):
-        outcome.update(other_found)
+            predictions[number] = Prediction(clip_id, prediction, text)
+    for other_predictions, other_bad in ranks.gather((predictions, bad)):
+        predictions.update(other_predictions)
         bad.update(other_bad)
-    if not outcome:
-        raise InputError(f"{reader.stores[0].path}: {split}", "no clip of it can be read", next(iter(bad.values())))
-    rows = [outcome[number] for number in sorted(outcome)]
-    language = language_code(reader.settings.language or clips[min(outcome)].clip.language)
+    if not predictions:
+        raise InputError(f"{reader.stores[0].path}: {split}", "none of its clips can be read", next(iter(bad.values())))
+    rows = [predictions[number] for number in sorted(predictions)]
+    language = language_code(reader.settings.language or clips[min(predictions)].clip.language)
     task = reader.settings.task
     scores = score(task, [r.prediction for r in rows], [r.reference for r in rows], language)
     rate = len(clips) / (time.perf_counter() - start)
@@ -118,7 +118,7 @@ def evaluate_model(
     ranks: Ranks,
     generation: GenerationSettings,
 ) -> Evaluation:
-    """`evaluate_split` for the model of a folder; task and language are by default those of its training."""
+    """Runs `evaluate_split` with the model in `folder`; task and language default to those of its training."""
     model, tokenizer = UniSign.load(folder)
     data = load_data_settings(folder)
     p_samp = data.p_samp if model.config.rgb else 0.0
@@ -128,7 +128,10 @@ def evaluate_model(
 
 
 def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]:
-    """Groups clips of similar length, longest first, within the budget; their texts also end at similar lengths."""
+    """Batches of clip numbers for `frames` [clips], longest first, within the budget.
+
+    Clips of similar length share a batch, because their texts end after a similar number of tokens, too.
+    """
     batches: list[list[int]] = []
     most = 0  # number of clips that the current batch may hold
     for number in np.argsort(-frames, kind="stable").tolist():
@@ -140,7 +143,7 @@ def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]
 
 
 def _loaded(reader: ClipReader, clips: ClipSet, batches: list[list[int]]) -> Iterator[LoadedClips]:
-    """The batches; each is read while the previous one is processed."""
+    """Reads the batches, each while the previous one is processed."""
     ahead: deque[Future[LoadedClips]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=compute_alone) as pool:
         for numbers in batches:
@@ -155,4 +158,4 @@ def write_evaluation(folder: Path, split: str, evaluation: Evaluation) -> None:
     """Write predictions-SPLIT.jsonl, and scores-SPLIT.json beside it."""
     write_predictions(folder / f"predictions-{split}.jsonl", evaluation.rows)
     values = {"task": evaluation.task, "language": evaluation.language, **evaluation.scores.plain(), "split": split}
-    write_json(folder / f"scores-{split}.json", values | evaluation.circumstances())
+    write_json(folder / f"scores-{split}.json", values | evaluation.metadata())

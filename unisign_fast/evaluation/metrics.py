@@ -1,6 +1,6 @@
-"""The field's metrics, computed as in the published Uni-Sign: SLT, CSLR and ISLR. All values are percentages.
+"""Metrics of SLT, CSLR and ISLR, in percent, computed as in the published code of Uni-Sign.
 
-Texts are normalised first (unisign_fast/text/normalization.py); the rule is named beside the scores.
+Texts are normalised first (unisign_fast/text/normalization.py), by a rule that is reported with the scores.
 """
 
 import sys
@@ -29,7 +29,7 @@ class Scores:
     statistics: dict[str, ClipStatistics]  # by metric, in the order of the clips
     signature: str  # how the metrics were computed, with library versions
     normalization: str  # a key of RULES
-    unreachable: int  # references with characters mT5's tokenizer cannot write, left as they are by the rule
+    unreachable: int  # references that mT5's tokenizer cannot write, even after normalisation
 
     @property
     def values(self) -> dict[str, float]:
@@ -38,7 +38,7 @@ class Scores:
 
     @property
     def count(self) -> int:
-        """Clips."""
+        """Number of clips."""
         return len(next(iter(self.statistics.values())).per_clip)
 
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -46,7 +46,7 @@ class Scores:
         return {metric: interval(statistics) for metric, statistics in self.statistics.items()}
 
     def plain(self) -> dict:
-        """All values as plain JSON values."""
+        """Everything but the per-clip statistics, as JSON values."""
         return {
             "values": self.values,
             "intervals": self.intervals(),
@@ -69,13 +69,13 @@ def score(
 ) -> Scores:
     """The scores of `task`; `predictions[i]` belongs to `references[i]`, which is never empty.
 
-    `bleurt` is the folder of a BLEURT-20 checkpoint, for English SLT. InputError when it cannot be used. `classes`
-    (word -> class, see class_list.py) makes synonyms one class in ISLR.
+    `bleurt` is the folder of a BLEURT-20 checkpoint, for English SLT. `classes` (word -> class, see synonyms.py) makes
+    synonyms one class in ISLR. Raises InputError if either does not apply to the task or BLEURT cannot be used.
     """
     if task != "slt" and bleurt is not None:
         raise InputError("--bleurt", f"BLEURT scores translations, not {task}", "leave it out")
     if task != "islr" and classes is not None:
-        raise InputError("--classes", f"classes are of words (islr), not of {task}", "leave it out")
+        raise InputError("--classes", f"classes apply to words (islr), not to {task}", "leave it out")
     rule = rule_for(task, language, normalization)
     predictions, references = ([RULES[rule](text) for text in texts] for texts in (predictions, references))
     if task == "slt":
@@ -92,16 +92,16 @@ def _slt(
 ) -> tuple[dict[str, ClipStatistics], str]:
     """BLEU-1 to 4, ROUGE-L, chrF and, where `bleurt` names a checkpoint, BLEURT-20 times 100.
 
-    BLEU-k is sacrebleu's with exponential smoothing and maximal order k. The texts of all languages without spaces are
-    characters between spaces already (text/normalization.py), for ROUGE-L, too.
+    BLEU-k is sacrebleu's with exponential smoothing and maximum order k. In languages written without spaces,
+    normalisation has already put spaces between the characters, so ROUGE-L counts characters, too.
     """
     statistics = {}
     for order in (1, 2, 3, 4):
         bleu = BLEU(tokenize=bleu_tokenizer(language), smooth_method="exp", max_ngram_order=order, force=True)
-        statistics[f"BLEU-{order}"] = _of_sacrebleu(bleu, predictions, references)
+        statistics[f"BLEU-{order}"] = _sacrebleu_statistics(bleu, predictions, references)
     statistics["ROUGE-L"] = _mean([rouge_l(p, r) for p, r in zip(predictions, references, strict=True)])
     chrf = CHRF()
-    statistics["chrF"] = _of_sacrebleu(chrf, predictions, references)
+    statistics["chrF"] = _sacrebleu_statistics(chrf, predictions, references)
     units = f"units:{'characters' if by_character('slt', language) else 'words'}"
     rouge = f"ROUGE-L f1|mean|rouge:{version('rouge')}|{units}"
     signature = f"BLEU-k {bleu.get_signature()}|order:k|{units}; {rouge}; chrF {chrf.get_signature()}"
@@ -117,7 +117,7 @@ def bleu_tokenizer(language: str) -> str:
 
 
 def sentence_bleu(prediction: str, reference: str, language: str) -> float:
-    """BLEU-4 of one pair in percent, without the orders that the texts are too short for."""
+    """BLEU-4 of one pair in percent, without the n-gram orders for which the texts are too short."""
     bleu = BLEU(tokenize=bleu_tokenizer(language), smooth_method="exp", effective_order=True)
     return bleu.sentence_score(prediction, [reference]).score
 
@@ -125,7 +125,7 @@ def sentence_bleu(prediction: str, reference: str, language: str) -> float:
 def _cslr(predictions: list[str], references: list[str]) -> tuple[dict[str, ClipStatistics], str]:
     """Word error rate and its three parts, in percent of the reference's glosses.
 
-    Glosses are separated by spaces in every language: a gloss names a sign, whatever its script.
+    Spaces separate glosses in every language, because a gloss names a sign, whatever its script.
     """
     counts = [edit_counts(r.split(), p.split()) for p, r in zip(predictions, references, strict=True)]
     words = [len(r.split()) for r in references]
@@ -143,7 +143,7 @@ def _islr(
 ) -> tuple[dict[str, ClipStatistics], str]:
     """Top-1 accuracy over clips, and its mean over the classes of the references.
 
-    A hit is the exact string, or a word of the same class where `classes` has the reference.
+    A prediction is correct if it equals the reference or, by `classes`, belongs to the same class.
     """
     predictions, references = ([classes.get(word, word) for word in words] for words in (predictions, references))
     assert references, "nothing to score"
@@ -157,8 +157,8 @@ def _islr(
 
 def _mean_over_classes(total: np.ndarray) -> float:
     hits, clips = np.split(total, 2)
-    there = clips > 0  # a resample may lack a class
-    return 100 * float((hits[there] / clips[there]).mean())
+    present = clips > 0  # a resample may lack a class
+    return 100 * float((hits[present] / clips[present]).mean())
 
 
 def _ratio(errors: Sequence[float], words: Sequence[float]) -> ClipStatistics:
@@ -171,7 +171,7 @@ def _mean(percents: Sequence[float] | np.ndarray) -> ClipStatistics:
     return ClipStatistics(per_clip, lambda total: float(total[0] / total[1]))
 
 
-def _of_sacrebleu(metric: Metric, predictions: list[str], references: list[str]) -> ClipStatistics:
+def _sacrebleu_statistics(metric: Metric, predictions: list[str], references: list[str]) -> ClipStatistics:
     """Calls the same two methods as sacrebleu's own significance tests."""
     per_clip = np.array(metric._extract_corpus_statistics(predictions, [references]), np.float32)
     return ClipStatistics(per_clip, lambda total: metric._compute_score_from_stats(total.tolist()).score)
@@ -180,13 +180,14 @@ def _of_sacrebleu(metric: Metric, predictions: list[str], references: list[str])
 def rouge_l(prediction: str, reference: str) -> float:
     """F1 of PyPI `rouge`'s summary-level ROUGE-L, in percent.
 
-    Distinct words of the longest common subsequences of all pairs of sentences, which end at ".", over the distinct
-    words of each side. A pair with a text of nothing but full stops scores 0; the library would raise an error.
+    Precision and recall are the distinct words in the longest common subsequences of all pairs of sentences (which end
+    at "."), divided by the distinct words of prediction and reference. A text of full stops alone scores 0, where the
+    library would raise an error.
     """
     if not all(text.replace(".", "").split() for text in (prediction, reference)):
         return 0.0
     usual_limit = sys.getrecursionlimit()
-    # The library walks the alignment recursively, with one call per word of either text.
+    # The library backtraces the alignment recursively, with one call per word of either text.
     sys.setrecursionlimit(usual_limit + len(prediction) + len(reference))
     try:
         return 100 * Rouge(metrics=["rouge-l"], stats=["f"]).get_scores(prediction, reference)[0]["rouge-l"]["f"]
@@ -197,22 +198,22 @@ def rouge_l(prediction: str, reference: str) -> float:
 def edit_counts(reference: Sequence[str], prediction: Sequence[str]) -> tuple[int, int, int]:
     """Substitutions, insertions and deletions of the cheapest alignment.
 
-    Costs 4, 3, 3, as the published code has them: three deletions and three insertions (18) are preferred to five
-    substitutions (20), so the sum may exceed the Levenshtein distance. Of equally cheap steps, walking back from the
-    end, it prefers a match, then a substitution, an insertion, a deletion.
+    The costs are 4, 3 and 3, as in the published code: three deletions and three insertions (18) are preferred to five
+    substitutions (20), so the sum may exceed the Levenshtein distance. Among equally cheap steps, the backtrace prefers
+    a match, then a substitution, an insertion, a deletion.
     """
     rows, columns = len(reference), len(prediction)
     cost = [[j * INSERTION for j in range(columns + 1)]]
     for i in range(1, rows + 1):
-        line = [i * DELETION]
+        row = [i * DELETION]
         for j in range(1, columns + 1):
-            changed = 0 if reference[i - 1] == prediction[j - 1] else SUBSTITUTION
-            line.append(min(cost[i - 1][j - 1] + changed, line[j - 1] + INSERTION, cost[i - 1][j] + DELETION))
-        cost.append(line)
+            change = 0 if reference[i - 1] == prediction[j - 1] else SUBSTITUTION
+            row.append(min(cost[i - 1][j - 1] + change, row[j - 1] + INSERTION, cost[i - 1][j] + DELETION))
+        cost.append(row)
     substitutions = insertions = deletions = 0
     i, j = rows, columns
     while i or j:
-        if i and j and reference[i - 1] == prediction[j - 1]:  # with these costs a match is never dearer
+        if i and j and reference[i - 1] == prediction[j - 1]:  # with these costs a match is always among the cheapest
             i, j = i - 1, j - 1
         elif i and j and cost[i][j] == cost[i - 1][j - 1] + SUBSTITUTION:
             substitutions, i, j = substitutions + 1, i - 1, j - 1

@@ -1,11 +1,12 @@
-"""Predictions on disk. Writes one JSON object per line, {"id": ..., "prediction": ..., "reference": ...}.
+"""Predictions on disk, one JSON object per line: {"id": ..., "prediction": ..., "reference": ...}.
 
-Reads: - these lines, and those of launch/translate.py, {"clip": ..., "text": ..., "reference": ..., "language": ...},
-where
-  the texts of a clip's windows are joined;
-- the published format, two files of lines `sample: ID, prediction: TEXT` and `sample: ID, ground-truth: TEXT`. An ID
-  may hold colons and begin with a hyphen; a TEXT may hold anything but a line feed;
-- plain text, two files in which line i of one belongs to line i of the other, as sacrebleu reads them.
+Three more formats are read:
+
+- lines of launch/translate.py, {"clip": ..., "text": ..., "reference": ..., "language": ...}; the texts of a clip's
+  windows are joined;
+- the published format, two files with lines `sample: ID, prediction: TEXT` and `sample: ID, ground-truth: TEXT`; an ID
+  may contain colons and start with a hyphen, a TEXT may contain anything but a line feed;
+- plain text as sacrebleu reads it, two files in which lines of the same number belong together.
 """
 
 import json
@@ -39,15 +40,15 @@ class Line(NamedTuple):
     """The content of one line of a file."""
 
     id: str
-    text: str  # of the wanted field
+    text: str  # of the requested field
     language: str = ""  # "" if the line has none
-    file: str = ""  # of a line of launch/translate.py, of which a clip has one for each window
+    file: str = ""  # the input named in a line of launch/translate.py, where a clip has a line for each window
 
 
 def read_predictions(predictions: Path, references: Path | None = None) -> list[Prediction]:
-    """The rows of a predictions file, in its order; references from their own file, or from the same one.
+    """The rows of a predictions file, in its order, with references from their own file or from the same one.
 
-    InputError when a file is missing or malformed, an id occurs twice, a reference is empty, or the ids of the two
+    Raises InputError if a file is missing or malformed, an id occurs twice, a reference is empty, or the ids of the two
     files differ.
     """
     if references is None and _is_plain(predictions, _read_text(predictions)):
@@ -55,12 +56,12 @@ def read_predictions(predictions: Path, references: Path | None = None) -> list[
     predicted = _read_field(predictions, "prediction")
     expected = _read_field(references or predictions, "reference")
     without_prediction, without_reference = expected.keys() - predicted.keys(), predicted.keys() - expected.keys()
-    for where, lacking, other in (
+    for where, missing, other in (
         (predictions, without_prediction, references),
         (references, without_reference, predictions),
     ):
-        if lacking:
-            problem = f"lacks {len(lacking)} of the ids of {other}, such as {min(lacking)!r}"
+        if missing:
+            problem = f"lacks {len(missing)} of the ids of {other}, such as {min(missing)!r}"
             raise InputError(f"{where}: id", problem, "pass predictions and references of the same clips")
     return [Prediction(clip_id, line.text, expected[clip_id].text) for clip_id, line in predicted.items()]
 
@@ -68,18 +69,18 @@ def read_predictions(predictions: Path, references: Path | None = None) -> list[
 def read_baseline(path: Path, rows: Sequence[Prediction]) -> list[Prediction]:
     """Another system's predictions for the clips of `rows`, in the same order.
 
-    References are those of `rows`. InputError when the file is malformed or has other clips.
+    References are those of `rows`. Raises InputError if the file is malformed or has other clips.
     """
-    said = _read_field(path, "prediction")
-    if odd := said.keys() ^ {row.id for row in rows}:
-        problem = f"differs in {len(odd)} clips from the predictions, such as {min(odd)!r}"
+    lines = _read_field(path, "prediction")
+    if unmatched := lines.keys() ^ {row.id for row in rows}:
+        problem = f"differs in {len(unmatched)} clips from the predictions, such as {min(unmatched)!r}"
         raise InputError(f"{path}: id", problem, "compare predictions for the same clips")
-    return [Prediction(row.id, said[row.id].text, row.reference) for row in rows]
+    return [Prediction(row.id, lines[row.id].text, row.reference) for row in rows]
 
 
 def recorded_language(path: Path) -> str | None:
-    """The language that the lines of a predictions file name, or the scores-SPLIT.json beside it; None if neither names
-    one. Raises InputError if the texts are in several languages.
+    """The language named in the lines of a predictions file or in the scores-SPLIT.json beside it, None if in neither.
+    Raises InputError if the texts are in several languages.
     """
     named = {line.language for line in _read_field(path, "prediction").values() if line.language}
     if len(named) > 1:
@@ -123,7 +124,7 @@ def _read_field(path: Path, field: Field) -> dict[str, Line]:
 
 
 def _parse(path: Path, field: Field) -> Iterator[tuple[int, Line]]:
-    """The lines and their numbers, in any format; blank ones count in plain text alone."""
+    """The lines and their numbers, in any format; blank lines count in plain text only."""
     content = _read_text(path)
     rows = content.split("\n")  # splitlines() would cut texts at U+0085
     if _is_plain(path, content):
@@ -158,7 +159,7 @@ def _parse_json_line(row: str, path: Path, number: int, field: Field) -> Line:
 
 
 def _is_plain(path: Path, content: str) -> bool:
-    """Whether the lines are texts alone."""
+    """Whether the lines are texts without ids."""
     return bool(content) and path.suffix not in (".json", ".jsonl") and not content.lstrip().startswith(MARKED)
 
 

@@ -1,4 +1,4 @@
-"""A file of scores, scores-SPLIT.json, as `write_evaluation` and launch/evaluate.py write it."""
+"""Reads scores-SPLIT.json, which `write_evaluation` and launch/evaluate.py write."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +25,7 @@ class ScoreFile(msgspec.Struct, frozen=True):
 
 
 def read_scores(path: Path, metrics: tuple[str, ...] = ()) -> ScoreFile:
-    """Raises InputError naming file and field if it holds no scores, or lacks that of one of `metrics`."""
+    """The scores in a file. Raises InputError naming file and field if it is invalid or lacks one of `metrics`."""
     scores = read_settings(path, ScoreFile, "holds no scores", REMEDY)
     for metric in metrics:
         if metric not in scores.values:

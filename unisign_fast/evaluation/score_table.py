@@ -6,7 +6,7 @@ from unisign_fast.evaluation.session import Result
 
 
 def score_table(result: Result) -> Table:
-    """Metrics with their intervals and, beside a baseline, the differences from it."""
+    """The metrics with their intervals and, if there is a baseline, the differences from it."""
     table = Table(title=f"{result.task}, {result.language}")
     compared = ("difference", "95 % interval", "p") if result.differences else ()
     for column in ("metric", "percent", "95 % interval", *compared):
@@ -21,7 +21,7 @@ def score_table(result: Result) -> Table:
 
 
 def score_notes(result: Result) -> list[str]:
-    """How the scores were computed, a line each."""
+    """The lines that say how the scores were computed."""
     scores = result.scores
     notes = [f"clips: {scores.count}", f"normalization: {scores.normalization}", f"signature: {scores.signature}"]
     if result.differences:

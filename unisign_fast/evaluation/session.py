@@ -1,4 +1,4 @@
-"""One run of launch/evaluate.py: predictions are generated or read, scored, compared with a baseline, and written."""
+"""One run of launch/evaluate.py: generates or reads predictions, scores them and compares them with a baseline."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,8 +34,8 @@ class Result:
     intervals: dict[str, tuple[float, float]]  # of the scores, by metric
     differences: dict[str, Difference]  # from the baseline, by metric; {} without one
     warnings: list[str]
-    predictions: Path  # file of what is scored
-    evaluation: "Evaluation | None"  # of a model
+    predictions: Path  # the file that is scored
+    evaluation: "Evaluation | None"  # None if the predictions were not generated in this run
 
 
 def evaluate(choices: Choices, show: Callable[[Result], None]) -> None:
@@ -52,7 +52,7 @@ def evaluate(choices: Choices, show: Callable[[Result], None]) -> None:
         raise InputError("--language", f"{predictions} does not name it", "give the texts' language, such as zh")
     if language_name(language) is None:
         raise InputError(f"{predictions}: language", f"{language!r} is not known", "give --language")
-    assert choices.task is not None  # beside predictions
+    assert choices.task is not None  # required with --predictions
     rows = read_predictions(predictions, choices.references)
     baseline = None
     if choices.baseline is not None:
@@ -61,7 +61,7 @@ def evaluate(choices: Choices, show: Callable[[Result], None]) -> None:
 
 
 def predictions_file(path: Path, split: Split) -> Path:
-    """`path`, or the predictions in it where it is a folder. Raises InputError if the folder has none."""
+    """`path`, or the predictions file in it if it is a folder. Raises InputError if the folder has none."""
     if not path.is_dir():
         return path
     inside = path / f"predictions-{split}.jsonl"
@@ -72,7 +72,7 @@ def predictions_file(path: Path, split: Split) -> Path:
 
 
 def _evaluate_model(choices: Choices, show: Callable[[Result], None]) -> None:
-    """Generate predictions, each rank for a share of the clips; the first rank scores and writes."""
+    """Generate predictions on all ranks, each for its share of the clips; the first rank scores and writes."""
     from unisign_fast.checkpoints.model_folder import find_model, untrained_language  # late import: torch takes seconds
     from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_model
     from unisign_fast.pipelines.store.keypoint_store import KeypointStore
@@ -96,16 +96,18 @@ def _evaluate_model(choices: Choices, show: Callable[[Result], None]) -> None:
         predictions = choices.out / f"predictions-{choices.split}.jsonl"
         write_predictions(predictions, evaluation.rows)
         scores = choices.json or choices.out / f"scores-{choices.split}.json"
-        said = evaluation.task, evaluation.language
-        result = _score(replace(choices, json=scores), *said, predictions, evaluation.rows, compared, evaluation)
-        if unknown := untrained_language(folder, evaluation.language):
+        task, language = evaluation.task, evaluation.language
+        result = _score(
+            replace(choices, json=scores), task, language, predictions, evaluation.rows, compared, evaluation
+        )
+        if unknown := untrained_language(folder, language):
             result.warnings.append(unknown)
         show(result)
     ranks.leave()
 
 
 def _find_baseline(baseline: str, split: Split) -> Path:
-    """The predictions of a baseline: their file; or the folder of the model that has yet to generate them."""
+    """A baseline's predictions file, or the folder of the model that has to generate them."""
     from unisign_fast.checkpoints.model_folder import find_model
 
     path = Path(baseline)
@@ -123,11 +125,11 @@ def _score(
     baseline: Sequence[Prediction] | None,
     evaluation: "Evaluation | None",
 ) -> Result:
-    """Score the rows of a file and their baseline, and write the scores where the choices say; `language` is a code."""
+    """Score the rows and the baseline's, and write the scores to `choices.json`; `language` is a code."""
     classes = read_class_list(choices.classes) if choices.classes else None
 
-    def scored(some: Sequence[Prediction]) -> Scores:
-        texts = [row.prediction for row in some], [row.reference for row in some]
+    def scored(system: Sequence[Prediction]) -> Scores:
+        texts = [row.prediction for row in system], [row.reference for row in system]
         return score(task, *texts, language, choices.normalization, choices.bleurt, classes)
 
     scores, differences = scored(rows), {}
@@ -138,7 +140,7 @@ def _score(
     if choices.json is not None:
         values = {"task": task, "language": language, **plain}
         values |= {"differences": {name: asdict(one) for name, one in differences.items()}} if differences else {}
-        write_json(choices.json, values | _circumstances(choices, predictions, evaluation))
+        write_json(choices.json, values | _metadata(choices, predictions, evaluation))
     mismatch = script_mismatch((row.reference for row in rows), language)
     return Result(
         task,
@@ -152,12 +154,12 @@ def _score(
     )
 
 
-def _circumstances(choices: Choices, predictions: Path, evaluation: "Evaluation | None") -> dict:
+def _metadata(choices: Choices, predictions: Path, evaluation: "Evaluation | None") -> dict:
     """What was scored: the files, and the model that wrote the predictions."""
     files: dict[str, Path | str | None] = {"predictions": predictions, "references": choices.references or predictions}
     files |= {"baseline": choices.baseline, "classes": choices.classes}
-    said = {name: str(path) for name, path in files.items() if path is not None}
+    names = {name: str(path) for name, path in files.items() if path is not None}
     if evaluation is None:
-        return said
+        return names
     generated = {name: getattr(choices, name) for name in ("model", "split", "beams", "max_new_tokens")}
-    return generated | evaluation.circumstances() | said
+    return generated | evaluation.metadata() | names

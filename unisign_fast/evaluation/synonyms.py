@@ -1,8 +1,8 @@
-"""Class lists of isolated recognition: which words are one class.
+"""Class lists for isolated recognition: which words count as one class.
 
-Reads a text file with one class per line, synonyms separated by tabs (a first column that numbers the classes is left
-out, as in wlasl_class_list.txt), or JSON, a list of words or of lists of synonyms (MSASL_classes.json,
-MSASL_synonym.json). The first word names the class. A word without a class forms its own class.
+Reads a text file with one class per line, synonyms separated by tabs (a first column that numbers the classes, as in
+wlasl_class_list.txt, is ignored), or a JSON list of words or of lists of synonyms (MSASL_classes.json,
+MSASL_synonym.json). The first word names the class. A word that is not listed is a class of its own.
 """
 
 from pathlib import Path
@@ -30,8 +30,8 @@ def read_class_list(path: Path) -> dict[str, str]:
             if not word.strip():
                 raise InputError(where, "has an empty word", REMEDY)
             if classes.setdefault(word, words[0]) != words[0]:
-                problem = f"{word!r} is in the class {classes[word]!r} already"
-                raise InputError(where, problem, "join the two classes, or take the word out of one")
+                problem = f"{word!r} is already in the class {classes[word]!r}"
+                raise InputError(where, problem, "merge the two classes, or remove the word from one")
     if not classes:
         raise InputError(path, "holds no classes", REMEDY)
     return classes
@@ -40,8 +40,8 @@ def read_class_list(path: Path) -> dict[str, str]:
 def _from_lines(text: str) -> list[list[str]]:
     rows = [line.strip("\r").split("\t") for line in text.rstrip().split("\n")] if text.strip() else []
     numbers = [row[0].strip() for row in rows if len(row) > 1]
-    counted = any(numbers == [str(first + i) for i in range(len(rows))] for first in (0, 1))
-    return [[word.strip() for word in (row[1:] if counted else row)] for row in rows]
+    is_numbered = any(numbers == [str(first + i) for i in range(len(rows))] for first in (0, 1))
+    return [[word.strip() for word in (row[1:] if is_numbered else row)] for row in rows]
 
 
 def _from_json(path: Path, text: str) -> list[list[str]]:

@@ -1,1 +1,1 @@
-"""From videos, keypoints or a camera to text."""
+"""Translation of videos, keypoints and camera pictures into text."""

@@ -1,5 +1,5 @@
-"""Turns inputs to translate into clips of keypoint stores: arrays, pose files, videos, stores, names of clips. Needs no
-model and downloads nothing, so that all inputs can be checked first.
+"""Turns translation inputs (arrays, pose files, videos, stores, clip ids) into clips of keypoint stores. Needs no model
+and downloads nothing, so all inputs can be checked first.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,19 +19,19 @@ from unisign_fast.pipelines.skeletons import check_skeleton
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 
 Arrays = np.ndarray | Sequence[np.ndarray]
-FPS = 25.0  # used if the frame rate is unknown; only the times of a text depend on it
+FPS = 25.0  # default frame rate; only the start and end times of a text depend on it
 SOURCE = {"estimator": "the caller's", "version": "as given", "coordinates": "fractions of the picture"}
 
 
 class NamedPose(NamedTuple):
     """Keypoints that are not in a store yet."""
 
-    name: str  # the user's name for it
+    name: str  # as the user gave it
     pose: Pose
     video: Path | None = None
 
 
-Input = list[Recording] | NamedPose | Path  # clips of a store, keypoints, or a video to estimate keypoints of
+Input = list[Recording] | NamedPose | Path  # clips of a store, keypoints, or a video without any
 
 
 def find_inputs(
@@ -42,15 +42,16 @@ def find_inputs(
     poses: Sequence[Path] = (),
     format: str | None = None,
 ) -> tuple[list[Input], list[InputError]]:
-    """Looks for every item: a keypoint store, a video, a pose file of any format, or the id of a clip of `stores`.
+    """Finds each item: a keypoint store, a video, a pose file of any format, or a clip of `stores` named by its id.
 
-    `poses` are the pose files of the items, which are then videos, or stand alone. Stores without items are taken
-    whole, or one `split` of them. Returns the usable inputs, in the order given, and the reasons why other items cannot
-    be used. Raises InputError where the choices contradict each other, or one of `stores` is none.
+    `poses` are pose files, either without items or with one video per pose file, in the same order. With neither items
+    nor `poses`, all clips of `stores`, or of their `split`, are inputs. Returns the usable inputs in the order given,
+    and an error for each of the others. Raises InputError if the arguments contradict each other or one of `stores` is
+    not a store.
     """
     if poses and items and len(items) != len(poses):
         problem = f"{len(poses)} pose files for {len(items)} videos"
-        raise InputError("--poses", problem, "give one for each video, in their order, or no video")
+        raise InputError("--poses", problem, "give one for each video, in the same order, or no videos")
     opened = [KeypointStore.open(path) for path in stores]
     tasks: list[Callable[[], Input]]
     if poses:
@@ -78,24 +79,25 @@ def array_poses(
     height: int | Sequence[int] | None = None,
     skeleton: Skeleton = WHOLEBODY,
 ) -> list[NamedPose]:
-    """The clips of arrays, one or several; shapes and units as for `Processor`. fps, width and height apply to all
-    clips, or are lists with one value per clip. Raises InputError naming the clip.
+    """The keypoints of one or several clips; shapes and units as in `Processor.__call__`. `fps`, `width` and `height`
+    (pixels) apply to all clips or are lists with one value per clip. Raises InputError naming the clip.
     """
     clips = list(keypoints) if isinstance(keypoints, (list, tuple)) else [keypoints]
-    surety = list(scores) if isinstance(scores, (list, tuple)) else [scores] * len(clips)
-    if len(surety) != len(clips):
-        raise InputError("scores", f"{len(surety)} of them for {len(clips)} clips", "give one array for each clip")
+    confidences = list(scores) if isinstance(scores, (list, tuple)) else [scores] * len(clips)
+    if len(confidences) != len(clips):
+        raise InputError("scores", f"{len(confidences)} arrays for {len(clips)} clips", "give one array for each clip")
     poses = []
     sizes = {"fps": fps, "width": width, "height": height}
-    columns = zip(clips, surety, *(_each(name, value, len(clips)) for name, value in sizes.items()), strict=True)
-    for number, (points, confidence, rate, wide, high) in enumerate(columns):
+    values = (_per_clip(name, value, len(clips)) for name, value in sizes.items())
+    rows = zip(clips, confidences, *values, strict=True)
+    for number, (points, confidence, clip_fps, clip_width, clip_height) in enumerate(rows):
         name = f"clip {number}" if len(clips) > 1 else "keypoints"
-        if (wide is None) != (high is None):
-            raise InputError(name, "has a width or a height alone", "give both, in pixels, or neither")
+        if (clip_width is None) != (clip_height is None):
+            raise InputError(name, "has only one of width and height", "give both, in pixels, or neither")
         joined = _joined(points, confidence, name, len(skeleton.joints))
         try:
-            size = None if wide is None else (wide, high)
-            pose = make_pose(joined, name, None, size, fps=float(rate), skeleton=skeleton)
+            size = None if clip_width is None else (clip_width, clip_height)
+            pose = make_pose(joined, name, None, size, fps=float(clip_fps), skeleton=skeleton)
         except InputError as error:
             remedy = "give width and height" if "--videos" in error.remedy else error.remedy
             raise InputError(error.where, error.problem, remedy) from None
@@ -103,7 +105,7 @@ def array_poses(
     return poses
 
 
-def _each(name: str, value: object, clips: int) -> list:
+def _per_clip(name: str, value: object, clips: int) -> list:
     values = list(value) if isinstance(value, (list, tuple)) else [value] * clips
     if len(values) != clips:
         raise InputError(name, f"has {len(values)} values for {clips} clips", "give one for each, or one for all")
@@ -111,7 +113,7 @@ def _each(name: str, value: object, clips: int) -> list:
 
 
 def _joined(points: object, confidence: object, name: str, joints: int) -> np.ndarray:
-    """[T, joints, 3] float32 of a clip's keypoints and, where they have none, its scores."""
+    """A clip's keypoints with their scores, [T, joints, 3] float32; `confidence` is None if `points` hold them."""
     points = np.asarray(points, np.float32)
     if confidence is not None:
         confidence = np.asarray(confidence, np.float32)
@@ -126,7 +128,7 @@ def _joined(points: object, confidence: object, name: str, joints: int) -> np.nd
 
 
 def _find(item: str, stores: Sequence[KeypointStore], split: str | None, format: str | None) -> Input:
-    """The clips of an item, the pose file that it is, or its path if it is a video that is in no store."""
+    """What `item` names: clips of a store, a pose file, or a video that is in no known store."""
     path = Path(item)
     if (path / "store.json").is_file():
         return _clips(KeypointStore.open(path), split)
@@ -145,14 +147,15 @@ def _find(item: str, stores: Sequence[KeypointStore], split: str | None, format:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise InputError(item, "there is no such video", "name an existing video")
     problem = "is neither a file, nor a store, nor a clip of --store" if stores else "is neither a file nor a store"
-    raise InputError(item, problem, "name a video, a pose file or a store, or a clip's id beside --store")
+    raise InputError(item, problem, "name a video, a pose file, a store, or the id of a clip of --store")
 
 
 def _clips(store: KeypointStore, split: str | None) -> list[Recording]:
     """All clips of a store, or those of a split, named after their videos."""
     clips = [clip for clip in store.clips if split in (None, clip.split)]
     if not clips:
-        raise InputError(store.path, f"no clip is {split!r}", "name another --split")
+        problem, remedy = (f"has no {split} clips", "another --split") if split else ("has no clips", "another store")
+        raise InputError(store.path, problem, f"name {remedy}")
     return [Recording(str(store.video(clip)) if clip.source else clip.id, store, clip) for clip in clips]
 
 
@@ -162,17 +165,18 @@ def _read_pose(path: Path, format: str | None, video: Path | None = None) -> Nam
         raise InputError(video, "there is no such video", "name an existing video")
     suffix = "" if path.is_dir() else path.suffix.lower()  # OpenPose writes folders
     suffixes = {name: pose_format(name).SUFFIXES for name in POSE_FORMATS}
-    fitting = [name for name in POSE_FORMATS if suffix in suffixes[name]]
+    candidates = [name for name in POSE_FORMATS if suffix in suffixes[name]]
     if not path.exists():
         raise InputError(path, "there is no such pose file", "name an existing file")
     if format is not None and path.is_dir() != (suffixes[format] == ("",)):
-        problem = f"is a {'folder' if path.is_dir() else 'file'}, and {format} writes the other"
-        raise InputError(path, problem, "choose the --format that it has")
-    formats = [format] if format else fitting
+        actual, expected = ("folder", "files") if path.is_dir() else ("file", "folders")
+        problem = f"is a {actual}, but {format} poses are {expected}"
+        raise InputError(path, problem, f"give the --format of this {actual}")
+    formats = [format] if format else candidates
     if not formats:
         known = ", ".join(sorted(set().union(*suffixes.values()) - {""}))
         problem = f"is neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a pose file ({known})"
-        raise InputError(path, problem, "name one, or say what it is with --poses FILE --format FORMAT")
+        raise InputError(path, problem, "name one, or give it as --poses FILE --format FORMAT")
     info, errors = read_video_info(video) if video else None, []
     for name in formats:
         try:
@@ -186,12 +190,13 @@ def _read_pose(path: Path, format: str | None, video: Path | None = None) -> Nam
 def pose_recordings(
     poses: Sequence[NamedPose], folder: Path, language: str | None, skeleton: Skeleton = WHOLEBODY
 ) -> list[Recording]:
-    """The poses as clips of a store in `folder`, which is new; `language` is that of the texts to be generated.
+    """Writes the poses as clips of a new store in `folder`; `language` is the target language.
 
-    Raises InputError if it is None, or poses are of another skeleton.
+    Raises InputError if it is None or a pose has another skeleton.
     """
     if language is None:
-        raise InputError("--language", "keypoints alone do not say which to write", "give it, such as --language zh")
+        problem = "keypoints do not determine the target language"
+        raise InputError("--language", problem, "give it, such as --language zh")
     recordings = []
     for name, pose, _ in poses:
         check_skeleton(pose.skeleton, skeleton, name)

@@ -1,6 +1,6 @@
-"""Live translation of a camera: keypoints picture by picture, and repeated translation of the latest window. Pictures
-are taken as fast as the networks process them. The rate matters little, since the model sees max_frames of a window,
-whatever its duration.
+"""Live translation from a camera: estimates the keypoints of each picture and repeatedly translates the latest window.
+Pictures are taken as fast as the networks process them. The rate matters little, because the model samples max_frames
+from a window of any duration.
 """
 
 import time
@@ -23,14 +23,14 @@ from unisign_fast.pipelines.pose_estimation.camera import LivePose
 from unisign_fast.pipelines.pose_estimation.networks import PersonDetector, PoseNetwork
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointStoreWriter
 
-STEPS = 8  # translations per window while it fills, and again while the next window replaces it
+STEPS = 8  # translations per window length of new pictures
 RATE = 25  # nominal rate of the window's video; nothing depends on it
 
 
 class _Moment(NamedTuple):
-    """One picture of the camera."""
+    """A picture and its keypoints."""
 
-    seconds: float  # seconds since the first picture
+    seconds: float  # since the first picture
     keypoints: np.ndarray  # [133, 3]
     jpeg: bytes
 
@@ -45,16 +45,16 @@ def translate_live(
     """Yields the translation of the latest window whenever it changes; ends with the camera's `pictures`."""
     pose = LivePose(detector, network)
     moments: deque[_Moment] = deque(maxlen=translator.processor.window)
-    step, said, began = max(1, translator.processor.window // STEPS), "", None
+    step, last_text, began = max(1, translator.processor.window // STEPS), "", None
     for number, picture in enumerate(pictures, 1):
         now = time.perf_counter()
         began = began or now
         moments.append(_Moment(now - began, pose(picture), _jpeg(picture)))
         if number % step == 0 and any(moment.keypoints.any() for moment in moments):
-            answer = _translate(camera, translator, list(moments), picture.shape)
-            if isinstance(answer, InputError) or answer.text != said:
-                yield answer
-            said = answer.text if isinstance(answer, Translation) else said
+            result = _translate(camera, translator, list(moments), picture.shape)
+            if isinstance(result, InputError) or result.text != last_text:
+                yield result
+            last_text = result.text if isinstance(result, Translation) else last_text
 
 
 def _translate(
@@ -79,14 +79,14 @@ def _translate(
         if translator.processor.settings.p_samp:
             _write_video(Path(folder) / "video.mp4", [moment.jpeg for moment in moments], width, height)
         store = KeypointStore.open(Path(folder) / "store")
-        (answer,) = translator.translate([Recording(camera, store, store.clips[0])])
-    if isinstance(answer, InputError):
-        return answer
-    return replace(answer, start=moments[0].seconds, end=moments[-1].seconds)
+        (result,) = translator.translate([Recording(camera, store, store.clips[0])])
+    if isinstance(result, InputError):
+        return result
+    return replace(result, start=moments[0].seconds, end=moments[-1].seconds)
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
-    """Compresses a picture: a window of raw pictures takes too much memory."""
+    """Compresses a picture, because a window of raw pictures takes too much memory."""
     return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 

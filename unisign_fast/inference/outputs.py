@@ -22,19 +22,19 @@ class Writer(Protocol):
 
 
 def check_output(out: Path | None, recordings: int) -> None:
-    """Raises InputError unless this number of clips can be written to this file."""
+    """Raises InputError unless `recordings` clips can be written to `out`."""
     if out is None:
         return
     if out.suffix not in (".jsonl", *SUBTITLES):
         raise InputError(f"--out {out}", "has an unknown suffix", f"name a .jsonl, {' or '.join(SUBTITLES)} file")
     if out.suffix in SUBTITLES and recordings > 1:
         remedy = "translate one, or write .jsonl"
-        raise InputError(f"--out {out}", f"subtitles are of one video, and {recordings} clips are given", remedy)
+        raise InputError(f"--out {out}", f"subtitles hold one video, but {recordings} clips are given", remedy)
 
 
 @contextmanager
 def open_output(out: Path | None) -> Iterator[Writer]:
-    """A writer to a file, which is complete when the block ends; None: to standard output, line by line."""
+    """A writer to `out`, which is written as a whole when the block ends; None: to standard output, line by line."""
     if out is None:
         yield lambda one: print(json_line(one), flush=True)
         return

@@ -31,7 +31,7 @@ from unisign_fast.pipelines.store.keypoint_store import KeypointStore, KeypointS
 from unisign_fast.pipelines.targets import language_name, read_language
 from unisign_fast.text.tokenizer import Tokenizer
 
-NO_TEXT = "?"  # a clip needs some text to be read
+NO_TEXT = "?"  # a placeholder: the reader refuses clips without a text
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ class Processor:
         overlap: float = 0.25,
         device: torch.device | str = "cpu",
     ):
-        """`data` is how clips were prepared in training, `rgb` whether the model has an RGB branch, `skeleton`
-        that of its keypoints.
+        """`data` says how clips were prepared in training, `rgb` whether the model has an RGB branch, and `skeleton`
+        which keypoints it reads.
 
-        `language` to write, and the share `p_samp` of frames whose hands are looked at, are by default those of
-        training; `window` is in frames. Raises InputError where a choice is impossible.
+        The target `language` and `p_samp`, the share of frames whose hands are sampled (paper, section 3.3), default
+        to those of training. `window` is in frames, `overlap` a share of it. Raises InputError if a value is
+        impossible.
         """
         if not 0 <= overlap < 1:
             raise InputError("--overlap", f"{overlap} is not valid", "give a share in [0, 1)")
@@ -116,7 +117,7 @@ class Processor:
         width: int | None = None,
         height: int | None = None,
     ) -> PackedBatch:
-        """The batch of one clip's keypoints, or of several clips', each window of them a clip of the batch.
+        """Makes a batch of the keypoints of one or several clips; each window is a clip of the batch.
 
         Keypoints [T, 133, 3] (x, y, confidence), or [T, 133, 2] beside scores [T, 133]; x and y in fractions of the
         picture, or in pixels if `width` and `height` are given. Raises InputError if they cannot be used.
@@ -124,18 +125,18 @@ class Processor:
         with TemporaryDirectory(prefix="keypoints-") as folder:
             poses = array_poses(keypoints, scores, fps, width, height, self.skeleton)
             clips = pose_recordings(poses, Path(folder) / "store", self.language, self.skeleton)
-            (prepared,) = self.batches(clips, most=None)
+            (prepared,) = self.batches(clips, max_windows=None)
             for error in prepared.bad.values():
                 raise error
             assert prepared.batch is not None  # as no window is bad
             return prepared.batch.to(self.device)
 
     def decode(self, tokens: list[int] | str) -> str:
-        """The text of a result of `UniSign.generate` for one clip."""
+        """The text of one clip in the result of `UniSign.generate`."""
         return tokens if isinstance(tokens, str) else self.tokenizer.decode(tokens)
 
     def windows(self, recording: Recording) -> Iterator[Window]:
-        """The windows of a recording, in their order."""
+        """The windows of a recording, in order."""
         frames = recording.clip.frames
         if frames <= self.window:
             yield Window(recording, 0, frames)
@@ -146,11 +147,11 @@ class Processor:
             first = number * (frames - length) // (count - 1)
             yield Window(recording, first, first + length)
 
-    def batches(self, recordings: Iterable[Recording], most: int | None) -> Iterator["Prepared"]:
-        """The windows of all recordings in their order, at most `clips` per batch."""
+    def batches(self, recordings: Iterable[Recording], max_windows: int | None) -> Iterator["Prepared"]:
+        """The windows of all recordings in order, at most `max_windows` per batch; None: no limit."""
         group: dict[str, Window] = {}
         for window in (window for recording in recordings for window in self.windows(recording)):
-            if len(group) == most or window.id in group:  # a store knows its clips by their ids
+            if len(group) == max_windows or window.id in group:  # ids are unique within a store
                 yield self._prepare(group)
                 group = {}
             group[window.id] = window
@@ -170,7 +171,7 @@ class Processor:
         return Prepared(windows, batch if batch and batch.lengths else None, bad)
 
     def _store(self, windows: dict[str, Window], path: Path) -> tuple[KeypointStore, dict[str, InputError]]:
-        """The windows as clips of a store, and those that cannot be stored."""
+        """Writes the windows as clips of a store; also returns an error for each that cannot be stored."""
         bad = {}
         source = {"estimator": "windows", "version": "of recordings", "coordinates": "as theirs"}
         with KeypointStoreWriter(path, source, skeleton=self.skeleton) as writer:
@@ -179,7 +180,7 @@ class Processor:
                 try:
                     check_skeleton(recording.store.skeleton, self.skeleton, recording.name)
                     if self.settings.p_samp and not recording.video:
-                        problem, remedy = "has no video, and the model looks at hands", "give it, or p_samp 0"
+                        problem, remedy = "has no video, and the model needs hand crops", "give it, or p_samp 0"
                         raise InputError(recording.name, problem, remedy)
                     writer.add(
                         recording.store.keypoints(clip)[window.first : window.end],
@@ -202,8 +203,7 @@ class Processor:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Windows by their ids, the batch of the readable ones (None if there is none), and the reasons why others cannot
-    be read."""
+    """Windows by id, the batch of the readable ones (None if there are none), and an error for each of the others."""
 
     windows: dict[str, Window]
     batch: PackedBatch | None

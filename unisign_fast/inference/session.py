@@ -1,4 +1,4 @@
-"""One run of launch/translate.py: inputs are checked first, then the model and the networks, then texts are written."""
+"""One run of launch/translate.py: checks the inputs, then the model and the pose networks, then writes the texts."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -46,9 +46,9 @@ class Where(TypedDict, total=False):
 
 
 def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Where]) -> None:
-    """Translates what `find_inputs` finds of the items; unusable inputs are reported and do not stop the others, nor do
-    videos when the networks to estimate their keypoints are missing. Raises InputError if no input is usable, or the
-    model is missing.
+    """Translates the inputs that `find_inputs` finds for `items`. Unusable inputs, and videos whose keypoints cannot be
+    estimated because networks are missing, are reported and left out. Raises InputError if none is left or the model
+    is missing.
     """
     usable, bad = find_inputs(items, **where)
     if not usable and len(bad) == 1:
@@ -56,12 +56,12 @@ def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Whe
     for error in bad:
         print(f"left out: {error}", file=sys.stderr, flush=True)
     if not usable:
-        raise InputError("translate", f"all {len(bad)} are left out", "correct what is named above")
+        raise InputError("translate", f"none of {len(bad)} inputs is usable", "fix the errors above")
     check_output(choices.out, sum(len(one) if isinstance(one, list) else 1 for one in usable))
     videos = [one for one in usable if isinstance(one, Path)]
     others: list[Input] = [one for one in usable if not isinstance(one, Path)]
-    speaks = not videos and not _any_pose(usable)
-    translator, networks = _open(choices, networks=bool(videos), optional=bool(others), speaks=speaks)
+    has_language = not videos and not _any_pose(usable)
+    translator, networks = _open(choices, networks=bool(videos), optional=bool(others), has_language=has_language)
     if videos and networks is None:
         print(f"left out: {', '.join(map(str, videos))}", file=sys.stderr, flush=True)
         usable = others
@@ -71,7 +71,7 @@ def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Whe
             written, unusable = write_all(translator.translate(recordings), write)
     left_out = len(bad) + len(lost) + unusable + (0 if networks else len(videos))
     if left_out and not written:
-        raise InputError("translate", f"all {left_out} are left out", "correct what is named above")
+        raise InputError("translate", f"nothing is translated, {left_out} left out", "fix the errors above")
     if choices.out is not None:
         print(f"{choices.out}: {written} texts")
     if left_out:
@@ -79,17 +79,17 @@ def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Whe
 
 
 def translate_camera(camera: str, choices: Choices) -> None:
-    """Translates a camera's pictures until they end or Ctrl-C is pressed. Raises InputError if it gives no picture."""
+    """Translates a camera's pictures until they end or Ctrl-C is pressed. Raises InputError if there are none."""
     from unisign_fast.pipelines.pose_estimation.camera import pictures  # of an optional extra
 
-    coming = pictures(camera)
-    first = next(coming)  # before any weights
-    translator, networks = _open(choices, networks=True, speaks=False)
-    assert networks is not None  # asked for
+    stream = pictures(camera)
+    first = next(stream)  # before any weights are loaded
+    translator, networks = _open(choices, networks=True, has_language=False)
+    assert networks is not None  # not optional
     from unisign_fast.inference.live import translate_live
 
     with suppress(KeyboardInterrupt), open_output(choices.out) as write:
-        write_all(translate_live(camera, chain([first], coming), translator, *networks), write)
+        write_all(translate_live(camera, chain([first], stream), translator, *networks), write)
 
 
 def _any_pose(usable: Sequence[object]) -> bool:
@@ -97,11 +97,11 @@ def _any_pose(usable: Sequence[object]) -> bool:
 
 
 def _open(
-    choices: Choices, *, networks: bool, speaks: bool, optional: bool = False
+    choices: Choices, *, networks: bool, has_language: bool, optional: bool = False
 ) -> "tuple[Translator, tuple[PersonDetector, PoseNetwork] | None]":
-    """The translator and, where needed, the networks. Reports everything that is missing: the last as an InputError,
-    the others on stderr. `speaks`: the inputs determine the target language. `optional`: networks may be missing, which
-    is reported.
+    """The translator and, if `networks`, the pose networks. Reports all problems: the last as an InputError, the others
+    on stderr. `has_language`: the inputs determine the target language. `optional`: missing networks are only a
+    warning.
     """
     missing: list[InputError] = []
 
@@ -114,11 +114,11 @@ def _open(
 
     folder = attempt(lambda: find_model(choices.model or demo_model()))
     processor = folder and attempt(lambda: Processor.from_pretrained(folder, **choices.translation))
-    if processor and processor.language is None and not speaks:
+    if processor and processor.language is None and not has_language:
         remedy = "give it, such as --language zh"
-        missing.append(InputError("--language", "neither model nor inputs say which to write", remedy))
+        missing.append(InputError("--language", "neither model nor inputs determine the target language", remedy))
     if processor and networks:
-        attempt(lambda: check_skeleton(WHOLEBODY, processor.skeleton, "the estimator of videos"))
+        attempt(lambda: check_skeleton(WHOLEBODY, processor.skeleton, "pose estimator"))
     if processor and folder and processor.language and (unknown := untrained_language(folder, processor.language)):
         print(f"warning: {unknown}", file=sys.stderr)
     opened = None

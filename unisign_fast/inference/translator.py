@@ -1,4 +1,4 @@
-"""From videos, keypoints or stores to texts, in Python: what launch/translate.py does on the command line."""
+"""Translates videos, keypoints and stores in Python, as launch/translate.py does on the command line."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ class Translation:
     score: float | None  # mean log-probability of the text's tokens; None for a task head
     start: float  # seconds in the video
     end: float
-    took: float  # its share of the batch's computing time in seconds
+    took: float  # seconds of computation: its share of the batch's
     language: str  # language code of the text
     reference: str  # reference text, "" if unknown
     beams: list[Beam] = field(default_factory=list)  # the best texts, `text` first; [] for a task head
@@ -68,9 +68,10 @@ class Translator:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        """`source` is a model folder, a run, or a hub id; by default it runs on a GPU if there is one, in float32.
+        """`source` is a model folder, a run, or a hub id. The model runs in float32, on a GPU if there is one, unless
+        `dtype` or `device` is given.
 
-        The other choices are those of `Processor`. Raises InputError if the model can't be read or a choice is
+        The other arguments are those of `Processor`. Raises InputError if the model cannot be read or a value is
         impossible.
         """
         folder = find_model(source)
@@ -95,7 +96,7 @@ class Translator:
         height: int | Sequence[int] | None = None,
         format: str | None = None,
     ) -> list[Translation]:
-        """Translates one or several inputs: a `Translation` for each window, in order.
+        """Translates one or several inputs into a `Translation` for each window, in order.
 
         Inputs are keypoints as arrays, [T, 133, 3] (x, y, confidence) or [T, 133, 2] beside `scores` [T, 133], in
         fractions of the picture or in pixels of `width` x `height`; or paths of keypoint stores, pose files (of
@@ -111,23 +112,25 @@ class Translator:
             usable, bad = find_inputs(paths, format=format)
         with TemporaryDirectory(prefix="inputs-") as folder:
             recordings, lost = ([], []) if bad else self.recordings(usable, Path(folder))
-            answers = [] if lost else list(self.translate(recordings))
-        for error in [*bad, *lost, *(one for one in answers if isinstance(one, InputError))]:
+            results = [] if lost else list(self.translate(recordings))
+        for error in [*bad, *lost, *(one for one in results if isinstance(one, InputError))]:
             raise error
-        return [one for one in answers if isinstance(one, Translation)]
+        return [one for one in results if isinstance(one, Translation)]
 
     def recordings(
         self, usable: Sequence[Input], folder: Path, networks: "tuple[PersonDetector, PoseNetwork] | None" = None
     ) -> tuple[list[Recording], list[InputError]]:
-        """The clips of all inputs, new ones in stores below `folder`; and the reasons why some videos have none.
+        """The clips of all inputs, and an error for each video that yields none. Keypoints that are in no store yet are
+        written to stores in `folder`.
 
-        `networks` estimate the keypoints of videos; None: the default ones. Raises InputError if they are unavailable,
-        or if the target language is unknown.
+        `networks` estimate the keypoints of videos; None: `default_networks()`. Raises InputError if these are
+        unavailable or the target language is unknown.
         """
         videos = [one for one in usable if isinstance(one, Path)]
         poses = [one for one in usable if isinstance(one, NamedPose)]
         if videos and self.language is None:
-            raise InputError("--language", "the videos do not say which to write", "give it, such as --language zh")
+            problem = "videos do not determine the target language"
+            raise InputError("--language", problem, "give it, such as --language zh")
         if videos:
             check_skeleton(WHOLEBODY, self.processor.skeleton, videos[0])
         estimated: list[Recording] = []
@@ -147,11 +150,11 @@ class Translator:
         return clips, bad
 
     def windows(self, recording: Recording) -> Iterator[Window]:
-        """The windows of a recording, in their order."""
+        """The windows of a recording, in order."""
         return self.processor.windows(recording)
 
     def translate(self, recordings: Iterable[Recording]) -> Iterator[Translation | InputError]:
-        """The translation of each window, or the reason why it cannot be used; in the order of the recordings."""
+        """The translation of each window, or why it cannot be translated, in the order of the recordings."""
         began = time.perf_counter()
         for prepared in self.processor.batches(recordings, WINDOWS_PER_BATCH):
             texts = self._texts(prepared)
@@ -205,6 +208,6 @@ def demo_model() -> Path:
     """The newest model that quickstart.sh trained for sentences. Raises InputError if there is none."""
     result = [path for run in ("demo", "quickstart") for path in (RUNS / run).glob("slt-*/best/model.safetensors")]
     if not result:
-        problem = f"none is named, and {RUNS} has none that launch/quickstart.sh trained"
-        raise InputError("--model", problem, "name a model folder; bash launch/quickstart.sh makes one")
+        problem = f"no model is named, and {RUNS} has none that launch/quickstart.sh trained"
+        raise InputError("--model", problem, "name a model folder, or run bash launch/quickstart.sh")
     return max(result, key=lambda path: path.stat().st_mtime).parent

@@ -1,1 +1,1 @@
-"""The paper's tables: its ablations at demo size, its sizes counted, its scores."""
+"""The paper's tables: its ablations at demo size, its parameters counted, its published scores."""

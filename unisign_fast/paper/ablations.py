@@ -1,8 +1,8 @@
 """The paper's ablations, Tables 7 to 10 and 13: the runs each needs, the paper's figures, and the orderings it claims.
 
 A table has a row for each setting and a column for each score. A run defines what is trained, but neither the seed nor
-the number of clips; a run shared by two tables is equal in both and is trained once. The figures are those of Li et
-al., ICLR 2025; deformable attention's dev BLEU-4 is 26.25 in Table 9 and 26.30 in Table 10, as printed.
+the number of clips; tables that share a run train it once. The figures are those of Li et al., ICLR 2025, as printed:
+deformable attention's dev BLEU-4 is 26.25 in Table 9 and 26.30 in Table 10.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ BOTH = ("sentences", "words")  # stores of the demo corpus
 class TrainingRun:
     """One training command; `start` is the run whose weights it starts from."""
 
-    name: str  # of its folder
+    name: str  # its folder's
     stage: Literal[1, 2, 3]
     stores: tuple[str, ...]  # folders of the corpus
     options: tuple[str, ...] = ()
     start: "TrainingRun | None" = None
-    from_scratch: bool = False  # a fine-tuning that replaces pre-training and also gets its epochs
+    from_scratch: bool = False  # fine-tuned without pre-training, whose epochs are added
 
     @property
     def script(self) -> str:
@@ -39,7 +39,7 @@ class TrainingRun:
         return stage_epochs[self.stage - 1] + (stage_epochs[0] if self.from_scratch else 0)
 
     def finished(self, folder: Path) -> bool:
-        """Whether the run has come to its end in `folder`."""
+        """Whether `folder` holds the finished run."""
         return (folder / ("scores-test.json" if self.stage == 3 else "last/config.json")).is_file()
 
     def chain(self) -> "Iterator[TrainingRun]":
@@ -51,7 +51,7 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Column:
-    """A score of the run for `task`. Time is seconds a training clip, relative to the table's first setting."""
+    """A score of the run for `task`. Time is in seconds per training clip, relative to the table's first setting."""
 
     task: Task
     split: Literal["train", "dev", "test"]
@@ -69,7 +69,7 @@ class Column:
         return self.metric in ("WER", "time")
 
     def is_better(self, one: float, other: float) -> bool:
-        """Whether `one` is better than `other` in the two digits that the paper prints."""
+        """Whether `one` is better than `other` at the two decimals that the paper prints."""
         one, other = round(one, 2), round(other, 2)
         return one < other if self.lower_is_better else one > other
 
@@ -85,7 +85,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Claim:
-    """That one setting is better than another, in these tasks' columns ("time": in that column alone)."""
+    """A claim that one setting is better than another in the columns of these tasks ("time": in the time column)."""
 
     better: str
     worse: str
@@ -106,20 +106,20 @@ class Ablation:
     claims: tuple[Claim, ...]
 
     def runs(self) -> list[TrainingRun]:
-        """Every run it needs, once, each after the one it starts from."""
+        """Every run that the table needs, once, each after the one it starts from."""
         tuned = [run for setting in self.settings for run in setting.runs.values()]
         return list(dict.fromkeys(run for last in tuned for run in last.chain()))
 
     @property
     def rgb(self) -> bool:
-        """Whether a run of it needs hand crops."""
+        """Whether any run needs hand crops."""
         return any(run.stage == 2 for run in self.runs())
 
     def claimed(self, claim: Claim, column: int) -> bool:
         """Whether the claim applies to this column and the paper's own figures support it there."""
         paper = {setting.name: setting.paper[column] for setting in self.settings}
-        wanted = self.columns[column]
-        return claim.covers(wanted) and wanted.is_better(paper[claim.better], paper[claim.worse])
+        score = self.columns[column]
+        return claim.covers(score) and score.is_better(paper[claim.better], paper[claim.worse])
 
 
 ISLR = (Column("islr", "test", "top-1 per instance"), Column("islr", "test", "top-1 per class"))
@@ -135,7 +135,7 @@ def pose_pretraining(*options: str, name: str = "") -> TrainingRun:
 
 
 def rgb_pretraining(*options: str, name: str) -> TrainingRun:
-    """Stage 2 in two steps: RGB is learned from words, where one sign is the whole target, then taken to sentences."""
+    """Stage 2 in two steps: learns RGB on words, where a single sign is the target, then continues on sentences."""
     words = TrainingRun(f"stage2-words{name}", 2, ("words",), options, pose_pretraining())
     return TrainingRun(f"stage2{name}", 2, BOTH, options, words)
 
@@ -263,9 +263,9 @@ ABLATIONS = {
 
 
 def read_scores(run: Path, task: Task) -> dict[tuple[str, str], float]:
-    """(split, metric) -> score of a finished fine-tuning; dev scores are those of its best weights, which were tested.
+    """(split, metric) -> score of a finished fine-tuning run; dev scores are those of the weights that were tested.
 
-    ("train", "time") is seconds a training clip.
+    ("train", "time") is in seconds per training clip. Raises InputError if the run's score file is invalid.
     """
     metric, better = MAIN_METRIC[task]
     test = read_scores_file(run / "scores-test.json", (metric,)).values

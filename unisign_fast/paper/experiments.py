@@ -1,4 +1,4 @@
-"""Trains the runs of an ablation table at demo size and checks its orderings in our scores."""
+"""Trains the runs of an ablation table at demo size and checks whether their scores show the paper's orderings."""
 
 import subprocess
 import sys
@@ -17,11 +17,11 @@ from unisign_fast.training.recipes import RECIPES
 
 CROP_QUALITY = 90  # of JPEG
 SCRIPTS = Path(__file__).parents[1] / "launch"
-Values = dict[str, list[list[float]]]  # setting -> column -> one value a seed
+Values = dict[str, list[list[float]]]  # setting -> column -> one value per seed
 
 
 def prepare_corpus(folder: Path, clips: int, crops: bool) -> None:
-    """Writes the corpus unless it exists, with hand crops if RGB is trained, so that no epoch decodes videos."""
+    """Writes the demo corpus unless it exists. For RGB, also cuts hand crops, so that no epoch decodes videos."""
     if not folder.exists():
         write_demo_corpus(folder, clips, seed=0)
     for store in BOTH if crops else ():
@@ -33,29 +33,29 @@ def command(run: TrainingRun, seed: int, epochs: tuple[int, int, int], corpus: P
     stage = [] if run.stage == 3 else ["--stage", run.stage]
     start = [] if run.start is None else ["--start-from", folder / run.start.name / "last"]
     stores = [corpus / store for store in run.stores]
-    length = run.epochs(epochs)
-    often = ["--epochs", length, "--evaluate-every-epochs", length, "--checkpoint-every-steps", 1000]
-    options = [*stage, *run.options, *start, "--stores", *stores, "--seed", seed, *often, "--out", folder / run.name]
+    count = run.epochs(epochs)
+    schedule = ["--epochs", count, "--evaluate-every-epochs", count, "--checkpoint-every-steps", 1000]
+    options = [*stage, *run.options, *start, "--stores", *stores, "--seed", seed, *schedule, "--out", folder / run.name]
     return [sys.executable, str(SCRIPTS / f"{run.script}.py"), *map(str, options)]
 
 
 def train(arguments: list[str], progress: Progress, bar: TaskID) -> None:
-    """Trains one run in a separate process and shows its last line; raises InputError with its output if it fails."""
-    said = []
+    """Trains one run in a separate process, showing its last line; if it fails, prints more and raises InputError."""
+    output = []
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            said.append(line.rstrip())
-            progress.update(bar, said=line.strip()[:50])
+            output.append(line.rstrip())
+            progress.update(bar, last_line=line.strip()[:50])
     if process.returncode:
-        print(*said[-30:], sep="\n", file=sys.stderr)
-        again = " ".join(arguments[1:])
-        raise InputError(again, f"ended with status {process.returncode}", "see above; the next call resumes here")
+        print(*output[-30:], sep="\n", file=sys.stderr)
+        problem, remedy = f"failed with status {process.returncode}", "fix the error above and run again to resume"
+        raise InputError(" ".join(arguments[1:]), problem, remedy)
 
 
 def train_all(table: Ablation, seeds: tuple[int, ...], epochs: tuple[int, int, int], corpus: Path, root: Path) -> None:
-    """Every run of the table that is not finished, with progress on stderr."""
-    waiting = [
+    """Trains every unfinished run of the table, with progress on stderr."""
+    pending = [
         (seed, run)
         for seed in seeds
         for run in table.runs()
@@ -63,9 +63,9 @@ def train_all(table: Ablation, seeds: tuple[int, ...], epochs: tuple[int, int, i
     ]  # fmt: skip
     columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
-    with Progress(*columns, TextColumn("{task.fields[said]}", markup=False), console=console) as progress:
-        bar = progress.add_task(f"Table {table.number}", total=len(waiting), said="")
-        for seed, run in waiting:
+    with Progress(*columns, TextColumn("{task.fields[last_line]}", markup=False), console=console) as progress:
+        bar = progress.add_task(f"Table {table.number}", total=len(pending), last_line="")
+        for seed, run in pending:
             if not console.is_terminal:
                 console.print(f"seed {seed}, {run.name}", markup=False, highlight=False)
             progress.update(bar, description=f"Table {table.number}, seed {seed}, {run.name}")
@@ -74,7 +74,7 @@ def train_all(table: Ablation, seeds: tuple[int, ...], epochs: tuple[int, int, i
 
 
 def collect(table: Ablation, seeds: tuple[int, ...], root: Path) -> Values:
-    """The scores of the finished runs; time relative to the first setting of the same seed."""
+    """The scores of the finished runs; time is relative to the first setting with the same seed."""
 
     def values(setting: Setting, seed: int) -> list[float]:
         scores = {
@@ -93,7 +93,7 @@ def collect(table: Ablation, seeds: tuple[int, ...], root: Path) -> Values:
 
 
 def verdicts(table: Ablation, values: Values) -> list[list[tuple[bool, int] | None]]:
-    """For each claim and column: whether the ordering appears in the mean, and in how many seeds; None: not claimed."""
+    """For each claim and column, whether the ordering appears in the mean, and in how many seeds; None: not claimed."""
     rows = []
     for claim in table.claims:
         row = []

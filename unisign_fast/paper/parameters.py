@@ -1,4 +1,4 @@
-"""Table 12 of the paper: the parameters of Uni-Sign's parts, counted from the modules; no weight is allocated."""
+"""Table 12 of the paper: parameters of Uni-Sign's parts, counted on modules without allocating weights."""
 
 from dataclasses import dataclass, replace
 
@@ -14,15 +14,15 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """`paper` is in millions, as Table 12 prints it; None where it has no figure."""
+    """A part of the model."""
 
     part: str
-    paper: float | None
+    paper: float | None  # millions, as Table 12 prints it; None if it has no figure
     parameters: int
 
 
 def count(*modules: nn.Module) -> int:
-    """Parameters of all modules together."""
+    """Number of parameters of all modules together."""
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
@@ -36,7 +36,7 @@ def parameter_table() -> list[ParameterRow]:
     rgb = count(model.rgb)
     return [
         ParameterRow("EfficientNet-B0 with its classifier", 5.2, count(backbone, classifier)),
-        ParameterRow("EfficientNet-B0 as used, without", None, count(model.rgb.backbone)),
+        ParameterRow("EfficientNet-B0 without it, as used", None, count(model.rgb.backbone)),
         ParameterRow("GCN: pose and temporal encoders", 4.5, count(model.pose_encoders, model.temporal_encoders)),
         ParameterRow("prior-guided fusion and its projection", None, rgb - count(model.rgb.backbone)),
         ParameterRow("projection to mT5, with the part bias", None, count(model.projection) + model.part_bias.numel()),

@@ -1,7 +1,7 @@
 """Uni-Sign's published test scores, in percent: Li et al., ICLR 2025.
 
-Tables 18 to 21 are the complete results. Table 20's test columns are shifted in print; its figures here stand where
-Table 6 confirms them. "Rescored" rows are the authors' published pose-only predictions, scored with
+Tables 18 to 21 are the complete results. Table 20 is printed with its test columns shifted; here its figures are under
+the metrics that Table 6 confirms. "Rescored" rows are the authors' published pose-only predictions, scored with
 unisign_fast/evaluation/metrics.py.
 """
 

@@ -1,4 +1,4 @@
-"""The tables that launch/ablate.py prints: the paper's rows beside ours, and the orderings that the paper claims."""
+"""Tables of launch/ablate.py: the paper's rows beside ours, the orderings that the paper claims, and parameters."""
 
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,7 +16,7 @@ from unisign_fast.paper.parameters import ParameterRow, parameter_table
 def report_ablation(
     number: int, seeds: tuple[int, ...], epochs: tuple[int, int, int], clips: int, out: Path, json: Path | None
 ) -> None:
-    """Train what is left of an ablation table, print it, and write its numbers to `json`."""
+    """Train the unfinished runs of an ablation table, print the table, and write its numbers to `json`."""
     table = ABLATIONS[number]
     corpus = out / f"corpus{clips}"
     root = out / f"clips{clips}-epochs{'-'.join(map(str, epochs))}"
@@ -44,7 +44,7 @@ def report_parameters(json: Path | None) -> None:
 
 
 def score_table(table: Ablation, values: Values, caption: str) -> Table:
-    """The paper's row and ours, below each other, for every setting."""
+    """For every setting, the paper's row and ours below it."""
     shown = Table(title=f"Table {table.number}: {table.title}", caption=caption, box=box.SIMPLE, pad_edge=False)
     shown.add_column("setting", no_wrap=True)
     shown.add_column("")
@@ -60,9 +60,9 @@ def score_table(table: Ablation, values: Values, caption: str) -> Table:
 def claim_table(table: Ablation, result: list[list[tuple[bool, int] | None]], seeds: int) -> Table:
     """Whether the paper's orderings appear, with the share of seeds in which they do."""
     cells = [cell for row in result for cell in row if cell is not None]
-    told = f"{sum(mean for mean, _ in cells)} of the paper's {len(cells)} orderings appear in the mean, "
-    told += f"{sum(count == seeds for _, count in cells)} in every seed; - where the paper's figures show none"
-    shown = Table(title="Orderings the paper claims", caption=told, box=box.SIMPLE, pad_edge=False)
+    caption = f"{sum(mean for mean, _ in cells)} of the paper's {len(cells)} orderings appear in the mean, "
+    caption += f"{sum(count == seeds for _, count in cells)} in every seed; -: not in the paper's own figures"
+    shown = Table(title="Orderings the paper claims", caption=caption, box=box.SIMPLE, pad_edge=False)
     shown.add_column("better than", no_wrap=True)
     for column in table.columns:
         shown.add_column(column.title, justify="right")

@@ -1,4 +1,4 @@
-"""Charts as the numbers of an SVG: curves over training steps and a histogram, each with a sentence that says it."""
+"""SVG coordinates of charts: curves over training steps and histograms, each with a sentence that summarises it."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import numpy as np
 
 WIDTH, HEIGHT = 360, 210  # of the picture, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 14, 34  # margins
-MAX_POINTS = 400  # of a line; more cannot be told apart
-MAX_DOTS = 30  # a line of more points has no dots; it gets a running mean where it is noisy
+MAX_POINTS = 400  # points of a line; more could not be told apart
+MAX_DOTS = 30  # a line of more points has no dots and, if it is noisy, a running mean
 BINS = 10
 
 
@@ -38,12 +38,12 @@ class Chart:
 
     title: str
     line: str  # points of an SVG polyline
-    trend: str  # the running mean as another one; "" where there are few points or none is asked for
-    dots: list[tuple[float, float]]  # of few points
-    marked: tuple[float, float] | None  # the dot of the best point, where it has a meaning
+    trend: str  # polyline of the running mean; "" if there are few points or it is not requested
+    dots: list[tuple[float, float]]  # one per point; [] if there are many
+    marked: tuple[float, float] | None  # position of the best point; None if not requested
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    summary: str  # what the picture shows
+    summary: str  # one sentence
     rows: list[tuple[int, str]]  # step and value of some points, including the first and the last
 
 
@@ -64,21 +64,21 @@ def line_chart(
 ) -> Chart:
     """A chart of (step, value) pairs: at least one, all finite.
 
-    `smooth` adds the running mean where there are many points; `best` (max or min) marks the best one; no value can be
-    above `limit`, where the axis ends.
+    `smooth` adds a running mean if there are many points; `best` (max or min) marks the best point; the axis ends at
+    `limit`, the highest possible value.
     """
     kept = thinned(points, MAX_POINTS)
     steps, values = [step for step, _ in points], [value for _, value in points]
     x_marks = nice_ticks(steps[0], steps[-1], whole=True)
     y_marks = [mark for mark in nice_ticks(min(values), max(values)) if mark <= limit]
-    if steps[0] == steps[-1]:  # a single point stands in the middle, with its step alone below it
+    if steps[0] == steps[-1]:  # a single point is centred, its step the only tick
         x_low, x_high, x_marks = steps[0] - 1, steps[0] + 1, [float(steps[0])]
     else:
         x_low, x_high = steps[0], steps[-1]
         x_marks = [x for x in x_marks if x_low <= x <= x_high]
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return _across((x - x_low) / (x_high - x_low)), _up(y, y_marks)
+        return _x_position((x - x_low) / (x_high - x_low)), _y_position(y, y_marks)
 
     placed = [place(x, y) for x, y in kept]
     many = len(points) > MAX_DOTS
@@ -93,23 +93,24 @@ def line_chart(
         dots=[] if many else placed,
         marked=place(*chosen) if chosen and len(points) > 1 else None,
         x_ticks=[Tick(place(x, y_marks[0])[0], label) for x, label in zip(x_marks, tick_labels(x_marks))],
-        y_ticks=[Tick(_up(y, y_marks), label) for y, label in zip(y_marks, tick_labels(y_marks))],
+        y_ticks=[Tick(_y_position(y, y_marks), label) for y, label in zip(y_marks, tick_labels(y_marks))],
         summary=f"{title}: {span}; {ends}" + (f"; best at step {chosen[0]}." if chosen else "."),
         rows=[(x, short(y)) for x, y in thinned(points, 12)],
     )
 
 
 def histogram(title: str, values: Sequence[float], above: bool = False) -> Histogram:
-    """A histogram of values from 0 to 100 (at least one), in ten bins; `above` adds one for all beyond 100."""
+    """A histogram of values from 0 to 100 (at least one), in ten bins; `above` adds a bin for values above 100."""
     bins = BINS + above
     counts = [0] * bins
     for value in values:
         counts[min(int(value / (100 / BINS)), bins - 1) if value != 100 else BINS - 1] += 1
     y_marks = nice_ticks(0, max(counts), whole=True)
-    edges = [_across(number / bins) for number in range(bins + 1)]
+    edges = [_x_position(number / bins) for number in range(bins + 1)]
+    base, tops = _y_position(0, y_marks), [_y_position(n, y_marks) for n in counts]
     bars = [
-        Bar(round(x + 1, 1), _up(n, y_marks), round(end - x - 2, 1), round(_up(0, y_marks) - _up(n, y_marks), 1), n)
-        for x, end, n in zip(edges, edges[1:], counts)
+        Bar(round(x + 1, 1), top, round(end - x - 2, 1), round(base - top, 1), n)
+        for x, end, top, n in zip(edges, edges[1:], tops, counts)
     ]
     x_ticks = [Tick(edges[number], str(10 * number)) for number in range(0, bins + 1 - above, 2)]
     if above:
@@ -120,7 +121,7 @@ def histogram(title: str, values: Sequence[float], above: bool = False) -> Histo
         "Clips": str(len(values)),
         "Mean": f"{fmean(values):.1f}",
         "Median": f"{middle:.1f}",
-        "Middle half": f"{low:.1f} to {high:.1f}",
+        "Interquartile range": f"{low:.1f} to {high:.1f}",
         "Exactly 0": str(sum(value == 0 for value in values)),
         "Exactly 100": str(sum(value == 100 for value in values)),
     }
@@ -128,7 +129,7 @@ def histogram(title: str, values: Sequence[float], above: bool = False) -> Histo
         title=title,
         bars=bars,
         x_ticks=x_ticks,
-        y_ticks=[Tick(_up(y, y_marks), label) for y, label in zip(y_marks, tick_labels(y_marks))],
+        y_ticks=[Tick(_y_position(y, y_marks), label) for y, label in zip(y_marks, tick_labels(y_marks))],
         summary=f"{title}: " + ", ".join(f"{name}: {n}" for name, n in zip(ranges, counts, strict=True)) + ".",
         facts=list(facts.items()),
     )
@@ -147,7 +148,7 @@ def nice_ticks(low: float, high: float, whole: bool = False) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Labels of evenly spaced ticks, all with as many decimals as tell neighbours apart."""
+    """Labels of evenly spaced ticks, with as many decimals as it takes to tell neighbours apart."""
     largest = max(abs(tick) for tick in ticks)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else largest or 1.0
     if 0 < largest < 1e-3:
@@ -175,17 +176,18 @@ def thinned(points: Sequence, most: int) -> list:
 
 
 def _running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The mean of each value and its neighbours, a twentieth of the curve wide."""
+    """The mean over a window of a twentieth of the curve, centred on each point."""
     reach = max(1, len(points) // 40)
     return [(x, fmean(y for _, y in points[max(0, i - reach) : i + reach + 1])) for i, (x, _) in enumerate(points)]
 
 
-def _across(share: float) -> float:
+def _x_position(share: float) -> float:
+    """The x of a point that is this share of the axis from its start."""
     return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
 
 
-def _up(value: float, ticks: Sequence[float]) -> float:
-    """The height of `value` on an axis from the first to the last of `ticks`."""
+def _y_position(value: float, ticks: Sequence[float]) -> float:
+    """The y of `value` on an axis from the first to the last of `ticks`."""
     return round(HEIGHT - BOTTOM - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (HEIGHT - TOP - BOTTOM), 1)
 
 

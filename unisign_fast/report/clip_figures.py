@@ -1,4 +1,4 @@
-"""What the page draws of a clip: the numbers of its SVGs, and the data of the player in script.js."""
+"""Figures of a clip: coordinates of its SVGs, and the data that the player in script.js draws."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from unisign_fast.report.charts import thinned
 from unisign_fast.report.clip_view import ClipView, HandView, SampledCrop
 from unisign_fast.report.pictures import FRACTION, data_uri, packed_numbers, sprite
 
-MAX_CROPS = 6  # sampled crops shown large, of each hand
-SHOULDERS = "left_shoulder", "right_shoulder"  # names of joints, which a skeleton may lack
+MAX_CROPS = 6  # sampled crops per hand that are shown enlarged
+SHOULDERS = "left_shoulder", "right_shoulder"  # joint names; a skeleton may lack them
 
 
 class Mark(NamedTuple):
@@ -30,7 +30,7 @@ class Strip:
     line: str
     threshold: float  # height of CONFIDENT
     marks: list[Mark]
-    summary: str  # what the picture shows
+    summary: str  # one sentence
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CropFigure:
 
 @dataclass(frozen=True)
 class ClipFigures:
-    """Everything of a clip but its texts."""
+    """Everything that is shown of a clip except its texts."""
 
     place: int  # number on the page
     target: str
@@ -66,12 +66,12 @@ def clip_figures(view: ClipView, place: int) -> ClipFigures:
     chosen = [(hand.name, crop) for hand in view.hands for crop in thinned(hand.sampled, MAX_CROPS)]
     sampled = [crop for hand in view.hands for crop in hand.sampled]
     tags = "".join(f", {name} {value}" for name, value in clip.tags.items())
-    chosen_of = f"{len(view.frames)} of " if len(view.frames) < clip.frames else ""
+    frames = f"{len(view.frames)} of {clip.frames}" if len(view.frames) < clip.frames else f"{clip.frames}"
     return ClipFigures(
         place=place,
         target=view.target,
         language=view.language,
-        about=f"{chosen_of}{clip.frames} frames at {clip.fps:g} a second, video {clip.width}x{clip.height}{tags}",
+        about=f"{frames} frames at {clip.fps:g} per second, video {clip.width}x{clip.height}{tags}",
         strips=[_strip(hand) for hand in view.hands],
         crops=[_crop_figure(hand, crop, view) for hand, crop in chosen],
         crops_left_out=len(sampled) - len(chosen),
@@ -84,16 +84,16 @@ def clip_figures(view: ClipView, place: int) -> ClipFigures:
 
 def _strip(hand: HandView) -> Strip:
     frames = len(hand.confidence_T)
-    across = (np.arange(frames) + 0.5) / frames * 100
-    up = 40 * (1 - hand.confidence_T.clip(0, 1))
+    x = (np.arange(frames) + 0.5) / frames * 100
+    y = 40 * (1 - hand.confidence_T.clip(0, 1))
     sampled = [crop.frame for crop in hand.sampled]
     confidence = f"between {hand.confidence_T.min():.2f} and {hand.confidence_T.max():.2f}"
     which = f"sampled: {', '.join(str(t + 1) for t in sampled)}" if sampled else "no frame is sampled"
     return Strip(
         hand=hand.name,
-        line=" ".join(f"{x:.2f},{y:.1f}" for x, y in zip(across, up)),
+        line=" ".join(f"{a:.2f},{b:.1f}" for a, b in zip(x, y)),
         threshold=40 * (1 - float(CONFIDENT)),
-        marks=[Mark(round(float(across[t]), 2), t + 1) for t in sampled],
+        marks=[Mark(round(float(x[t]), 2), t + 1) for t in sampled],
         summary=f"{hand.name.capitalize()} hand: mean confidence {confidence} over {frames} frames; {which}.",
     )
 
@@ -145,9 +145,9 @@ def _player(view: ClipView, place: int) -> dict:
 
 
 def _edges(skeleton: Skeleton, name: str) -> list[list[int]]:
-    """Lines between packed joints: the model's graph without the rays from the nose, so that a person is recognisable.
+    """Lines between packed joints: the model's graph without the edges that meet at the nose, which hide the person.
 
-    The shoulders are joined to each other, and each hand to its wrist.
+    The shoulders are joined to each other, and each hand is joined to its wrist.
     """
     part, body, first = skeleton.parts[name], skeleton.parts["body"], skeleton.slices[name].start
     center = {"body": skeleton.parts["face"].anchor, "face": part.root}.get(name)

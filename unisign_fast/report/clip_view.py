@@ -1,7 +1,7 @@
-"""What the report shows of a clip: skeleton, hand crops, video frames, and what the model did with sampled crops.
+"""Reads what the report shows of a clip: skeleton, hand crops, video frames, and how the model used sampled crops.
 
-Shapes: T chosen frames, those the model gets in evaluation; J the packed joints of the store's skeleton (69 of the
-default); S the side of a crop; V the joints of a hand; G groups of sampling points.
+Shapes: T frames, those that the model sees in evaluation; J packed joints of the store's skeleton (69 of the default
+one); S side of a crop; V joints of a hand; G groups of sampling points.
 """
 
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ FRAME_SIDE = 256  # longer side of a shown video frame, pixels
 
 @dataclass(frozen=True)
 class SampledCrop:
-    """A hand crop that the model looked at."""
+    """A hand crop that the model used."""
 
     frame: int  # of the T
     picture: np.ndarray  # [S, S, 3] uint8
@@ -64,7 +64,7 @@ class ClipView:
 
 
 class NoTexts:
-    """A Tokenizer for a reader whose batches are used for their pictures and poses only."""
+    """A stand-in for the Tokenizer: only pictures and poses of the batches are used."""
 
     fingerprint = "none"
 
@@ -79,8 +79,9 @@ class ClipViewer:
     """Reads the clips of a split for the page; `model` is None without weights or without an RGB branch."""
 
     def __init__(self, run: RunFolder, stores: list[KeypointStore], split: str, model: UniSign | None, faces: bool):
-        """`faces`: with video frames. Raises InputError if the split is empty or a crop store has crops of another size
-        than the run samples."""
+        """`faces`: also read video frames. Raises InputError if the split is empty or a crop store has crops of a size
+        other than the run's.
+        """
         self.model, self.faces = model, faces
         self._as_trained = ClipReader(stores, run.data, NoTexts(), run.seed)
         self.clips: ClipSet = self._as_trained.clips(split)
@@ -92,9 +93,9 @@ class ClipViewer:
             self._problems.append(str(error))
 
     def view(self, number: int) -> ClipView:
-        """Clip `number` of `clips`; `problems` says which pictures cannot be read.
+        """Clip `number` of `clips`; its `problems` say which pictures cannot be read.
 
-        Raises InputError without keypoints or text.
+        Raises InputError if its keypoints or its text cannot be read.
         """
         ref = self.clips[number]
         skeleton, keypoints = ref.store.skeleton, ref.store.keypoints(ref.clip)
@@ -124,7 +125,7 @@ class ClipViewer:
         return ClipView(ref.clip, target, language, skeleton, frames, packed, hands, shown, reasons)
 
     def _sampled_crops(self, batch: PackedBatch) -> list[SampledCrop]:
-        """In the batch's order, each with what the fusion did to it."""
+        """The crops of a batch in order, each with its gates and sampling points."""
         count = len(batch.crops)
         fusion = probe(self.model, batch) if self.model and count else Fusion(None, None)
         gates, positions = ([None] * count if values is None else list(values) for values in fusion)

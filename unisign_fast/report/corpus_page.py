@@ -18,7 +18,7 @@ from unisign_fast.pipelines.curation.report import CorpusReport, read_corpus_rep
 from unisign_fast.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, nice_ticks, short, thinned
 
 HERE = Path(__file__).parent
-LEAST_BARS, MOST_BARS, MOST_ROWS, MOST_LAGS = 4, 24, 12, 200
+MIN_BARS, MAX_BARS, MAX_ROWS, MAX_LAGS = 4, 24, 12, 200
 
 
 class Bar(NamedTuple):
@@ -32,21 +32,21 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A histogram (bars) or a curve (line) with its ticks, the sentence that says it, and its numbers."""
+    """A histogram (bars) or a curve (line) with its ticks, a sentence that summarises it, and its numbers."""
 
     title: str
-    across: str  # what the axis across shows
-    up: str
+    x_label: str
+    y_label: str
     bars: list[Bar]
     line: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    words: str
+    summary: str
     rows: list[tuple[str, str]]
 
 
 def write_corpus_page(release: Path, out: Path) -> None:
-    """Writes the page of a finished release into the file `out`. Raises InputError if it is none or damaged."""
+    """Writes the page of a finished release to `out`. Raises InputError if `release` is not one or is damaged."""
     report = read_corpus_report(release)
     files = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -60,14 +60,14 @@ def write_corpus_page(release: Path, out: Path) -> None:
         text_figures=_text_figures(report),
         summary=_summary(report),
         gate=GATE,
-        most_lags=MOST_LAGS,
+        max_lags=MAX_LAGS,
     )
     replace_text(out, page)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A language's row as in the paper's Table 1, with the means of its Figure 2."""
+    """A language's row, with the figures of the paper's Table 1 and the means of its Figure 2."""
 
     language: str
     vocabulary: int
@@ -114,16 +114,16 @@ def _text_figures(report: CorpusReport) -> list[Figure]:
     return figures
 
 
-def histogram(title: str, values: Sequence[float], across: str, up: str) -> Figure:
-    """Bars of values, at least one and finite; those beyond the percentile LONGEST are in the last bar."""
+def histogram(title: str, values: Sequence[float], x_label: str, y_label: str) -> Figure:
+    """A histogram of finite values, at least one; those above percentile LONGEST are in the last bar."""
     numbers = np.asarray(values, np.float64)
     low, high = float(numbers.min()), float(np.percentile(numbers, LONGEST))
     whole = all(isinstance(value, int) for value in values)
-    bars = min(MOST_BARS, max(LEAST_BARS, round(2 * len(numbers) ** 0.5)))
+    bars = min(MAX_BARS, max(MIN_BARS, round(2 * len(numbers) ** 0.5)))
     step = max((high - low) / bars, 0.05)
     if whole:
         step = max(1, math.ceil(step))
-    edges = low + step * np.arange(max(int((high - low) / step) + 2, LEAST_BARS + 1))
+    edges = low + step * np.arange(max(int((high - low) / step) + 2, MIN_BARS + 1))
     counts, _ = np.histogram(numbers.clip(max=(edges[-1] + edges[-2]) / 2), edges)
     marks = nice_ticks(0, float(counts.max()), whole=True)
     base, top = HEIGHT - BOTTOM, marks[-1]
@@ -137,41 +137,41 @@ def histogram(title: str, values: Sequence[float], across: str, up: str) -> Figu
     mean, middle = short(float(numbers.mean())), short(float(np.median(numbers)))
     return Figure(
         title=title,
-        across=across,
-        up=up,
+        x_label=x_label,
+        y_label=y_label,
         bars=[Bar(place(x), base - h, max(round(width - 1, 1), 0.5), h) for x, h in zip(edges, heights)],
         line="",
         x_ticks=[Tick(place(x), short(x)) for x in nice_ticks(edges[0], edges[-1]) if edges[0] <= x <= edges[-1]],
         y_ticks=[Tick(round(base - y / top * (HEIGHT - TOP - BOTTOM), 1), short(y)) for y in marks],
-        words=f"{title}: mean {mean}, median {middle} {across}; most {up} at {spans[int(counts.argmax())]}.",
-        rows=thinned([(span, str(count)) for span, count in zip(spans, counts.tolist())], MOST_BARS),
+        summary=f"{title}: mean {mean}, median {middle} {x_label}; most {y_label} at {spans[int(counts.argmax())]}.",
+        rows=thinned([(span, str(count)) for span, count in zip(spans, counts.tolist())], MAX_BARS),
     )
 
 
 def rank_curve(title: str, vocabulary: Counter[str], unit: str) -> Figure:
-    """Occurrences by rank, both axes logarithmic, as in the paper's Figure 8."""
+    """Occurrences by rank on logarithmic axes, as in the paper's Figure 8."""
     counts = sorted(vocabulary.values(), reverse=True)
     decades = max(1, math.ceil(math.log10(len(counts)))), max(1, math.ceil(math.log10(counts[0])))
 
     def place(rank: int, count: int) -> tuple[float, float]:
-        across, up = math.log10(rank) / decades[0], math.log10(count) / decades[1]
-        x, y = LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        x = LEFT + math.log10(rank) / decades[0] * (WIDTH - LEFT - RIGHT)
+        y = HEIGHT - BOTTOM - math.log10(count) / decades[1] * (HEIGHT - TOP - BOTTOM)
         return round(x, 1), round(y, 1)
 
     ranks = sorted({round(len(counts) ** (step / 100)) for step in range(101)})
     placed = [place(rank, counts[rank - 1]) for rank in ranks]
     if len(placed) == 1:
         placed.append((placed[0][0] + 2, placed[0][1]))
-    frequent = vocabulary.most_common(MOST_ROWS)
+    frequent = vocabulary.most_common(MAX_ROWS)
     return Figure(
         title=title,
-        across=f"rank of the {unit}",
-        up="occurrences",
+        x_label=f"rank of the {unit}",
+        y_label="occurrences",
         bars=[],
         line=" ".join(f"{x},{y}" for x, y in placed),
         x_ticks=[Tick(place(10**n, 1)[0], short(10**n)) for n in range(decades[0] + 1)],
         y_ticks=[Tick(place(1, 10**n)[1], short(10**n)) for n in range(decades[1] + 1)],
-        words=f"{title}: {len(counts)} different {unit}, the most frequent one {counts[0]} times, "
+        summary=f"{title}: {len(counts)} different {unit}, the most frequent one {counts[0]} times, "
         f"{sum(count == 1 for count in counts)} once.",
         rows=[(word, str(count)) for word, count in frequent],
     )

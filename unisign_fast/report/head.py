@@ -34,12 +34,12 @@ class DataRow:
 
 
 def modality(run: RunFolder) -> str:
-    """What the model sees."""
+    """What the model reads: keypoints, or keypoints and hand crops."""
     return "RGB-pose" if run.data.p_samp else "pose-only"
 
 
 def facts(run: RunFolder, written: str) -> list[Fact]:
-    """What identifies the run, as far as its files hold it; `written` is the time of the report."""
+    """What identifies the run, as far as its files record it; `written` is the time of the report."""
     train, start = run.settings.get("train", {}), run.start
     rgb = f", p_samp {run.data.p_samp:g}" if run.data.p_samp else ""
     result = [
@@ -78,7 +78,7 @@ def facts(run: RunFolder, written: str) -> list[Fact]:
 
 
 def data_rows(run: RunFolder, stores: Sequence[KeypointStore | InputError]) -> list[DataRow]:
-    """The run's stores; `stores` holds for each the open store, or why it cannot be opened."""
+    """A row for each of the run's stores; `stores` are these stores opened, or why one cannot be opened."""
     recorded = run.start.get("data")
     entries = recorded if isinstance(recorded, list) else []
     contents = [str(entry["content"]) for entry in entries if isinstance(entry, dict) and "content" in entry]

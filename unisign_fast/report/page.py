@@ -1,4 +1,4 @@
-"""Gathers the parts of a run's report and writes them as one HTML file."""
+"""Collects the parts of a run's report and writes them to one HTML file."""
 
 import math
 from dataclasses import dataclass
@@ -40,9 +40,10 @@ class ShownClip:
 
 
 def write_report(folder: Path, out: Path, clips: int, faces: bool) -> None:
-    """Write the report of the run in `folder`, with its `clips` worst and as many of its best clips, to the file `out`.
+    """Write the report of the run in `folder`, with its `clips` worst and `clips` best clips, to the file `out`.
 
-    The page says what the run lacks. Raises InputError if `folder` is no run or `out` cannot be written.
+    `faces` adds video frames. The page says what the run lacks. Raises InputError if `folder` is not a run or `out`
+    cannot be written.
     """
     run = read_run(folder)
     stores = [_open(path) for path in run.stores]
@@ -123,7 +124,7 @@ def _sections(run: RunFolder, has_predictions: bool, groups: list[tuple[str, str
 
 
 def _curves(run: RunFolder) -> list[charts.Chart]:
-    """Curves of what the log holds."""
+    """The curves of the values in the log."""
     steps = run.logged("step")
     metric, best = MAIN_METRIC[run.data.task]
     speeds = "Speed, clips/s, median of five"
@@ -149,12 +150,12 @@ def _finite(points: list[tuple[int, object]]) -> list[tuple[int, float]]:
 
 
 def _medians(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The median of each value and its neighbours, so that a pause in training does not count as its speed."""
+    """The median of five neighbours, so that a pause in training does not show as low speed."""
     return [(x, median(y for _, y in points[max(0, i - 2) : i + 3])) for i, (x, _) in enumerate(points)]
 
 
 def _distribution(run: RunFolder, compared: list[Comparison]) -> charts.Histogram | None:
-    """The histogram of the clips' own scores; a word is only right or wrong and has none."""
+    """The histogram of the scores of single clips; None for words, which are only right or wrong."""
     if run.data.task == "islr" or not compared:
         return None
     values = [clip.score for clip in compared]
@@ -162,7 +163,7 @@ def _distribution(run: RunFolder, compared: list[Comparison]) -> charts.Histogra
 
 
 def _model(run: RunFolder) -> tuple[UniSign | None, str]:
-    """The tested weights if they have an RGB branch; otherwise why gates and sampling points cannot be shown."""
+    """The tested model if it has an RGB branch, else the reason why gates and sampling points cannot be shown."""
     if run.data.p_samp == 0:
         return None, "The run is pose-only: it samples no hand crops, so there are no gates and no sampling points."
     if run.model is None:
@@ -182,7 +183,7 @@ def _clips(
     count: int,
     faces: bool,
 ) -> tuple[list[tuple[str, list[ShownClip]]], str]:
-    """Headings with their clips, and why clips cannot be shown, "" if they can."""
+    """Headings with their clips, and the reason why clips cannot be shown ("" if they can)."""
     ends = worst_and_best(compared, count)
     groups = list(zip(("Worst clips", "Best clips"), ends, strict=True)) if compared else []
     opened = [store for store in stores if isinstance(store, KeypointStore)]
@@ -193,17 +194,17 @@ def _clips(
         viewer = ClipViewer(run, opened, "test" if compared else _split(opened), model, faces)
     except InputError as error:
         return [(h, [ShownClip(c.id, c, None) for c in group]) for h, group in groups], str(error)
-    wanted: list[tuple[str, list[tuple[Comparison | None, int | None]]]]
+    selected: list[tuple[str, list[tuple[Comparison | None, int | None]]]]
     if compared:
         numbers = _numbers(run, viewer)
         references = {row.id: row.reference for row in run.predictions}
-        wanted = [(h, [(c, numbers.get((c.id, references[c.id]))) for c in group]) for h, group in groups]
+        selected = [(h, [(c, numbers.get((c.id, references[c.id]))) for c in group]) for h, group in groups]
     else:
-        wanted = [("Clips", [(None, number) for number in range(min(count, len(viewer.clips)))])]
-    console, places = Console(stderr=True), [pair for _, group in wanted for pair in group]
+        selected = [("Clips", [(None, number) for number in range(min(count, len(viewer.clips)))])]
+    console, places = Console(stderr=True), [pair for _, group in selected for pair in group]
     bar = track(places, "clips", console=console, disable=not console.is_terminal)
     shown = iter([_shown(viewer, clip, number, place) for place, (clip, number) in enumerate(bar)])
-    return [(heading, [next(shown) for _ in group]) for heading, group in wanted], ""
+    return [(heading, [next(shown) for _ in group]) for heading, group in selected], ""
 
 
 def _shown(viewer: ClipViewer, compared: Comparison | None, number: int | None, place: int) -> ShownClip:
@@ -218,7 +219,7 @@ def _shown(viewer: ClipViewer, compared: Comparison | None, number: int | None, 
 
 
 def _split(stores: list[KeypointStore]) -> str:
-    """The split to show clips of when there are no predictions."""
+    """The split whose clips are shown if there are no predictions."""
     for split in ("dev", "test"):
         if any(len(store.clips.numbers_in(split)) for store in stores):
             return split
@@ -232,6 +233,6 @@ def _numbers(run: RunFolder, viewer: ClipViewer) -> dict[tuple[str, str], int]:
         try:
             clip = viewer.clips[number].clip
             result[clip.id, clip.target(run.data.task, run.data.language)] = number
-        except InputError:  # a damaged line, or no text: it has no prediction
+        except InputError:  # a damaged line, or no text: such a clip has no prediction
             continue
     return result

@@ -1,4 +1,4 @@
-"""Pictures, numbers and files as text inside a page."""
+"""Encodes pictures, numbers and files as text inside a page."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 QUALITY = 72  # of WebP
-FRACTION = 10_000  # int16 steps of a fraction of the picture; coordinates reach beyond [0, 1]
+FRACTION = 10_000  # int16 steps across the picture; coordinates may lie outside of it
 
 
 def data_uri(picture: np.ndarray) -> str:
@@ -20,12 +20,14 @@ def data_uri(picture: np.ndarray) -> str:
 
 
 def text_uri(kind: str, text: str) -> str:
-    """A text of a media type as the target of a download link."""
+    """A text as the target of a download link; `kind` is its media type."""
     return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def sprite(pictures: Sequence[np.ndarray]) -> dict:
-    """Pictures of one size as one, about square since WebP allows 16,383 pixels a side; script.js cuts them out."""
+    """Tiles pictures of one size [H, W, 3] into a square, since WebP allows 16,383 pixels a side; script.js cuts them
+    out.
+    """
     height, width, _ = pictures[0].shape
     columns = math.ceil(math.sqrt(len(pictures) * height / width))
     sheet = np.zeros((-(-len(pictures) // columns) * height, columns * width, 3), np.uint8)
@@ -36,6 +38,6 @@ def sprite(pictures: Sequence[np.ndarray]) -> dict:
 
 
 def packed_numbers(fractions: np.ndarray) -> str:
-    """Fractions as little-endian int16 in steps of 1 / FRACTION, row by row, base64."""
+    """Fractions in steps of 1 / FRACTION, as base64 of little-endian int16 in row-major order."""
     steps = np.rint(fractions.astype(np.float64) * FRACTION).clip(-32768, 32767)
     return base64.b64encode(steps.astype("<i2").tobytes()).decode()

@@ -1,4 +1,4 @@
-"""How each prediction compares with its reference: its quality, and where the texts differ; the worst and the best."""
+"""Compares each prediction with its reference (quality, differing words) and selects the worst and the best."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from unisign_fast.text.normalization import RULES
 
 
 class Span(NamedTuple):
-    """Adjacent words of a text, or characters where these are scored."""
+    """Adjacent words of a text, or adjacent characters if these are scored."""
 
     text: str
     differs: bool
@@ -39,11 +39,11 @@ class Comparison:
 
 
 def compare(task: str, language: str, rule: str, row: Prediction) -> Comparison:
-    """One prediction beside its reference; `language` is the texts', `rule` a key of normalization.RULES."""
+    """Compares a prediction with its reference; `language` is that of the texts, `rule` a key of RULES."""
     prediction, reference = (RULES[rule](text).split() for text in (row.prediction, row.reference))
     if task == "slt":
         score = sentence_bleu(" ".join(prediction), " ".join(reference), language)
-        score = quality = round(score, 6)  # equal texts reach 100 but for rounding
+        score = quality = round(score, 6)  # BLEU of equal texts is 100 up to rounding
         verdict = f"sentence BLEU {score:.1f}"
     elif task == "cslr":
         counts = edit_counts(reference, prediction)
@@ -55,15 +55,15 @@ def compare(task: str, language: str, rule: str, row: Prediction) -> Comparison:
     else:
         score = quality = 100.0 * (prediction == reference)
         verdict = "correct" if score else "wrong"
-    space = "" if RULES[rule]("茶水") == "茶 水" else " "  # the rule separates characters: they are joined again
+    space = "" if RULES[rule]("茶水") == "茶 水" else " "  # a rule that separates characters: join them again
     blocks = SequenceMatcher(None, prediction, reference, autojunk=False).get_opcodes()
-    ours = [Span(space.join(prediction[a:b]), kind != "equal") for kind, a, b, _, _ in blocks if a < b]
-    theirs = [Span(space.join(reference[a:b]), kind != "equal") for kind, _, _, a, b in blocks if a < b]
-    return Comparison(row.id, ours, theirs, space, score, verdict, quality)
+    predicted = [Span(space.join(prediction[a:b]), kind != "equal") for kind, a, b, _, _ in blocks if a < b]
+    expected = [Span(space.join(reference[a:b]), kind != "equal") for kind, _, _, a, b in blocks if a < b]
+    return Comparison(row.id, predicted, expected, space, score, verdict, quality)
 
 
 def worst_and_best(compared: Sequence[Comparison], count: int) -> tuple[list[Comparison], list[Comparison]]:
-    """`count` clips of either end, the worst and the best first; no clip twice, so fewer where there are few."""
+    """The `count` worst clips, worst first, and the `count` best, best first; no clip is in both."""
     ordered = sorted(compared, key=lambda clip: clip.quality)
     worst = ordered[: min(count, (len(ordered) + 1) // 2)]
     return worst, ordered[len(worst) :][::-1][:count]

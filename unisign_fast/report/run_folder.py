@@ -1,4 +1,4 @@
-"""The files of a run's folder, as far as they exist."""
+"""Reads the files of a run folder, as far as they exist."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,7 +21,7 @@ class _Seed(msgspec.Struct):
 
 
 class _Settings(msgspec.Struct):
-    """What a report cannot do without."""
+    """The settings that a report needs."""
 
     recipe: str
     stage: int
@@ -40,8 +40,8 @@ class RunFolder:
     stores: list[Path]
     data: DataSettings
     seed: int
-    settings: dict  # as recorded, without the circumstances of the start
-    start: dict  # the circumstances of the last start: command, commit, versions, data; {} where not recorded
+    settings: dict  # as recorded, without `start`
+    start: dict  # the last start: command, commit, versions, data; {} if not recorded
     events: list[dict]  # of log.jsonl; none if it is missing
     scores: dict | None  # of scores-test.json
     predictions: list[Prediction]  # of predictions-test.jsonl; none if it is missing
@@ -60,7 +60,7 @@ class RunFolder:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Raises InputError if `path` is not a run folder or its contents cannot be read."""
+    """Reads a run. Raises InputError if `path` is not a run folder or its contents cannot be read."""
     log, settings = path / "log.jsonl", path / "settings.json"
     if not (log.is_file() or settings.is_file()):
         problem = "is not a run folder (it has neither log.jsonl nor settings.json)"
@@ -87,7 +87,7 @@ def read_run(path: Path) -> RunFolder:
 
 
 def _checked(values: dict, where: Path) -> tuple[_Settings, DataSettings]:
-    """The settings with the types that they should have. Raises InputError naming the file and field."""
+    """The settings, converted to their types. Raises InputError naming the file and field."""
     problem = "does not say how the run was trained"
     try:
         checked = msgspec.convert(values, _Settings)
@@ -104,7 +104,7 @@ def _checked(values: dict, where: Path) -> tuple[_Settings, DataSettings]:
 def _settings_of_log(events: list[dict]) -> dict:
     """The settings of an unfinished run of version 0.1, which wrote settings.json only at the end.
 
-    The log's `start` event holds them, in other groups.
+    They are in the log's `start` event, grouped differently.
     """
     nothing: dict = {"recipe": {}, "setting": {}}
     start = next((event for event in events if event.get("event") == "start"), nothing)
@@ -117,9 +117,9 @@ def _settings_of_log(events: list[dict]) -> dict:
 
 def _read_scores(path: Path) -> dict:
     scores = _read_json(path)
-    lacking = [name for name in ("values", "signature", "normalization", "count") if name not in scores]
-    if lacking:
-        raise InputError(path, f"lacks {', '.join(lacking)}", "score the run again with launch/evaluate.py")
+    missing = [name for name in ("values", "signature", "normalization", "count") if name not in scores]
+    if missing:
+        raise InputError(path, f"lacks {', '.join(missing)}", "score the run again with launch/evaluate.py")
     read_scores(path)  # checks the values
     return scores
 

@@ -1,4 +1,4 @@
-"""The run's test scores beside the paper's: as a table of the page, as CSV and as LaTeX."""
+"""The run's test scores beside the paper's, as a table for the page, as CSV and as LaTeX."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ LATEX_SPECIAL = {
     "^": r"\textasciicircum{}",
     **{character: "\\" + character for character in "&%$#_{}"},
 }
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would run
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell that a spreadsheet would run starts with
 
 
 class ScoreRow(NamedTuple):
@@ -24,19 +24,19 @@ class ScoreRow(NamedTuple):
 
     corpus: str
     system: str
-    values: list[str]  # by metric, percent; MISSING where there is none
-    intervals: list[tuple[str, str]]  # by metric, of this run: low and high, ("", "") where there is none
+    values: list[str]  # by metric, percent; MISSING if unknown
+    intervals: list[tuple[str, str]]  # by metric, of this run only: low and high, ("", "") if unknown
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """All rows; this run's is the first, if it has scores."""
+    """The rows of this run, if it has scores, and of the paper."""
 
     metrics: list[str]
-    better: str  # which direction is
+    better: str  # "higher is better" or "lower is better"
     own: ScoreRow | None
     published: list[ScoreRow]
-    note: str  # how the scores were computed, "" without any
+    note: str  # how the scores were computed, "" without scores
 
     @property
     def rows(self) -> list[ScoreRow]:
@@ -77,7 +77,7 @@ def as_csv(table: ScoreTable) -> str:
 
 
 def as_latex(table: ScoreTable) -> str:
-    """A tabular for the package booktabs, this run's row with its 95 % intervals first."""
+    """A tabular for the package booktabs, starting with this run's row and its 95 % intervals."""
     lines = [f"% {' '.join(table.note.split())}"] if table.note else []
     lines += [rf"\begin{{tabular}}{{ll{'r' * len(table.metrics)}}}", r"\toprule"]
     lines += [_latex_row(["Corpus", "System", *table.metrics]), r"\midrule"]
@@ -101,5 +101,5 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Text that a spreadsheet takes for text."""
+    """The text, quoted if a spreadsheet would run it as a formula."""
     return f"'{text}" if text.startswith(FORMULA) else text

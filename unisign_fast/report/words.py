@@ -21,7 +21,7 @@ class MatrixRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """The words with most errors, as references and as predictions."""
+    """The words with the most errors, as references (rows) and as predictions (columns)."""
 
     words: list[str]  # of rows and columns, in alphabetical order
     rows: list[MatrixRow]
@@ -39,7 +39,7 @@ class WorstWord(NamedTuple):
 
 
 def confusion_matrix(compared: Sequence[Comparison]) -> ConfusionMatrix:
-    """The confusion matrix of at most MAX_CONFUSED reference words: those in most errors, on either side."""
+    """The confusion matrix of at most MAX_CONFUSED reference words, those in the most errors."""
     pairs = _pairs(compared)
     clips, errors = Counter[str](), Counter[str]()
     for (reference, prediction), count in pairs.items():
@@ -57,7 +57,7 @@ def confusion_matrix(compared: Sequence[Comparison]) -> ConfusionMatrix:
 
 
 def worst_words(compared: Sequence[Comparison]) -> list[WorstWord]:
-    """At most MAX_WORST words that were not always recognised: the lowest share of correct clips first."""
+    """At most MAX_WORST words that were not always recognised, lowest share of correct clips first."""
     by_reference: dict[str, Counter[str]] = {}
     for (reference, prediction), count in _pairs(compared).items():
         by_reference.setdefault(reference, Counter())[prediction] += count
