@@ -43,7 +43,7 @@ def stage1(command, store, tmp_path_factory) -> Path:
 def test_a_checkpoint_of_another_run_is_refused_and_unchanged(command, store, stage1, tmp_path, change, difference):
     before = (stage1 / "settings.json").read_bytes(), sorted(stage1.rglob("*"))
     ended = command(tmp_path, "pretrain.py", "--stores", store, "--out", stage1, *SHORT, *change)
-    assert_refused(ended, f"{stage1}/checkpoints/step_00000003: {difference}", "start another in a new folder")
+    assert_refused(ended, f"{stage1}/checkpoints/step_00000003: {difference}", "start another run in a new folder")
     assert before == ((stage1 / "settings.json").read_bytes(), sorted(stage1.rglob("*")))
 
 
