@@ -1,4 +1,4 @@
-"""Fault injection: what becomes of a training run, a store, an input or a corpus in the making after a fault.
+"""Fault injection: damages training runs, stores, inputs and corpus making, and reports the outcomes.
 
     python benchmarks/faults.py training --minutes 60
     python benchmarks/faults.py stores --minutes 5
@@ -26,8 +26,6 @@ from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.utils.console import run_command
 
 A_ROUND = 500  # stores or inputs
-
-
 Part = Literal["training", "stores", "inputs", "curation"]
 
 
@@ -35,15 +33,15 @@ def faults(part: Part, /, minutes: float = 5, seed: int = 0, json: Path | None =
     """Inject faults and print the outcomes.
 
     Args:
-        part: What is damaged.
-        minutes: How long; every kind is tried at least once.
+        part: What to damage.
+        minutes: Duration of the campaign; every kind is tried at least once.
         seed: The same seed gives the same faults.
         json: File for the rows.
     """
     if part == "training":
         rows = faults_training.run(minutes, seed)
     elif part == "curation":
-        from benchmarks import faults_curation  # late: of an optional extra
+        from benchmarks import faults_curation  # late: Ray is an optional dependency
 
         rows = faults_curation.run(minutes, seed)
     else:
@@ -60,7 +58,7 @@ def faults(part: Part, /, minutes: float = 5, seed: int = 0, json: Path | None =
 
 
 def table(part: str, rows: list[FaultRow]) -> Table:
-    """Kind, tried, each outcome, and the worst time."""
+    """A row for each kind: how often it was tried, its outcomes, and the worst time."""
     names = sorted({name for row in rows for name in row.outcomes})
     shown = Table(part, "tried", *names, "worst, s")
     for row in rows:
@@ -71,7 +69,7 @@ def table(part: str, rows: list[FaultRow]) -> Table:
 
 
 def _rounds(run: Callable[[int, int], list[FaultRow]], minutes: float, seed: int) -> list[FaultRow]:
-    """Sums rounds of damaged stores or inputs for a given time."""
+    """The summed outcomes of rounds of damaged stores or inputs, for a given time."""
     rows: dict[str, FaultRow] = {}
     end = time.monotonic() + 60 * minutes
     while not rows or time.monotonic() < end:

@@ -12,25 +12,25 @@ import numpy as np
 
 PARTS = ("body", "left", "right", "face")  # also the order of the packed joints
 HANDS = ("left", "right")
-MAX_PART_JOINTS = 32  # that the kernels take
+MAX_PART_JOINTS = 32  # limit of the kernels
 
 
 @dataclass(frozen=True)
 class Part:
     """A part of the body, which a graph convolution runs over."""
 
-    joints: tuple[int, ...]  # numbers among the skeleton's
-    edges: tuple[tuple[int, int], ...]  # numbers within the part
-    root: int | None = None  # within the part: the joint that it is normalised relative to; the body has none
-    anchor: int | None = None  # within the body: the joint whose feature is added to the part's; the body has none
+    joints: tuple[int, ...]  # indices into the skeleton's joints
+    edges: tuple[tuple[int, int], ...]  # indices into the part's joints
+    root: int | None = None  # index within the part: positions are normalised relative to it; the body has none
+    anchor: int | None = None  # index within the body: its feature is added to the part's; the body has none
 
 
 @dataclass(frozen=True, eq=False)
 class Skeleton:
-    """A definition of joints: their names in the order of the keypoint arrays, and the `parts` body, left, right, face.
+    """A set of joints: their names in the order of the keypoint arrays, and the `parts` body, left, right, face.
 
-    Both hands have the same number of joints and the same edges, since they share an encoder. The signer's size is the
-    extent of the body, a hand's box that of the hand.
+    Both hands have the same number of joints and the same edges, since they share an encoder. The body's extent is the
+    signer's size; a hand's extent is its box.
     """
 
     name: str  # in store.json and config.json
@@ -46,35 +46,35 @@ class Skeleton:
             size, where = len(part.joints), f"{self.name}: {name}"
             assert 1 <= size <= MAX_PART_JOINTS, f"{where} has {size} joints, not 1 to {MAX_PART_JOINTS}"
             assert len(set(part.joints)) == size, f"{where} has a joint twice"
-            assert all(0 <= joint < len(self.joints) for joint in part.joints), f"{where} has a joint that is none"
-            assert all(0 <= end < size for edge in part.edges for end in edge), f"{where} has an edge to no joint"
+            assert all(0 <= joint < len(self.joints) for joint in part.joints), f"{where} has an unknown joint"
+            assert all(0 <= end < size for edge in part.edges for end in edge), f"{where} has an edge to another part"
             if name != "body":
                 assert part.root is not None and 0 <= part.root < size, f"{where} needs a root"
                 assert part.anchor is not None and 0 <= part.anchor < body, f"{where} needs an anchor in the body"
         left, right = (self.parts[hand] for hand in HANDS)
         assert len(left.joints) == len(right.joints) and left.edges == right.edges, f"{self.name}: hands differ"
-        assert all(0 <= tip < len(left.joints) for tip in self.fingertips), f"{self.name}: a fingertip is no joint"
+        assert all(0 <= tip < len(left.joints) for tip in self.fingertips), f"{self.name}: a fingertip is not a joint"
 
     @cached_property
     def packed_joints(self) -> np.ndarray:
-        """The numbers of all joints that are used, part by part, int64 [J]."""
+        """The indices of all joints in use, part by part, int64 [J]."""
         return np.concatenate([self.part_joints[part] for part in PARTS])
 
     @cached_property
     def part_joints(self) -> dict[str, np.ndarray]:
-        """The numbers of each part's joints, int64."""
+        """The indices of each part's joints, int64."""
         return {name: np.array(part.joints) for name, part in self.parts.items()}
 
     @cached_property
     def slices(self) -> dict[str, slice]:
-        """Where each part is among the packed joints."""
+        """The range of each part within the packed joints."""
         sizes = [len(self.parts[part].joints) for part in PARTS]
         ends = np.cumsum(sizes).tolist()
         return {part: slice(end - size, end) for part, size, end in zip(PARTS, sizes, ends, strict=True)}
 
     @cached_property
     def hand_columns(self) -> slice | np.ndarray:
-        """The joints of both hands, the left first: a slice where they are contiguous, which copies nothing."""
+        """The joints of both hands, the left first; a slice, which avoids a copy, if they are contiguous."""
         joints = np.concatenate([self.part_joints[hand] for hand in HANDS])
         first, end = int(joints[0]), int(joints[0]) + len(joints)
         return slice(first, end) if np.array_equal(joints, np.arange(first, end)) else joints
@@ -85,7 +85,7 @@ class Skeleton:
         return len(self.parts["left"].joints)
 
     def adjacency(self, part: str) -> np.ndarray:
-        """The adjacency a graph convolution starts from, float32 [K=2, V, V]: A[k, v, w] weighs what w takes from v.
+        """A graph convolution's initial adjacency, float32 [K=2, V, V]: A[k, v, w] is the weight of joint v in w's sum.
 
         Edges are undirected and every joint is its own neighbour; each column is divided by its sum. A[0] holds the
         diagonal (hop 0), A[1] the rest (hop 1): ST-GCN's distance partition.
@@ -99,7 +99,7 @@ class Skeleton:
 
 
 def hand_rows(crops_per_hand: tuple[int, int], hand: int) -> slice:
-    """The rows of HANDS[hand] in arrays of both hands' crops, in which the left hand's come first."""
+    """The rows of HANDS[hand] in an array of both hands' crops, the left hand's first."""
     left, right = crops_per_hand
     return slice(left, left + right) if hand else slice(left)
 
@@ -111,7 +111,7 @@ HAND_JOINTS = (
 HAND_EDGES = ((0, 1), (0, 5), (0, 9), (0, 13), (0, 17)) + tuple(
     (joint, joint + 1) for first in (1, 5, 9, 13, 17) for joint in range(first, first + 3)
 )
-FACE_EDGES = (  # of 18 points of a face of 68: every second one of the contour, inner lips, nose tip
+FACE_EDGES = (  # between 18 of a face's 68 points: every second contour point, inner lips, nose tip
     *((joint, joint + 1) for joint in range(8)),  # the contour, ear to ear
     *((9 + i, 9 + (i + 1) % 8) for i in range(8)),  # the lips, closed
     *((17, joint) for joint in range(17)),
@@ -140,7 +140,7 @@ WHOLEBODY = Skeleton(
     },
 )
 
-# Of WHOLEBODY, for what knows no other skeleton: estimators, formats that are mapped to it, the demo corpus.
+# WHOLEBODY's values, for code that knows no other skeleton: estimators, formats mapped to it, the demo corpus.
 JOINTS = len(WHOLEBODY.joints)
 PART_JOINTS, PACKED_JOINTS, PART_SLICES = WHOLEBODY.part_joints, WHOLEBODY.packed_joints, WHOLEBODY.slices
 LEFT_HAND, RIGHT_HAND = (PART_JOINTS[hand] for hand in HANDS)

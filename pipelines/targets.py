@@ -1,4 +1,4 @@
-"""The target of a clip: kind of text and language.
+"""The target of a clip: the kind of text and its language.
 
 A language is CODE, a BCP-47 tag (de, gsw, zh-Hant), or CODE=NAME, where NAME is what the prompt calls it.
 """
@@ -31,7 +31,7 @@ LANGUAGES = {
     "ja": "Japanese",
     "ko": "Korean",
     "vi": "Vietnamese",
-}  # those used most; langcodes has the names of the others, and the same of these
+}  # the most common ones, with langcodes' names for them; it also names all others
 Task = Literal["slt", "cslr", "islr"]  # the target: sentence, glosses or word
 
 # Scripts by ISO 15924: the first words of their letters' names in Unicode.
@@ -89,7 +89,8 @@ def _name_in_table(code: str) -> str | None:
 
 
 def read_language(given: str) -> str:
-    """The language that a user gives, its code in standard form (deu and DE are de). Raises InputError."""
+    """The language that the user gave, with its code in standard form (de for deu and DE). Raises InputError if it is
+    unknown."""
     code, equals, name = given.partition("=")
     if language_name(given) is None:
         remedy = "give a code of BCP-47 or ISO 639, or CODE=NAME with the English name of the language"
@@ -129,4 +130,4 @@ def script_mismatch(texts: Iterable[str], language: str) -> str | None:
     if not expected or not scripts or share >= 0.5:
         return None
     (most, _), *_ = scripts.most_common(1)
-    return f"{1 - share:.0%} of the letters are not of the script of {language_name(language)}; most are {most}"
+    return f"{1 - share:.0%} of the letters are not in the script of {language_name(language)}; most are {most}"

@@ -92,7 +92,7 @@ class _BadClips:
         self.console.print(f"left out: {error}", markup=False, highlight=False, soft_wrap=True)
         bad = len(self.errors)
         if bad > self.max_share * self.total or bad == self.total:
-            problem = f"{bad} of {self.total} clips are bad already, --max-bad-share is {self.max_share}"
+            problem = f"{bad} of {self.total} clips are already bad, and --max-bad-share is {self.max_share}"
             raise InputError(self.labels, problem, "fix the clips named above, or allow a larger share")
 
 
@@ -135,8 +135,11 @@ class _Files:
 
 
 def _find(files: NamedFiles, name: str, label: Label, suffixes: tuple[str, ...], prefix: str = "") -> tuple[Path, bool]:
-    """Looks in the folder and in its subfolder of the split for a file of `name`, then of the recording, either with or
-    without `prefix`; also returns whether it is the recording's."""
+    """The file `name`, or else that of the recording, and whether it is the recording's.
+
+    Searches the folder and its subfolder of the split, for names with and without `prefix`. Raises InputError if there
+    is none.
+    """
     for stem in (name, label.recording) if label.recording else (name,):
         folder, slash, last = stem.rpartition("/")
         for named in dict.fromkeys((stem, f"{folder}{slash}{prefix}{last}")):
@@ -184,7 +187,7 @@ def _placed(
     """The clip's keypoints, without trailing frames that cannot be decoded, and the video frame of the first keypoint
     frame."""
     if pose_whole and not video_whole:
-        problem = "is of the whole recording, the video of the clip alone"
+        problem = "covers the whole recording, but its video only the clip"
         raise InputError(where, problem, "give videos of the recordings, or poses of the clips")
     first, last = video.frame_at(label.start), video.frame_at(label.end)
     if pose_whole == video_whole:
@@ -193,8 +196,8 @@ def _placed(
         surplus, start = max(0, pose.file_frames - (video.frames - first)), first + pose.start
     keypoints = pose.keypoints[: max(0, video.frames - start)]
     if not 0 <= surplus <= UNDECODABLE_FRAMES or len(keypoints) == 0:
-        problem = f"has {pose.file_frames} frames, its video {video.frames}"
-        raise InputError(f"{where}: keypoints", problem, "extract the pose from this very video again")
+        problem = f"has {pose.file_frames} frames, but its video has {video.frames}"
+        raise InputError(f"{where}: keypoints", problem, "extract the pose from this video again")
     if not pose_whole:
         return keypoints, start
     first = max(first, pose.start)

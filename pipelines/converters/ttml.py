@@ -24,12 +24,12 @@ _FRAMES = re.compile(r"(\d+):(\d\d):(\d\d):(\d+)(?:\.(\d+))?")
 
 @dataclass(frozen=True)
 class _Rates:
-    frames: float  # a second
-    subframes: float  # a frame
-    ticks: float  # a second
+    frames: float  # per second
+    subframes: float  # per frame
+    ticks: float  # per second
 
     def seconds(self, expression: str) -> float:
-        """Of a time expression. Raises ValueError if it is none."""
+        """The seconds of a time expression. Raises ValueError if it is not one."""
         text = expression.strip()
         if match := _OFFSET.fullmatch(text):
             units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "f": 1 / self.frames, "t": 1 / self.ticks}
@@ -79,13 +79,13 @@ def _offset(path: Path, rates: _Rates, expression: str) -> str:
 
 
 def _rates(path: Path, root: ElementTree.Element) -> _Rates:
-    """Raises InputError if a rate is no number above 0, or frame numbers are dropped."""
+    """The document's rates. Raises InputError if one is not a positive number, or if it uses drop-frame timecode."""
 
     def parameter(name: str, default: str) -> str:
         return root.attrib.get(f"{_PARAMETER}{name}", default)
 
     if parameter("dropMode", "nonDrop") != "nonDrop":
-        raise InputError(path, "counts time with dropped frame numbers", "convert the captions to WebVTT")
+        raise InputError(path, "uses drop-frame timecode", "convert the captions to WebVTT")
     try:
         over, under = (float(part) for part in re.split(r"[\s:]+", parameter("frameRateMultiplier", "1 1").strip()))
         frames = float(parameter("frameRate", "30")) * over / under
@@ -93,7 +93,8 @@ def _rates(path: Path, root: ElementTree.Element) -> _Rates:
         by_frames = str(frames * subframes) if f"{_PARAMETER}frameRate" in root.attrib else "1"
         ticks = float(parameter("tickRate", by_frames))
     except (ValueError, ZeroDivisionError):
-        raise InputError(path, "has a frame or tick rate that is no number", "convert the captions to WebVTT") from None
+        problem = "has a frame or tick rate that is not a number"
+        raise InputError(path, problem, "convert the captions to WebVTT") from None
     if not all(0 < rate < 1e9 for rate in (frames, subframes, ticks)):
         raise InputError(path, "has a frame or tick rate that is impossible", "convert the captions to WebVTT")
     return _Rates(frames, subframes, ticks)

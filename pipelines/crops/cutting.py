@@ -30,7 +30,7 @@ from ..store.keypoint_store import KeypointStore
 from ..workers import end_with_parent
 from .sources import VideoHandCrops, want_hands
 
-FRAMES_AT_ONCE = 256  # frames of a clip, so that a long clip needs no more memory than others
+FRAMES_AT_ONCE = 256  # frames cut at once, so that a long clip needs no more memory than others
 COMMIT_SECONDS = 60  # between commits; a killed run resumes from the last one
 ESTIMATE_CLIPS = 8  # clips cut to estimate the disk space
 
@@ -38,14 +38,14 @@ ESTIMATE_CLIPS = 8  # clips cut to estimate the disk space
 def cut_crops(
     store: KeypointStore, size: int, quality: int, videos: Path | None = None, workers: int | None = None
 ) -> CropStoreWriter:
-    """Cuts all clips that are not cut yet; prints an estimate of the disk space before it starts.
+    """Cuts all clips that are not cut yet; first prints an estimate of the disk space.
 
-    size: side in pixels; quality: of JPEG, 1 to 95; videos: a folder to look for the videos in, by their names, instead
-    of the store's own paths; workers: processes, one a core by default. A clip whose video can't be used is named
-    on stderr and left out. Raises InputError when the disk has too little room, or no clip can be cut.
+    size: side in pixels; quality: of JPEG, 1 to 95; videos: a folder in which to look up the videos by name, instead of
+    the store's own paths; workers: processes, by default one per core. A clip whose video can't be used is named on
+    stderr and left out. Raises InputError if the disk has too little space, or no clip can be cut.
     """
     if not 8 <= size <= 512 or not 1 <= quality <= 95:
-        raise InputError("--size, --quality", f"{size} and {quality} are not possible", "give 8 to 512, and 1 to 95")
+        raise InputError("--size, --quality", f"{size} and {quality} are not valid", "give 8 to 512, and 1 to 95")
     if videos is not None and not videos.is_dir():
         raise InputError(f"--videos: {videos}", "is not a folder", "name the folder that holds the videos")
     try:

@@ -1,16 +1,19 @@
-"""A box of a decoded frame as RGB, without the conversion of the whole frame, which costs more than its decoding."""
+"""Converts a box of a decoded frame to RGB; converting the whole frame would cost more than decoding it."""
 
 from collections.abc import Sequence
 
 import av
 import numpy as np
 
-_FORMATS = ("yuv420p", "yuvj420p")  # a chroma sample for 2x2 pixels, in a plane of its own
+_FORMATS = ("yuv420p", "yuvj420p")  # planar, one chroma sample per 2x2 pixels
 
 
 def box_of(frame: av.VideoFrame, box: Sequence[int]) -> np.ndarray | None:
-    """The box (left, top, right, bottom in pixels) of a frame, RGB [height, width, 3] uint8, equal in every pixel to
-    that of the whole frame; None for other formats than 4:2:0, and at a last line or column that shares no chroma."""
+    """The pixels of a frame in `box` (left, top, right, bottom), RGB [height, width, 3] uint8.
+
+    Equal in every pixel to converting the whole frame. None for formats other than 4:2:0, and if the box reaches a last
+    line or column that shares no chroma sample.
+    """
     left, top, right, bottom = box
     x, y = left - left % 2, top - top % 2  # on whole chroma samples
     width, height = right + right % 2 - x, bottom + bottom % 2 - y

@@ -227,12 +227,13 @@ def _video_frames(wanted: WantedHands) -> np.ndarray:
 def _check(video: VideoFile, wanted: WantedHands) -> None:
     """Raises InputError if the pose was not extracted from this video."""
     clip = wanted.clip
-    again = "extract the pose from this very video again"
+    again = "extract the pose from this video again"
     if (video.width, video.height) != (clip.width, clip.height):
-        sizes = f"is {video.width}x{video.height}, the pose of clip {clip.id} is for {clip.width}x{clip.height}"
+        sizes = f"is {video.width}x{video.height}, but the pose of clip {clip.id} is for {clip.width}x{clip.height}"
         raise InputError(video.path, sizes, again)
     expected = clip.video_frames or clip.video_start + clip.frames
     if video.declared_frames and abs(video.declared_frames - expected) > LENGTH_TOLERANCE:
         frames = video.count_frames()  # the declared frame count may be wrong
         if abs(frames - expected) > LENGTH_TOLERANCE:
-            raise InputError(video.path, f"has {frames} frames, the pose of clip {clip.id} is for {expected}", again)
+            problem = f"has {frames} frames, but the pose of clip {clip.id} is for {expected}"
+            raise InputError(video.path, problem, again)

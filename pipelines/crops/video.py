@@ -161,7 +161,7 @@ class VideoFile:
     def frames(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The wanted frames (int64, any order, counted from 0), each once and in order: number, RGB [H, W, 3] uint8.
 
-        Decodes from the start up to the last one. Raises InputError if one of them cannot be had.
+        Decodes from the start up to the last one. Raises InputError if one of them does not decode.
         """
         numbers = set(wanted.tolist())
         number, last = -1, max(numbers, default=-1)

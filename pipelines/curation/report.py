@@ -121,7 +121,7 @@ class CorpusReport:
 
 
 def read_corpus_report(release: Path) -> CorpusReport:
-    """The numbers of a finished release. Raises InputError if it is none or a file in it is damaged."""
+    """The numbers of a finished release. Raises InputError if it is not one, or a file in it is damaged."""
     record = _read(release / "release.json", _Release)
     programmes, sentences, posed, kept = (
         Stage("programmes", "programmes"),

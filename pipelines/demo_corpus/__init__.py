@@ -76,7 +76,7 @@ def write_demo_corpus(root: Path, clips: int, seed: int, workers: int | None = N
     """Writes the stores root/sentences and root/words with `clips` clips in total, half of them sentences.
 
     The same `clips` and `seed` give the same labels and keypoints, byte for byte, with any number of `workers` (None:
-    one a core). The corpus appears at `root` once it is complete and on disk; of several at once the first to end
+    one per core). The corpus appears at `root` once it is complete and on disk; of several at once, the first to end
     wins. A killed run leaves a hidden folder `.NAME.unfinished-PID` beside it. Raises InputError if `root` exists or
     cannot be written, or a number is out of range.
     """

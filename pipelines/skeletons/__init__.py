@@ -21,7 +21,7 @@ SKELETONS: dict[str, Skeleton] = {
 
 
 def find_skeleton(name: object, where: object) -> Skeleton:
-    """The skeleton of this name. Raises InputError, its place being `where`, if there is none."""
+    """The skeleton of this name. Raises InputError, naming `where`, if there is none."""
     if not isinstance(name, str) or name not in SKELETONS:
         remedy = f"use one of {', '.join(SKELETONS)}, or define it (docs/extending.md)"
         raise InputError(where, f"the skeleton {name!r} is not known", remedy)
@@ -29,7 +29,7 @@ def find_skeleton(name: object, where: object) -> Skeleton:
 
 
 def check_skeleton(given: Skeleton, read: Skeleton, where: object) -> None:
-    """Raises InputError, its place being `where`, unless the keypoints given are those that a model reads."""
+    """Raises InputError, naming `where`, unless the given keypoints have the skeleton that a model reads."""
     if given is not read:
         problem = f"has keypoints of {given.name}, and the model reads those of {read.name}"
         raise InputError(where, problem, "convert the poses to that skeleton (--format), or name another model")

@@ -79,7 +79,7 @@ _REMEDIES = {
 
 
 def check_clip(where: object, clip: Clip) -> None:
-    """Raises InputError, its place starting with `where`, unless every field has its type and a possible value."""
+    """Raises InputError, naming `where` and the field, unless every field has its type and a valid value."""
     for name, kind in _TYPES.items():
         value = getattr(clip, name)
         if type(value) is not kind and not (kind is float and type(value) is int):
@@ -110,7 +110,7 @@ def _check_values(where: object, clip: Clip) -> None:
 
 
 def parse_clip(where: str, line: bytes) -> Clip:
-    """The clip of a manifest's line. Raises InputError, its place starting with `where`, if it is not a clip."""
+    """Parse a line of the manifest. Raises InputError, naming `where` and the field, if it is not a clip."""
     try:
         clip = _DECODER.decode(line)
         _check_values(where, clip)

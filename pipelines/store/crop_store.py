@@ -73,7 +73,7 @@ class CropStore:
             raise InputError(f"{self.path}: clip {clip.id}", "is not cut yet", _cut_again(self.path))
         if clip.id in self.left_out:
             problem = f"could not be cut: {self.left_out[clip.id]}"
-            raise InputError(f"{self.path}: clip {clip.id}", problem, f"mend it, delete {self.path} and cut again")
+            raise InputError(f"{self.path}: clip {clip.id}", problem, f"repair it, delete {self.path} and cut again")
         before = self._ends[first - 1 : first] if first else np.zeros(1, np.int64)
         ends = np.concatenate([before, self._ends[first : first + 2 * clip.frames]])
         sizes = np.diff(ends)

@@ -34,7 +34,7 @@ class KeypointStore:
     """A finished store, opened for reading: its folder `path`, its `clips`, and the `keypoint_source` that produced
     them.
 
-    `skeleton` defines its joints. Opening takes a moment and 29 bytes of memory a clip; threads may share a store.
+    `skeleton` defines its joints. Opening is fast and takes 29 bytes of memory per clip; threads may share a store.
     """
 
     def __init__(self, path: Path, clips: Manifest, rows: RowReader, header: dict):
@@ -47,7 +47,7 @@ class KeypointStore:
 
     @classmethod
     def open(cls, path: Path | str) -> "KeypointStore":
-        """Checks only that the store's parts exist. Raises InputError if the store is incomplete."""
+        """Open a store, checking only that its parts exist. Raises InputError if it is incomplete."""
         path = Path(path)
         header = _read_header(path)
         clips = Manifest(path / "manifest.jsonl", header["clips"], header["manifest_bytes"], header.get("index_crc32c"))

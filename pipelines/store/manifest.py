@@ -1,7 +1,7 @@
-"""The manifest: one JSON line per clip, in the order in which the clips' frames lie in the keypoint store.
+"""The manifest: one JSON line per clip, in the order of the clips' frames in the keypoint store.
 
-A binary index lies beside it, so that a corpus of a million clips opens at once: 29 bytes a clip, of which four are the
-checksum of the rest and of the clip's line. Lines are read and parsed on demand.
+A binary index beside it lets a corpus of a million clips open at once. It has 29 bytes per clip, four of which are the
+checksum of the others and of the clip's line. Lines are read and parsed on demand.
 """
 
 import json

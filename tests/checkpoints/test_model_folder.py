@@ -60,7 +60,7 @@ def equal_weights(model: UniSign, other: UniSign) -> set[str]:
 
 
 @pytest.mark.parametrize("config", [POSE, replace(RGB, gate="published"), HEAD], ids=["pose", "rgb", "head"])
-def test_a_model_comes_back_bit_for_bit(saved, tokenizer, config):
+def test_a_model_is_loaded_bit_for_bit(saved, tokenizer, config):
     folder = saved(config)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     model, loaded_codec = UniSign.load(folder)
@@ -122,7 +122,7 @@ def test_a_task_head_starts_from_stage_1(saved, features):
     assert equal_weights(model, build(POSE, seed=1)) == names - new
 
 
-def test_a_started_model_computes_what_its_source_does(saved):
+def test_a_model_computes_the_same_as_the_one_it_starts_from(saved):
     model, batch = build(POSE, seed=2), make_batch([5, 3])
     start_from(model, saved(POSE))
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_stage_1_does_not_start_from_rgb(saved):
         (replace(RGB, fusion="cross"), ["rgb."]),
     ],
 )
-def test_a_start_of_another_shape_is_named(saved, other, words):
+def test_starting_from_another_shape_is_named(saved, other, words):
     source = saved(RGB if other.rgb else POSE)
     said = refusal(start_from, build(other, seed=2), source)
     assert said.startswith(f"{source / 'model.safetensors'}: ") and "do not fit" in said
@@ -277,7 +277,7 @@ def test_pretrained_mt5_loads_exactly(pretrained, tmp_path, file):
     assert not torch.equal(mt5.lm_head.weight, mt5.shared.weight), "a separate output head"
 
 
-def test_pretrained_tokenizer_comes_along(pretrained, tokenizer):
+def test_the_pretrained_tokenizer_is_loaded_too(pretrained, tokenizer):
     assert pretrained_tokenizer(str(pretrained)).target_ids("茶") == tokenizer.target_ids("茶")
 
 

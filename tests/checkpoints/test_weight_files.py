@@ -61,14 +61,14 @@ def test_tables_of_other_trainers(tmp_path, content):
 
 
 @pytest.mark.parametrize("content, expected", REFUSED.values(), ids=REFUSED)
-def test_what_else_is_in_a_file_is_said(tmp_path, content, expected):
+def test_the_message_says_what_else_is_in_the_file(tmp_path, content, expected):
     torch.save(content, tmp_path / "a.pth")
     assert expected in refusal(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("content, expected", NO_WEIGHTS.values(), ids=NO_WEIGHTS)
-def test_what_is_no_file_of_weights(tmp_path, suffix, content, expected):
+def test_files_that_hold_no_weights(tmp_path, suffix, content, expected):
     (tmp_path / f"a{suffix}").write_bytes(content)
     assert expected in refusal(tmp_path / f"a{suffix}")
 
@@ -90,7 +90,7 @@ def test_headers_of_safetensors(tmp_path, header):
     assert "is not a complete safetensors file" in refusal(tmp_path / "a.safetensors")
 
 
-def test_every_flipped_bit_of_saved_weights_is_found(tmp_path):
+def test_every_flipped_bit_of_saved_weights_is_detected(tmp_path):
     weights = {
         "a": torch.arange(6.0).reshape(2, 3),
         "b": torch.tensor(True),
@@ -130,7 +130,7 @@ def test_pth_files_that_would_take_far_more_memory_than_their_size(tmp_path, mon
     assert "a zip file that expands to" in refusal(path)
 
 
-def test_pth_files_of_tensors_that_are_no_plain_ones(tmp_path):
+def test_pth_files_with_tensors_that_are_not_plain(tmp_path):
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
     quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
     for tensor in (nested, quantized, torch.ones(3, device="meta"), torch.eye(3).to_sparse()):

@@ -181,8 +181,8 @@ def test_signatures_name_the_units():
         ("vi", "Tôi uống nước", None),
         ("ru", "ё", None),
         ("de", "12:30 ...", None),
-        ("de", "我喜欢茶", "100% of the letters are not of the script of German; most are CJK"),
-        ("ja", "I like tea 茶", "89% of the letters are not of the script of Japanese; most are LATIN"),
+        ("de", "我喜欢茶", "100% of the letters are not in the script of German; most are CJK"),
+        ("ja", "I like tea 茶", "89% of the letters are not in the script of Japanese; most are LATIN"),
     ],
 )
 def test_a_text_in_another_script_is_noticed(language, text, expected):

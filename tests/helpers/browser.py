@@ -19,7 +19,7 @@ PATIENCE = 20.0  # seconds
 
 
 class Browser:
-    """One page. `events` are all the events that Chromium has reported of it, as (method, parameters)."""
+    """A page. `events` are all events that Chromium reported about it, as (method, parameters)."""
 
     def __init__(self):
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -56,7 +56,7 @@ class Browser:
         self.profile.cleanup()
 
     def send(self, method: str, **parameters) -> dict:
-        """One command, and its result."""
+        """Sends a command and returns its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -70,7 +70,7 @@ class Browser:
             self.events.append((answer["method"], answer["params"]))
 
     def open(self, file: Path, *, scheme: str = "light", motion: str = "no-preference", width: int = 1100) -> None:
-        """Loads a file with these reader preferences."""
+        """Loads a file with these user preferences."""
         features = [
             {"name": "prefers-color-scheme", "value": scheme},
             {"name": "prefers-reduced-motion", "value": motion},
@@ -88,15 +88,15 @@ class Browser:
         return result["result"].get("value")
 
     def press(self, key: str, code: int, text: str = "") -> None:
-        """A key with its Windows key code."""
+        """Presses a key, given with its Windows key code."""
         self.send("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, text=text)
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Until it holds; an assertion fails after PATIENCE."""
+        """Waits until the condition holds; fails after PATIENCE."""
         end = time.monotonic() + PATIENCE
         while not condition():
-            assert time.monotonic() < end, "nothing happened"
+            assert time.monotonic() < end, "the condition never held"
             time.sleep(0.02)
 
     def _read(self) -> dict:

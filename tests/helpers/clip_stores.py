@@ -1,4 +1,4 @@
-"""Small stores with real videos, and what reads them, for the tests of the reader, the loader and the crop store."""
+"""Small stores with real videos, and functions that read them, for the tests of reader, loader and crop store."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -77,7 +77,7 @@ def reader(store: KeypointStore, settings: DataSettings = RGB) -> ClipReader:
 
 
 def read_one(folder: Path, clip: dict, settings: DataSettings = RGB) -> PackedBatch:
-    """The batch of this clip alone; raises the clip's error."""
+    """A batch of this clip alone. Raises the clip's error."""
     one = reader(write_store(folder / "store", [clip]), settings)
     return batch_of(one, [0])
 

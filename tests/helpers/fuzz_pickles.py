@@ -68,7 +68,7 @@ def _fragments() -> list[bytes]:
 
 
 def _corpus() -> list[bytes]:
-    """Pickles as poses and labels come in."""
+    """Pickles like those that hold poses and labels."""
     rng = np.random.default_rng(0)
     frames = [rng.random((1, 5, 2), np.float32) for _ in range(3)]
     poses = {"keypoints": frames, "scores": [np.ones((1, 5))] * 3, "w_h": [64, 48]}
@@ -88,7 +88,7 @@ FRAGMENTS, CORPUS = _fragments(), _corpus()
 
 
 def _opcodes(content: bytes) -> list[bytes]:
-    """A pickle cut where its opcodes begin."""
+    """A pickle, split into its opcodes."""
     places = [place for _, _, place in pickletools.genops(content)]
     return [content[start:end] for start, end in pairwise([*places, len(content)])]
 
@@ -127,7 +127,7 @@ def mutated(rng: random.Random) -> bytes:
 
 
 def drawn(rng: random.Random) -> bytes:
-    """A pickle of opcodes drawn so that most find what they need on the stack."""
+    """A pickle of random opcodes, most of which find the operands they need on the stack."""
     parts = [b"\x80\x04("]  # the list of whatever is left on the stack
     parts += [rng.choice((rng.choice(FRAGMENTS), _array(rng))) + b"q" + bytes([number]) for number in range(8)]
     for _ in range(rng.choice([2, 5, 20, 60])):
@@ -156,7 +156,7 @@ def drawn(rng: random.Random) -> bytes:
 
 
 def _array(rng: random.Random) -> bytes:
-    """An array as numpy pickles it, of numbers that need not fit together."""
+    """An array as numpy pickles it, with a shape and data that need not match."""
     state = (3, rng.choice("<>|"), None, None, None, rng.choice([-1, 1000]), -1, 0)
     shape = tuple(rng.choice([0, 1, 2, 3, 2**40, 10**9]) for _ in range(rng.randint(0, 4)))
     spec = rng.choice(SPECS)

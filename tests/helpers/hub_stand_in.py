@@ -1,7 +1,7 @@
-"""A stand-in for the Hugging Face hub, not the hub: the part of its HTTP API that uploads and downloads of models use.
+"""A stand-in for the Hugging Face hub: the part of its HTTP API that uploading and downloading models needs.
 
-Written after what huggingface_hub 2.4 asks for, and tried with nothing else. It keeps repositories in memory, knows one
-branch and one token, stores files through Git LFS or inside the commit, and speaks no Xet (set HF_HUB_DISABLE_XET).
+Written against the requests of huggingface_hub 2.4, and tested with nothing else. It keeps repositories in memory, has
+one branch and one token, stores files through Git LFS or in the commit, and has no Xet (set HF_HUB_DISABLE_XET).
 """
 
 import base64
@@ -18,7 +18,7 @@ LFS_BYTES = 2**16  # files from this size on are uploaded through LFS
 
 
 class StandIn(ThreadingHTTPServer):
-    """Serves at `address`; `requests` are the methods and paths asked for, in their order."""
+    """Serves at `address`; `requests` lists the methods and paths requested so far."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -1,4 +1,4 @@
-"""Writes keypoints in the formats of other projects, joint by joint after their names, as those projects document them.
+"""Writes keypoints in the formats of other projects, as they document them; joints are matched by name.
 
 MMPose: mmpose/structures/utils.py (split_instances) and the demos; rtmlib: Wholebody's return values; OpenPose:
 doc/02_output.md; .pose: the pose-format library itself.

@@ -1,4 +1,4 @@
-"""What a user is told of wrong input."""
+"""The message that a user gets for invalid input."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A small run to report on, and what a test asks of the report's page."""
+"""A small run to report on, and a parser of the report's page."""
 
 import json
 import re
@@ -102,7 +102,7 @@ def make_run(folder: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """What a test asks of a page: its text, every attribute, and the data of its players."""
+    """A parsed page: its text, every attribute, and the data of its players."""
 
     def __init__(self, file: Path):
         super().__init__()

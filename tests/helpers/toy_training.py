@@ -1,4 +1,4 @@
-"""A toy model and clips with the trainer's interfaces, and processes to train it in."""
+"""A toy model and clips with the trainer's interfaces, and processes in which to train it."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = 7
-# What `start_ranks` leaves in the environment of the process that called it.
+# Variables that `start_ranks` leaves in the environment of its process.
 OF_ONE_PROCESS = {"DS_ACCELERATOR", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 class Toy(nn.Module):
-    """A model with the trainer's interface; `crop` takes part only where a clip has crops."""
+    """A model with the trainer's interface; `crop` is used only if a clip has crops."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ def toy_batch(clips: list[int]) -> PackedBatch:
 
 
 def run_script(command: list[str], **environment: str) -> tuple[int, str]:
-    """Exit status and output of a command run on CPU; its whole process group goes when it ends or takes too long."""
+    """Exit status and output of a command run on CPU; its process group is killed when it ends or takes too long."""
     kept = {name: value for name, value in os.environ.items() if name not in OF_ONE_PROCESS}
     ours = {"PYTHONPATH": os.environ["PYTHONPATH"], "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(

@@ -232,7 +232,7 @@ def test_command_scores_translations_in_their_language_against_a_run(tmp_path):
     assert scores["differences"]["BLEU-4"]["value"] > 0 and "tok:char" in scores["signature"]
     result = evaluate(*files, "--task", "slt", "--language", "de")
     assert result.stderr == (
-        "warning: --language de: references: 100% of the letters are not of the script of German; most are THAI\n"
+        "warning: --language de: references: 100% of the letters are not in the script of German; most are THAI\n"
     )
     result = evaluate("--predictions", tmp_path / "run", "--task", "slt")
     assert (

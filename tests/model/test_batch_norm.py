@@ -34,7 +34,7 @@ def loss_weights(shape: tuple[int, ...]) -> Tensor:
 
 
 def make_norm(channel_dim: int = -1, mean: float = 0.0) -> BatchNorm:
-    """One that is neither new nor the identity, its running mean a little off `mean`."""
+    """A norm that is neither new nor the identity, with a running mean slightly off `mean`."""
     norm = BatchNorm2d(CHANNELS) if channel_dim == 1 else BatchNorm(CHANNELS)
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([0.5, -1.0, 2.0]))
@@ -242,7 +242,7 @@ def backward(norm: BatchNorm2d, x: Tensor, per_part: list[int], weights: Tensor)
 
 
 def maps_of_hands(ranks_taking_part: slice, hands: list[Tensor] | None = None) -> tuple[Tensor, list[int]]:
-    """The rows of both hands on these of two ranks: rank 0 has the whole left hand, both share the right one."""
+    """A rank's rows of both hands: rank 0 has all of the left hand, and both ranks share the right hand."""
     left, right = hands or two_parts((3, 5))[2]
     shares = [(left, right[:1]), (left[:0], right[1:])][ranks_taking_part]
     hands = [torch.cat(hand) for hand in zip(*shares)]
@@ -251,7 +251,7 @@ def maps_of_hands(ranks_taking_part: slice, hands: list[Tensor] | None = None) -
 
 @contextmanager
 def counted_reductions() -> Iterator[list]:
-    """Within the block every all-reduce is appended to the list."""
+    """A list to which every all-reduce within the block is appended."""
     seen, reduce = [], dist.all_reduce
 
     def counting(*arguments, **options):
@@ -266,7 +266,7 @@ def counted_reductions() -> Iterator[list]:
 
 
 def run_in_ranks(out: Path) -> None:
-    """Run by each of two ranks: its share of every case, then an evaluation that only rank 0 takes part in."""
+    """Run by each of two ranks: its share of every case, then an evaluation on rank 0 alone."""
     ranks = start_ranks()
     results = {}
     for case in CASES:
@@ -318,7 +318,7 @@ def test_two_ranks_equal_one_with_all_rows(two_ranks, case):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_two_ranks_share_the_statistics_of_each_hand(two_ranks, backend):
-    """Both hands by one reduction each way."""
+    """Both hands take one all-reduce in each direction."""
     assert [results[f"reductions, {backend}"] for results in two_ranks] == [2, 2]
     shared, _, _ = two_parts((3, 5))
     x, per_part = maps_of_hands(slice(None))

@@ -108,8 +108,8 @@ def test_the_host_waiting_for_the_device_raises():
         torch.ones(3, device="meta").sum().item()
 
 
-def test_the_gpu_path_of_the_whole_model_imports_nothing_that_is_for_cpus_alone():
-    """The data path also has compiled loops, so numba itself may be imported."""
+def test_the_gpu_path_of_the_whole_model_imports_no_cpu_only_module():
+    """numba itself may be imported, for the compiled loops of the data path."""
     code = """
 import sys
 sys.path.insert(0, "tests/model")

@@ -97,7 +97,7 @@ def test_dropout_is_drawn_where_hugging_face_draws_it(language_model):
     assert abs(ours.mean() - without) > 10 * theirs.std() / 60**0.5
 
 
-def test_without_training_dropout_is_nothing():
+def test_dropout_does_nothing_in_evaluation():
     x = torch.ones(3)
     assert Dropout(0.5).eval()(x) is x and Dropout(0.0)(x) is x
 

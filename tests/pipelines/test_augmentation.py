@@ -192,7 +192,7 @@ def test_crops_show_the_frames_shown_and_their_joints_where_the_picture_has_them
     np.testing.assert_array_equal(sample.poses[sample.crop_frame, :, 2], unturned[shown][..., 2])
 
 
-def test_augmentation_is_recorded_and_runs_without_it_go_on():
+def test_augmentation_is_recorded_and_runs_without_it_resume():
     settings = parse("training", (1,), ["--augment", "rotation=10", "noise=0.01"])
     assert settings.data.augment == ("rotation=10", "noise=0.01")
     recorded = settings.as_json()

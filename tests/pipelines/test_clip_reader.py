@@ -77,7 +77,7 @@ def test_a_clip_may_be_a_part_of_its_video(tmp_path, start):
     source = video_of(tmp_path / "a.mp4", 40)
     batch = read_one(tmp_path / "part", {"source": source, "video_start": start, "video_frames": 40})
     np.testing.assert_allclose(grey(batch), 4 * (start + batch.crop_frame), atol=2)
-    with pytest.raises(InputError, match="a.mp4: has 40 frames, the pose of clip clip0 is for 35"):
+    with pytest.raises(InputError, match="a.mp4: has 40 frames, but the pose of clip clip0 is for 35"):
         read_one(tmp_path / "other", {"source": source, "video_start": start, "video_frames": 35})
 
 

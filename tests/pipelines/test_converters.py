@@ -66,7 +66,7 @@ def test_texts_in_another_script_than_the_languages_are_warned_of(tmp_path, capf
     poses, videos, labels, out = write_corpus(tmp_path, "unisign")
     labels.write_text(labels.read_text().replace("\\u8336", "чай"))
     convert("unisign", poses, videos, labels, out, split="train", max_bad_share=0.5)
-    warning = "warning: texts in en: 100% of the letters are not of the script of English; most are CYRILLIC; "
+    warning = "warning: texts in en: 100% of the letters are not in the script of English; most are CYRILLIC; "
     assert warning in capfd.readouterr().err.replace("\n", " ")
 
 
@@ -97,7 +97,7 @@ def test_mmpose_demos_put_results_before_the_name(tmp_path, folder):
         convert("mmpose", poses, videos, None, tmp_path / "unlabelled")
         assert [clip.id for clip in KeypointStore.open(tmp_path / "unlabelled").clips] == ["c0", "c1", "c2", "c3"]
     message = refusal(convert, "unisign", poses, videos, labels, tmp_path / "other", split="train", max_bad_share=0.2)
-    assert "2 of 5 clips are bad" in message  # other formats' files have the clip's name
+    assert "2 of 5 clips are already bad" in message  # other formats' files have the clip's name
 
 
 def test_only_dot_pose_can_do_without_videos(tmp_path):
@@ -143,7 +143,7 @@ def test_the_pose_of_a_clip_and_the_video_of_the_recording(tmp_path):
     write_video(videos / "c3_0.mp4", [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * 4)
     labels.write_text(table(("c3", "c3_0", 0.08, 0.24, "One.")))
     message = refusal(convert, "mmpose", poses, videos, labels, tmp_path / "other")
-    assert "c3.json: is of the whole recording, the video of the clip alone" in message
+    assert "c3.json: covers the whole recording, but its video only the clip" in message
     labels.write_text(table(("c9", "c9_0", 0.08, 0.24, "One.")))
     message = refusal(convert, "mmpose", poses, videos, labels, tmp_path / "other")
     assert "c9_0.mp4: is missing (nor with .webm, " in message and "), nor is its recording c9" in message

@@ -25,7 +25,7 @@ from unisign_fast.pipelines.store.merge import merge_stores
 LENGTHS = [9, 12, 20, 7]
 FILES = {  # written once; a bad clip's reason
     "missing.mp4": "there is no such video",
-    "short.mp4": "has 5 frames, the pose of clip short is for 10",
+    "short.mp4": "has 5 frames, but the pose of clip short is for 10",
     "text.mp4": "does not open as a video",
 }
 
@@ -264,8 +264,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_disk_that_takes_no_more(tmp_path):
-    """A real error of the operating system; committed clips are kept, and the next call resumes."""
+def test_a_full_disk(tmp_path):
+    """An actual error of the operating system: committed clips are kept, and the next call resumes."""
     clips = [{"keypoints": pose(40, i), "source": textured(tmp_path / f"{i}.webm", 40)} for i in range(3)]
     store = write_store(tmp_path / "store", clips)
     (tmp_path / "full.py").write_text(FULL_DISK.format(path=str(store.path)))

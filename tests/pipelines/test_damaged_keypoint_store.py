@@ -61,7 +61,7 @@ def test_files_that_are_cut_short_while_in_use(tmp_path):
     assert "manifest.jsonl: ends before byte" in refusal(lambda: store.clips[2])
 
 
-def test_open_refuses_what_is_not_a_whole_store(tmp_path):
+def test_open_refuses_incomplete_stores(tmp_path):
     assert "is not a store" in refusal(KeypointStore.open, tmp_path / "missing")
     assert "is not a store" in refusal(KeypointStore.open, tmp_path)
     path = tmp_path / "store"

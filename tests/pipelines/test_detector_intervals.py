@@ -1,4 +1,4 @@
-"""A detector asked in few frames only: the keypoints are those of a detector asked in every frame."""
+"""Keypoints with a detector run on few frames equal those with a detector run on every frame."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from unisign_fast.pipelines.pose_estimation.estimation import estimate_pose
 
 
 class Counted:
-    """A detector, and how many pictures it was given."""
+    """A detector that counts its pictures."""
 
     def __init__(self, detector):
         self.detector, self.batch, self.pictures = detector, detector.batch, 0
@@ -26,7 +26,7 @@ class Counted:
 
 
 def both_ways(path, networks):
-    """Pose files by a detector in few frames and in every frame, and how many pictures the first was given."""
+    """Pose files with the detector on few frames and on every frame, and the number of pictures in the first case."""
     detector = Counted(networks[0])
     few = estimate_pose(path, detector, networks[1])
     return few, estimate_pose(path, networks[0], networks[1], detect_every=1), detector.pictures
@@ -66,8 +66,8 @@ def test_few_detections_give_the_demo_signers_keypoints(tmp_path, networks):
 
 
 @pytest.mark.parametrize("reach", [98, 146])  # to the edge of the crop, and beyond it
-def test_the_detector_is_asked_where_the_signer_moves_out_of_the_box(tmp_path, networks, reach):
-    """An arm is stretched between two detections, beyond both boxes."""
+def test_the_detector_runs_where_the_signer_moves_out_of_the_box(tmp_path, networks, reach):
+    """Between two detections, an arm reaches out of both boxes."""
     pictures, hands = [], []
     for t in range(26):
         picture = black()
@@ -86,7 +86,7 @@ def test_the_detector_is_asked_where_the_signer_moves_out_of_the_box(tmp_path, n
     assert calls == 2 + 3
 
 
-def test_the_detector_is_asked_in_every_frame_between_detections_that_disagree(tmp_path, networks):
+def test_the_detector_runs_on_every_frame_between_detections_that_disagree(tmp_path, networks):
     pictures, hands = walk(51, (320, 120))  # from one end of the picture to the other
     for t in range(26, 51):
         pictures[t][:] = 0
@@ -99,7 +99,7 @@ def test_the_detector_is_asked_in_every_frame_between_detections_that_disagree(t
     assert calls == 3 + 2 * 24
 
 
-def test_the_detector_is_asked_where_the_network_is_less_sure(tmp_path, networks):
+def test_the_detector_runs_where_the_pose_network_is_less_confident(tmp_path, networks):
     """The signer is missing in two frames; only the detector rejects what replaces them."""
     pictures = [black() for _ in range(26)]
     for t, picture in enumerate(pictures):

@@ -206,7 +206,7 @@ def test_a_damaged_frame_stops_only_those_who_need_it(tmp_path, kept, problem):
 
 
 def test_a_video_of_another_size(video):
-    with pytest.raises(InputError, match="is 96x64, the pose of clip a is for 192x128; extract the pose"):
+    with pytest.raises(InputError, match="is 96x64, but the pose of clip a is for 192x128; extract the pose"):
         read(video, [0], [(0, 0, 8, 8)], width=192, height=128)
 
 
@@ -217,7 +217,7 @@ def test_odd_sizes_and_variable_frame_rate(tmp_path):
     np.testing.assert_allclose(grey, [60, 120], atol=3)
 
 
-def test_files_that_are_no_videos(tmp_path, video):
+def test_files_that_are_not_videos(tmp_path, video):
     with pytest.raises(InputError, match="there is no such video"):
         VideoFile(tmp_path / "missing.mp4")
     (tmp_path / "text.mp4").write_text("not a video")
@@ -232,7 +232,7 @@ def test_files_that_are_no_videos(tmp_path, video):
             VideoFile(tmp_path / "half.mp4")
 
 
-def test_sound_alone_is_no_video(tmp_path):
+def test_a_file_with_only_sound_is_not_a_video(tmp_path):
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")

@@ -1,4 +1,4 @@
-"""Every mistake in a JSON file is one line, and a file is replaced whole or not at all."""
+"""Every mistake in a JSON file is one line, and files are replaced completely or not at all."""
 
 import errno
 import json
@@ -68,7 +68,7 @@ def test_a_size_beyond_the_limit_and_a_folder(tmp_path):
         read_json(tmp_path)
 
 
-def test_a_line_for_the_terminal_has_nothing_that_steers_it():
+def test_a_line_for_the_terminal_has_no_control_characters():
     error = str(InputError("a\x1b[2J\nb\ud800", "x" * 10_000, "y"))
     assert error.startswith("a\\x1b[2J b\\ud800: xxx") and error.isprintable() and len(error) < 5000
 

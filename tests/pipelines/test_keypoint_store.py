@@ -19,7 +19,7 @@ from unisign_fast.pipelines.store.keypoint_store import SHARD_FRAMES, KeypointSt
 from unisign_fast.pipelines.store.merge import merge_stores
 
 
-def test_clips_come_back_in_float16(tmp_path):
+def test_clips_are_read_back_in_float16(tmp_path):
     written = write_store(tmp_path / "store")
     store = KeypointStore.open(tmp_path / "store")
     assert [clip.frames for clip in store.clips] == [3, 300, 1]
@@ -44,7 +44,7 @@ def test_clips_cross_shard_borders_and_shards_are_their_chunks_in_order(tmp_path
         assert shard(tmp_path / "store", number).read_bytes()[: len(expected)] == expected
 
 
-def test_all_fields_of_a_clip_come_back(tmp_path):
+def test_all_fields_of_a_clip_are_read_back(tmp_path):
     more = {
         "gloss": "你 好", "source": "videos/a.mp4", "translations": {"en": "hello"}, "tags": {"signer": "3"},
         "video_start": 7, "video_frames": 20,

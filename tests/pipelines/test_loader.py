@@ -97,7 +97,7 @@ class BrokenCodec(FakeTokenizer):
         raise ZeroDivisionError(language)
 
 
-def test_what_goes_wrong_in_a_thread_reaches_the_consumer(store):
+def test_errors_in_a_thread_reach_the_consumer(store):
     with pytest.raises(ZeroDivisionError):
         list(batch_loader(ClipReader([store], RGB, BrokenCodec())).steps(epochs=1))
     assert not loader_threads()

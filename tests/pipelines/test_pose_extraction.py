@@ -145,7 +145,7 @@ def test_a_device_that_is_not_there(network_files):
     assert "device cuda: is not known" in refusal(PoseNetwork, network_files[1], device="cuda")
 
 
-def test_offline_it_is_said_what_to_put_where(tmp_path):
+def test_offline_the_message_names_the_files_and_their_places(tmp_path):
     write_video(tmp_path / "v.mp4", walk(2)[0])
     nowhere = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
     done = run_poses("--videos", tmp_path, "--out", tmp_path / "poses", TORCH_HOME=str(tmp_path / "cache"), **nowhere)

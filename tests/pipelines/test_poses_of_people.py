@@ -79,7 +79,7 @@ def test_a_part_of_a_recording_without_anybody_is_left_out(tmp_path):
 
 
 def test_no_reader_of_clips_takes_one_without_anybody(tmp_path):
-    """Stores of before have such clips; neither training nor translation may see them."""
+    """Stores of earlier versions have such clips; neither training nor translation may use them."""
     source = {"estimator": "e", "version": "v", "coordinates": "c"}
     with KeypointStoreWriter(tmp_path / "store", source) as writer:
         for name, confidence in (("empty", 0.0), ("good", 0.9)):

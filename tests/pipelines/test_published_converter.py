@@ -132,13 +132,13 @@ def test_pose_and_video_of_different_length(tmp_path, surplus, good):
         store, _ = corpus.convert()
         assert store.clips[0].frames == FRAMES
     else:
-        problem = f"c0.pkl: keypoints: has {FRAMES + surplus} frames, its video {FRAMES}"
+        problem = f"c0.pkl: keypoints: has {FRAMES + surplus} frames, but its video has {FRAMES}"
         assert problem in refusal(corpus.convert)
         assert not (corpus.out / "store.json").exists()
 
 
 def test_a_video_may_be_called_in_capitals(tmp_path):
-    """Upper-case suffixes, as cameras write them; a label may use them, too."""
+    """Suffixes in upper case, as cameras write them; labels may have them, too."""
     corpus = Corpus(tmp_path, clips=1)
     video = corpus.videos / "c0.mp4"
     video.rename(video.with_suffix(".MP4"))
@@ -208,16 +208,16 @@ def test_a_bad_clip_is_named_and_left_out(corpus, capfd, expected):
 
 def test_too_many_bad_clips_stop_the_conversion(corpus):
     truncate_pose(corpus)
-    assert "1 of 3 clips are bad already, --max-bad-share is 0.05" in refusal(corpus.convert)
+    assert "1 of 3 clips are already bad, and --max-bad-share is 0.05" in refusal(corpus.convert)
     assert not (corpus.out / "store.json").exists()
     corpus.write_pose(1, make_pose())
     corpus.convert()
 
 
-def test_a_corpus_of_bad_clips_is_no_store_whatever_the_share(corpus):
+def test_a_corpus_of_only_bad_clips_writes_no_store(corpus):
     for file in corpus.poses.iterdir():
         file.unlink()
-    assert "3 of 3 clips are bad" in refusal(corpus.convert, max_bad_share=1)
+    assert "3 of 3 clips are already bad" in refusal(corpus.convert, max_bad_share=1)
 
 
 def test_wrong_arguments(corpus):

@@ -1,4 +1,4 @@
-"""Who of several persons is followed as the signer."""
+"""Which of several persons is tracked as the signer."""
 
 import numpy as np
 

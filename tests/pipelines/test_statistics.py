@@ -1,4 +1,4 @@
-"""A corpus in numbers that can be counted by hand, its duplicates across splits, and its figure."""
+"""Statistics of a corpus that can be counted by hand, its duplicates across splits, and its figure."""
 
 import os
 import subprocess
@@ -108,7 +108,7 @@ def test_duplicates_across_splits(corpus):
     assert lines[4] == "  我去" and len(lines) == 5
 
 
-def test_keypoints_of_equal_length_are_no_duplicates(tmp_path):
+def test_keypoints_of_equal_length_are_not_duplicates(tmp_path):
     clips = [("a", "train", "en", "one", 2, 1), ("b", "dev", "en", "two", 2, 2)]
     lines = duplicates(read_corpus([write_store(tmp_path / "s", clips)])).splitlines()
     assert lines == ["keypoints in more than one split: 0", "texts in more than one split: 0"]

@@ -12,7 +12,7 @@ from unisign_fast.pipelines.crops import video as video_module
 from unisign_fast.pipelines.crops.video import VideoFile, read_video_info
 
 
-def test_a_cover_picture_is_no_video(tmp_path):
+def test_a_cover_picture_is_not_a_video(tmp_path):
     """A cover before the video, and a cover alone."""
     whole = write(tmp_path / "whole.mp4", [shown(number) for number in range(6)])
     for name, with_video in (("clip.mp4", True), ("cover.mp4", False)):
@@ -120,7 +120,7 @@ def test_times_count_from_the_start_of_the_file(tmp_path):
     "codec, options, suffix",
     [("libx264", WITH_B_FRAMES, "mp4"), ("libvpx", VP8, "mkv"), ("libvpx-vp9", VP9, "webm"), ("libx264", X264, "ts")],
 )
-def test_a_stretch_is_what_reading_from_the_start_gives(tmp_path, codec, options, suffix):
+def test_a_stretch_equals_reading_from_the_start(tmp_path, codec, options, suffix):
     path = write(tmp_path / f"v.{suffix}", [shown(number) for number in range(FRAMES)], codec, options)
     with VideoFile(path) as video:
         whole = list(video.pictures())
@@ -132,7 +132,7 @@ def test_a_stretch_is_what_reading_from_the_start_gives(tmp_path, codec, options
         assert all((picture == whole[number]).all() for number, picture in pictures.items())
 
 
-def test_a_stretch_decodes_from_the_key_frame_before_it(tmp_path, monkeypatch):
+def test_a_stretch_is_decoded_from_the_key_frame_before_it(tmp_path, monkeypatch):
     path = write(tmp_path / "v.mp4", [shown(number) for number in range(FRAMES)], options=WITH_B_FRAMES)
     decoded = []
     decode = video_module.decode

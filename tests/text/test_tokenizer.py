@@ -1,4 +1,4 @@
-"""Texts to mT5's tokens and back, with a tokenizer of our own training and with mT5's real pieces."""
+"""Texts to mT5's tokens and back, with a tokenizer trained here and with mT5's actual pieces."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_special_ids_are_mt5s(tokenizer):
 
 
 @pytest.mark.parametrize("text", sorted(set(TEXTS)))
-def test_texts_come_back(tokenizer, text):
+def test_decoding_restores_the_text(tokenizer, text):
     ids = tokenizer.target_ids(text)
     assert ids[-1] == END and not {PAD, END, UNKNOWN} & set(ids[:-1])
     assert tokenizer.decode(ids) == text.replace("，", ",").replace("？", "?"), "full-width marks are folded, as by mT5"
@@ -50,7 +50,7 @@ def test_targets_are_cut_with_their_end(tokenizer):
     assert tokenizer.target_ids("") == [END]
 
 
-def test_decoding_stops_at_the_end_and_leaves_out_what_is_no_text(tokenizer):
+def test_decoding_stops_at_the_end_token_and_skips_special_ids(tokenizer):
     tea = tokenizer.target_ids("tea")
     assert tokenizer.decode([PAD, *tea, *tokenizer.target_ids("school"), PAD]) == "tea"
     beyond = [len(tokenizer), len(tokenizer) + 1000]  # mT5's embedding has more rows than there are pieces

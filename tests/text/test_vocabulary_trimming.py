@@ -77,7 +77,7 @@ def test_a_trimmed_model_has_the_rows_of_its_pieces(full, trimmed):
     assert torch.equal(model.projection.weight, before.projection.weight)
 
 
-def test_it_becomes_the_full_model_again(full, trimmed, tmp_path):
+def test_the_full_model_can_be_restored(full, trimmed, tmp_path):
     model, tokenizer = trimmed
     with torch.no_grad():
         for parameter in model.parameters():  # as if trained

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or do not count, whatever moment a process is killed at and whatever happens to the files."""
+"""A checkpoint is complete or ignored, whenever a process is killed and whatever happens to the files."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ def save(run: Path, step: int) -> None:
 
 
 def check_newest(run: Path, allowed: set[int]) -> int:
-    """The newest whole checkpoint is of an allowed step, and its content is that step's."""
+    """Asserts that the newest complete checkpoint is of an allowed step, and has that step's content."""
     result, _ = checkpoints(run).newest()
     assert result is not None, "no whole checkpoint is left"
     step = result.state["step"]
@@ -47,7 +47,7 @@ def check_newest(run: Path, allowed: set[int]) -> int:
 
 
 def run_and_kill(action, at_event: int) -> bool:
-    """Run `action` in a child that kills itself before its `at_event`-th file operation; whether it was killed."""
+    """Run `action` in a child that kills itself before file operation `at_event`; returns whether it was killed."""
     child = os.fork()
     if child == 0:
         count = 0
@@ -77,12 +77,12 @@ def test_two_are_kept_and_latest_names_the_newest(tmp_path):
     assert check_newest(tmp_path, {30}) == 30
 
 
-def test_nothing_is_found_in_a_fresh_run(tmp_path):
+def test_a_new_run_has_no_checkpoint(tmp_path):
     assert checkpoints(tmp_path).newest() == (None, [])
 
 
-def test_killed_at_any_file_operation_leaves_a_whole_one(tmp_path):
-    """Each save is killed before its first, second, ... file operation, and then done again in full."""
+def test_a_kill_at_any_file_operation_leaves_a_complete_checkpoint(tmp_path):
+    """Each save is killed before its first, second, ... file operation, and then repeated undisturbed."""
     save(tmp_path, 1)
     save(tmp_path, 2)
     step, kills, seen = 2, 0, set()
@@ -112,7 +112,7 @@ DAMAGES = "truncated", "altered", "missing", "no manifest", *MANIFESTS
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
+def test_a_damaged_checkpoint_is_skipped(tmp_path, damage):
     save(tmp_path, 1)
     save(tmp_path, 2)
     folder = tmp_path / "checkpoints" / "step_00000002"
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     check_newest(tmp_path, {2})
 
 
-def test_what_is_only_called_a_checkpoint_is_passed_over(tmp_path):
+def test_folders_that_only_have_a_checkpoints_name_are_skipped(tmp_path):
     save(tmp_path, 1)
     folder = tmp_path / "checkpoints"
     (folder / "step_00000002").write_text("a file")
@@ -153,7 +153,7 @@ def test_what_is_only_called_a_checkpoint_is_passed_over(tmp_path):
         check_newest(tmp_path, {step})
 
 
-def test_a_disk_that_refuses_is_named_and_leaves_nothing_behind(tmp_path):
+def test_a_failing_disk_is_named_and_leaves_nothing_behind(tmp_path):
     save(tmp_path, 1)
 
     def refuse(folder: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_disk_that_refuses_is_named_and_leaves_nothing_behind(tmp_path):
     check_newest(tmp_path, {2})
 
 
-def test_weights_folder_is_never_without_a_whole_file(tmp_path):
+def test_the_weights_folder_always_has_complete_files(tmp_path):
     best = tmp_path / "best"
 
     def write(text: str):

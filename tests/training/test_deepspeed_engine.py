@@ -29,7 +29,7 @@ RUNS = [("fp32", stage) for stage in range(4)] + [("bf16", stage) for stage in r
 
 
 def settings(precision: str, stage: int) -> TrainSettings:
-    """A large eps, and clipping in one step of three, or else AdamW would hide a gradient of the wrong size."""
+    """Settings with a large eps, and clipping in one of three steps: AdamW would hide gradients of the wrong size."""
     return TrainSettings(
         learning_rate=0.2, weight_decay=0.1, eps=0.1, clip_norm=CLIP_NORM, precision=precision, zero_stage=stage
     )
@@ -58,7 +58,7 @@ def spoiled_batch(clips: list[int], value: float) -> PackedBatch:
 
 
 def check_bad_steps(engine, ranks) -> bool:
-    """Whether steps that are bad on one rank leave all ranks' weights, moments and buffers as they were, in bits."""
+    """Whether steps that are bad on one rank leave weights, moments and buffers of all ranks bitwise unchanged."""
     engine.train()
     before = {name: value.clone() for name, value in _whole_state(engine)}
     rate = engine.get_lr()[0]

@@ -79,12 +79,12 @@ def test_losses_agree_in_any_layout(folder, ranks, stage):
     assert read(folder, f"load-fp32-{ranks}-{stage}") == pytest.approx(read(folder, "save-fp32-2-1"), rel=1e-6)
 
 
-def test_the_same_layout_goes_on_bit_for_bit(folder):
+def test_the_same_layout_resumes_bit_for_bit(folder):
     for precision in ("fp32", "bf16"):
         assert read(folder, f"load-{precision}-2-1") == read(folder, f"save-{precision}-2-1")
 
 
-def test_bf16_goes_on_from_its_float32_masters(folder):
+def test_bf16_resumes_from_its_float32_masters(folder):
     for ranks in (1, 4):
         assert read(folder, f"load-bf16-{ranks}-1") == pytest.approx(read(folder, "save-bf16-2-1"), rel=2e-3)
 

@@ -20,7 +20,7 @@ SMALL = ModelConfig(MT5Shape(1024, d_model=64, d_kv=16, d_ff=128, num_layers=2, 
 BASE_POSE = DataSettings(max_frames=BASE.max_frames, p_samp=0.0)
 
 
-def test_on_a_cpu_micro_batches_are_the_published_ones_and_given_numbers_stay():
+def test_micro_batches_on_a_cpu_are_the_published_ones_unless_given():
     for stage, clips in ((1, 16), (2, 4), (3, 8)):
         budget = memory.micro_batch_budget(BASE.stages[stage], BASE_POSE, SMALL, stage, ALONE)
         assert budget == Budget(clips * 256, clips * 50)
@@ -38,7 +38,7 @@ def test_saved_bytes_grow_by_the_clip_and_by_its_hands():
     assert hands > 2 * four
 
 
-def test_as_many_clips_as_fit_beside_the_state():
+def test_as_many_clips_as_fit_in_memory_with_the_state():
     """At the paper's geometry, in 80 GB: what GPU memory holds after the state and the workspace."""
     settings, free = BASE.stages[1], 80 * 10**9
     clips = memory.clips_that_fit(free, settings, BASE_POSE, ModelConfig(), 1)
@@ -53,7 +53,7 @@ def test_as_many_clips_as_fit_beside_the_state():
         memory.clips_that_fit(13 * 2**30, settings, BASE_POSE, ModelConfig(), 1)
 
 
-def test_a_lack_of_memory_names_what_to_lower():
+def test_running_out_of_memory_names_the_settings_to_lower():
     with pytest.raises(InputError) as caught, memory.out_of_memory_advice(Budget(4096, 800), 256):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(caught.value).endswith("give --frames-per-device 2048 --tokens-per-device 400")

@@ -34,7 +34,7 @@ def test_a_tensorboard_folder_that_cannot_be_written(tmp_path):
 
 
 def test_a_disk_that_tensorboard_fills_up(tmp_path, monkeypatch):
-    """Only its file fails, at any step, and training neither hangs nor goes on."""
+    """Only TensorBoard's file fails, at any step; training neither hangs nor continues."""
 
     def fill():
         monkeypatch.setattr(RecordWriter, "write", lambda self, data: os.write(full, data))

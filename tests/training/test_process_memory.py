@@ -1,4 +1,4 @@
-"""A process that keeps its memory does not give a large tensor's back to the system."""
+"""After keep_memory, a process does not return a large tensor's memory to the system."""
 
 import os
 import subprocess

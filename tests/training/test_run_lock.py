@@ -1,4 +1,4 @@
-"""One training at a time in a folder; a lock that a dead process left locks nothing."""
+"""One training at a time in a folder; a lock left behind by a dead process is ignored."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def test_the_second_start_says_who_has_it_and_death_frees_it(tmp_path):
     assert list(run.iterdir()) == []
 
 
-def test_a_folder_that_stays_empty_goes_again(tmp_path):
+def test_a_folder_that_stays_empty_is_removed(tmp_path):
     with locked(tmp_path / "runs" / "demo", ONE):
         assert (tmp_path / "runs" / "demo" / "lock").exists()
     assert not (tmp_path / "runs").exists()

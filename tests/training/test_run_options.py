@@ -56,7 +56,7 @@ def test_steps_are_skipped_up_to_a_limit(trial):
 
 
 def stand_in_for_wandb(rank: int) -> None:
-    """A module that notes what it is given; the real package needs a network."""
+    """A module that records its arguments; the real package needs a network."""
 
     class Run:
         def __init__(self, **about):

@@ -89,7 +89,7 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path):
         parsed("--config", "nowhere.json")
 
 
-def test_what_follows_from_the_data_is_no_option(capsys):
+def test_values_derived_from_the_data_are_not_options(capsys):
     for option in ("--rgb", "--head-classes", "--vocab-size"):
         with pytest.raises(SystemExit):
             parsed(option, "1")

@@ -223,10 +223,10 @@ def test_hands_may_be_anywhere_and_of_any_size():
 @pytest.mark.parametrize(
     ("part", "change", "problem"),
     [
-        ("left", {"joints": tuple(range(91, 111))}, "an edge to no joint"),
+        ("left", {"joints": tuple(range(91, 111))}, "an edge to another part"),
         ("face", {"joints": tuple(range(33)), "edges": ()}, "33 joints, not 1 to 32"),
         ("face", {"joints": (23, 23), "edges": (), "root": 0}, "a joint twice"),
-        ("face", {"joints": (23, 133), "edges": (), "root": 0}, "a joint that is none"),
+        ("face", {"joints": (23, 133), "edges": (), "root": 0}, "an unknown joint"),
         ("face", {"root": 18}, "needs a root"),
         ("right", {"anchor": 9}, "needs an anchor"),
         ("right", {"edges": ()}, "hands differ"),

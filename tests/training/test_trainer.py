@@ -45,7 +45,7 @@ SETTINGS = TrainSettings(
 
 
 class FakeTokenizer:
-    """Letters as tokens."""
+    """One token per letter."""
 
     fingerprint = "letters"
 
@@ -88,7 +88,7 @@ class SignalAt:
 
 
 def die_when_opened(pattern: str, run: Path) -> None:
-    """Kill this process when it opens a file of the run to bring it to the disk."""
+    """Kill this process when it opens a file of the run to sync it to disk."""
 
     def watch(event: str, arguments: tuple) -> None:
         if event == "open" and Path(str(arguments[0])).match(f"{run}/{pattern}") and arguments[1] is None:
@@ -98,7 +98,7 @@ def die_when_opened(pattern: str, run: Path) -> None:
 
 
 def train(run: Path, store: Path) -> None:
-    """What each rank runs. DIE is "RANK:pass:NUMBER", "RANK:path:PATTERN" or "RANK:signal:NUMBER"."""
+    """Run by each rank. DIE is "RANK:pass:NUMBER", "RANK:path:PATTERN" or "RANK:signal:NUMBER"."""
     ranks = start_ranks()
     rank, kind, what = os.environ.get("DIE", "-1::").split(":")
     dies = ranks.rank == int(rank)
@@ -160,7 +160,7 @@ def store(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole_run(store, tmp_path_factory) -> Path:
-    """A run of two ranks that nothing interrupts."""
+    """An uninterrupted run of two ranks."""
     run = tmp_path_factory.mktemp("whole") / "run"
     status, output = run_script([*TWO_RANKS, __file__, str(run), str(store)])
     assert status == 0, output[-4000:]
@@ -168,7 +168,7 @@ def whole_run(store, tmp_path_factory) -> Path:
 
 
 def losses(run: Path) -> dict[int, list[float]]:
-    """Every loss that was logged for a step, the repeated ones too."""
+    """Every loss logged for a step, including repeated steps."""
     result: dict[int, list[float]] = {}
     for event in read_events(run / "log.jsonl"):
         if event["event"] == "step":
@@ -180,7 +180,7 @@ def events(run: Path, kind: str) -> list[dict]:
     return [event for event in read_events(run / "log.jsonl") if event["event"] == kind]
 
 
-def test_killed_runs_go_on_with_the_same_losses(whole_run, store, tmp_path):
+def test_killed_runs_resume_with_the_same_losses(whole_run, store, tmp_path):
     """One rank is killed in the middle of a save, then the other between steps; the last start is DeepSpeed's."""
     run = tmp_path / "run"
     for death in ("1:path:checkpoints/step_00000006/state-00001-*", "0:pass:9"):
@@ -227,7 +227,7 @@ def test_finished_run_does_nothing_and_says_so(whole_run, store, tmp_path):
     assert losses(run) == losses(whole_run)
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(whole_run, store, tmp_path):
+def test_a_run_resumes_with_another_number_of_ranks(whole_run, store, tmp_path):
     """Plain python with one rank resumes a run started by two; test_engine_state compares the losses."""
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)

@@ -73,8 +73,8 @@ def _description(config: "ModelConfig", data: DataSettings) -> str:
 def _data_lines(config: "ModelConfig", data: DataSettings, recipe: Mapping) -> list[str]:
     stores = ", ".join(recipe.get("stores", ())) or "not recorded"
     crops = f"{data.p_samp:.0%} of them with {data.crop_size}-pixel hand crops (rule: {data.sampling})"
-    frames = f"at most {data.max_frames} frames of a clip, {crops if data.p_samp else 'no picture'}"
-    return [f"- trained on: {stores}", f"- a clip: keypoints of {config.skeleton} a frame, {frames}"]
+    frames = f"at most {data.max_frames} frames per clip, {crops if data.p_samp else 'no hand crops'}"
+    return [f"- trained on: {stores}", f"- input: {config.skeleton} keypoints of {frames}"]
 
 
 def _recipe_lines(recipe: Mapping) -> str:

@@ -130,7 +130,7 @@ def test_the_report_reads_what_a_release_holds(finished):
 
 
 def test_parts_are_those_of_the_whole_video(finished, material):
-    """A part that starts within the video gives what a part of the whole video gives."""
+    """A part from the middle of the video equals that stretch of a part of the whole video."""
     folder = CorpusFolder(finished / "out")
     parts = sorted((read_part(path) for path in (finished / "out" / "parts").iterdir()), key=lambda one: one.info.first)
     late = next(part for part in parts if part.info.first)
@@ -218,7 +218,7 @@ def test_retry_tries_dead_letters_again(corpus):
 
 
 class Crashing(PartMaker):
-    """Ends as a worker does that is killed over its item."""
+    """Ends like a worker that is killed while it makes an item."""
 
     def make(self, item):
         raise KeyboardInterrupt
@@ -226,7 +226,7 @@ class Crashing(PartMaker):
 
 @pytest.mark.parametrize("runs, begun", [(["a"] * 9, MOST_CRASHES), ([*"abcdefghijklmn"], MOST_ATTEMPTS)])
 def test_a_file_that_kills_its_worker_is_given_up(material, tmp_path, runs, begun):
-    """Three times within a run; an attempt that ended with its driver counts only after ten of them."""
+    """After three crashes within a run; attempts that ended with their driver count only from the tenth on."""
     item = {"key": "0123456789abcdef-0123456789abcdef"}
     for number, name in enumerate(runs):
         maker = Crashing(str(tmp_path), name, material / "detector.onnx", material / "pose.onnx", "cpu")
@@ -238,8 +238,8 @@ def test_a_file_that_kills_its_worker_is_given_up(material, tmp_path, runs, begu
             assert answer["state"] == "failed" and f"{begun} times" in answer["reason"]
 
 
-def test_attempts_at_what_is_finished_are_forgotten(again):
-    """A worker that is killed behind its last rename leaves them, whether its driver goes on or another one starts."""
+def test_attempts_at_finished_items_are_removed(again):
+    """A worker killed after its final rename leaves them, whether its driver continues or another one starts."""
     keys = [path.stem for name in ("plans", "parts") for path in (again.folder.root / name).iterdir()]
     again.folder.attempts(keys[0]).parent.mkdir(exist_ok=True)
     for key in keys:
@@ -252,7 +252,7 @@ def test_attempts_at_what_is_finished_are_forgotten(again):
     assert list(unfinished.parent.iterdir()) == [unfinished]
 
 
-def test_a_full_disk_stops_the_run_in_one_line_and_the_next_goes_on(corpus):
+def test_a_full_disk_stops_the_run_with_one_line_and_the_next_run_resumes(corpus):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
     try:
@@ -278,7 +278,7 @@ def test_programmes_are_split_by_date(again):
 
 
 def needles(corpus: Corpus, video: Path) -> list[bytes]:
-    """What a byte search may find of a source: its name, its texts, its keypoints, pieces of its crops."""
+    """Byte strings that identify a source: its name, texts, keypoints and pieces of its crops."""
     words = [line for line in video.with_suffix(".en.vtt").read_text().splitlines() if "on day" in line]
     store = KeypointStore.open(corpus.folder.current / "store")
     clips = [clip for clip in store.clips if clip.source.endswith(video.name)]

@@ -88,11 +88,11 @@ def test_thresholds_are_checked():
         ("12!", "en", 0.0),
     ],
 )
-def test_language_is_told_by_its_script(text, language, share):
+def test_a_language_is_recognised_by_its_script(text, language, share):
     assert language_share(text, language) == share
 
 
-def test_a_scene_cut_is_told_from_moving_hands():
+def test_a_scene_cut_is_distinguished_from_moving_hands():
     rng = np.random.default_rng(0)
     studio = np.full((240, 200, 3), 90, np.uint8)
     moved = studio.copy()
