@@ -25,13 +25,13 @@ def ablate(
     Finished runs are reused by every table that needs them; an interrupted call resumes where it stopped.
 
     Args:
-        table: Number of the paper's table. 7: fine-tuning paradigm; 8: share of the pre-training data; 9: p_samp;
-            10: fusion module; 12: parameters, which trains nothing; 13: sub-poses.
+        table: Number of the paper's table. 7: fine-tuning paradigm; 8: share of the pre-training data; 9: p_samp; 10:
+            fusion module; 12: parameters, which trains nothing; 13: sub-poses.
         seeds: Seeds of all training; the corpus stays the same.
         epochs: Epochs of stages 1, 2 and 3.
-        clips: Clips of the demo corpus, half of them sentences, half words.
+        clips: Clips of the demo corpus, half sentences, half words.
         out: Folder for the corpus and the runs.
-        json: File to write the numbers to.
+        json: File for the numbers.
     """
     if min(epochs) < 1 or not seeds:
         raise InputError("--epochs" if seeds else "--seeds", "is below 1 or empty", "give 1 or more")

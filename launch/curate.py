@@ -59,7 +59,7 @@ def run(
         most_copies: Clips kept per text at most, including near-duplicates.
         thresholds: JSON file with filter thresholds; those it does not name keep their defaults.
     """
-    from unisign_fast.pipelines.curation.folder import CorpusFolder  # late: --help is quick
+    from unisign_fast.pipelines.curation.folder import CorpusFolder  # late import: keeps --help quick
     from unisign_fast.pipelines.curation.settings import CurationSettings, read_thresholds
 
     settings = CurationSettings(

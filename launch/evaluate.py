@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from unisign_fast.evaluation.choices import Choices
+from unisign_fast.evaluation.options import Options
 from unisign_fast.utils.console import run_command
 
 if TYPE_CHECKING:
     from unisign_fast.evaluation.session import Result
 
 
-def evaluate(choices: tyro.conf.OmitArgPrefixes[Choices]) -> None:
-    """Score a model (its clips shared by ranks) or predictions; docs/evaluation.md explains the fields."""
-    from unisign_fast.evaluation.session import evaluate  # late: --help is quick
+def evaluate(scoring: tyro.conf.OmitArgPrefixes[Options]) -> None:
+    """Score a model (ranks share its clips) or predictions; docs/evaluation.md explains the fields."""
+    from unisign_fast.evaluation.session import evaluate  # late import: keeps --help quick
 
-    evaluate(choices, show)
+    evaluate(scoring, show)
 
 
 def show(result: "Result") -> None:

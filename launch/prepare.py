@@ -34,7 +34,7 @@ def convert(
     max_bad_share: float = 0.05,
     append: bool = False,
 ) -> None:
-    """Convert poses, videos and a corpus' label file into a keypoint store.
+    """Convert poses, videos and a corpus's label file into a keypoint store.
 
     Without labels, every pose becomes a clip without text, which can be translated but not trained on or scored.
 
@@ -42,13 +42,12 @@ def convert(
     no person in any frame, NaN keypoints, empty text) is named, counted and left out.
 
     Args:
-        format: unisign: the published pickles; mmpose: JSON predictions of a video; rtmlib: keypoints and scores as
-            .npz, .npy, pickle or JSON; openpose: a folder per clip of *_keypoints.json; pose: MediaPipe Holistic's
-            .pose files; holistic75, openpose137: the same files with their own joints instead of the 133.
+        format: unisign: the published pickles; mmpose: JSON predictions of a video; rtmlib: .npz, .npy, pickle or JSON
+            with keypoints and scores; openpose: a folder per clip of *_keypoints.json; pose: .pose files of MediaPipe
+            Holistic; holistic75, openpose137: the same files with their own joints instead of the 133.
         poses: Folder of the poses; one subfolder per split works too.
         out: Folder of the store to write.
-        labels: Label file of a corpus as published, or a CSV of your own (docs/own_data.md). Default: all poses,
-            without texts.
+        labels: Label file of a corpus as published, or a CSV of your own (docs/own_data.md).
         videos: Folder of the videos, which are not moved. Only .pose files work without.
         language: Language of the texts (en, de, fr, ...). Default: zh if they have Chinese characters, else en.
         split: Split of all clips. Default: the label's own, else the one in the label file's name.
@@ -56,7 +55,7 @@ def convert(
         max_bad_share: Fail, and write nothing, if more than this share of the clips is bad.
         append: Append the clips to the existing store `out`.
     """
-    from unisign_fast.pipelines.converters.convert import convert as convert_corpus  # late: --help is quick
+    from unisign_fast.pipelines.converters.convert import convert as convert_corpus  # late import: keeps --help quick
 
     bad = convert_corpus(format, poses, videos, labels, out, language, split, classes, max_bad_share, append)
     _report(out)

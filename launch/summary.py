@@ -19,7 +19,7 @@ def summary(root: Path = Path("runs/demo"), /, beside: tuple[Path, ...] = (), js
     """
     from rich.console import Console
 
-    from unisign_fast.evaluation.summary import summarise, summary_table, write_rows  # late: --help is quick
+    from unisign_fast.evaluation.summary import summarise, summary_table, write_rows  # late import: keeps --help quick
 
     rows, skipped = summarise(root)
     for problem in skipped:

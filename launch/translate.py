@@ -61,15 +61,15 @@ def translate(
         raise InputError("translate", "there is nothing to translate", "name videos, --store STORE or --live CAMERA")
     if live is not None and (inputs or store or poses):
         raise InputError("--live", "a camera cannot be combined with other inputs", "leave out one or the other")
-    from unisign_fast.inference.processor import ProcessorChoices  # late: --help is quick
-    from unisign_fast.inference.session import Choices, translate_camera, translate_inputs
+    from unisign_fast.inference.processor import ProcessorOptions  # late import: keeps --help quick
+    from unisign_fast.inference.session import Options, translate_camera, translate_inputs
 
-    translation = ProcessorChoices(language=language, p_samp=p_samp, window=window, overlap=overlap)
-    choices = Choices(model, translation, out, detector, pose_model, pose_device)
+    processor = ProcessorOptions(language=language, p_samp=p_samp, window=window, overlap=overlap)
+    options = Options(model, processor, out, detector, pose_model, pose_device)
     if live is not None:
-        translate_camera(live, choices)
+        translate_camera(live, options)
     else:
-        translate_inputs(choices, inputs, stores=store, split=split, poses=poses, format=format)
+        translate_inputs(options, inputs, stores=store, split=split, poses=poses, format=format)
 
 
 if __name__ == "__main__":

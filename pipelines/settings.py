@@ -22,7 +22,7 @@ class DataSettings:
     boxes: BoxRule = "clip"  # side of the hand boxes: fixed per clip, or from the sampled hands (published code)
     crops: Literal["store", "video"] | None = None  # source of hand crops; None: the crop store if present
     crop_size: int = 112  # side of a hand crop, pixels
-    augment: tuple[str, ...] = ()  # in training, such as rotation=10 (docs/extending.md)
+    augment: tuple[str, ...] = ()  # augmentation in training, such as rotation=10 (docs/extending.md)
 
     def __post_init__(self):
         self._check("task", self.task in get_args(Task), f"choose one of {', '.join(get_args(Task))}")

@@ -26,7 +26,7 @@ from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.utils.distributed import Ranks
 
 SHORTEST = 64  # shorter clips count as this many frames in a batch, since their beams also take memory
-MAIN_METRIC = {  # the metric that decides the best checkpoint, and how
+MAIN_METRIC = {  # the metric that selects the best checkpoint, and its best value
     "slt": ("BLEU-4", max),
     "cslr": ("WER", min),
     "islr": ("top-1 per instance", max),

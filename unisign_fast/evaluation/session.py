@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unisign_fast.evaluation.choices import Choices, Split
 from unisign_fast.evaluation.metrics import Scores, score
+from unisign_fast.evaluation.options import Options, Split
 from unisign_fast.evaluation.predictions import (
     Prediction,
     read_baseline,
@@ -38,26 +38,26 @@ class Result:
     evaluation: "Evaluation | None"  # None if the predictions were not generated in this run
 
 
-def evaluate(choices: Choices, show: Callable[[Result], None]) -> None:
-    """Score and write as `choices` specify, and `show` the result on the first rank only. Raises InputError if an input
+def evaluate(options: Options, show: Callable[[Result], None]) -> None:
+    """Score and write as `options` specify, and `show` the result on the first rank only. Raises InputError if an input
     cannot be used.
     """
-    if choices.model is not None:
-        _evaluate_model(choices, show)
+    if options.model is not None:
+        _evaluate_model(options, show)
         return
-    assert choices.predictions is not None
-    predictions = predictions_file(choices.predictions, choices.split)
-    language = choices.language or recorded_language(predictions)
+    assert options.predictions is not None
+    predictions = predictions_file(options.predictions, options.split)
+    language = options.language or recorded_language(predictions)
     if language is None:
         raise InputError("--language", f"{predictions} does not name it", "give the texts' language, such as zh")
     if language_name(language) is None:
         raise InputError(f"{predictions}: language", f"{language!r} is not known", "give --language")
-    assert choices.task is not None  # required with --predictions
-    rows = read_predictions(predictions, choices.references)
+    assert options.task is not None  # required with --predictions
+    rows = read_predictions(predictions, options.references)
     baseline = None
-    if choices.baseline is not None:
-        baseline = read_baseline(predictions_file(Path(choices.baseline), choices.split), rows)
-    show(_score(choices, choices.task, language_code(language), predictions, rows, baseline, None))
+    if options.baseline is not None:
+        baseline = read_baseline(predictions_file(Path(options.baseline), options.split), rows)
+    show(_score(options, options.task, language_code(language), predictions, rows, baseline, None))
 
 
 def predictions_file(path: Path, split: Split) -> Path:
@@ -71,34 +71,34 @@ def predictions_file(path: Path, split: Split) -> Path:
     return inside
 
 
-def _evaluate_model(choices: Choices, show: Callable[[Result], None]) -> None:
+def _evaluate_model(options: Options, show: Callable[[Result], None]) -> None:
     """Generate predictions on all ranks, each for its share of the clips; the first rank scores and writes."""
     from unisign_fast.checkpoints.model_folder import find_model, untrained_language  # late import: torch takes seconds
     from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_model
     from unisign_fast.pipelines.store.keypoint_store import KeypointStore
     from unisign_fast.utils.distributed import start_ranks
 
-    assert choices.model is not None and choices.out is not None
-    generation = GenerationSettings(choices.beams, choices.max_new_tokens, choices.frames_per_batch)
-    stores = [KeypointStore.open(store) for store in choices.stores]
-    folder = find_model(choices.model)
-    baseline = None if choices.baseline is None else _find_baseline(choices.baseline, choices.split)
+    assert options.model is not None and options.out is not None
+    generation = GenerationSettings(options.beams, options.max_new_tokens, options.frames_per_batch)
+    stores = [KeypointStore.open(store) for store in options.stores]
+    folder = find_model(options.model)
+    baseline = None if options.baseline is None else _find_baseline(options.baseline, options.split)
     ranks = start_ranks()
 
     def generate(folder: Path, task: Task | None) -> "Evaluation":
-        return evaluate_model(folder, stores, task, choices.language, choices.split, ranks, generation)
+        return evaluate_model(folder, stores, task, options.language, options.split, ranks, generation)
 
-    evaluation = generate(folder, choices.task)
+    evaluation = generate(folder, options.task)
     compared = generate(baseline, evaluation.task).rows if baseline and baseline.is_dir() else None
     if ranks.is_first:
         if baseline and compared is None:
             compared = read_baseline(baseline, evaluation.rows)
-        predictions = choices.out / f"predictions-{choices.split}.jsonl"
+        predictions = options.out / f"predictions-{options.split}.jsonl"
         write_predictions(predictions, evaluation.rows)
-        scores = choices.json or choices.out / f"scores-{choices.split}.json"
+        scores = options.json or options.out / f"scores-{options.split}.json"
         task, language = evaluation.task, evaluation.language
         result = _score(
-            replace(choices, json=scores), task, language, predictions, evaluation.rows, compared, evaluation
+            replace(options, json=scores), task, language, predictions, evaluation.rows, compared, evaluation
         )
         if unknown := untrained_language(folder, language):
             result.warnings.append(unknown)
@@ -117,7 +117,7 @@ def _find_baseline(baseline: str, split: Split) -> Path:
 
 
 def _score(
-    choices: Choices,
+    options: Options,
     task: Task,
     language: str,
     predictions: Path,
@@ -125,22 +125,22 @@ def _score(
     baseline: Sequence[Prediction] | None,
     evaluation: "Evaluation | None",
 ) -> Result:
-    """Score the rows and the baseline's, and write the scores to `choices.json`; `language` is a code."""
-    classes = read_class_list(choices.classes) if choices.classes else None
+    """Score the rows and the baseline's, and write the scores to `options.json`; `language` is a code."""
+    classes = read_class_list(options.classes) if options.classes else None
 
     def scored(system: Sequence[Prediction]) -> Scores:
         texts = [row.prediction for row in system], [row.reference for row in system]
-        return score(task, *texts, language, choices.normalization, choices.bleurt, classes)
+        return score(task, *texts, language, options.normalization, options.bleurt, classes)
 
     scores, differences = scored(rows), {}
     if baseline is not None:
         other = scored(baseline)
         differences = {name: difference(other.statistics[name], own) for name, own in scores.statistics.items()}
     plain = scores.plain()
-    if choices.json is not None:
+    if options.json is not None:
         values = {"task": task, "language": language, **plain}
         values |= {"differences": {name: asdict(one) for name, one in differences.items()}} if differences else {}
-        write_json(choices.json, values | _metadata(choices, predictions, evaluation))
+        write_json(options.json, values | _metadata(options, predictions, evaluation))
     mismatch = script_mismatch((row.reference for row in rows), language)
     return Result(
         task,
@@ -154,12 +154,12 @@ def _score(
     )
 
 
-def _metadata(choices: Choices, predictions: Path, evaluation: "Evaluation | None") -> dict:
+def _metadata(options: Options, predictions: Path, evaluation: "Evaluation | None") -> dict:
     """What was scored: the files, and the model that wrote the predictions."""
-    files: dict[str, Path | str | None] = {"predictions": predictions, "references": choices.references or predictions}
-    files |= {"baseline": choices.baseline, "classes": choices.classes}
+    files: dict[str, Path | str | None] = {"predictions": predictions, "references": options.references or predictions}
+    files |= {"baseline": options.baseline, "classes": options.classes}
     names = {name: str(path) for name, path in files.items() if path is not None}
     if evaluation is None:
         return names
-    generated = {name: getattr(choices, name) for name in ("model", "split", "beams", "max_new_tokens")}
+    generated = {name: getattr(options, name) for name in ("model", "split", "beams", "max_new_tokens")}
     return generated | evaluation.metadata() | names

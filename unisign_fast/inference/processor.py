@@ -49,8 +49,8 @@ class Window:
         return clip.id if self.end - self.first == clip.frames else f"{clip.id}:{self.first}"
 
 
-class ProcessorChoices(TypedDict, total=False):
-    """The user's choices, as in the constructor of `Processor`."""
+class ProcessorOptions(TypedDict, total=False):
+    """The keyword arguments of `Processor` that the user chooses."""
 
     language: str | None
     p_samp: float | None
@@ -60,7 +60,7 @@ class ProcessorChoices(TypedDict, total=False):
 
 
 class Processor:
-    """Prepares keypoints and videos for the model of a folder, as in its training."""
+    """Prepares keypoints and videos for a model, as they were prepared for its training."""
 
     def __init__(
         self,
@@ -97,16 +97,16 @@ class Processor:
         self.device = torch.device(device)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **choices: Unpack[ProcessorChoices]) -> Self:
-        """The processor of a model folder, a run or a hub id; `choices` as in the constructor. A model trained in one
-        language uses that language by default. Raises InputError if the folder can't be read.
+    def from_pretrained(cls, source: str | Path, **options: Unpack[ProcessorOptions]) -> Self:
+        """The processor of a model folder, a run or a hub id; `options` as in the constructor. A model trained in one
+        language uses that language by default. Raises InputError if the folder cannot be read.
         """
         folder = find_model(source)
         data = load_data_settings(folder)
         if data.language is None and len(trained := trained_languages(folder)) == 1 and language_name(trained[0]):
             data = replace(data, language=trained[0])
         config = ModelConfig.load(folder / "config.json")
-        return cls(Tokenizer(folder), data, rgb=config.rgb, skeleton=config.joints, **choices)
+        return cls(Tokenizer(folder), data, rgb=config.rgb, skeleton=config.joints, **options)
 
     def __call__(
         self,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 from unisign_fast.checkpoints.model_folder import find_model, untrained_language
 from unisign_fast.inference.inputs import Input, NamedPose, find_inputs
 from unisign_fast.inference.outputs import check_output, open_output, write_all
-from unisign_fast.inference.processor import Processor, ProcessorChoices
+from unisign_fast.inference.processor import Processor, ProcessorOptions
 from unisign_fast.inference.translator import Translator, demo_model
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeleton import WHOLEBODY
@@ -25,19 +25,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Choices:
+class Options:
     """The command-line options besides the inputs."""
 
     model: str | None
-    translation: ProcessorChoices
+    processor: ProcessorOptions
     out: Path | None = None
     detector: Path | None = None
     pose_model: Path | None = None
     pose_device: Literal["cpu", "cuda"] = "cpu"
 
 
-class Where(TypedDict, total=False):
-    """Where to look for inputs, as for `find_inputs`."""
+class InputOptions(TypedDict, total=False):
+    """The keyword arguments of `find_inputs`."""
 
     stores: Sequence[Path]
     split: str | None
@@ -45,50 +45,50 @@ class Where(TypedDict, total=False):
     format: str | None
 
 
-def translate_inputs(choices: Choices, items: Sequence[str], **where: Unpack[Where]) -> None:
+def translate_inputs(options: Options, items: Sequence[str], **sources: Unpack[InputOptions]) -> None:
     """Translates the inputs that `find_inputs` finds for `items`. Unusable inputs, and videos whose keypoints cannot be
     estimated because networks are missing, are reported and left out. Raises InputError if none is left or the model
     is missing.
     """
-    usable, bad = find_inputs(items, **where)
+    usable, bad = find_inputs(items, **sources)
     if not usable and len(bad) == 1:
         raise bad[0]
     for error in bad:
         print(f"left out: {error}", file=sys.stderr, flush=True)
     if not usable:
         raise InputError("translate", f"none of {len(bad)} inputs is usable", "fix the errors above")
-    check_output(choices.out, sum(len(one) if isinstance(one, list) else 1 for one in usable))
+    check_output(options.out, sum(len(one) if isinstance(one, list) else 1 for one in usable))
     videos = [one for one in usable if isinstance(one, Path)]
     others: list[Input] = [one for one in usable if not isinstance(one, Path)]
     has_language = not videos and not _any_pose(usable)
-    translator, networks = _open(choices, networks=bool(videos), optional=bool(others), has_language=has_language)
+    translator, networks = _open(options, networks=bool(videos), optional=bool(others), has_language=has_language)
     if videos and networks is None:
         print(f"left out: {', '.join(map(str, videos))}", file=sys.stderr, flush=True)
         usable = others
     with TemporaryDirectory(prefix="inputs-") as folder:
         recordings, lost = translator.recordings(usable, Path(folder), networks)
-        with open_output(choices.out) as write:
+        with open_output(options.out) as write:
             written, unusable = write_all(translator.translate(recordings), write)
     left_out = len(bad) + len(lost) + unusable + (0 if networks else len(videos))
     if left_out and not written:
         raise InputError("translate", f"nothing is translated, {left_out} left out", "fix the errors above")
-    if choices.out is not None:
-        print(f"{choices.out}: {written} texts")
+    if options.out is not None:
+        print(f"{options.out}: {written} texts")
     if left_out:
         print(f"left out: {left_out}", file=sys.stderr)
 
 
-def translate_camera(camera: str, choices: Choices) -> None:
+def translate_camera(camera: str, options: Options) -> None:
     """Translates a camera's pictures until they end or Ctrl-C is pressed. Raises InputError if there are none."""
     from unisign_fast.pipelines.pose_estimation.camera import pictures  # of an optional extra
 
     stream = pictures(camera)
     first = next(stream)  # before any weights are loaded
-    translator, networks = _open(choices, networks=True, has_language=False)
+    translator, networks = _open(options, networks=True, has_language=False)
     assert networks is not None  # not optional
     from unisign_fast.inference.live import translate_live
 
-    with suppress(KeyboardInterrupt), open_output(choices.out) as write:
+    with suppress(KeyboardInterrupt), open_output(options.out) as write:
         write_all(translate_live(camera, chain([first], stream), translator, *networks), write)
 
 
@@ -97,7 +97,7 @@ def _any_pose(usable: Sequence[object]) -> bool:
 
 
 def _open(
-    choices: Choices, *, networks: bool, has_language: bool, optional: bool = False
+    options: Options, *, networks: bool, has_language: bool, optional: bool = False
 ) -> "tuple[Translator, tuple[PersonDetector, PoseNetwork] | None]":
     """The translator and, if `networks`, the pose networks. Reports all problems: the last as an InputError, the others
     on stderr. `has_language`: the inputs determine the target language. `optional`: missing networks are only a
@@ -112,8 +112,8 @@ def _open(
             missing.append(error)
             return None
 
-    folder = attempt(lambda: find_model(choices.model or demo_model()))
-    processor = folder and attempt(lambda: Processor.from_pretrained(folder, **choices.translation))
+    folder = attempt(lambda: find_model(options.model or demo_model()))
+    processor = folder and attempt(lambda: Processor.from_pretrained(folder, **options.processor))
     if processor and processor.language is None and not has_language:
         remedy = "give it, such as --language zh"
         missing.append(InputError("--language", "neither model nor inputs determine the target language", remedy))
@@ -124,13 +124,13 @@ def _open(
     opened = None
     if networks:
         try:
-            opened = _networks(choices)
+            opened = _networks(options)
         except InputError as error:
             if optional:
                 print(f"warning: {error}", file=sys.stderr)
             else:
                 missing.append(error)
-    translator = None if missing or folder is None else attempt(lambda: Translator(folder, **choices.translation))
+    translator = None if missing or folder is None else attempt(lambda: Translator(folder, **options.processor))
     for one in missing[:-1]:
         print(f"error: {one}", file=sys.stderr)
     if missing:
@@ -139,7 +139,7 @@ def _open(
     return translator, opened
 
 
-def _networks(choices: Choices) -> "tuple[PersonDetector, PoseNetwork]":
+def _networks(options: Options) -> "tuple[PersonDetector, PoseNetwork]":
     from unisign_fast.pipelines.pose_estimation.networks import open_networks  # of an optional extra
 
-    return open_networks(choices.detector, choices.pose_model, choices.pose_device)
+    return open_networks(options.detector, options.pose_model, options.pose_device)

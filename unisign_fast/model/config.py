@@ -52,24 +52,24 @@ class MT5Shape:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Uni-Sign model. `parts` are cumulative (paper, Table 13); `head` is the task head of Table 7."""
+    """What defines a Uni-Sign model besides its weights."""
 
     mt5: MT5Shape = field(default_factory=MT5Shape)
     rgb: bool = False
     skeleton: str = WHOLEBODY.name  # of the keypoints in the training stores (pipelines/skeletons/)
-    parts: Literal["hands", "hands,body", "hands,body,face"] = "hands,body,face"
+    parts: Literal["hands", "hands,body", "hands,body,face"] = "hands,body,face"  # parts of the body (Table 13)
     pose_channels: tuple[int, int, int, int] = (64, 64, 128, 256)  # embedding, then the three spatial blocks
-    projection_std: float = 0.02  # of the initial weights of the projection to the language model; published
-    backbone_width: float = 1.0  # EfficientNet-B0's multipliers
-    backbone_depth: float = 1.0
+    projection_std: float = 0.02  # of the initial weights of the projection to mT5; 0.02 as published
+    backbone_width: float = 1.0  # width multiplier of EfficientNet-B0
+    backbone_depth: float = 1.0  # depth multiplier of EfficientNet-B0
     body_anchors: bool = True  # add the detached body feature of wrist or nose to every joint of a part
     part_bias: bool = True  # one learned vector on the concatenated parts; `part_para` in published files
     fusion: Literal["deformable", "cross"] = "deformable"  # cross: Table 10's alternative
     gate: Literal["live", "published"] = "live"  # published: tanh, then a ReLU that never opens from zero
-    gate_input: Literal["pose,fused", "fused,pose"] = "pose,fused"  # the paper's equation 3; the published order
-    label_smoothing: float = 0.0
-    head: Literal["language_model", "classifier", "ctc"] = "language_model"
-    head_features: Literal["sign", "encoder"] = "sign"
+    gate_input: Literal["pose,fused", "fused,pose"] = "pose,fused"  # as in equation 3, or as published
+    label_smoothing: float = 0.0  # of the cross entropy (equation 5)
+    head: Literal["language_model", "classifier", "ctc"] = "language_model"  # classifier, ctc: Table 7's task heads
+    head_features: Literal["sign", "encoder"] = "sign"  # what a task head reads: sign encoder's or mT5 encoder's output
     head_classes: tuple[str, ...] = ()
 
     def __post_init__(self):

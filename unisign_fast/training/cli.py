@@ -51,6 +51,7 @@ def parse(description: str, stages: tuple[int, ...], arguments: list[str]) -> Ru
         _annotate(group, names, tyro.conf.Fixed)
     if HELP_ALL in arguments:
         arguments = [HELP[-1]]
+        description = f"{description.splitlines()[0]}{example_lines(description)}"
     elif any(option in arguments for option in HELP):
         for group, shown in IN_SHORT.items():
             _annotate(group, [f.name for f in fields(group) if f.name not in shown], tyro.conf.Suppress)

@@ -21,30 +21,30 @@ Stage = Literal[1, 2, 3]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Length, sizes, optimiser and precision; the optimiser's are the published ones (AdamW, cosine, no warm-up)."""
+    """Length, batch sizes, optimiser and precision; as published, AdamW with cosine decay and without warm-up."""
 
     epochs: int = 20  # passes over the training clips; may grow on resume
     clips_per_step: int = 512  # clips of an optimiser step, all ranks together
     frames_per_device: int | Literal["auto"] = "auto"  # frames of a micro-batch, padded; auto: as many as fit
     tokens_per_device: int | Literal["auto"] = "auto"  # target tokens of a micro-batch; auto: as many as fit
-    learning_rate: float = 3e-4
+    learning_rate: float = 3e-4  # at the start of the cosine decay
     rgb_rate: float = 1.0  # factor on the RGB branch's learning rate, for random initial weights
     weight_decay: float = 1e-4  # not applied to biases and 1-D parameters
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-9
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW's
+    eps: float = 1e-9  # AdamW's
     clip_norm: float = 1.0  # clipping norm of the whole step's gradient
-    precision: Literal["fp32", "bf16"] = "bf16"  # of weights and activations; the optimiser state is float32
-    zero_stage: Literal[0, 1, 2, 3] = 1  # how much of the state DeepSpeed ZeRO shards over ranks
-    seed: int = 0  # of everything random: weights, order, frames, sampling, dropout
+    precision: Literal["fp32", "bf16"] = "bf16"  # of weights and activations; optimiser state is float32
+    zero_stage: Literal[0, 1, 2, 3] = 1  # DeepSpeed ZeRO: how much training state to shard over ranks
+    seed: int = 0  # seeds weights, order, frames, sampling and dropout
     checkpoint_every_steps: int = 500  # steps between checkpoints; also one after every evaluation
     evaluate_every_epochs: int = 1  # epochs between evaluations on the dev split, if there is one
     early_stopping: int = 0  # evaluations without a better score after which the run ends; 0: never
     log_every_steps: int = 10  # steps between entries in log.jsonl and TensorBoard
     wandb: str | None = None  # Weights & Biases project to log to as well
     resume: Literal["auto", "never"] = "auto"  # auto: from the newest complete checkpoint; never: the run must be new
-    max_bad_share: float = 0.05  # a run stops when a larger share of its clips is bad
-    on_bad_step: Literal["stop", "skip"] = "stop"  # a step whose loss or gradient is not finite is never taken
-    max_skipped_steps: int = 10  # limit per run, with --on-bad-step skip
+    max_bad_share: float = 0.05  # stop the run if a larger share of its clips is bad
+    on_bad_step: Literal["stop", "skip"] = "stop"  # if loss or gradient is not finite; the step is never taken
+    max_skipped_steps: int = 10  # per run, with --on-bad-step skip
 
     def __post_init__(self):
         counts = "epochs", "clips_per_step", "checkpoint_every_steps", "evaluate_every_epochs", "log_every_steps"
@@ -86,7 +86,7 @@ class RunSettings:
     data_fraction: float = 1.0  # share of the training clips used; 0 skips pre-training (Table 8)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
-    model: ModelConfig = field(default_factory=ModelConfig)  # the fields in cli.DERIVED follow from the data
+    model: ModelConfig = field(default_factory=ModelConfig)  # fields that follow from the data are not options
 
     def __post_init__(self):
         if not 0 <= self.data_fraction <= 1:

@@ -12,7 +12,7 @@ Split = Literal["train", "dev", "test"]
 
 
 @dataclass(frozen=True)
-class Choices:
+class Options:
     """What to score, a model or predictions, and how."""
 
     model: str | None = None  # model folder, run, or hub id
