@@ -24,7 +24,7 @@ from unisign_fast.utils.console import run_command
 def import_published(
     checkpoint: tyro.conf.Positional[Path], tokenizer: Path, out: Path, task: Task = "slt", max_frames: int = 256
 ) -> None:
-    """Convert a checkpoint of the authors to a model folder.
+    """Convert the authors' checkpoint to a model folder.
 
     Args:
         checkpoint: Their file, a dict with the key model. Code pickled in it is never run.
@@ -49,7 +49,7 @@ def import_published(
             f"{vocabulary.path} has {len(vocabulary)} pieces, {checkpoint} only {config.mt5.vocab_size} embeddings"
         )
         raise InputError("--tokenizer", problem, "give the spiece.model that the checkpoint was trained with")
-    weights = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors wants no shared memory
+    weights = {name: tensor.clone() for name, tensor in weights.items()}  # safetensors refuses shared memory
     unused = {name: weights.pop(name) for name in list(weights) if is_unused(name)}
     p_samp = 0.1 if config.rgb else 0.0
     data = DataSettings(task=task, max_frames=max_frames, p_samp=p_samp, sampling="published", boxes="sampled")

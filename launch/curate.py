@@ -156,7 +156,7 @@ def withdraw(out: Folder, source: tyro.conf.Positional[str], runs: Path = Path("
 def status(
     out: Annotated[Path | None, tyro.conf.Positional] = None, plan: bool = False, hours: float = 1985, gpus: int = 8
 ) -> None:
-    """Show what is finished, what waits and what failed; or, with --plan, the arithmetic of a large corpus.
+    """Show what is finished, pending and failed; or, with --plan, the arithmetic of a large corpus.
 
     Args:
         out: Folder of the corpus.

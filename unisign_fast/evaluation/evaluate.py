@@ -118,7 +118,10 @@ def evaluate_model(
     ranks: Ranks,
     generation: GenerationSettings,
 ) -> Evaluation:
-    """Runs `evaluate_split` with the model in `folder`; task and language default to those of its training."""
+    """Runs `evaluate_split` with the model in `folder`; task and language default to those of its training.
+
+    Raises InputError if the model or the whole split cannot be read.
+    """
     model, tokenizer = UniSign.load(folder)
     data = load_data_settings(folder)
     p_samp = data.p_samp if model.config.rgb else 0.0
@@ -130,7 +133,7 @@ def evaluate_model(
 def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]:
     """Batches of clip numbers for `frames` [clips], longest first, within the budget.
 
-    Clips of similar length share a batch, because their texts end after a similar number of tokens, too.
+    Clips of similar length share a batch, since their texts also have similar lengths.
     """
     batches: list[list[int]] = []
     most = 0  # number of clips that the current batch may hold
@@ -155,7 +158,7 @@ def _loaded(reader: ClipReader, clips: ClipSet, batches: list[list[int]]) -> Ite
 
 
 def write_evaluation(folder: Path, split: str, evaluation: Evaluation) -> None:
-    """Write predictions-SPLIT.jsonl, and scores-SPLIT.json beside it."""
+    """Write predictions-SPLIT.jsonl and scores-SPLIT.json to `folder`. Raises InputError if it cannot be written to."""
     write_predictions(folder / f"predictions-{split}.jsonl", evaluation.rows)
     values = {"task": evaluation.task, "language": evaluation.language, **evaluation.scores.plain(), "split": split}
     write_json(folder / f"scores-{split}.json", values | evaluation.metadata())

@@ -54,7 +54,7 @@ class Row:
     signature: str
     score: float
     clips: int  # of the test split
-    clips_per_second: list[float | None]  # training, stages 1 to 3; None where a stage was not trained
+    clips_per_second: list[float | None]  # in training, stages 1 to 3; None if a stage was not trained
     setting: str  # its settings as JSON, equal for runs that differ in the seed only
 
 
@@ -67,8 +67,8 @@ def training_speed(run: Path) -> float | None:
 
 
 def summarise(root: Path) -> tuple[list[Row], list[str]]:
-    """A row for every fine-tuning run below `root`, or for `root` itself, and the reasons why other folders are
-    skipped. Raises InputError if there is no row.
+    """A row for every fine-tuning run in `root`, or for `root` itself if it is one, and the reasons why other folders
+    are skipped. Raises InputError if there is no row.
     """
     folders = [root] if (root / "settings.json").is_file() else sorted(path for path in root.glob("*") if path.is_dir())
     rows, skipped = [], []

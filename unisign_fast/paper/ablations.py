@@ -23,7 +23,7 @@ BOTH = ("sentences", "words")  # stores of the demo corpus
 class TrainingRun:
     """One training command; `start` is the run whose weights it starts from."""
 
-    name: str  # its folder's
+    name: str  # also of its folder
     stage: Literal[1, 2, 3]
     stores: tuple[str, ...]  # folders of the corpus
     options: tuple[str, ...] = ()
@@ -32,6 +32,7 @@ class TrainingRun:
 
     @property
     def script(self) -> str:
+        """Name of its script in launch/."""
         return "finetune" if self.stage == 3 else "pretrain"
 
     def epochs(self, stage_epochs: tuple[int, int, int]) -> int:
@@ -59,6 +60,7 @@ class Column:
 
     @property
     def title(self) -> str:
+        """Task, split and metric, one below the other."""
         if self.metric == "time":
             return "time"
         short = {"top-1 per instance": "P-I", "top-1 per class": "P-C", "ROUGE-L": "ROUGE"}  # the paper's names
@@ -92,6 +94,7 @@ class Claim:
     tasks: tuple[str, ...] = ("islr", "cslr", "slt")
 
     def covers(self, column: Column) -> bool:
+        """Whether the claim is about this column."""
         return ("time" if column.metric == "time" else column.task) in self.tasks
 
 

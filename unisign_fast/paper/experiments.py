@@ -54,7 +54,7 @@ def train(arguments: list[str], progress: Progress, bar: TaskID) -> None:
 
 
 def train_all(table: Ablation, seeds: tuple[int, ...], epochs: tuple[int, int, int], corpus: Path, root: Path) -> None:
-    """Trains every unfinished run of the table, with progress on stderr."""
+    """Trains every unfinished run of the table, with progress on stderr. Raises InputError if one fails."""
     pending = [
         (seed, run)
         for seed in seeds

@@ -11,7 +11,7 @@ import numpy as np
 WIDTH, HEIGHT = 360, 210  # of the picture, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 14, 34  # margins
 MAX_POINTS = 400  # points of a line; more could not be told apart
-MAX_DOTS = 30  # a line of more points has no dots and, if it is noisy, a running mean
+MAX_DOTS = 30  # a longer line is drawn without dots and, if it is noisy, with a running mean
 BINS = 10
 
 
@@ -62,7 +62,7 @@ class Histogram:
 def line_chart(
     title: str, points: Sequence[tuple[int, float]], smooth: bool = False, best=None, limit: float = math.inf
 ) -> Chart:
-    """A chart of (step, value) pairs: at least one, all finite.
+    """A chart of one or more (step, value) pairs, all finite.
 
     `smooth` adds a running mean if there are many points; `best` (max or min) marks the best point; the axis ends at
     `limit`, the highest possible value.
@@ -136,7 +136,7 @@ def histogram(title: str, values: Sequence[float], above: bool = False) -> Histo
 
 
 def nice_ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """Round numbers a constant step apart that enclose `low` and `high`; the step is 1, 2 or 5 times a power of ten."""
+    """Evenly spaced round numbers that enclose `low` and `high`; the step is 1, 2 or 5 times a power of ten."""
     if high <= low:
         low, high = (low - abs(low) / 10, low + abs(low) / 10) if low else (0.0, 1.0)
     rough = (high - low) / 4

@@ -78,7 +78,7 @@ def facts(run: RunFolder, written: str) -> list[Fact]:
 
 
 def data_rows(run: RunFolder, stores: Sequence[KeypointStore | InputError]) -> list[DataRow]:
-    """A row for each of the run's stores; `stores` are these stores opened, or why one cannot be opened."""
+    """A row for each of the run's stores; `stores` holds each one opened, or the error that prevents it."""
     recorded = run.start.get("data")
     entries = recorded if isinstance(recorded, list) else []
     contents = [str(entry["content"]) for entry in entries if isinstance(entry, dict) and "content" in entry]

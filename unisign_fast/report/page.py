@@ -150,7 +150,7 @@ def _finite(points: list[tuple[int, object]]) -> list[tuple[int, float]]:
 
 
 def _medians(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The median of five neighbours, so that a pause in training does not show as low speed."""
+    """Each value's median with its neighbours, five in all, so that a pause in training does not show as low speed."""
     return [(x, median(y for _, y in points[max(0, i - 2) : i + 3])) for i, (x, _) in enumerate(points)]
 
 

@@ -25,8 +25,8 @@ def text_uri(kind: str, text: str) -> str:
 
 
 def sprite(pictures: Sequence[np.ndarray]) -> dict:
-    """Tiles pictures of one size [H, W, 3] into a square, since WebP allows 16,383 pixels a side; script.js cuts them
-    out.
+    """Tiles pictures [H, W, 3] of one size into a nearly square one, since WebP allows 16,383 pixels a side; script.js
+    cuts them out.
     """
     height, width, _ = pictures[0].shape
     columns = math.ceil(math.sqrt(len(pictures) * height / width))

@@ -31,10 +31,12 @@ class Comparison:
 
     @property
     def prediction_text(self) -> str:
+        """The normalised prediction."""
         return self.space.join(span.text for span in self.prediction)
 
     @property
     def reference_text(self) -> str:
+        """The normalised reference."""
         return self.space.join(span.text for span in self.reference)
 
 

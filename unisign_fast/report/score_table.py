@@ -16,7 +16,7 @@ LATEX_SPECIAL = {
     "^": r"\textasciicircum{}",
     **{character: "\\" + character for character in "&%$#_{}"},
 }
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell that a spreadsheet would run starts with
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of cells that a spreadsheet would run
 
 
 class ScoreRow(NamedTuple):
@@ -40,11 +40,12 @@ class ScoreTable:
 
     @property
     def rows(self) -> list[ScoreRow]:
+        """This run's row, if it has scores, then the paper's."""
         return [*([self.own] if self.own else []), *self.published]
 
 
 def score_table(run: RunFolder, modality: str) -> ScoreTable:
-    """The table of a run's task: the paper's metrics, then those that only this run has."""
+    """The table for the run's task; its columns are the paper's metrics, then those that only this run has."""
     published = PUBLISHED[run.data.task]
     metrics, own, note = list(published.metrics), None, ""
     if run.scores:
