@@ -31,9 +31,9 @@ from unisign_fast.pipelines.errors import InputError
 
 SAME, REFUSED, ANOTHER = "same value", "refused in one line", "another value"
 RIGHT = (SAME, REFUSED, ANOTHER)
-MEMORY = 512 * 2**20  # bytes that reading one input may take
-SECONDS = 30.0  # of one input
-START_SECONDS = 120.0  # of a process, with imports
+MEMORY = 512 * 2**20  # limit in bytes for reading one input
+SECONDS = 30.0  # limit for reading one input
+START_SECONDS = 120.0  # limit for starting a process, with imports
 NO_MEMORY = ("MemoryError", "allocate memory", "bad_alloc")
 
 _context = multiprocessing.get_context("forkserver")
@@ -66,8 +66,10 @@ def _parts(value: object) -> Iterator[bytes]:
 
 
 def outcome(name: str, folder: Path, original: str | None) -> str:
-    """The outcome of reading the input: one of RIGHT, or a description of the error; for the original (None) its
-    digest."""
+    """The outcome of reading the input: one of RIGHT, or a description of the error.
+
+    `original`: the digest of the undamaged input. None: the input is undamaged, and its digest is returned.
+    """
     files = set(folder.rglob("*"))
     try:
         result = digest(read(name, folder))
@@ -96,7 +98,7 @@ def outcome(name: str, folder: Path, original: str | None) -> str:
 
 
 def _work(connection: Connection) -> None:
-    """Reads one input after the other, until the connection ends."""
+    """Reads one input after another until the connection is closed."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection.send("ready")
     limited = False
@@ -113,7 +115,7 @@ def _work(connection: Connection) -> None:
 
 
 class Reader:
-    """A process that reads inputs, and starts again when one has killed it."""
+    """A process that reads inputs; it is restarted if one kills it."""
 
     def __init__(self, originals: Path):
         self._originals = originals
@@ -134,7 +136,7 @@ class Reader:
             self._process = None
 
     def _start(self) -> None:
-        """A process that has read every original once, so that memory of late imports is not attributed to an input."""
+        """Start a process that first reads every original, so that late imports do not count as an input's memory."""
         self._connection, theirs = _context.Pipe()
         self._process = _context.Process(target=_work, args=(theirs,), daemon=True)
         self._process.start()
@@ -161,7 +163,7 @@ class Reader:
 
 
 def inputs(count: int, seed: int, names: Iterable[str] = SUBJECTS) -> Iterator[tuple[str, str, str, float]]:
-    """(reader, damage, outcome, seconds) of a number of inputs, one reader after the other."""
+    """(reader, damage, outcome, seconds) of `count` damaged inputs, cycling through the readers."""
     _context.set_forkserver_preload(["benchmarks.faults_inputs"])
     names = list(names)
     with tempfile.TemporaryDirectory() as work:

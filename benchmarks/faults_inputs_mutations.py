@@ -1,4 +1,4 @@
-"""Damages of input files: bytes, values inside JSON, tables, pickles, numpy and safetensors files, and whole files."""
+"""Damage to input files: bytes, values inside JSON, tables, pickles, numpy and safetensors files, and entire files."""
 
 import copy
 import csv

@@ -87,7 +87,7 @@ def open_store(path: Path) -> tuple[KeypointStore, CropStore]:
 
 
 def observe(store: KeypointStore, crops: CropStore) -> dict[tuple[str, str], object]:
-    """(split, id) -> everything that training reads of a clip, or the InputError raised for it, by its number."""
+    """(split, id) -> everything that training reads from a clip; (split, "refused NUMBER") -> the clip's InputError."""
     seen: dict[tuple[str, str], object] = {("", "source"): store.keypoint_source, ("", "size"): crops.size}
     for split in SPLITS:
         clips = ClipSet.from_stores([store], split, _tokenize, "bytes")
@@ -115,7 +115,7 @@ def _tokenize(clip: Clip) -> list[int]:
 
 
 def outcome(path: Path, truth: dict, opened: tuple[KeypointStore, CropStore] | None = None) -> str:
-    """One of RIGHT, or what is wrong, of a store that is opened now, or was before the damage."""
+    """The outcome of reading a damaged store, opened now or before the damage: one of RIGHT, or what is wrong."""
     try:
         seen = observe(*(opened or open_store(path)))
     except InputError:
@@ -150,7 +150,7 @@ def _random_byte(content: bytearray, rng: random.Random) -> None:
 
 
 def _digit(content: bytearray, rng: random.Random) -> None:
-    """Another digit, if the file has any: it is still JSON."""
+    """Another digit, if the file has any, so that JSON stays valid."""
     places = [i for i, byte in enumerate(content) if 48 <= byte < 58]
     if places:
         content[rng.choice(places)] = rng.choice(b"0123456789")
@@ -183,7 +183,7 @@ def _swapped(content: bytearray, rng: random.Random) -> None:
 
 
 def _json_value(content: bytearray, rng: random.Random) -> None:
-    """Replace some number or text by a value that has another type, or is infinite, deep or long."""
+    """Replace a random number or text by a value of another type, or by one that is infinite, deep or long."""
     places = [i for i, byte in enumerate(content) if byte in b":["]
     if places:
         start = rng.choice(places) + 1
@@ -206,7 +206,7 @@ BYTE_KINDS: dict[str, Callable[[bytearray, random.Random], None]] = {
 
 
 def damages(path: Path, count: int, seed: int) -> Iterator[tuple[str, Path, bytes | None, bytes | None]]:
-    """(kind, file, its content, what it becomes) `count` times; None: it is gone."""
+    """`count` damages: (kind, file, its content, its damaged content, or None if it is deleted)."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     kept = {file: file.read_bytes() for file in files}
     for number in range(count):
@@ -225,7 +225,7 @@ def damages(path: Path, count: int, seed: int) -> Iterator[tuple[str, Path, byte
 
 
 def run(count: int, seed: int = 0) -> list[FaultRow]:
-    """`count` damages, tried one by one."""
+    """The outcomes of `count` damages, tried one by one, by kind."""
     rows: dict[str, FaultRow] = defaultdict(lambda: FaultRow(""))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     rng = random.Random(seed)

@@ -32,7 +32,7 @@ RIGHT = (IDENTICAL, TOLERANT, SKIPPED, REFUSED)
 TRAIN, DEV, FRAMES, EPOCHS = 16, 2, 12, 4
 STEPS = 2 * EPOCHS
 LOSS_TOLERANCE = 1e-4  # relative
-STARTS = 4  # of a trial at most
+STARTS = 4  # most repetitions of the command in a trial
 TEXTS = ("good morning", "good evening", "how are you", "thank you very much")
 SIZES = {"d-model": 32, "d-kv": 8, "d-ff": 64, "num-layers": 1, "num-decoder-layers": 1}
 LENGTH = {"epochs": EPOCHS, "clips-per-step": 8, "checkpoint-every-steps": 2, "evaluate-every-epochs": 2}
@@ -63,7 +63,7 @@ def options(dropout: float) -> list[str]:
 
 
 def losses(run: Path) -> list[float | None]:
-    """The logged loss of every step; of a repeated step the last."""
+    """The logged loss of every step; for a repeated step, the last one."""
     logged = {event["step"]: event["loss"] for event in read_events(run / "log.jsonl") if event["event"] == "step"}
     return [logged.get(step) for step in range(1, STEPS + 1)]
 
@@ -124,7 +124,7 @@ def outcome(trial: Trial, kind: str, baseline: Baseline) -> str:
 
 
 def _compared(run: Path, kind: str, baseline: Baseline) -> str:
-    """A finished run beside the undisturbed one."""
+    """The comparison of a finished run with the undisturbed one."""
     if kind in OTHER_LAYOUT:
         pairs = zip(losses(run), baseline.losses)
         same = all(a is not None and b is not None and abs(a - b) <= LOSS_TOLERANCE * abs(b) for a, b in pairs)
@@ -136,7 +136,7 @@ def _compared(run: Path, kind: str, baseline: Baseline) -> str:
 
 
 def trials(minutes: float, seed: int, kinds: tuple[str, ...] = tuple(FAULTS)) -> Iterator[tuple[str, str, float]]:
-    """(kind, outcome, seconds until the run was through) of one fault after the other, for so long."""
+    """(kind, outcome, seconds until the run was finished) of one fault after another, for so many minutes."""
     end = time.monotonic() + 60 * minutes
     baselines: dict[tuple[int, float], Baseline] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +165,7 @@ def trials(minutes: float, seed: int, kinds: tuple[str, ...] = tuple(FAULTS)) ->
 
 
 def run(minutes: float, seed: int, kinds: tuple[str, ...] = tuple(FAULTS)) -> list[FaultRow]:
-    """A row a kind of fault; every kind is tried once at least."""
+    """A row for each kind of fault; every kind is tried at least once."""
     rows = {kind: FaultRow(kind, right=RIGHT) for kind in kinds}
     for number, (kind, result, seconds) in enumerate(trials(minutes, seed, kinds)):
         rows[kind].outcomes[result if result in RIGHT else "wrong"] += 1

@@ -16,7 +16,7 @@ def disk_full(trial: Trial) -> None:
 
 
 def _limit_file_size(rank: int, size: int) -> None:
-    """A write beyond the limit fails as on a full disk, with another errno."""
+    """A write beyond the limit fails as on a full disk, but with another errno."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
@@ -34,7 +34,7 @@ def read_only(trial: Trial) -> None:
 
 
 def _drop_capabilities(rank: int) -> None:
-    """Permissions hold for root, too."""
+    """Make file permissions apply to root, too."""
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3 of capset(2)
     assert ctypes.CDLL(None).capset(header, none) == 0
 
@@ -49,7 +49,7 @@ def store_moved(trial: Trial) -> None:
 
 
 def other_data(trial: Trial) -> None:
-    """Another store at the path of the first, and later the first again."""
+    """Another store at the path of the first one, which later returns."""
     aside = trial.store.with_name("aside")
     trial.store.rename(aside)
     shutil.copytree(trial.folder.parent / "other store", trial.store)
@@ -105,7 +105,7 @@ def tokenizer_damaged(trial: Trial) -> None:
 
 
 def strange_checkpoints(trial: Trial) -> None:
-    """Things called like a checkpoint, and manifests of wrong types."""
+    """Files and links with the name of a checkpoint, and manifests of the wrong type."""
     folder = trial.run / "checkpoints"
     match trial.rng.randrange(4):
         case 0:

@@ -1,7 +1,7 @@
 """The kinds of training faults, and those of processes: signals, kills at exact moments, ranks, bad steps, locks.
 
-A fault acts on a `Trial`, whose run was killed after its third checkpoint, and asserts what it promises of the starts
-that it disturbs. The campaign then repeats the command until it ends.
+A fault acts on a `Trial`, whose run was killed after its third checkpoint, and checks the starts that it disturbs. The
+campaign then repeats the command until it ends.
 """
 
 import os
@@ -31,7 +31,7 @@ GROWTH = 2500  # bytes of log.jsonl that a start from the third checkpoint write
 
 
 def _let_it_work(trial: Trial, start: Start) -> None:
-    """Wait for some moment of a start, by what it has logged."""
+    """Wait for a random moment of a start, measured by the size of its log."""
     log = trial.run / "log.jsonl"
     size = log.stat().st_size if log.exists() else 0
     wanted = size + trial.rng.randrange(1, GROWTH)
@@ -97,7 +97,7 @@ def _killed_before_latest(trial: Trial) -> None:
 
 
 def _kill_before_latest(rank: int) -> None:
-    """The manifest is there, and the file `latest` names the checkpoint before."""
+    """The manifest has been written, but the file `latest` names the previous checkpoint."""
     from unisign_fast.training import checkpoint
 
     checkpoint.replace_text = lambda path, text: os.kill(os.getpid(), signal.SIGKILL)
@@ -122,10 +122,10 @@ def _one_rank_paused(trial: Trial) -> None:
 
 
 def _one_rank_missing(trial: Trial) -> None:
-    trial.expect(trial.start(_meet_for_a_short_time, present=1), STOPPED_BY_INPUT)
+    trial.expect(trial.start(_join_for_a_short_time, present=1), STOPPED_BY_INPUT)
 
 
-def _meet_for_a_short_time(rank: int) -> None:
+def _join_for_a_short_time(rank: int) -> None:
     from unisign_fast.utils import distributed
 
     distributed.JOIN_TIMEOUT = timedelta(seconds=2)
@@ -165,7 +165,7 @@ def _spoil_a_loss(rank: int, step: int) -> None:
 
 
 def _lock_of_a_dead_process(trial: Trial) -> None:
-    """The run that was killed has left its lock; sometimes it is garbage."""
+    """The killed run left its lock behind; sometimes its content is garbage."""
     lock = trial.run / "lock"
     assert lock.exists()
     content = [lock.read_bytes(), b"", trial.rng.randbytes(40), b"[" * 9999, b'{"pid": 1, "host": 7}']

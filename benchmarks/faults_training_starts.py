@@ -1,7 +1,7 @@
-"""Starts of the training command for fault injection: real processes, cheap because the imports are done once.
+"""Starts the training command for fault injection: real processes, cheap because modules are imported once.
 
-A server process imports torch, deepspeed and the rest, computes nothing and starts no thread. Every rank of a start is
-forked from it, with its own session, standard output and signal handlers, and runs the command as a shell would.
+A server process imports torch, deepspeed and the rest, but computes nothing and starts no thread. Every rank is forked
+from it, with its own session, standard output and signal handlers, and runs the command as a shell would.
 """
 
 import faulthandler
@@ -31,13 +31,13 @@ IMPORTED = [  # what a training process imports, some of it late
     "unisign_fast.training.cli",
     "unisign_fast.training.run",
 ]
-Prepare = Callable[[int], None]  # of the rank, in its process, before the command; a module's function, maybe partial
+Prepare = Callable[[int], None]  # called with the rank, in its process, before the command; must be picklable
 
 _context = multiprocessing.get_context("forkserver")
 
 
 def serve() -> None:
-    """Start the server, unless it runs."""
+    """Start the server unless it is running."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
     _context.set_forkserver_preload(IMPORTED)
@@ -50,9 +50,9 @@ def serve() -> None:
 
 
 class Start:
-    """One start of the training command: `processes` has one a rank, each in a session of its own.
+    """One start of the training command, with a process for each rank, each in its own session.
 
-    `wait` acts as torchrun does: where a rank fails, it ends the others. `present` ranks are started of `ranks`.
+    `wait` acts like torchrun: if a rank fails, it ends the others. Of `ranks`, `present` are started.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Trial:
         return Start(arguments, self.folder / f"start{self.starts}.log", self.ranks, prepare, present)
 
     def expect(self, start: Start, *allowed: int) -> int:
-        """Its exit status, one of `allowed`; a refusal is one line. Raises AssertionError otherwise."""
+        """The start's exit status. Raises AssertionError unless it is `allowed`, and a refusal is one line."""
         status, said = start.wait(), start.said
         assert status in allowed and "Traceback" not in said, f"status {status}, not {allowed}: {said[-600:]}"
         if status == STOPPED_BY_INPUT:
@@ -151,7 +151,7 @@ class Trial:
         return status
 
     def sometimes_from_the_start(self) -> None:
-        """Before some faults: no run is there yet."""
+        """Before some faults, removes the run, so that it starts from scratch."""
         if self.rng.random() < 0.3:
             shutil.rmtree(self.run)
 

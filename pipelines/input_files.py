@@ -100,8 +100,8 @@ def read_settings(path: Path, kind: type[T], what: str, remedy: str, required: t
         _refuse_unknown(values, kind, remedy)
         return msgspec.convert(values, kind)
     except InputError as error:
-        said = error.problem if error.where == str(path) else f"{error.where}: {error.problem}"
-        raise InputError(path, f"{what} ({said})", error.remedy) from None
+        reason = error.problem if error.where == str(path) else f"{error.where}: {error.problem}"
+        raise InputError(path, f"{what} ({reason})", error.remedy) from None
     except msgspec.ValidationError as error:
         raise InputError(path, f"{what} ({error})", remedy) from None
 

@@ -118,11 +118,11 @@ def _targets(
             if sum(entry.file_size for entry in arrays.zip.infolist()) > file.stat().st_size:
                 raise ValueError("a bomb: `savez` does not compress")
             ids, end_N, of = arrays["ids"], arrays["ends"], arrays["name"].tobytes()
-            whole = int(arrays["crc32c"]) == _crc32c(ids, end_N)
-        if whole and of == name and end_N.shape == clip_N.shape:
+            is_intact = int(arrays["crc32c"]) == _crc32c(ids, end_N)
+        if is_intact and of == name and end_N.shape == clip_N.shape:
             return ids, end_N
-    ids, end_N, whole = _tokenized(store, clip_N, tokenize)
-    if whole:
+    ids, end_N, is_intact = _tokenized(store, clip_N, tokenize)
+    if is_intact:
         with suppress(InputError), replaced(file, writer=f"-{os.getpid()}") as part:  # a store may be read-only
             with open(part, "wb") as opened:
                 crc32c = np.uint32(_crc32c(ids, end_N))
@@ -142,18 +142,18 @@ def _tokenized(store: KeypointStore, clip_N: np.ndarray, tokenize: Tokenize) -> 
     A clip without a target or with a damaged line gets no tokens; reading the clip raises the error.
     """
     console = Console(stderr=True)
-    ids, end_N, count, whole = [np.zeros(0, np.int32)], np.zeros(len(clip_N), np.int64), 0, True
+    ids, end_N, count, is_intact = [np.zeros(0, np.int32)], np.zeros(len(clip_N), np.int64), 0, True
     quiet = len(clip_N) < MANY_CLIPS or not console.is_terminal
     for i in track(range(len(clip_N)), "tokenising texts", console=console, disable=quiet):
         tokens = []
         try:
             clip = store.clips[clip_N[i]]
         except InputError:
-            whole = False
+            is_intact = False
         else:
             with suppress(InputError):
                 tokens = tokenize(clip)
         ids.append(np.array(tokens, np.int32))
         count += len(tokens)
         end_N[i] = count
-    return np.concatenate(ids), end_N, whole
+    return np.concatenate(ids), end_N, is_intact

@@ -35,19 +35,21 @@ def recordings_of_store(path: Path) -> Iterable[Recording]:
 
 
 def known_recordings(video: Path, stores: Sequence[KeypointStore] = ()) -> list[Recording]:
-    """The clips of this video in one of `stores`, or else in a nearby store: in the video's folder, its parent (as in
-    the demo corpus), or a subfolder of either. `stores` also know a copy: a video of the same file name, size and
-    number of frames. [] if no store knows the video. Raises InputError if there is no such video.
+    """The clips of this video in one of `stores`, or else in a nearby store; [] if no store has the video.
+
+    Nearby stores are in the video's folder, its parent (as in the demo corpus), or a subfolder of either. In `stores`,
+    a copy of the video counts, too: the same file name, size and number of frames. Raises InputError if there is no
+    such video.
     """
     if not video.is_file():
         raise InputError(video, "there is no such video", "name an existing video")
-    whole = video.absolute()
-    near = (whole.parent, whole.parent.parent)
+    path = video.absolute()
+    near = (path.parent, path.parent.parent)
     beside = [file.parent for folder in near for place in ("store.json", "*/store.json") for file in folder.glob(place)]
     for folder in dict.fromkeys([*(store.path.absolute() for store in stores), *beside]):
         store, clips = _clips_by_video(folder)
-        if whole.resolve() in clips:
-            return [Recording(str(video), store, store.clips[number]) for number in clips[whole.resolve()]]
+        if path.resolve() in clips:
+            return [Recording(str(video), store, store.clips[number]) for number in clips[path.resolve()]]
     copies = (_clips_of_copy(video, store) for store in stores)
     return next((clips for clips in copies if clips), [])
 

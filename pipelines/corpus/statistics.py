@@ -138,12 +138,12 @@ def _row(name: str, group: Group, known: Counter | None) -> tuple[str, ...]:
 
 
 def _together(groups: list[Group]) -> Group:
-    whole = Group()
+    total = Group()
     for group in groups:
-        whole.seconds.extend(group.seconds)
-        whole.lengths.extend(group.lengths)
-        whole.vocabulary.update(group.vocabulary)
-    return whole
+        total.seconds.extend(group.seconds)
+        total.lengths.extend(group.lengths)
+        total.vocabulary.update(group.vocabulary)
+    return total
 
 
 def duplicates(corpus: Corpus) -> str:
@@ -189,12 +189,12 @@ def draw(corpus: Corpus, path: Path) -> None:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
     for place, language in enumerate(corpus.languages()):
-        whole = _together(list(corpus.groups_in(language).values()))
+        total = _together(list(corpus.groups_in(language).values()))
         colour = f"C{place}"
-        _draw_distribution(panels[0], np.asarray(whole.seconds), language, "s", colour)
-        _draw_distribution(panels[1], np.asarray(whole.lengths), language, unit_name(language), colour)
-        if whole.vocabulary:
-            _draw_vocabulary(panels[2], sorted(whole.vocabulary.values(), reverse=True), language, colour)
+        _draw_distribution(panels[0], np.asarray(total.seconds), language, "s", colour)
+        _draw_distribution(panels[1], np.asarray(total.lengths), language, unit_name(language), colour)
+        if total.vocabulary:
+            _draw_vocabulary(panels[2], sorted(total.vocabulary.values(), reverse=True), language, colour)
     for panel, title, across, up in (
         (panels[0], "Durations", "seconds (last bar: and more)", "clips"),
         (panels[1], "Text lengths", "characters or words (last bar: and more)", "clips"),
@@ -218,10 +218,10 @@ def _draw_distribution(panel, values: np.ndarray, language: str, unit: str, colo
     from matplotlib.ticker import MaxNLocator
 
     top = np.percentile(values, LONGEST)
-    whole = values.dtype.kind != "f"
+    is_integer = values.dtype.kind != "f"
     bars = min(40, max(6, round(2 * len(values) ** 0.5)))
-    step = max(1, np.ceil(top / bars)) if whole else top / bars
-    edges = step * np.arange(int(top / step) + 2) - (0.5 if whole else 0)
+    step = max(1, np.ceil(top / bars)) if is_integer else top / bars
+    edges = step * np.arange(int(top / step) + 2) - (0.5 if is_integer else 0)
     label = f"{language}: mean {values.mean():.1f} {unit}"
     panel.hist(
         values.clip(max=edges[-2]), edges, color=colour, alpha=0.6, edgecolor="white", linewidth=0.5, label=label

@@ -95,10 +95,10 @@ def _check_disk_space(
         return
     each = sum(len(file) for files in results for file in files) / sum(len(files) for files in results)
     needed, free = each * crops, shutil.disk_usage(folder).free
-    said = f"{crops} crops of about {each / 1000:.1f} kB will take about {_human(needed)}; {_human(free)} are free"
-    console.print(said, markup=False, highlight=False)
+    estimate = f"{crops} crops of about {each / 1000:.1f} kB will take about {_human(needed)}; {_human(free)} are free"
+    console.print(estimate, markup=False, highlight=False)
     if needed > free:
-        raise InputError(folder, said, "free disk space, or choose a smaller --size or --quality")
+        raise InputError(folder, estimate, "free disk space, or choose a smaller --size or --quality")
 
 
 def _human(size: float) -> str:

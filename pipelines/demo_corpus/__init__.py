@@ -2,7 +2,7 @@
 
     python launch/prepare.py demo
 
-Two stores come out, sentences (SLT and CSLR) and words (ISLR), each with H.264 videos. Eight of the twenty signs form
+It writes two stores, sentences (SLT and CSLR) and words (ISLR), each with H.264 videos. Eight of the twenty signs form
 pairs that differ in handshape alone and are signed so fast that the keypoint estimator only guesses the fingers, with
 low confidence: keypoints cannot tell them apart, the picture can (tag `needs_rgb`). `signs` and `language` define
 the content, `signer` performs it, `keypoint_errors` and `renderer` observe it, `plan` lists the clips.

@@ -28,9 +28,9 @@ def _picture(shape: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
     skin, sleeve, behind = (_varied(colour, rng) for colour in (signer.skin, signer.cloth, behind))
     side = _OVERSIZE * size
     length = side * rng.uniform(0.6, 0.85)
-    turn, mirror = np.radians(rng.uniform(-60, 60)), rng.choice((-1, 1))
+    angle, mirror = np.radians(rng.uniform(-60, 60)), rng.choice((-1, 1))
     x, y = np.moveaxis(hand_points(shape[None])[0] * (mirror * length, length), -1, 0)
-    points = np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], axis=-1)
+    points = np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=-1)
     points += side / 2 - (points.min(axis=0) + points.max(axis=0)) / 2 + rng.normal(0, 0.05 * side, 2)
     image = Image.new("RGB", (side, side), behind)
     draw = ImageDraw.Draw(image)

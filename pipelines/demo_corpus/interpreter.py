@@ -26,9 +26,9 @@ class Interpretation:
 def interpret(
     wanted: Sequence[tuple[float, float] | None], seconds: float, fps: float, signer: Signer, rng: np.random.Generator
 ) -> Interpretation:
-    """Signs something in each of the `wanted` stretches, in order, and rests in between.
+    """Signs something in each of the `wanted` intervals (start, end in seconds), in order, and rests in between.
 
-    A stretch that starts before the one before it ends starts late; one of less than three frames is not signed.
+    An interval that overlaps the previous one starts late; one of less than three frames is not signed.
     """
     frames = round(seconds * fps)
     rest = _part(perform((next(iter(SIGNS)),), signer, rng), np.zeros(_REST_FRAMES))
@@ -50,9 +50,9 @@ def interpret(
 def _moving(frames: int, signer: Signer, rng: np.random.Generator) -> Performance:
     """Signs from rest to rest, stretched to the given number of frames."""
     glosses = rng.choice(list(SIGNS), size=max(1, round(frames / FRAMES_A_SIGN)))
-    whole = perform(tuple(glosses.tolist()), signer, rng)
-    moving = np.flatnonzero(whole.speeds.max(axis=1) > 0)
-    return _part(whole, np.linspace(moving[0], moving[-1], frames))
+    performance = perform(tuple(glosses.tolist()), signer, rng)
+    moving = np.flatnonzero(performance.speeds.max(axis=1) > 0)
+    return _part(performance, np.linspace(moving[0], moving[-1], frames))
 
 
 def _part(performance: Performance, at: np.ndarray) -> Performance:

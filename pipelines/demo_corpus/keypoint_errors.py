@@ -35,22 +35,22 @@ def _body(performance: Performance, signer: Signer) -> np.ndarray:
 
 
 def _fingers(performance: Performance, signer: Signer, hand: int, rng: np.random.Generator) -> np.ndarray:
-    """[T, 21, 2]: the visible handshape, with a guess's turn, size and scatter where the stroke is fast."""
+    """[T, 21, 2]: the visible handshape; where the stroke is fast, with a random rotation, size and scatter."""
     frames = len(performance)
     points = place_hands(performance, performance.seen_shapes, signer)[:, hand]
     fast = performance.fast[:, hand, None]
     wrist = points[:, :1]
-    turn = fast * np.radians(rng.normal(0, 10, (frames, 1)))
+    angle = fast * np.radians(rng.normal(0, 10, (frames, 1)))
     size = 1 + fast * rng.normal(0.1, 0.1, (frames, 1))
     x, y = np.moveaxis(points - wrist, -1, 0) * size
-    points = wrist + np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], axis=-1)
+    points = wrist + np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=-1)
     scatter = np.where(fast, 0.05, 0.008)[..., None] * np.ones((1, 21, 1))
     scatter[:, 0] = 0.008
     return points + rng.normal(0, 1, points.shape) * scatter
 
 
 def _hand_confidence(performance: Performance, hand: int, rng: np.random.Generator) -> np.ndarray:
-    """[T, 21]. Raw scores, as the estimator gives them: some exceed 1."""
+    """[T, 21] raw scores, some of which exceed 1, like a real estimator's."""
     frames = len(performance)
     lost = TRANSITION_LOSS * np.minimum(1, performance.speeds[:, hand] / TRANSITION_SPEED)
     good = GOOD_CONFIDENCE - lost + rng.normal(0, 0.015, frames)
@@ -60,10 +60,10 @@ def _hand_confidence(performance: Performance, hand: int, rng: np.random.Generat
 
 
 def estimate(performance: Performance, signer: Signer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """-> positions [T, 133, 2] in the signer's units, and raw confidences [T, 133].
+    """Positions [T, 133, 2] in the signer's units, and raw confidences [T, 133].
 
-    Depends on a sign of `signs.PAIRS` only through what both signs of the pair share: the same generator state gives
-    the same bytes for either.
+    They depend on a sign of `signs.PAIRS` only through what both signs of the pair share: from the same generator
+    state, both give the same bytes.
     """
     points = _body(performance, signer)
     points += rng.normal(0, 0.007, points.shape)

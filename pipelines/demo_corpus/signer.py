@@ -66,9 +66,9 @@ class Performance:
     wrists: np.ndarray  # [T, 2, 2]
     angles: np.ndarray  # [T, 2] degrees, as in Sign, mirrored for the left hand
     shapes: np.ndarray  # [T, 2, 6], as in signs.HANDSHAPES: what the picture shows
-    seen_shapes: np.ndarray  # [T, 2, 6]: the best that the estimator can see; the same for both signs of a pair
+    seen_shapes: np.ndarray  # [T, 2, 6]: the most that an estimator can see; the same for both signs of a pair
     fast: np.ndarray  # [T, 2] bool: the stroke is too fast for the estimator
-    speeds: np.ndarray  # [T, 2] of the wrist, shoulder widths a frame
+    speeds: np.ndarray  # [T, 2] of the wrist, shoulder widths per frame
 
     def __len__(self) -> int:
         return len(self.wrists)
@@ -137,26 +137,26 @@ def place_hands(performance: Performance, shapes: np.ndarray, signer: Signer) ->
         points = hand_points(shapes[:, hand]) * signer.hand
         if hand == LEFT:
             points[..., 0] *= -1
-        turn = np.radians(performance.angles[:, hand])[:, None]
+        angle = np.radians(performance.angles[:, hand])[:, None]
         x, y = points[..., 0], points[..., 1]
-        turned = np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], axis=-1)
-        hands.append(turned + performance.wrists[:, hand, None])
+        rotated = np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=-1)
+        hands.append(rotated + performance.wrists[:, hand, None])
     return np.stack(hands, axis=1)
 
 
 def elbows(performance: Performance) -> np.ndarray:
-    """[T, 2, 2]. They hang beside the trunk and partly follow the wrists, like an arm seen from the front."""
+    """The elbows [T, 2, 2]: beside the trunk, partly following the wrists, like arms seen from the front."""
     outward = np.array([[1.0, 1.0], [-1.0, 1.0]])
     rest_wrist = np.abs(REST_PLACE) * outward
     return np.array([0.66, 0.66]) * outward + 0.32 * (performance.wrists - rest_wrist)
 
 
 def face_points(signer: Signer) -> np.ndarray:
-    """The 68 face landmarks [68, 2]: jaw, brows, nose, eyes, lips, each from the left of the picture."""
+    """The 68 face landmarks [68, 2]: jaw, brows, nose, eyes, lips, each from left to right in the picture."""
 
     def arc(count: int, centre: tuple[float, float], radii: tuple[float, float], start: float, stop: float) -> list:
-        turns = np.radians(np.linspace(start, stop, count))
-        return [(centre[0] + radii[0] * np.cos(t), centre[1] + radii[1] * np.sin(t)) for t in turns]
+        angles = np.radians(np.linspace(start, stop, count))
+        return [(centre[0] + radii[0] * np.cos(t), centre[1] + radii[1] * np.sin(t)) for t in angles]
 
     points = arc(17, (0, -0.05), (0.78, 1.0), 185, -5)
     for x in (-0.36, 0.36):
@@ -169,5 +169,5 @@ def face_points(signer: Signer) -> np.ndarray:
 
 
 def head_centre(signer: Signer) -> np.ndarray:
-    """[2]"""
+    """The centre of the head [2]."""
     return np.array([0.0, -0.22 - signer.head])

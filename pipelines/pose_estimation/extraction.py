@@ -112,8 +112,8 @@ def _write_pose(work: Work, detector: PersonDetector, network: PoseNetwork) -> i
     except InputError as error:
         return error
     except Exception as error:  # OpenCV, onnxruntime and FFmpeg raise many types; continue with other videos
-        said = (str(error).strip().splitlines() or [""])[0]
-        return InputError(work.video, f"its poses cannot be estimated ({type(error).__name__}: {said})", "leave it out")
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return InputError(work.video, f"its poses cannot be estimated ({reason})", "leave it out")
     with replaced(work.pose) as part:
         part.write_bytes(pickle.dumps(pose))
     return len(pose["keypoints"])

@@ -124,10 +124,10 @@ class Manifest(Iterable[Clip]):
                 raise InputError(f"{where}: id", "occurs twice", WRITE_AGAIN)
             ids.add(clip.id)
             frames += clip.frames
-        whole = 0
+        actual = 0
         for start in range(0, self._size, _PIECE):
-            whole = google_crc32c.extend(whole, self._read(start, min(_PIECE, self._size - start)))
-        if whole != crc32c:
+            actual = google_crc32c.extend(actual, self._read(start, min(_PIECE, self._size - start)))
+        if actual != crc32c:
             raise InputError(self.path, "does not match its checksum in store.json", WRITE_AGAIN)
 
 

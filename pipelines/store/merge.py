@@ -60,8 +60,8 @@ def _crops(stores: list[KeypointStore]) -> list[CropStore]:
     if not all((crops_folder(store) / "crops.json").exists() for store in stores):
         return []
     crops = [CropStore(store) for store in stores]
-    whole = all(cut.clips == len(store.clips) for cut, store in zip(crops, stores))
-    return crops if whole and len({(cut.size, cut.quality) for cut in crops}) == 1 else []
+    complete = all(cut.clips == len(store.clips) for cut, store in zip(crops, stores))
+    return crops if complete and len({(cut.size, cut.quality) for cut in crops}) == 1 else []
 
 
 def _merge_crops(stores: list[KeypointStore], crops: list[CropStore], merged: KeypointStore) -> None:

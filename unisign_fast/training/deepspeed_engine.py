@@ -145,14 +145,14 @@ def consolidated_state_dict(engine: "DeepSpeedEngine") -> dict[str, Tensor] | No
     gathered: dict[int, Tensor] = {}
     for name, value in engine.module.state_dict(keep_vars=True).items():
         if id(value) not in gathered:
-            whole: Tensor | None = value
+            full: Tensor | None = value
             if isinstance(value, nn.Parameter):
-                whole = masters.get(value)
-                if whole is None:
-                    whole = safe_get_full_fp32_param(value)
-            if whole is None:  # full precision without ZeRO
-                whole = value
-            gathered[id(value)] = whole.detach().to("cpu", copy=True) if is_first else value
+                full = masters.get(value)
+                if full is None:
+                    full = safe_get_full_fp32_param(value)
+            if full is None:  # full precision without ZeRO
+                full = value
+            gathered[id(value)] = full.detach().to("cpu", copy=True) if is_first else value
         state[name] = gathered[id(value)]
     return state if is_first else None
 

@@ -31,7 +31,7 @@ def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
     rank, ranks = engine.global_rank, engine.world_size
     share: dict[str, Tensor] = {}
     files, size = 0, 0
-    for number, (name, value) in enumerate(_whole_state(engine)):
+    for number, (name, value) in enumerate(_unsharded_state(engine)):
         if number % ranks != rank:
             continue  # only another rank's share, but gathering it is collective
         if value.is_floating_point() and not torch.isfinite(value).all():
@@ -73,7 +73,7 @@ def _set_all(engine: "DeepSpeedEngine", stored: Callable[[str], Tensor]) -> None
         buffer.copy_(stored(f"buffer/{name}"))
 
 
-def _whole_state(engine: "DeepSpeedEngine") -> Iterator[tuple[str, Tensor]]:
+def _unsharded_state(engine: "DeepSpeedEngine") -> Iterator[tuple[str, Tensor]]:
     """Name and unsharded value of everything that is saved. Collective: every rank must exhaust the iterator."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
@@ -81,8 +81,8 @@ def _whole_state(engine: "DeepSpeedEngine") -> Iterator[tuple[str, Tensor]]:
     yield UPDATES, next(state["step"] for state in states.values() if "step" in state)
     for name, parameter in engine.module.named_parameters():
         own = masters.get(parameter, parameter)
-        whole = None if own is not parameter else safe_get_full_fp32_param(parameter)
-        yield f"{WEIGHT}/{name}", own if whole is None else whole
+        full = None if own is not parameter else safe_get_full_fp32_param(parameter)
+        yield f"{WEIGHT}/{name}", own if full is None else full
         for key in MOMENTS if parameter.requires_grad else ():
             own_value = states[own][key] if own in states else None
             yield f"{key}/{name}", safe_get_full_optimizer_state(parameter, key) if own_value is None else own_value

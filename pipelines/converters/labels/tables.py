@@ -64,9 +64,9 @@ def _fields(lines: list[str], separator: str, wanted: int) -> tuple[list[str], i
     if len(fields) == wanted and not _open_quote(lines[0], separator):
         return fields, 1
     for used in range(2, len(lines) + 1):
-        whole = "\n".join(lines[:used])
-        if not _open_quote(whole, separator):
-            fields = next(csv.reader(io.StringIO(whole, newline=""), delimiter=separator))
+        row = "\n".join(lines[:used])
+        if not _open_quote(row, separator):
+            fields = next(csv.reader(io.StringIO(row, newline=""), delimiter=separator))
             if len(fields) == wanted:
                 return fields, used
             break

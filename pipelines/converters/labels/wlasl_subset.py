@@ -33,14 +33,16 @@ def read_rows(file: LabelFile) -> Iterator[Row]:
 
 def _words_beside(path: Path) -> list[str]:
     """The word of every class."""
-    whole, short = path.with_name("WLASL_v0.3.json"), path.with_name("wlasl_class_list.txt")
-    if short.exists():
-        return [line.split(maxsplit=1)[1].strip() for line in read_text(short).splitlines() if len(line.split()) > 1]
-    if not whole.exists():
+    full_list, class_list = path.with_name("WLASL_v0.3.json"), path.with_name("wlasl_class_list.txt")
+    if class_list.exists():
+        return [
+            line.split(maxsplit=1)[1].strip() for line in read_text(class_list).splitlines() if len(line.split()) > 1
+        ]
+    if not full_list.exists():
         problem = "has no words, and neither WLASL_v0.3.json nor wlasl_class_list.txt is beside it"
         raise InputError(path, problem, "put one of them into its folder")
-    words: Any = read_json(whole)
+    words: Any = read_json(full_list)
     try:
         return [word["gloss"] for word in words]
     except (TypeError, KeyError):
-        raise InputError(whole, "is not WLASL's list of words", "copy the file again") from None
+        raise InputError(full_list, "is not WLASL's list of words", "copy the file again") from None
