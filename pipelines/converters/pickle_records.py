@@ -151,7 +151,7 @@ class Finisher:
             return value, 8 + len(value)
         if kind not in _CONTAINERS and kind is not ArrayRecord:
             if kind not in _PLAIN and not isinstance(value, np.generic):
-                raise PickleError("what is no value")  # a function or a dtype
+                raise PickleError("a function or a dtype as a value")
             return value, 8
         if depth > MAX_DEPTH:
             raise PickleError(f"lists and dicts nested deeper than {MAX_DEPTH}")

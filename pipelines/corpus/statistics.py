@@ -68,7 +68,7 @@ def read_corpus(paths: Sequence[Path]) -> Corpus:
     """Raises InputError if one of `paths` is not a complete store, or all are empty."""
     stores = [KeypointStore.open(path) for path in paths]
     if not any(len(store.clips) for store in stores):
-        raise InputError(", ".join(map(str, paths)), "there is no clip", "name stores that contain clips")
+        raise InputError(", ".join(map(str, paths)), "hold no clips", "name stores that contain clips")
     groups: dict[tuple[str, str], Group] = defaultdict(Group)
     splits, texts = array("B"), array("Q")
     console = Console(stderr=True)
@@ -183,7 +183,7 @@ def draw(corpus: Corpus, path: Path) -> None:
     Raises InputError if the suffix is not in FORMATS or the path cannot be written.
     """
     if path.suffix.lower() not in FORMATS:
-        raise InputError(path, f"is no {', '.join(FORMATS)}", "name a picture of one of these formats")
+        raise InputError(path, f"has none of the suffixes {', '.join(FORMATS)}", "give the file one of them")
     from matplotlib.figure import Figure  # late import: it takes a second
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")

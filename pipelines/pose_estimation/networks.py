@@ -124,10 +124,10 @@ class PoseNetwork:
         if isinstance(height, int) and isinstance(width, int):
             self._rtmpose.model_input_size = (width, height)
         width, height = self._rtmpose.model_input_size
-        shapes = [answer.shape for answer in _probe(self._rtmpose, self.weights, (height, width))]
-        wanted = [(1, JOINTS, 2 * width), (1, JOINTS, 2 * height)]
-        if shapes != wanted:
-            problem = f"is no whole-body SimCC network: it answers {shapes}, wanted are {wanted}"
+        shapes = [output.shape for output in _probe(self._rtmpose, self.weights, (height, width))]
+        expected = [(1, JOINTS, 2 * width), (1, JOINTS, 2 * height)]
+        if shapes != expected:
+            problem = f"is not a whole-body SimCC network: it returns {shapes} instead of {expected}"
             raise InputError(self.weights, problem, "name the ONNX file of one")
         self.batch = 1 if isinstance(fixed_batch, int) else batch
         # rtmlib's examples give BGR, but its mean and the network's training (MMPose, bgr_to_rgb) are RGB.

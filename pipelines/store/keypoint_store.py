@@ -124,7 +124,7 @@ class KeypointStoreWriter:
                 raise InputError(self.path / "store.json: keypoint_source", problem, remedy)
             self._ids = {clip.id for clip in self._before.clips}
         elif (self.path / "store.json").exists():
-            raise InputError(self.path, "is a store already", "name another folder, append to it or delete it")
+            raise InputError(self.path, "is already a store", "name another folder, append to it or delete it")
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 

@@ -80,7 +80,7 @@ def test_a_failed_or_killed_writer_leaves_no_store_and_can_start_again(tmp_path)
 
 def test_a_finished_store_is_never_overwritten(tmp_path):
     write_store(tmp_path / "store")
-    assert "is a store already" in refusal(KeypointStoreWriter, tmp_path / "store", SOURCE)
+    assert "is already a store" in refusal(KeypointStoreWriter, tmp_path / "store", SOURCE)
     KeypointStore.open(tmp_path / "store").verify()
 
 

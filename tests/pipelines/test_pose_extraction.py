@@ -134,7 +134,7 @@ def test_wrong_arguments(tmp_path, network_files):
     assert "is not an ONNX network" in refusal(PoseNetwork, tmp_path / "a.mp4")
     assert "is not a YOLOX detector" in refusal(PersonDetector, network_files[1])
     body_only = write_pose_network(tmp_path / "body.onnx", joints=17)
-    assert "is no whole-body SimCC network: it answers [(1, 17, 576)" in refusal(PoseNetwork, body_only)
+    assert "is not a whole-body SimCC network: it returns [(1, 17, 576)" in refusal(PoseNetwork, body_only)
 
 
 def test_a_device_that_is_not_there(network_files):

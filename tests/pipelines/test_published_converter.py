@@ -246,7 +246,7 @@ def test_the_command_writes_a_store_and_refuses_to_write_it_again(corpus):
     assert {clip.language for clip in KeypointStore.open(corpus.out).clips} == {"en"}
     again = run_prepare("convert", "--format", "unisign", *options)
     assert again.returncode == 2
-    assert again.stderr.startswith(f"error: {corpus.out}: is a store already; ") and again.stderr.count("\n") == 1
+    assert again.stderr.startswith(f"error: {corpus.out}: is already a store; ") and again.stderr.count("\n") == 1
 
 
 # --- real files

@@ -157,7 +157,7 @@ HOSTILE = {
     "a list in itself": (b"]q\x00h\x00a.", "contains itself"),
     "lists in lists": (b")" + b"\x85" * 100_000 + b".", "nested deeper"),
     "half of a surrogate pair": (b"V\\ud800\n.", "UnicodeEncodeError"),
-    "a global as a value": (b"cnumpy\nndarray\n.", "what is no value"),
+    "a global as a value": (b"cnumpy\nndarray\n.", "a function or a dtype as a value"),
     "a list as a key": (b"}]Ns.", "a key that is a list"),
     "fields": (raw(b"cnumpy\ndtype\n", [("V8", False, True)], b"R."), "the dtype 'V8'"),
     "a global that is named by lists of the same list": (

@@ -134,10 +134,10 @@ def test_the_figure_is_drawn(corpus, tmp_path, suffix):
 
 def test_wrong_arguments(corpus, tmp_path):
     for action, problem in (
-        (lambda: draw(corpus, tmp_path / "figure.txt"), "figure.txt: is no .png, .svg, .pdf"),
+        (lambda: draw(corpus, tmp_path / "figure.txt"), "figure.txt: has none of the suffixes .png, .svg, .pdf"),
         (lambda: draw(corpus, tmp_path / "missing" / "f.png"), "f.png: cannot be written (No such file"),
         (lambda: read_corpus([tmp_path / "none"]), "is not a store"),
-        (lambda: read_corpus([write_store(tmp_path / "empty", [])]), "there is no clip"),
+        (lambda: read_corpus([write_store(tmp_path / "empty", [])]), "hold no clips"),
     ):
         with pytest.raises(InputError) as caught:
             action()

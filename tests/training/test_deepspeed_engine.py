@@ -20,7 +20,7 @@ from unisign_fast.training.deepspeed_engine import (
     set_schedule,
     start_engine,
 )
-from unisign_fast.training.engine_state import _whole_state
+from unisign_fast.training.engine_state import _unsharded_state
 from unisign_fast.training.settings import TrainSettings
 from unisign_fast.utils.distributed import start_ranks
 
@@ -60,14 +60,14 @@ def spoiled_batch(clips: list[int], value: float) -> PackedBatch:
 def check_bad_steps(engine, ranks) -> bool:
     """Whether steps that are bad on one rank leave weights, moments and buffers of all ranks bitwise unchanged."""
     engine.train()
-    before = {name: value.clone() for name, value in _whole_state(engine)}
+    before = {name: value.clone() for name, value in _unsharded_state(engine)}
     rate = engine.get_lr()[0]
     bad, kept = [], True
     for value in (float("nan"), float("inf")):
         clips = [toy_batch([0]), spoiled_batch([1], value) if ranks.rank == 1 else toy_batch([1])]
         result = backward_step(engine, clips, torch.ones(()))
         bad.append(bool(result.is_bad) and torch.isfinite(result.micro_losses).tolist() == [True, ranks.rank == 0])
-        kept &= all(torch.equal(before[name], value) for name, value in _whole_state(engine))
+        kept &= all(torch.equal(before[name], value) for name, value in _unsharded_state(engine))
     set_schedule(engine, STEPS)
     assert engine.get_lr()[0] == rate
     return all(bad) and kept

@@ -38,7 +38,7 @@ def test_early_stopping_ends_the_run_once_and_for_all(trial):
     assert (trial.run / "best/model.safetensors").exists() and (trial.run / "last/model.safetensors").exists()
     again = trial.start()
     trial.expect(again, FINISHED)
-    assert "is finished already" in " ".join(again.said.split())
+    assert "is already finished" in " ".join(again.said.split())
 
 
 def spoil_every_loss(rank: int) -> None:
