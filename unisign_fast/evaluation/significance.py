@@ -80,6 +80,6 @@ def _randomization_p(baseline: ClipStatistics, system: ClipStatistics, differenc
     for first in range(0, TRIALS, ROWS):
         chosen = swapped[first : first + ROWS].astype(np.float32)
         mixed = chosen @ baseline.per_clip + (1 - chosen) @ system.per_clip
-        differences = [abs(baseline.percent(one) - baseline.percent(both - one)) for one in mixed]
+        differences = [abs(baseline.percent(total) - baseline.percent(both - total)) for total in mixed]
         at_least += sum(value > difference - ROUNDING for value in differences)
     return (at_least + 1) / (TRIALS + 1)

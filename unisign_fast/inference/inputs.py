@@ -137,7 +137,7 @@ def _find(item: str, stores: Sequence[KeypointStore], split: str | None, format:
             return known
         read_video_info(path)  # before any download
         return path
-    if path.is_dir() and (videos := [one for one in path.iterdir() if one.suffix.lower() in VIDEO_SUFFIXES]):
+    if path.is_dir() and (videos := [file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES]):
         raise InputError(item, "is a folder of videos", f"name the videos in it: {path}/*{videos[0].suffix}")
     if path.exists():
         return _read_pose(path, format)
@@ -216,6 +216,6 @@ def pose_recordings(
                 video_frames=info.frames if info else 0,
             )
     store = KeypointStore.open(folder)
-    for one, clip in zip(poses, store.clips, strict=True):
-        recordings.append(Recording(one.name, store, clip))
+    for named, clip in zip(poses, store.clips, strict=True):
+        recordings.append(Recording(named.name, store, clip))
     return recordings

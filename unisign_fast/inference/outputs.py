@@ -18,7 +18,7 @@ SUBTITLES = {".srt": "srt", ".vtt": "vtt"}
 class Writer(Protocol):
     """Takes translations one by one."""
 
-    def __call__(self, one: Translation, /) -> None: ...
+    def __call__(self, translation: Translation, /) -> None: ...
 
 
 def check_output(out: Path | None, recordings: int) -> None:
@@ -36,21 +36,21 @@ def check_output(out: Path | None, recordings: int) -> None:
 def open_output(out: Path | None) -> Iterator[Writer]:
     """A writer to `out`, which is written as a whole when the block ends; None: to standard output, line by line."""
     if out is None:
-        yield lambda one: print(json_line(one), flush=True)
+        yield lambda translation: print(json_line(translation), flush=True)
         return
     kept: list[Translation] = []
     yield kept.append
     text = (
         subtitles(kept, SUBTITLES[out.suffix])
         if out.suffix in SUBTITLES
-        else "".join(f"{json_line(one)}\n" for one in kept)
+        else "".join(f"{json_line(translation)}\n" for translation in kept)
     )
     replace_text(out, text)
 
 
-def json_line(one: Translation) -> str:
+def json_line(translation: Translation) -> str:
     """All fields except the beams, floats rounded to a thousandth."""
-    row = {name: value for name, value in asdict(one).items() if name != "beams"}
+    row = {name: value for name, value in asdict(translation).items() if name != "beams"}
     rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}
     return json.dumps(rounded, ensure_ascii=False)
 
@@ -59,23 +59,23 @@ def subtitles(translations: Iterable[Translation], format: str) -> str:
     """The texts as SRT or WebVTT; a window that overlaps the next one ends where the next one starts."""
     from pysubs2 import SSAEvent, SSAFile
 
-    shown = [one for one in translations if one.text.strip()]
-    ends = [min(one.end, after.start) for one, after in zip(shown, shown[1:])] + [one.end for one in shown[-1:]]
+    cues = [translation for translation in translations if translation.text.strip()]
+    ends = [min(cue.end, after.start) for cue, after in zip(cues, cues[1:])] + [cue.end for cue in cues[-1:]]
     file = SSAFile()
     file.events = [
-        SSAEvent(round(1000 * one.start), round(1000 * end), one.text) for one, end in zip(shown, ends, strict=True)
+        SSAEvent(round(1000 * cue.start), round(1000 * end), cue.text) for cue, end in zip(cues, ends, strict=True)
     ]
     return file.to_string(format)
 
 
-def write_all(result: Iterable[Translation | InputError], write: Writer) -> tuple[int, int]:
+def write_all(results: Iterable[Translation | InputError], write: Writer) -> tuple[int, int]:
     """Writes each translation and reports unusable inputs on stderr; returns the number of each."""
     written = unusable = 0
-    for one in result:
-        if isinstance(one, InputError):
+    for result in results:
+        if isinstance(result, InputError):
             unusable += 1
-            print(f"left out: {one}", file=sys.stderr, flush=True)
+            print(f"left out: {result}", file=sys.stderr, flush=True)
         else:
             written += 1
-            write(one)
+            write(result)
     return written, unusable

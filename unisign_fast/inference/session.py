@@ -57,9 +57,9 @@ def translate_inputs(options: Options, items: Sequence[str], **sources: Unpack[I
         print(f"left out: {error}", file=sys.stderr, flush=True)
     if not usable:
         raise InputError("translate", f"none of {len(bad)} inputs is usable", "fix the errors above")
-    check_output(options.out, sum(len(one) if isinstance(one, list) else 1 for one in usable))
-    videos = [one for one in usable if isinstance(one, Path)]
-    others: list[Input] = [one for one in usable if not isinstance(one, Path)]
+    check_output(options.out, sum(len(item) if isinstance(item, list) else 1 for item in usable))
+    videos = [item for item in usable if isinstance(item, Path)]
+    others: list[Input] = [item for item in usable if not isinstance(item, Path)]
     has_language = not videos and not _any_pose(usable)
     translator, networks = _open(options, networks=bool(videos), optional=bool(others), has_language=has_language)
     if videos and networks is None:
@@ -93,7 +93,7 @@ def translate_camera(camera: str, options: Options) -> None:
 
 
 def _any_pose(usable: Sequence[object]) -> bool:
-    return any(isinstance(one, NamedPose) for one in usable)
+    return any(isinstance(item, NamedPose) for item in usable)
 
 
 def _open(
@@ -131,8 +131,8 @@ def _open(
             else:
                 missing.append(error)
     translator = None if missing or folder is None else attempt(lambda: Translator(folder, **options.processor))
-    for one in missing[:-1]:
-        print(f"error: {one}", file=sys.stderr)
+    for problem in missing[:-1]:
+        print(f"error: {problem}", file=sys.stderr)
     if missing:
         raise missing[-1]
     assert translator is not None  # as nothing is missing

@@ -113,9 +113,9 @@ class Translator:
         with TemporaryDirectory(prefix="inputs-") as folder:
             recordings, lost = ([], []) if bad else self.recordings(usable, Path(folder))
             results = [] if lost else list(self.translate(recordings))
-        for error in [*bad, *lost, *(one for one in results if isinstance(one, InputError))]:
+        for error in [*bad, *lost, *(result for result in results if isinstance(result, InputError))]:
             raise error
-        return [one for one in results if isinstance(one, Translation)]
+        return [result for result in results if isinstance(result, Translation)]
 
     def recordings(
         self, usable: Sequence[Input], folder: Path, networks: "tuple[PersonDetector, PoseNetwork] | None" = None
@@ -126,8 +126,8 @@ class Translator:
         `networks` estimate the keypoints of videos; None: `default_networks()`. Raises InputError if these are
         unavailable or the target language is unknown.
         """
-        videos = [one for one in usable if isinstance(one, Path)]
-        poses = [one for one in usable if isinstance(one, NamedPose)]
+        videos = [item for item in usable if isinstance(item, Path)]
+        poses = [item for item in usable if isinstance(item, NamedPose)]
         if videos and self.language is None:
             problem = "videos do not determine the target language"
             raise InputError("--language", problem, "give it, such as --language zh")
@@ -142,11 +142,11 @@ class Translator:
         by_video = {recording.name: [recording] for recording in estimated}
         given = iter(pose_recordings(poses, folder / "given", self.language, self.processor.skeleton) if poses else [])
         clips: list[Recording] = []
-        for one in usable:
-            if isinstance(one, Path):
-                clips += by_video.get(str(one), [])
+        for item in usable:
+            if isinstance(item, Path):
+                clips += by_video.get(str(item), [])
             else:
-                clips += [next(given)] if isinstance(one, NamedPose) else one
+                clips += [next(given)] if isinstance(item, NamedPose) else item
         return clips, bad
 
     def windows(self, recording: Recording) -> Iterator[Window]:
@@ -172,10 +172,12 @@ class Translator:
             return {
                 id: (cast(str, text), []) for id, text in zip(batch.clip_ids, self.model.generate(batch), strict=True)
             }
-        beams = self.model.hypotheses(batch, GENERATION.beams, GENERATION.max_new_tokens)
-        decode = self.processor.tokenizer.decode
-        texts = [[Beam(decode(one.tokens), one.score) for one in several] for several in beams]
-        return {id: (several[0].text, several) for id, several in zip(batch.clip_ids, texts, strict=True)}
+        decode, result = self.processor.tokenizer.decode, {}
+        by_window = self.model.hypotheses(batch, GENERATION.beams, GENERATION.max_new_tokens)
+        for id, hypotheses in zip(batch.clip_ids, by_window, strict=True):
+            beams = [Beam(decode(hypothesis.tokens), hypothesis.score) for hypothesis in hypotheses]
+            result[id] = beams[0].text, beams
+        return result
 
     def _translation(self, window: Window, text: str, beams: list[Beam], took: float) -> Translation:
         name, _, clip = window.recording
@@ -192,9 +194,9 @@ class Translator:
 
 def _paths(inputs: object) -> list[Source] | None:
     """The inputs as paths, or None if they are arrays."""
-    several = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-    paths: list[Source] = [one for one in several if isinstance(one, (str, Path))]
-    return paths if paths and len(paths) == len(several) else None
+    items = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    paths: list[Source] = [item for item in items if isinstance(item, (str, Path))]
+    return paths if paths and len(paths) == len(items) else None
 
 
 def default_networks() -> "tuple[PersonDetector, PoseNetwork]":

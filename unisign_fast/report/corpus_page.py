@@ -95,8 +95,8 @@ def _summary(report: CorpusReport) -> list[Summary]:
 
 def _lag_figures(report: CorpusReport) -> list[Figure]:
     lags = {
-        "Lag of starts": [one.lag.start_seconds for one in report.lags],
-        "Lag of ends": [one.lag.end_seconds for one in report.lags],
+        "Lag of starts": [programme.lag.start_seconds for programme in report.lags],
+        "Lag of ends": [programme.lag.end_seconds for programme in report.lags],
     }
     return [histogram(title, values, "seconds", "programmes") for title, values in lags.items() if values]
 
