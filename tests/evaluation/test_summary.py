@@ -99,6 +99,8 @@ def test_other_folders_are_skipped_with_a_line_each(root):
     (root / "odd/scores-test.json").write_text("[]")
     write_run(root / "torn", "slt", 0.0, [1.0])
     (root / "torn/settings.json").write_text("{")
+    write_run(root / "unset", "slt", 0.0, [1.0])
+    (root / "unset/settings.json").write_text('{"data": {"task": "slt"}}')
     rows, skipped = summarise(root)
     assert [row.run for row in rows] == ["cslr-rgb", "slt-pose"]
     messages = [line.removeprefix(f"{root}/") for line in skipped]
@@ -107,7 +109,9 @@ def test_other_folders_are_skipped_with_a_line_each(root):
         "notes: is not a run; name a folder of runs",
     ]
     assert messages[2].startswith("odd/scores-test.json: ")
-    assert messages[3].startswith("torn/settings.json: holds no settings of a run (") and len(messages) == 4
+    assert messages[3].startswith("torn/settings.json: holds no settings of a run (")
+    assert "unset/settings.json: holds no settings of a run (" in messages[4] and "p_samp" in messages[4]
+    assert len(messages) == 5
 
 
 def test_one_run_is_shown_alone(root):
