@@ -42,7 +42,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES, remedy: str = "name a fil
 
 
 def read_at_most(file: Readable, max_bytes: int) -> bytes | None:
-    """The rest of a file, None if it is longer than `max_bytes`; takes hardly more memory than the file has bytes."""
+    """The rest of a file, or None if it is longer than `max_bytes`; takes little more memory than the file's size."""
     content = io.BytesIO()  # whose bytes `getvalue` does not copy
     while piece := file.read(_PIECE):
         if content.write(piece) and content.tell() > max_bytes:

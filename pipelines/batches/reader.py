@@ -32,7 +32,7 @@ from .packed_batch import PackedBatch
 
 
 class Tokenizer(Protocol):
-    """Text to tokens, each list with its end token; called from several threads at once."""
+    """Converts text to lists of tokens with an end token; called from several threads at once."""
 
     fingerprint: str  # identifies this tokenizer
 

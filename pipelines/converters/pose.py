@@ -1,9 +1,8 @@
 """`Pose`, the common result of all pose readers, and their shared helpers.
 
 A format is a module of this package, named in formats.py, with a reader `read_pose(path, video)`, SUFFIXES (of its
-files; "" for folders) and SOURCE (keypoint source recorded in the store). PREFIX, if it has one, may stand before the
-clip's name in a file's. Its keypoints are in COCO-WholeBody order (pipelines/skeleton.py), or in that of its SKELETON
-if it has one.
+files; "" for folders) and SOURCE (keypoint source recorded in the store). PREFIX, if defined, may precede the clip's
+name in a file name. Keypoints are in COCO-WholeBody order (pipelines/skeleton.py), or in that of SKELETON, if defined.
 
 A clip has one signer (pipelines/signer_tracking.py); a person's box encloses the confident joints.
 """

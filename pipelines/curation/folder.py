@@ -39,7 +39,7 @@ def key_of(content: str, **depends_on: object) -> str:
 
 @dataclass(frozen=True)
 class CorpusFolder:
-    """Paths below the folder `root`."""
+    """The paths of a corpus folder, `root`."""
 
     root: Path
 

@@ -10,9 +10,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Word:
-    """A token of the text as it stands there: a leading space and trailing punctuation belong to it.
+    """A token of the text, including its leading space and trailing punctuation.
 
-    The texts of all words joined by nothing give the whole text. A Chinese character is a word.
+    Concatenated, the texts of all words give the whole text. A Chinese character is a word.
     """
 
     text: str

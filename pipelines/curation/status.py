@@ -72,7 +72,7 @@ def _info(folder: CorpusFolder, key: str) -> PartInfo:
 
 
 def print_plan(hours: float, gpus: int, folder: CorpusFolder | None) -> None:
-    """Print the work for so many hours of programmes: each line with its rate, and whether that was measured.
+    """Print the work for a number of hours of programmes: each line with its rate, and whether that was measured.
 
     If `folder` has finished parts, also print their rate.
     """

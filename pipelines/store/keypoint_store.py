@@ -64,7 +64,7 @@ class KeypointStore:
         return self.packed_keypoints(clip).astype(np.float32)
 
     def packed_keypoints(self, clip: Clip) -> np.ndarray:
-        """The keypoints as stored: float16, read-only."""
+        """The keypoints as stored: [T, 133, 3] float16, read-only. Raises InputError on lost data."""
         try:
             packed = self._rows[clip.first_frame : clip.first_frame + clip.frames]
             if google_crc32c.value(np.ascontiguousarray(packed)) == clip.crc32c:
@@ -117,10 +117,10 @@ class KeypointStoreWriter:
             self._before = KeypointStore.open(self.path)
             if self._before.skeleton is not skeleton:
                 problem = f"is {self._before.skeleton.name}, and {skeleton.name} would be added"
-                raise InputError(self.path / "store.json: skeleton", problem, "write a store of their own")
+                raise InputError(self.path / "store.json: skeleton", problem, "write a separate store")
             if self._before.keypoint_source != keypoint_source:
                 problem = f"is {self._before.keypoint_source}, and {keypoint_source} would be added"
-                remedy = "write a store of their own: training reads several"
+                remedy = "write a separate store: training reads several"
                 raise InputError(self.path / "store.json: keypoint_source", problem, remedy)
             self._ids = {clip.id for clip in self._before.clips}
         elif (self.path / "store.json").exists():

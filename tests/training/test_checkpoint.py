@@ -99,13 +99,13 @@ MANIFESTS = {
     "broken manifest": lambda good: json.dumps(good)[:50],
     "empty manifest": lambda good: "[]",
     "deep manifest": lambda good: "[" * 100_000,
-    "an entry that is none": lambda good: json.dumps(good | {"files": {"model.pt": 7}}),
+    "an invalid entry": lambda good: json.dumps(good | {"files": {"model.pt": 7}}),
     "a file outside": lambda good: json.dumps(good | {"files": {"../latest": [13, "x"]}}),
     "no files": lambda good: json.dumps(good | {"files": {}}),
     "no state": lambda good: json.dumps(good | {"state": None}),
     "another step": lambda good: json.dumps({"files": good["files"], "state": {"step": 3}}),
-    "a step that is none": lambda good: json.dumps({"files": good["files"], "state": {"step": "2"}}),
-    "a best that is none": lambda good: json.dumps({"files": good["files"], "state": {"step": 2, "best": "x"}}),
+    "an invalid step": lambda good: json.dumps({"files": good["files"], "state": {"step": "2"}}),
+    "an invalid best score": lambda good: json.dumps({"files": good["files"], "state": {"step": 2, "best": "x"}}),
     "an altered state": lambda good: json.dumps(good | {"state": {"step": 2, "best": 5}}),
 }
 DAMAGES = "truncated", "altered", "missing", "no manifest", *MANIFESTS

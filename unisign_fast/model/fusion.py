@@ -33,7 +33,10 @@ def sinusoid_table(positions: int, channels: int) -> Tensor:
 
 
 class MapAttention(nn.Module):
-    """Multi-head attention of the joints over all cells of the map, which precedes the local, deformable attention."""
+    """Multi-head attention of the joints over all cells of the map: [N, V, C] and [N, H W, C] -> [N, V, C].
+
+    It precedes the local, deformable attention.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -84,7 +87,10 @@ class PositionBias(nn.Module):
 
 
 class KeypointAttention(nn.Module):
-    """Deformable attention with the keypoints as reference points: each joint samples around its keypoint."""
+    """Deformable attention with the keypoints as reference points: each joint samples the map around its keypoint.
+
+    joints [N, V, C], map [N, C, H, W], reference points [N, V, 2] in [-1, 1] -> [N, V, C].
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -109,7 +115,7 @@ class KeypointAttention(nn.Module):
 
 
 class Gate(nn.Module):
-    """How much of the fused feature replaces the pose feature, a share in [0, 1) per joint (equation 3).
+    """How much of the fused feature replaces the pose feature: [N, V, 1] in [0, 1) (equation 3).
 
     Zero at the start, so that Stage 2 begins exactly where Stage 1 ended. `live`: only the last layer starts at zero,
     and the output is |tanh|, whose slope at zero is one, so it learns from the first step. A plain tanh can change sign

@@ -29,7 +29,7 @@ from unisign_fast.text.tokenizer import END, PAD
 
 
 def build_mt5(shape: MT5Shape) -> MT5ForConditionalGeneration:
-    """An mT5 with random weights and an output head of its own, as in the published models."""
+    """An mT5 with random weights and, as in the published models, an untied output head."""
     config = MT5Config(
         **asdict(shape), tie_word_embeddings=False, pad_token_id=PAD, eos_token_id=END, decoder_start_token_id=PAD
     )

@@ -34,6 +34,7 @@ class ClassifierHead(nn.Module):
         return nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
 
     def predict(self, features_BTD: Tensor, frames: Packing) -> list[str]:
+        """The most likely word of each clip."""
         return [self.classes[i] for i in self._logits(features_BTD, frames).argmax(-1).tolist()]
 
 

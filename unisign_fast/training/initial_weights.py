@@ -70,7 +70,10 @@ def load_pretrained_mt5(language_model: LanguageModel, source: str, rows: Tensor
 
 
 def load_pretrained_efficientnet(backbone: EfficientNet, source: str) -> None:
-    """Load ImageNet weights into `backbone`: torchvision's file from the web ("imagenet"), or the file `source`."""
+    """Load ImageNet weights into `backbone`: torchvision's file from the web ("imagenet"), or the file `source`.
+
+    Raises InputError if the file cannot be downloaded or read, or does not fit.
+    """
     if source != "imagenet":
         load_imagenet_weights(backbone, Path(source))
         return

@@ -59,7 +59,10 @@ def training_clips(reader: ClipReader, ranks: Ranks) -> ClipSet:
 
 
 def training_share(clips: ClipSet, settings: RunSettings) -> ClipSet:
-    """The share of the training clips that --data-fraction asks for; a larger share contains every smaller one."""
+    """The share of the training clips that --data-fraction asks for; a larger share contains every smaller one.
+
+    Raises InputError if a positive share is less than one clip.
+    """
     order = stream(settings.train.seed, 0, "", "fraction").permutation(len(clips))
     kept = np.sort(order[: round(settings.data_fraction * len(clips))])
     if settings.data_fraction > 0 and not len(kept):

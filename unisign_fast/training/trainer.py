@@ -188,17 +188,17 @@ class Trainer:
         if not clips:  # only the gradient is bad: any clip of the step may be the cause
             clips = [c for part in self.ranks.gather([c for b in batches for c in b.clip_ids]) for c in part]
         self.progress.skipped += 1
-        step = f"loss {report.loss:.4g} and gradient norm {report.grad_norm:.4g} at step {report.step}"
+        summary = f"loss {report.loss:.4g} and gradient norm {report.grad_norm:.4g} at step {report.step}"
         named = ", ".join(clips[:8]) + (f" and {len(clips) - 8} more" if len(clips) > 8 else "")
         values = {"loss": str(report.loss), "grad_norm": str(report.grad_norm)}  # JSON has no NaN
         self.metrics_logger.event("bad_step", step=report.step, clips=clips, **values)
         if self.settings.on_bad_step == "stop":
             remedy = "lower --learning-rate, repair these clips, or skip such steps with --on-bad-step skip"
-            raise InputError(self.run, f"{step} are not finite, so the step was not taken; clips {named}", remedy)
+            raise InputError(self.run, f"{summary} are not finite, so the step was not taken; clips {named}", remedy)
         if self.progress.skipped > self.settings.max_skipped_steps:
-            problem = f"{self.progress.skipped} steps had to be skipped, the last with {step}; clips {named}"
+            problem = f"{self.progress.skipped} steps had to be skipped, the last with {summary}; clips {named}"
             raise InputError(self.run, problem, "lower --learning-rate, or raise --max-skipped-steps")
-        self.metrics_logger.event("skipped", f"skipped a step: {step}; clips {named}", step=report.step)
+        self.metrics_logger.event("skipped", f"skipped a step: {summary}; clips {named}", step=report.step)
 
     def _fetch_report(self) -> None:
         """Handle the pending report, before anything is saved or evaluated."""

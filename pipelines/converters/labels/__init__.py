@@ -1,10 +1,10 @@
-"""Label files of the corpora -> `Label` entries: the first of FORMATS that knows a file reads it.
+"""Label files of the corpora -> `Label` entries: a file is read by the first of FORMATS that matches it.
 
 A format is a module of this package, named in FORMATS, with
-    NAME the name shown in messages
+    NAME                 the name shown in messages
     matches(file)        whether the format can read this `LabelFile`
-    read_rows(file)      its entries as `Row`s, unchecked: entry.py checks all formats' alike
-    CLASSES = True       where it is a list of words of which --classes takes the first (optional)
+    read_rows(file)      its entries as `Row`s, unchecked: entry.py checks those of all formats
+    CLASSES = True       optional: the file lists words, and --classes takes the first of them
 """
 
 from importlib import import_module
@@ -28,7 +28,7 @@ FORMATS: list[ModuleType] = [
         "how2sign",
         "openasl",
         "youtube_asl",
-        "own_table",  # takes what no other format takes of .csv and .tsv
+        "own_table",  # any .csv or .tsv that no other format matches
     )
 ]
 REMEDY = f"name a label file of {', '.join(dict.fromkeys(format.NAME for format in FORMATS))}"
@@ -37,10 +37,11 @@ REMEDY = f"name a label file of {', '.join(dict.fromkeys(format.NAME for format 
 def read_labels(
     path: Path, split: str | None = None, classes: int | None = None, language: str | None = None
 ) -> tuple[list[Label], list[InputError]]:
-    """The entries of a label file, in file order, and the reasons why other entries cannot be used. `split` puts every
-    clip into that split; None uses the entry's split, else the one in the file's name. `classes` limits WLASL or MS-ASL
-    to that many words, `language` the captions of YouTube-ASL in that language. Raises InputError if the file cannot be
-    read or has no good entry.
+    """The entries of a label file, in file order, and the reasons why other entries cannot be used.
+
+    `split` puts every clip into that split; None uses the entry's split, else the one in the file's name. `classes`
+    limits WLASL or MS-ASL to that many words, `language` YouTube-ASL to captions in that language. Raises InputError if
+    the file cannot be read or has no valid entry.
     """
     good, bad = [], []
     file = LabelFile(path, classes, language)

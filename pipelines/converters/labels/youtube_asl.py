@@ -1,6 +1,6 @@
-"""YouTube-ASL: youtube_asl_video_ids.txt, one id a line, and captions in its folder or captions/ in there.
+"""YouTube-ASL: youtube_asl_video_ids.txt, one id per line, and captions in its folder or in captions/ there.
 
-Captions are as downloaded: ID.vtt or ID.LANGUAGE.vtt, also .srt and .ttml, or .json as youtube-transcript-api has it.
+Captions are as downloaded: ID.vtt or ID.LANGUAGE.vtt, .srt or .ttml, or .json as youtube-transcript-api writes it.
 Every caption is a clip, called ID-000, ID-001, ...; a video without captions is one bad entry. If a video has captions
 in several languages, those in the user's language are used. Other files in the folder are ignored.
 """
