@@ -1,4 +1,4 @@
-"""The ablation tables: a table of one run is trained for real; the paper's tables are checked without training."""
+"""The ablation tables: a table of one run is trained; the paper's tables are checked without training."""
 
 import json
 from pathlib import Path

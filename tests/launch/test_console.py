@@ -1,4 +1,4 @@
-"""How commands begin and end: quick help, one line for a mistake, one command that runs them all."""
+"""What all commands share: quick help, one-line errors, exit statuses, and one command that runs them all."""
 
 import os
 import re

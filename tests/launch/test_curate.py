@@ -39,7 +39,7 @@ SENTENCES = [
     "The old theatre opens its doors again on Sunday.",
     "And that was the news for today, good night.",
 ]
-ROUNDS = 3  # of the sentences, each in another order: the lag is sure after three minutes
+ROUNDS = 3  # of the sentences, each in another order: estimating the lag takes three minutes of speech
 
 
 @pytest.fixture(scope="module")
