@@ -77,7 +77,7 @@ class ClipReader:
         self._sources = threading.local()  # a decoder belongs to a thread
 
     def clips(self, split: str) -> ClipSet:
-        """All clips of a split ("train", "dev", "test"), store by store; InputError if there is none."""
+        """All clips of a split ("train", "dev", "test"), store by store. Raises InputError if there is none."""
         task, language = self.settings.task, self.settings.language
         key = [task, language, self.tokenizer.fingerprint]
         return ClipSet.from_stores(

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..store.clip import UNLABELLED, Clip
 from ..store.keypoint_store import KeypointStore
 
-Tokenize = Callable[[Clip], list[int]]  # a clip's target with its end token; InputError where it has none
+Tokenize = Callable[[Clip], list[int]]  # a clip's target with its end token; raises InputError if it has none
 MANY_CLIPS = 20000  # with at least this many clips, tokenising shows a progress bar
 
 
@@ -68,7 +68,7 @@ class ClipSet(Iterable[ClipRef]):
             where = ", ".join(str(store.path) for store in stores)
             unlabelled = sum(len(store.clips.numbers_in(UNLABELLED)) for store in stores)
             problem = f"no clip is {split!r}" + (f", {unlabelled} have no label" if unlabelled else "")
-            raise InputError(f"{where}: manifest.jsonl: split", problem, "name a store that has some")
+            raise InputError(f"{where}: manifest.jsonl: split", problem, "name a store that has clips of it")
         targets = [_targets(store, n, tokenize, [key, split]) for store, n in zip(stores, numbers)]
         ends = [end_N for _, end_N in targets]
         starts = [np.concatenate([[0], end_N])[: len(end_N)] for end_N in ends]

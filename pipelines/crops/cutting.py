@@ -129,7 +129,7 @@ class _Cutter:
         self.source = VideoHandCrops(size, torch.device("cuda" if gpu else "cpu"))
 
     def cut(self, number: int) -> list[bytes]:
-        """The clip's JPEG files, two a frame."""
+        """The clip's JPEG files, two per frame."""
         clip = self.store.clips[number]
         video = _find(self.videos, self.store.video(clip)) if self.videos else self.store.video(clip)
         keypoints = self.store.keypoints(clip)
@@ -152,7 +152,7 @@ def _jpeg(crop: np.ndarray, quality: int) -> bytes:
 
 
 def _find(folder: Path, video: Path) -> Path:
-    """The video in a folder that mirrors the last parts of its path."""
+    """The video below a folder in which it has the same last path components."""
     files = NamedFiles(folder)
     for parts in range(len(video.parts) - 1, 0, -1):
         candidate = files.find("/".join(video.parts[-parts:]))

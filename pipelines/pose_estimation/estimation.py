@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Frame:
-    """A frame that shows the signer, in `box` [4]. `detected`: the box is a detection, not interpolated."""
+    """A frame that shows the signer in `box` [4]. `detected`: the box was detected, not interpolated."""
 
     number: int
     picture: np.ndarray
@@ -59,7 +59,7 @@ class Poses:
 def track_signer(
     pictures: Pictures, detector: PersonDetector, network: PoseNetwork, detect_every: int = DETECT_EVERY
 ) -> Poses:
-    """Keypoints of the signer in each of `pictures`, which are read twice, so that few are in memory."""
+    """Keypoints of the signer in each of `pictures`, which are read twice so that only a few are in memory."""
     return _poses(pictures, _Detections(pictures(detect_every), detector), detector, network)
 
 
@@ -179,7 +179,7 @@ def _locate(pictures: list[tuple[int, np.ndarray]], detections: _Detections, det
 
 
 def _detect_near(frames: list[_Frame], detector: PersonDetector) -> list[_Frame]:
-    """The frames with the detected person nearest to their boxes, without those that show no person within reach."""
+    """The frames, each with the detection nearest to its box; frames that show nobody within reach are left out."""
     result = []
     for frame, persons in zip(frames, detector([frame.picture for frame in frames])):
         k = nearest_person(persons, frame.box)

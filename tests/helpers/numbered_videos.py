@@ -1,4 +1,4 @@
-"""Videos whose frames can be told apart: each has a grey level of its own, a red upper left and a green upper right
+"""Videos whose frames can be told apart: each has its own grey level, a red upper left and a green upper right
 corner, as it is to be shown.
 """
 

@@ -91,7 +91,7 @@ def csl_news_lengths(clips: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_positions_are_real_at_the_lengths_of_csl_news():
-    """Sign encoder positions (packed) and those of mT5's encoder (padded), of the recipe's steps of 512 clips."""
+    """Positions of the sign encoder (packed) and of mT5's encoder (padded), in the recipe's steps of 512 clips."""
     frames, tokens = csl_news_lengths(5120)
     p = EpochPlan(frames, tokens, 512, Budget(16 * 256, 16 * 50), ranks=4, seed=0, epoch=0)
     batches = [batch for step in range(p.steps) for rank in range(4) for batch in p.micro_batches(step, rank)]

@@ -22,7 +22,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.fixture
 def copied(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A copy of the data path, imported as `pipelines`, that examples may be written into."""
+    """A copy of the data path, imported as `pipelines`, into which the examples may be written."""
     shutil.copytree(ROOT / "pipelines", tmp_path / "pipelines", ignore=shutil.ignore_patterns("__pycache__"))
     for name, code in MODULES.items():
         (tmp_path / name).write_text(code, encoding="utf-8")

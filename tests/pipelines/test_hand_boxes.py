@@ -1,4 +1,4 @@
-"""Hand boxes and the keypoints inside them, by hand-worked numbers."""
+"""Hand boxes and the keypoints inside them, against numbers worked out by hand."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Pictures of hands that the demo's RGB encoder learns from first, and that it does learn from them."""
+"""The pictures of hands that pretrain the demo's RGB encoder, and that it learns from them."""
 
 from dataclasses import replace
 

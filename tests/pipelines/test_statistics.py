@@ -25,7 +25,7 @@ SOURCE = {"estimator": "none", "version": "0", "coordinates": "fractions"}
 
 
 def write_store(path, clips):
-    """`clips`: (id, split, language, text, frames, seed of the keypoints), at 25 frames a second."""
+    """`clips`: (id, split, language, text, frames, seed of the keypoints), at 25 frames per second."""
     with KeypointStoreWriter(path, SOURCE) as writer:
         for id, split, language, text, frames, seed in clips:
             keypoints = np.random.default_rng(seed).random((frames, 133, 3))
