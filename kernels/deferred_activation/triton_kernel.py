@@ -210,13 +210,17 @@ class ActivationGradient:
         return [self.grad_conv_out, *([self.grad_residual] if len(self.x) > 3 else []), self.merged]
 
 
-@operator("deferred_activation_backward")
-def backward(grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
+def activation_gradients(
+    grad_x_FVC: Tensor, x_FVC: Tensor, x: list[Tensor], relu_before_residual: bool
+) -> list[Tensor]:
     """Gradients as `ActivationGradient.gradients` gives them, of an activation that is not plain."""
     rows = x_FVC.shape[0] * x_FVC.shape[1]
     result = ActivationGradient(x, relu_before_residual, triton.cdiv(rows, ROWS))
     read = grad_x_FVC, *result.arguments(x_FVC)
     return _run_backward(activation_backward, result, read, rows, {"C": x_FVC.shape[2]})
+
+
+backward = operator("deferred_activation_backward")(activation_gradients)
 
 
 @operator("deferred_activation_mean_backward")

@@ -1,5 +1,5 @@
 """The backward pass of the graph convolution in Triton. One launch computes all gradients but those of the weights, for
-which it stores both factors of a matrix product.
+which it stores both factors of a matrix product; in float32, another one computes those of the activation.
 
 It mixes channels first, because C <= O: the gradient of x is the sum over k of D_k^T P_k, with P_k = dY W_k. P_k is
 never stored; the adjacency's gradient P_k X^T is summed next to it. Each program handles a share of the tiles in turn.
@@ -11,7 +11,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..deferred_activation.triton_kernel import ActivationGradient, by_channel, store_activation_gradient
+from ..deferred_activation.triton_kernel import (
+    ActivationGradient,
+    activation_gradients,
+    by_channel,
+    store_activation_gradient,
+)
 from ..launch import compute_capability, launch, operator
 from .parameter_gradients import parameter_gradients
 from .triton_kernel import diagonal_of, matrix_of, tile_rows, tile_sizes, used_rows
@@ -85,6 +90,10 @@ def graph_conv_backward(
             column = start + tl.arange(0, INPUTS)
             place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
             total = tl.zeros((ROWS, INPUTS), tl.float32)
+            for k in tl.static_range(K):  # x and D are loaded again for each product, from L1: registers
+                diagonal, x_tile = diagonal_of(adjacency, k, ROWS), tl.load(x + place, inside, 0)
+                neighbours = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
+                tl.store(aggregated + (row[:, None] * K + k) * C + column[None, :], neighbours, inside)
             for k in tl.static_range(K):
                 mixed = tl.zeros((ROWS, INPUTS), tl.float32)
                 for block in range(0, O, OUTPUTS):
@@ -93,15 +102,13 @@ def graph_conv_backward(
                     upstream = tl.load(whole + at, valid[:, None] & (output < O)[None, :], 0)
                     matrix = matrix_of(weight, k, output, column, O, C)
                     mixed = tl.dot(upstream, matrix, mixed, input_precision="ieee")
-                rounded, diagonal = mixed.to(x.dtype.element_ty), diagonal_of(adjacency, k, ROWS)
-                total = tl.dot(tl.trans(diagonal), rounded, total, input_precision="ieee")
-                x_tile = tl.load(x + place, inside, 0)  # each hop anew, from L1: registers
+                rounded = mixed.to(x.dtype.element_ty)
+                x_tile = tl.load(x + place, inside, 0)
                 if k == 0:
                     first_sum = tl.dot(rounded, tl.trans(x_tile), first_sum, input_precision="ieee")
                 else:
                     second_sum = tl.dot(rounded, tl.trans(x_tile), second_sum, input_precision="ieee")
-                neighbours = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
-                tl.store(aggregated + (row[:, None] * K + k) * C + column[None, :], neighbours, inside)
+                total = tl.dot(tl.trans(diagonal_of(adjacency, k, ROWS)), rounded, total, input_precision="ieee")
             if SHORTCUT:
                 for block in range(0, O, OUTPUTS):
                     output = block + tl.arange(0, OUTPUTS)
@@ -123,9 +130,9 @@ def graph_conv_backward(
 
 
 def _tile(dtype: torch.dtype, shortcut: bool) -> dict[str, int]:
-    """Tile sizes, warps and stages, the largest that do not spill; in float32 these spill least, 8 to 48 bytes."""
+    """Tile sizes, warps and stages: the largest that do not spill."""
     if dtype == torch.float32:
-        outputs, inputs = 16, 16
+        outputs, inputs = 32, 16
     elif compute_capability() >= 90:
         outputs, inputs = 64, 64
     else:
@@ -166,7 +173,8 @@ def backward(
     partial = torch.empty(programs, hops, *[block["ROWS"]] * 2, dtype=torch.float32, device=x_FVC.device)
     bias_sums = partial.new_empty(tiles, hops, outputs)
     shortcut_sums = partial.new_empty(tiles, outputs) if shortcut else bias_sums
-    result = ActivationGradient(x, relu_before_residual, tiles)
+    fused = x_FVC.dtype != torch.float32  # with the activation's gradient in the same launch, float32 spills
+    result = ActivationGradient(x if fused else [x_FVC], relu_before_residual, tiles)
     launch(
         graph_conv_backward, (programs,),
         *own, *shortcut_own, x_FVC if grad_x_FVC is None else grad_x_FVC, diagonal, column_sums_KV, weight_KOC, bias_KO,
@@ -181,7 +189,10 @@ def backward(
         partial, bias_sums, shortcut_sums if shortcut else None, result, weight_KOC, joints,
         whole.flatten(0, 1).T @ aggregated,
     )  # fmt: skip
-    return [*grads, *grad_shortcut, *grad_shortcut_bias, *result.gradients()]
+    grad_x = result.gradients()
+    if len(x) > 1 and not fused:
+        grad_x = activation_gradients(*grad_x, x_FVC, x, relu_before_residual)
+    return [*grads, *grad_shortcut, *grad_shortcut_bias, *grad_x]
 
 
 def _output_arguments(gradients: list[Tensor], out: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
