@@ -50,7 +50,7 @@ def digest(value: object) -> str:
 def _parts(value: object) -> Iterator[bytes]:
     yield type(value).__name__.encode()
     if isinstance(value, dict):
-        for name, item in value.items():
+        for name, item in sorted(value.items(), key=lambda pair: repr(pair[0])):  # the order in a file means nothing
             yield from _parts(name)
             yield from _parts(item)
     elif isinstance(value, (list, tuple)):
@@ -88,7 +88,8 @@ def outcome(name: str, folder: Path, original: str | None) -> str:
         return f"traceback: {type(error).__name__}: {str(error)[:200]}"
     if (folder / "attacked").exists():
         return "code was executed"
-    if new := set(folder.rglob("*")) - files - {folder / "store" / "targets"}:
+    cache = folder / "store" / "targets"  # written again where it is missing
+    if new := {path for path in folder.rglob("*") if not path.is_relative_to(cache)} - files:
         return f"written: {sorted(new)[0].relative_to(folder)}"
     if result == REFUSED or original is None:
         return result

@@ -99,3 +99,7 @@ def test_invalid_scores_are_one_error(run):
     (run / "scores-test.json").write_text('{"values": {}}')
     with pytest.raises(InputError, match="scores-test.json: lacks signature, normalization, count; "):
         read_run(run)
+    scores = {"values": {"BLEU-4": 1.0}, "signature": "s", "normalization": "\u202enone", "count": 1}
+    (run / "scores-test.json").write_text(json.dumps(scores))
+    with pytest.raises(InputError, match=r"scores-test.json: normalization: '\\u202enone' is not one of none, "):
+        read_run(run)
