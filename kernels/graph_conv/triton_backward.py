@@ -189,9 +189,10 @@ def backward(
         partial, bias_sums, shortcut_sums if shortcut else None, result, weight_KOC, joints,
         whole.flatten(0, 1).T @ aggregated,
     )  # fmt: skip
-    grad_x = result.gradients()
-    if len(x) > 1 and not fused:
-        grad_x = activation_gradients(*grad_x, x_FVC, x, relu_before_residual)
+    if fused or len(x) == 1:
+        grad_x = result.gradients()
+    else:
+        grad_x = activation_gradients(result.grad_conv_out, x_FVC, x, relu_before_residual)
     return [*grads, *grad_shortcut, *grad_shortcut_bias, *grad_x]
 
 
