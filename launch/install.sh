@@ -11,5 +11,6 @@ python=$(command -v python3.11 || command -v python3)
 pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet)
 echo "installing into .venv"
 "${pip[@]}" install -r <(grep -E '^(pip|setuptools|wheel|ninja|torch)==' requirements.lock)
-DS_BUILD_OPS=0 "${pip[@]}" install --no-build-isolation -c requirements.lock -e ".$extras"
+# PYTHONWARNINGS: setuptools prints ten lines of advice at every editable installation.
+PYTHONWARNINGS=ignore DS_BUILD_OPS=0 "${pip[@]}" install --no-build-isolation -c requirements.lock -e ".$extras"
 touch "$stamp"
