@@ -53,7 +53,7 @@ class VideoInfo:
 
 
 class VideoFile:
-    """An open video; `frames`, `pictures`, `sampled` or `stretch` may be read once. Use it in a `with` block.
+    """An open video; `frames`, `pictures`, `sampled` or `span` may be read once. Use it in a `with` block.
 
     `width` and `height` in pixels as shown; `codec` by FFmpeg's name.
     """
@@ -203,7 +203,7 @@ class VideoFile:
             number, frame = last
             yield number, self._picture(frame, number)
 
-    def stretch(self, first: int, end: int, every: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+    def span(self, first: int, end: int, every: int = 1) -> Iterator[tuple[int, np.ndarray]]:
         """Frames `first`, `first + every`, ... and `end - 1`: number, and RGB [H, W, 3] uint8.
 
         Decoding starts at the key frame before `first` where packets determine the frames, else with the video. Ends at

@@ -2,8 +2,8 @@
 
     OUT/settings.json   the settings of the last run, which the other commands use
     OUT/checksums.json  SHA-256 of videos, captions and networks by path, size and modification time
-    OUT/plans/KEY.json  the words of a programme and its stretches
-    OUT/parts/KEY/      keypoints of a stretch (a keypoint store), quality.jsonl and part.json
+    OUT/plans/KEY.json  the words of a programme and its spans
+    OUT/parts/KEY/      keypoints of a span (a keypoint store), quality.jsonl and part.json
     OUT/attempts/KEY    a line for every time that a worker started on a plan or part that is not finished
     OUT/dead/KEY.json   why a plan or part cannot be made: stage and reason
     OUT/withdrawn/SHA   tombstones of withdrawn sources

@@ -43,7 +43,7 @@ _WINDOWS = (round(SHORTEST / STEP), *_LATER, *(1 - shift - _SHIFTS for shift in 
 
 @dataclass(frozen=True)
 class Recording:
-    """Speech and signing in a stretch of a programme, both [N] float32 at RATE, starting at the same time."""
+    """Speech and signing in a span of a programme, both [N] float32 at RATE, starting at the same time."""
 
     activity: np.ndarray  # of speech, 0 to 1
     speed: np.ndarray  # of the hands, in shoulder widths per second, weighted by confidence

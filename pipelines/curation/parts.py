@@ -1,6 +1,6 @@
-"""The second stage: the signer's keypoints in one stretch of a programme, within the signer's box.
+"""The second stage: the signer's keypoints in one span of a programme, within the signer's box.
 
-A part is a folder: a keypoint store whose single clip is the whole stretch, quality.jsonl with what else was observed
+A part is a folder: a keypoint store whose single clip is the whole span, quality.jsonl with what else was observed
 in the pictures, and part.json. It has no text: clips are cut out of the parts when a release is made.
 """
 
@@ -84,7 +84,7 @@ class PartMaker(Maker):
         def pictures(every: int) -> Iterator[tuple[int, np.ndarray]]:
             before: np.ndarray | None = None
             with VideoFile(video, box) as file:
-                for number, picture in file.stretch(first, end, every):
+                for number, picture in file.span(first, end, every):
                     if every == 1 and before is not None:
                         changes[number - first] = picture_change(before, picture)
                     before = picture

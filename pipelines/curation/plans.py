@@ -1,4 +1,4 @@
-"""The first stage: a programme's words with their times, and the stretches of its video to estimate poses in.
+"""The first stage: a programme's words with their times, and the spans of its video to estimate poses in.
 
 Words are not yet cut into sentences, nor shifted by the lag, so changing the cut or the lag costs nothing.
 """
@@ -120,7 +120,7 @@ def _has_sound(video: Path) -> bool:
         return bool(container.streams.audio)
 
 
-def stretches(frames: int, fps: float, part_seconds: float) -> list[tuple[int, int]]:
+def spans(frames: int, fps: float, part_seconds: float) -> list[tuple[int, int]]:
     """First and end frame of each part of a video. All are equally long except the last, which takes the remainder."""
     length = max(1, round(part_seconds * fps))
     starts = list(range(0, max(1, frames - length // 2), length))

@@ -10,7 +10,7 @@ from ..targets import language_code
 from . import parts, plans
 from .captions import caption_file
 from .folder import CorpusFolder, key_of
-from .plans import Plan, TextSettings, read_plan, stretches
+from .plans import Plan, TextSettings, read_plan, spans
 from .records import Lag
 from .settings import CurationSettings, as_path
 from .sources import Checksums, Programme, Series, Sources, checksum, read_sources, scan
@@ -88,7 +88,7 @@ class Survey:
                 continue
             plan = read_plan(self.folder.plan(work.plan_key))
             work.part_items = []
-            for first, end in stretches(plan.frames, plan.fps, self.settings.part_seconds):
+            for first, end in spans(plan.frames, plan.fps, self.settings.part_seconds):
                 if not _has_words(plan, first, end):
                     continue
                 depends = {"first": first, "end": end, "box": list(work.series.box)}

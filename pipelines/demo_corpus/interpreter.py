@@ -35,8 +35,8 @@ def interpret(
     parts: list[Performance] = []
     signed: list[tuple[float, float] | None] = []
     at = 0
-    for stretch in wanted:
-        start, end = (max(at, round(stretch[0] * fps)), min(frames, round(stretch[1] * fps))) if stretch else (0, 0)
+    for span in wanted:
+        start, end = (max(at, round(span[0] * fps)), min(frames, round(span[1] * fps))) if span else (0, 0)
         if end - start < 3:
             signed.append(None)
             continue

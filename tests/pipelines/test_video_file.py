@@ -120,19 +120,19 @@ def test_times_count_from_the_start_of_the_file(tmp_path):
     "codec, options, suffix",
     [("libx264", WITH_B_FRAMES, "mp4"), ("libvpx", VP8, "mkv"), ("libvpx-vp9", VP9, "webm"), ("libx264", X264, "ts")],
 )
-def test_a_stretch_equals_reading_from_the_start(tmp_path, codec, options, suffix):
+def test_a_span_equals_reading_from_the_start(tmp_path, codec, options, suffix):
     path = write(tmp_path / f"v.{suffix}", [shown(number) for number in range(FRAMES)], codec, options)
     with VideoFile(path) as video:
         whole = list(video.pictures())
     for first, end, every in [(0, 24, 1), (5, 9, 1), (13, 24, 4), (12, 13, 1), (23, 24, 1), (7, 30, 5)]:
         with VideoFile(path) as video:
-            pictures = dict(video.stretch(first, end, every))
+            pictures = dict(video.span(first, end, every))
         last = [end - 1] if end <= FRAMES else []
         assert list(pictures) == sorted({*range(first, min(end, FRAMES), every), *last})
         assert all((picture == whole[number]).all() for number, picture in pictures.items())
 
 
-def test_a_stretch_is_decoded_from_the_key_frame_before_it(tmp_path, monkeypatch):
+def test_a_span_is_decoded_from_the_key_frame_before_it(tmp_path, monkeypatch):
     path = write(tmp_path / "v.mp4", [shown(number) for number in range(FRAMES)], options=WITH_B_FRAMES)
     decoded = []
     decode = video_module.decode
@@ -144,7 +144,7 @@ def test_a_stretch_is_decoded_from_the_key_frame_before_it(tmp_path, monkeypatch
 
     monkeypatch.setattr(video_module, "decode", counting)
     with VideoFile(path) as video:
-        assert len(dict(video.stretch(13, 15))) == 2
+        assert len(dict(video.span(13, 15))) == 2
     assert len(decoded) <= 10  # the first frame of the file, and from the key frame 12 or those shown before it
 
 

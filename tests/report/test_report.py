@@ -104,8 +104,8 @@ def test_clips_of_every_skeleton_are_drawn_by_its_definition(name, tmp_path):
     opened = KeypointStore.open(store)
     stored = next(opened.keypoints(clip) for clip in opened.clips if clip.id == player["id"])
     for joint in "nose", "right_elbow", "left_hand_index_4", "right_hand_wrist":
-        place = joints.index(joint)
-        assert np.abs(numbers[:, place] - stored[:, skeleton.joints.index(joint)]).max() < 1 / FRACTION, joint
+        index = joints.index(joint)
+        assert np.abs(numbers[:, index] - stored[:, skeleton.joints.index(joint)]).max() < 1 / FRACTION, joint
     lines = {
         part: {frozenset(joints[end] for end in edge) for edge in edges} for part, edges in player["parts"].items()
     }

@@ -47,7 +47,7 @@ class CropFigure:
 class ClipFigures:
     """Everything that is shown of a clip except its texts."""
 
-    place: int  # number on the page
+    index: int  # of the clip on the page, from 0
     target: str
     language: str
     about: str
@@ -60,15 +60,15 @@ class ClipFigures:
     problems: list[str]
 
 
-def clip_figures(view: ClipView, place: int) -> ClipFigures:
-    """The figures of a clip, which is number `place` on the page."""
+def clip_figures(view: ClipView, index: int) -> ClipFigures:
+    """The figures of a clip, which is number `index` on the page, from 0."""
     clip = view.clip
     chosen = [(hand.name, crop) for hand in view.hands for crop in thinned(hand.sampled, MAX_CROPS)]
     sampled = [crop for hand in view.hands for crop in hand.sampled]
     tags = "".join(f", {name} {value}" for name, value in clip.tags.items())
     frames = f"{len(view.frames)} of {clip.frames}" if len(view.frames) < clip.frames else f"{clip.frames}"
     return ClipFigures(
-        place=place,
+        index=index,
         target=view.target,
         language=view.language,
         about=f"{frames} frames at {clip.fps:g} per second, video {clip.width}x{clip.height}{tags}",
@@ -77,7 +77,7 @@ def clip_figures(view: ClipView, place: int) -> ClipFigures:
         crops_left_out=len(sampled) - len(chosen),
         has_gates=any(crop.gate_V is not None for crop in sampled),
         has_samples=any(crop.position_GV2 is not None for crop in sampled),
-        player=_player(view, place),
+        player=_player(view, index),
         problems=view.problems,
     )
 
@@ -115,11 +115,11 @@ def _crop_figure(hand: str, crop: SampledCrop, view: ClipView) -> CropFigure:
     )
 
 
-def _player(view: ClipView, place: int) -> dict:
+def _player(view: ClipView, index: int) -> dict:
     """The data that script.js draws."""
     return {
         "id": view.clip.id,
-        "place": place,
+        "index": index,
         "width": view.clip.width,
         "height": view.clip.height,
         "fps": view.clip.fps * len(view.frames) / view.clip.frames,  # of the chosen frames
@@ -153,7 +153,7 @@ def _edges(skeleton: Skeleton, name: str) -> list[list[int]]:
     center = {"body": skeleton.parts["face"].anchor, "face": part.root}.get(name)
     edges = [[first + a, first + b] for a, b in part.edges if center not in (a, b)]
     if name == "body":
-        shoulders = [first + place for place, joint in enumerate(body.joints) if skeleton.joints[joint] in SHOULDERS]
+        shoulders = [first + index for index, joint in enumerate(body.joints) if skeleton.joints[joint] in SHOULDERS]
         edges += [shoulders] if len(shoulders) == len(SHOULDERS) else []
     if name in HANDS:
         assert part.anchor is not None and part.root is not None, "only the body has none"

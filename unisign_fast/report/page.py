@@ -201,19 +201,19 @@ def _clips(
         selected = [(h, [(c, numbers.get((c.id, references[c.id]))) for c in group]) for h, group in groups]
     else:
         selected = [("Clips", [(None, number) for number in range(min(count, len(viewer.clips)))])]
-    console, places = Console(stderr=True), [pair for _, group in selected for pair in group]
-    bar = track(places, "clips", console=console, disable=not console.is_terminal)
-    shown = iter([_shown(viewer, clip, number, place) for place, (clip, number) in enumerate(bar)])
+    console, pairs = Console(stderr=True), [pair for _, group in selected for pair in group]
+    bar = track(pairs, "clips", console=console, disable=not console.is_terminal)
+    shown = iter([_shown(viewer, clip, number, index) for index, (clip, number) in enumerate(bar)])
     return [(heading, [next(shown) for _ in group]) for heading, group in selected], ""
 
 
-def _shown(viewer: ClipViewer, compared: Comparison | None, number: int | None, place: int) -> ShownClip:
-    """Clip `number` of the viewer's clips, as clip `place` on the page."""
+def _shown(viewer: ClipViewer, compared: Comparison | None, number: int | None, index: int) -> ShownClip:
+    """Clip `number` of the viewer's clips, as clip `index` on the page."""
     if number is None:
         assert compared is not None, "a clip without a prediction comes from the stores"
         return ShownClip(compared.id, compared, None, "The run's stores no longer hold this clip.")
     try:
-        return ShownClip(viewer.clips.name(number), compared, clip_figures(viewer.view(number), place))
+        return ShownClip(viewer.clips.name(number), compared, clip_figures(viewer.view(number), index))
     except InputError as error:
         return ShownClip(viewer.clips.name(number), compared, None, str(error))
 

@@ -10,7 +10,7 @@ class Sprite {
   // Pictures of one size in one sheet; numbers[i] is the frame of picture i.
   constructor(sprite, numbers) {
     this.sprite = sprite;
-    this.place = new Map(numbers.map((frame, place) => [frame, place]));
+    this.index = new Map(numbers.map((frame, index) => [frame, index]));
     this.image = new Image();
     this.ready = new Promise((resolve) => { this.image.onload = resolve; });
     this.image.src = sprite.uri;
@@ -18,9 +18,9 @@ class Sprite {
 
   draw(canvas, frame) {
     const { width, height, columns } = this.sprite;
-    const place = this.place.get(frame);
-    if (place === undefined || !this.image.complete) return;
-    const [x, y] = [(place % columns) * width, Math.floor(place / columns) * height];
+    const index = this.index.get(frame);
+    if (index === undefined || !this.image.complete) return;
+    const [x, y] = [(index % columns) * width, Math.floor(index / columns) * height];
     const context = canvas.getContext("2d");
     context.drawImage(this.image, x, y, width, height, 0, 0, canvas.width, canvas.height);
   }
@@ -45,7 +45,7 @@ class Player {
       const sprite = new Sprite(hand.sprite, hand.shown);
       return { figure, canvas, sprite, state: figure.querySelector(".state"), sampled: new Set(hand.sampled) };
     });
-    this.video = clip.video && new Sprite(clip.video, clip.frames.map((_, place) => place));
+    this.video = clip.video && new Sprite(clip.video, clip.frames.map((_, index) => index));
     this.over = box.querySelector(".over");
     this.over?.addEventListener("change", () => this.drawSkeleton());
     this.button = box.querySelector(".toggle");
@@ -95,7 +95,7 @@ class Player {
 
   drawHand({ figure, canvas, sprite, state, sampled }) {
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    const there = sprite.place.has(this.frame);
+    const there = sprite.index.has(this.frame);
     if (there) sprite.draw(canvas, this.frame);
     const isSampled = sampled.has(this.frame);
     figure.classList.toggle("sampled", isSampled);
@@ -149,11 +149,11 @@ class Player {
 
   letter(context, part, wrist, rim) {
     const [x, y] = this.joint(wrist);
-    const place = [part === "left" ? "L" : "R", x + (part === "left" ? 14 : -34), y + 30];
+    const label = [part === "left" ? "L" : "R", x + (part === "left" ? 14 : -34), y + 30];
     context.font = "bold 26px system-ui, sans-serif";
     context.setLineDash([]);
-    if (rim) context.strokeText(...place);
-    context.fillText(...place);
+    if (rim) context.strokeText(...label);
+    context.fillText(...label);
   }
 }
 
@@ -200,7 +200,7 @@ class Search {
 const search = document.getElementById("search");
 if (search) new Search(search);
 const players = JSON.parse(document.getElementById("players").textContent).map(
-  (clip) => new Player(document.querySelector(`.player[data-place="${clip.place}"]`), clip),
+  (clip) => new Player(document.querySelector(`.player[data-index="${clip.index}"]`), clip),
 );
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {

@@ -101,7 +101,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_clips_have_the_text_the_box_and_the_poses_of_their_stretch(finished):
+def test_clips_have_the_text_the_box_and_the_poses_of_their_span(finished):
     store = KeypointStore.open(finished / "out" / "current" / "store")
     store.verify()
     assert len(store.clips) == 6
@@ -130,7 +130,7 @@ def test_the_report_reads_what_a_release_holds(finished):
 
 
 def test_parts_are_those_of_the_whole_video(finished, material):
-    """A part from the middle of the video equals that stretch of a part of the whole video."""
+    """A part from the middle of the video equals that span of a part of the whole video."""
     folder = CorpusFolder(finished / "out")
     parts = sorted((read_part(path) for path in (finished / "out" / "parts").iterdir()), key=lambda one: one.info.first)
     late = next(part for part in parts if part.info.first)
