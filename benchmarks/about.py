@@ -6,13 +6,20 @@ from datetime import date
 from os import sched_getaffinity
 from pathlib import Path
 
-import torch
+
+def on_gpu() -> bool:
+    """Whether there is a GPU."""
+    import torch  # late: it takes seconds, and --help needs none of it
+
+    return torch.cuda.is_available()
 
 
 def about() -> dict[str, str]:
     """The machine, torch's version, the commit ("" without a repository), and the date."""
+    import torch  # late, as in `on_gpu`
+
     cores = f"{len(sched_getaffinity(0))} CPU cores"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cores
+    device = torch.cuda.get_device_name() if on_gpu() else cores
     return {"device": device, "torch": torch.__version__, "commit": commit(), "date": date.today().isoformat()}
 
 

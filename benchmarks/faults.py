@@ -12,18 +12,20 @@ outcome is wrong. The same seed gives the same faults.
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import faults_inputs, faults_stores, faults_training
-from benchmarks.faults_stores import FaultRow
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.utils.console import run_command
+
+if TYPE_CHECKING:
+    from benchmarks.faults_stores import FaultRow
 
 A_ROUND = 500  # stores or inputs
 Part = Literal["training", "stores", "inputs", "curation"]
@@ -38,14 +40,8 @@ def faults(part: Part, /, minutes: float = 5, seed: int = 0, json: Path | None =
         seed: The same seed gives the same faults.
         json: File for the rows.
     """
-    if part == "training":
-        rows = faults_training.run(minutes, seed)
-    elif part == "curation":
-        from benchmarks import faults_curation  # late: Ray is an optional dependency
-
-        rows = faults_curation.run(minutes, seed)
-    else:
-        rows = _rounds({"stores": faults_stores.run, "inputs": faults_inputs.run}[part], minutes, seed)
+    run = import_module(f"benchmarks.faults_{part}").run  # late: slow, and curation needs the optional Ray
+    rows = _rounds(run, minutes, seed) if part in ("stores", "inputs") else run(minutes, seed)
     Console(width=160).print(table(part, rows))
     wrong = sum(row.wrong for row in rows)
     print(f"{sum(row.tried for row in rows)} faults, {wrong} wrong")
@@ -57,7 +53,7 @@ def faults(part: Part, /, minutes: float = 5, seed: int = 0, json: Path | None =
         raise SystemExit(1)
 
 
-def table(part: str, rows: list[FaultRow]) -> Table:
+def table(part: str, rows: "list[FaultRow]") -> Table:
     """A row for each kind: how often it was tried, its outcomes, and the worst time."""
     names = sorted({name for row in rows for name in row.outcomes})
     shown = Table(part, "tried", *names, "worst, s")
@@ -68,8 +64,10 @@ def table(part: str, rows: list[FaultRow]) -> Table:
     return shown
 
 
-def _rounds(run: Callable[[int, int], list[FaultRow]], minutes: float, seed: int) -> list[FaultRow]:
+def _rounds(run: "Callable[[int, int], list[FaultRow]]", minutes: float, seed: int) -> "list[FaultRow]":
     """The summed outcomes of rounds of damaged stores or inputs, for a given time."""
+    from benchmarks.faults_stores import FaultRow
+
     rows: dict[str, FaultRow] = {}
     end = time.monotonic() + 60 * minutes
     while not rows or time.monotonic() < end:

@@ -20,8 +20,9 @@ from rich.table import Table
 from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.about import about
+from benchmarks.step.job import PHASES
 from benchmarks.step.launch_counter import ACCUMULATION, LaunchCounter
-from benchmarks.step.phases import PHASES, hooks
+from benchmarks.step.phases import hooks
 from benchmarks.step.synthetic import MAX_FRAMES, synthetic_step
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.kernels.dispatch import as_device

@@ -45,7 +45,7 @@ def profile_step(
     with tempfile.TemporaryDirectory() as folder:
         job = step.job(Path(folder), (p_samp,))
         with Worker(job if candidate == "fast" else baseline(job)) as worker:
-            reply = worker.ask("profile", warm_up=step.trials, steps=step.steps, trace=str(trace.resolve()))
+            reply = worker.ask("profile", warm_up=step.trial_count, steps=step.steps, trace=str(trace.resolve()))
     total = sum(ms for _, _, ms in reply["operations"])
     names = "operation", "calls", "own ms", "share"
     rows = [dict(zip(names, (*one, one[2] / total))) for one in reply["operations"]]

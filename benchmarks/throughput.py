@@ -20,16 +20,14 @@ from statistics import median
 
 sys.path[0] = str(Path(__file__).parents[1])  # the project's root instead of this file's own folder
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.about import about
-from benchmarks.step.candidates import Job
 from benchmarks.step.interleaved import interleaved, peak_mib
+from benchmarks.step.job import PHASES, Job
 from benchmarks.step.options import StepOptions, baseline, progress
-from benchmarks.step.phases import PHASES
 from benchmarks.step.worker import Worker
 from unisign_fast.evaluation.predictions import write_json
 from unisign_fast.pipelines.errors import InputError
@@ -127,7 +125,7 @@ def _row(
 
 def known_peak(precision: str) -> float | None:
     """TFLOP/s of the current GPU in dense bfloat16; None for unknown GPUs, for float32 and for a CPU."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    name = about()["device"]
     return next((peak for known, peak in PEAK_TFLOPS.items() if known in name and precision == "bf16"), None)
 
 

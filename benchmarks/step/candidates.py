@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -21,11 +21,10 @@ from torch.utils.data import DataLoader
 from benchmarks.baseline.data import read_hands, read_parts
 from benchmarks.baseline.step import PublishedBatch, PublishedUniSign, published_batch
 from benchmarks.step.data import StepTokenizer
+from benchmarks.step.job import Job
 from benchmarks.step.phases import PhaseClock
-from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.model.unisign import UniSign
-from unisign_fast.pipelines.batches.batch_sampler import Budget
 from unisign_fast.pipelines.batches.collate import Sample
 from unisign_fast.pipelines.batches.loader import BatchLoader
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
@@ -33,64 +32,15 @@ from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
 from unisign_fast.pipelines.rng import stream
-from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
-from unisign_fast.text.tokenizer import MAX_TARGET_TOKENS
 from unisign_fast.training.deepspeed_engine import backward_step, start_engine
-from unisign_fast.training.recipes import RECIPES
 from unisign_fast.training.run import LOADER_THREADS
-from unisign_fast.training.settings import TrainSettings
 from unisign_fast.training.trainer import step_seed
 from unisign_fast.utils.distributed import start_ranks
 from unisign_fast.utils.process_memory import keep_memory
 
-SMOOTHING = 0.2  # the published loss
 MOST_WORKERS = 8  # reading processes of the published code
 FOREVER = 10**6  # epochs, or steps
-
-
-@dataclass(frozen=True)
-class Job:
-    """One recipe at work; plain values, to be sent to a process."""
-
-    candidate: str  # fast | baseline
-    recipe: str
-    stage: int
-    p_samp: float
-    crops: str  # video | store, of the fast step; the published code has videos only
-    kernels: str
-    precision: str
-    zero_stage: int
-    vocabulary: int  # classes
-    clips_per_step: int
-    clips_per_micro_batch: int
-    store: str
-    poses: str  # folder of the published pickles
-    tokenizer: str
-
-    @property
-    def data(self) -> DataSettings:
-        recipe = RECIPES[self.recipe]
-        sizes = {"max_frames": recipe.max_frames, "crop_size": recipe.crop_size}
-        crops = {"fast": self.crops, "baseline": "video"}[self.candidate]
-        return DataSettings(p_samp=self.p_samp, crops=crops, **sizes)
-
-    @property
-    def train(self) -> TrainSettings:
-        settings = RECIPES[self.recipe].stages[self.stage]
-        chosen = {name: getattr(self, name) for name in ("precision", "zero_stage", "clips_per_step")}
-        return replace(settings, **chosen)
-
-    @property
-    def budget(self) -> Budget:
-        clips = self.clips_per_micro_batch
-        return Budget(clips * self.data.max_frames, clips * MAX_TARGET_TOKENS)
-
-    @property
-    def model(self) -> ModelConfig:
-        model = RECIPES[self.recipe].model
-        mt5 = replace(model.mt5, vocab_size=self.vocabulary)
-        return replace(model, mt5=mt5, rgb=self.p_samp > 0, label_smoothing=SMOOTHING)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median, quantiles
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.about import about
-from benchmarks.step.candidates import Job
+from benchmarks.about import about, on_gpu
+from benchmarks.step.job import Job
 from benchmarks.step.options import StepOptions, progress
 from benchmarks.step.worker import Worker
 from unisign_fast.evaluation.predictions import write_json
@@ -42,12 +41,12 @@ def interleaved(workers: dict[str, Worker], options: StepOptions, title: str) ->
     allocated again comes in small pages, which a training run does not see.
     """
     trials = {candidate: [] for candidate in workers}
-    for number in range(options.trials):
+    for number in range(options.trial_count):
         for candidate in workers if number % 2 else reversed(workers):
-            progress(f"{title}: trial {number + 1} of {options.trials}, {candidate}: start, warm up, measure")
+            progress(f"{title}: trial {number + 1} of {options.trial_count}, {candidate}: start, warm up, measure")
             trials[candidate].append(workers[candidate].ask("run", steps=options.steps))
             progress(f"    {trials[candidate][-1]['seconds']:.1f} s for {options.steps} step(s)")
-            if not torch.cuda.is_available():
+            if not on_gpu():
                 workers[candidate].stop()
     return trials
 

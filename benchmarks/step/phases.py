@@ -15,18 +15,6 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-PHASES = (
-    "input",
-    "pose encoder",
-    "RGB encoder",
-    "fusion",
-    "temporal encoder",
-    "mT5 encoder",
-    "mT5 decoder",
-    "vocabulary loss",
-    "backward",
-    "optimiser",
-)
 MODULES = (  # by their names, of both recipes
     (r"(pose_encoders|embeddings)\.", "pose encoder"),
     (r"rgb\.fusion(\.|$)", "fusion"),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[2])  # the project's root instead of this file's own folder
 
-from benchmarks.step.candidates import CANDIDATES, Job
+from benchmarks.step.job import Job
 from unisign_fast.pipelines.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,8 @@ class Worker:
 
 def serve(job: Job) -> None:
     """Answer requests until stdin ends."""
+    from benchmarks.step.candidates import CANDIDATES  # late: it imports torch, which the parent process does not need
+
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of libraries must not mix with replies
 

@@ -34,7 +34,8 @@ from benchmarks.baseline.step import PublishedBatch, PublishedUniSign, published
 from benchmarks.compare import compare
 from benchmarks.profile_step import profile_step
 from benchmarks.step.data import StepTokenizer, made_store
-from benchmarks.step.phases import PHASES, PhaseClock
+from benchmarks.step.job import PHASES
+from benchmarks.step.phases import PhaseClock
 from benchmarks.step.synthetic import csl_news_lengths
 from benchmarks.throughput import Row, throughput
 from benchmarks.trim_gain import trim_gain
@@ -55,6 +56,14 @@ def tokenizer(store, tmp_path_factory) -> Tokenizer:
     return StepTokenizer(
         train_tokenizer([clip.text for clip in store.clips], tmp_path_factory.mktemp("tokenizer")).path
     )
+
+
+def test_help_needs_no_torch():
+    """Importing torch takes seconds, which --help would spend for nothing."""
+    commands = ", ".join(f"benchmarks.{name}" for name in (*COMMANDS, "trim_gain", "faults"))
+    script = f"import sys, {commands}; print('torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout.split() == ["False"], ended.stderr
 
 
 # --- equal results
