@@ -29,7 +29,7 @@ class Launch:
     warps: int
     stages: int
     grid: tuple[int, ...] = field(compare=False)
-    integers: dict[str, int] = field(compare=False)
+    integers: dict[str, int] = field(compare=False)  # all integer arguments
     bytes: int = field(compare=False)  # of its tensors, each counted once
 
 
@@ -60,7 +60,7 @@ def compiling_for(capability: int) -> Iterator[None]:
 
 
 def compute_capability() -> int:
-    """That of the GPU that kernels are launched on, times ten; an H200's where there is none."""
+    """The compute capability of the GPU that kernels are launched on, times ten; without a GPU, an H200's: 90."""
     if _target is None and torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         return 10 * major + minor
@@ -128,9 +128,9 @@ def _launch(
     # The interpreter keeps the decorator's options in `kwargs`, the compiler in attributes.
     options = getattr(kernel, "kwargs", None) or {"do_not_specialize": kernel.do_not_specialize}
     varying = options["do_not_specialize"] or ()
-    integers = [(n, a) for n, a in zip(kernel.arg_names, arguments) if type(a) is int and n not in varying]
-    specialized = [(name, 1 if a == 1 else 16) for name, a in integers if a == 1 or a % 16 == 0]
+    integers = {name: a for name, a in zip(kernel.arg_names, arguments) if type(a) is int}
+    fixed = [(name, number) for name, number in integers.items() if name not in varying]
+    specialized = [(name, 1 if n == 1 else 16) for name, n in fixed if n == 1 or n % 16 == 0]
     sizes = {a.untyped_storage()._cdata: a.numel() * a.element_size() for a in arguments if isinstance(a, Tensor)}
-    whole = {n: a for n, a in zip(kernel.arg_names, arguments) if type(a) is int}
     code = kernel, tuple(signature), tuple(constants.items()), tuple(specialized), warps, stages
-    return Launch(*code, grid, whole, sum(sizes.values()))
+    return Launch(*code, grid, integers, sum(sizes.values()))

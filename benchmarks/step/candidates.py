@@ -30,7 +30,7 @@ from unisign_fast.pipelines.batches.loader import BatchLoader
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.dataset import ClipSet
-from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
+from unisign_fast.pipelines.clips.frame_sampling import choose_frames
 from unisign_fast.pipelines.rng import stream
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.training.deepspeed_engine import backward_step, start_engine

@@ -90,7 +90,7 @@ def graph_conv_backward(
             column = start + tl.arange(0, INPUTS)
             place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
             total = tl.zeros((ROWS, INPUTS), tl.float32)
-            for k in tl.static_range(K):  # x and D are loaded again for each product, from L1: registers
+            for k in tl.static_range(K):  # x and D are reloaded from L1 for each product, which saves registers
                 diagonal, x_tile = diagonal_of(adjacency, k, ROWS), tl.load(x + place, inside, 0)
                 neighbours = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
                 tl.store(aggregated + (row[:, None] * K + k) * C + column[None, :], neighbours, inside)

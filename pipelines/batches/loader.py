@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batches.reader import BadClip, ClipReader, LoadedClips
 from ..clips.dataset import ClipSet
 from ..errors import InputError
 from ..workers import compute_alone
 from .batch_sampler import Budget, EpochPlan
 from .packed_batch import PackedBatch
+from .reader import BadClip, ClipReader, LoadedClips
 
-SURE_AFTER = 20  # minimum number of clips before the share of bad ones is checked
+MIN_CLIPS_SEEN = 20  # before the share of bad clips is checked, except at the end of an epoch
 
 
 class LoadedStep(NamedTuple):
@@ -65,11 +65,10 @@ class BatchLoader:
     ):
         """`budget` limits one micro-batch of one rank."""
         assert 0 <= rank < ranks and workers >= 1, (rank, ranks, workers)
-        self.reader, self.clips, self.rank = reader, clips, rank
-        self.on_bad_clip, self.max_bad_share, self.workers = on_bad_clip, max_bad_share, workers
-        self.budget = budget
+        self.reader, self.clips, self.rank, self.ranks = reader, clips, rank, ranks
+        self.clips_per_step, self.budget, self.workers = clips_per_step, budget, workers
+        self.on_bad_clip, self.max_bad_share = on_bad_clip, max_bad_share
         self.clips_seen = self.bad_clips = 0  # clips of this rank since the loader was created
-        self.clips_per_step, self.budget, self.ranks = clips_per_step, budget, ranks
         self._frames = np.minimum(clips.frames, reader.settings.max_frames)
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -123,7 +122,7 @@ class BatchLoader:
         for clip in bad:
             self.on_bad_clip(clip.id, clip.error)
         share = self.bad_clips / max(1, self.clips_seen)
-        if share > self.max_bad_share and (ends_epoch or self.clips_seen >= SURE_AFTER):
+        if share > self.max_bad_share and (ends_epoch or self.clips_seen >= MIN_CLIPS_SEEN):
             where = ", ".join(str(store.path) for store in self.reader.stores)
             problem = f"{self.bad_clips} of {self.clips_seen} clips are bad, more than {self.max_bad_share:.1%}"
             raise InputError(where, problem, "repair the clips named in the log, or raise --max-bad-share")

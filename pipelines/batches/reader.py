@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..clips.augmentation import Frames, augment, read_augmentation
 from ..clips.dataset import ClipRef, ClipSet
-from ..clips.frame_sampling import sample_frames
-from ..clips.keypoint_normalization import choose_frames, normalize_parts
+from ..clips.frame_sampling import choose_frames, sample_frames
+from ..clips.keypoint_normalization import normalize_parts
 from ..crops.boxes import crop_points
 from ..crops.sources import NO_FRAMES, StoredHandCrops, VideoHandCrops, WantedHands, want_hands
 from ..errors import InputError

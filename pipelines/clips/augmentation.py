@@ -49,7 +49,7 @@ def time_warp(clip: Frames, strength: float, rng: np.random.Generator) -> Frames
 
 
 def rotation(clip: Frames, degrees: float, rng: np.random.Generator) -> Frames:
-    """Rotates the signer within the picture by up to `strength` degrees in either direction."""
+    """Rotates the signer within the picture by up to `degrees` in either direction."""
     angle = math.radians(rng.uniform(-degrees, degrees))
     cos, sin = math.cos(angle), math.sin(angle)
     rotation = np.array([[cos, -sin / clip.aspect], [sin * clip.aspect, cos]])  # pixel coordinates from fractions
@@ -73,7 +73,7 @@ def noise(clip: Frames, strength: float, rng: np.random.Generator) -> Frames:
 
 
 def joint_dropout(clip: Frames, share: float, rng: np.random.Generator) -> Frames:
-    """Makes every joint of every frame missing with this probability.
+    """Makes each joint of each frame missing with probability `share`.
 
     Its position stays, since hands and face are taken relative to their roots.
     """

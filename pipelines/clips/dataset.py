@@ -117,9 +117,9 @@ def _targets(
         with np.load(file, allow_pickle=False) as arrays:
             if sum(entry.file_size for entry in arrays.zip.infolist()) > file.stat().st_size:
                 raise ValueError("a bomb: `savez` does not compress")
-            ids, end_N, of = arrays["ids"], arrays["ends"], arrays["name"].tobytes()
-            is_intact = int(arrays["crc32c"]) == _crc32c(ids, end_N)
-        if is_intact and of == name and end_N.shape == clip_N.shape:
+            ids, end_N, cached_name = arrays["ids"], arrays["ends"], arrays["name"].tobytes()
+            checksum_fits = int(arrays["crc32c"]) == _crc32c(ids, end_N)
+        if checksum_fits and cached_name == name and end_N.shape == clip_N.shape:
             return ids, end_N
     ids, end_N, is_intact = _tokenized(store, clip_N, tokenize)
     if is_intact:

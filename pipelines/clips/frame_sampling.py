@@ -1,7 +1,6 @@
-"""Score-aware sampling: selects the frames whose hand crop is used because the keypoints are unreliable.
+"""Frame selection, and score-aware sampling: which of these frames use a hand's crop, as its keypoints are unreliable.
 
-`paper` is Algorithm 1 of Uni-Sign, `published` the rule of the released code. Both apply to one hand of one clip,
-after frame selection.
+`paper` is Algorithm 1 of Uni-Sign, `published` the rule of the released code. Both apply to one hand of one clip.
 """
 
 import math
@@ -16,6 +15,17 @@ Rule = Literal["paper", "published"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 MIN_MEAN_CONFIDENCE = 0.3  # published: hands below this confidence are never sampled
 MIN_WEIGHT = 1e-5  # published: keeps the most confident frame eligible
+
+
+def choose_frames(frames: int, max_frames: int, rng: np.random.Generator | None) -> np.ndarray:
+    """Selects the frames of a clip to use: ascending int64 indices. All frames if there are at most `max_frames`;
+    otherwise a random choice from `rng` without repetition, or evenly spaced frames if `rng` is None (evaluation).
+    """
+    if frames <= max_frames:
+        return np.arange(frames)
+    if rng is None:
+        return (2 * np.arange(max_frames) + 1) * frames // (2 * max_frames)
+    return np.sort(rng.choice(frames, max_frames, replace=False, shuffle=False))
 
 
 def sample_frames(
@@ -44,7 +54,7 @@ def sample_frames(
     candidates = np.flatnonzero(confidence.mean(axis=1) > MIN_MEAN_CONFIDENCE)
     if len(candidates) == 0:
         return candidates
-    surety = confidence[candidates][:, list(fingertips)].min(axis=1)
-    weights = surety.max() - surety + MIN_WEIGHT
+    least_N = confidence[candidates][:, list(fingertips)].min(axis=1)  # of the least confident fingertip
+    weights = least_N.max() - least_N + MIN_WEIGHT
     draws = math.ceil(p_samp * len(candidates))
     return np.sort(rng.choice(candidates, draws, replace=False, p=weights / weights.sum()))

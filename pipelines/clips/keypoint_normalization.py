@@ -1,4 +1,4 @@
-"""Frame selection and part normalisation: raw keypoints (of the default skeleton 133) to 69 x 3 model inputs per frame.
+"""Normalisation of the body parts: raw keypoints (of the default skeleton 133) to 69 x 3 model inputs per frame.
 
 Follows Uni-Sign and is bit-exact with the published code on float32 input. The loops are compiled by numba and release
 the GIL, so that background threads run in parallel.
@@ -24,17 +24,6 @@ def _layout(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
     starts = (skeleton.slices[part].start for part in PARTS)
     ends = np.array([skeleton.slices[part].stop for part in PARTS])
     return ends, np.array([NO_ROOT if root is None else start + root for start, root in zip(starts, roots)])
-
-
-def choose_frames(frames: int, max_frames: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Selects the frames of a clip to use: ascending int64 indices. All frames if there are at most `max_frames`;
-    otherwise a random choice from `rng` without repetition, or evenly spaced frames if `rng` is None (evaluation).
-    """
-    if frames <= max_frames:
-        return np.arange(frames)
-    if rng is None:
-        return (2 * np.arange(max_frames) + 1) * frames // (2 * max_frames)
-    return np.sort(rng.choice(frames, max_frames, replace=False, shuffle=False))
 
 
 def normalize_parts(keypoints: np.ndarray, skeleton: Skeleton = WHOLEBODY) -> np.ndarray:
@@ -65,9 +54,12 @@ def normalize_parts(keypoints: np.ndarray, skeleton: Skeleton = WHOLEBODY) -> np
 
 @compiled
 def _select(bits_TVC, joints_J, packed_bits, packed):
-    """float16 to float32, the largest magnitude as bits: numba has no float16 on CPUs.
+    """Converts the joints in use from float16 to float32; returns the largest magnitude, as float16 bits.
 
-    The wider exponent's offset is 112 more. Adjusting it by a multiplication also converts subnormal numbers correctly.
+    bits_TVC: the float16 numbers as uint16, since numba has no float16 on CPUs. `packed` [T, J, 3] float32 gets the
+    result; `packed_bits` is the same memory as uint32.
+
+    The exponent's offset is larger by 112. Adjusting it by a multiplication also converts subnormal numbers correctly.
     """
     frames, row = len(bits_TVC), 3 * len(joints_J)
     halves_N = np.empty(row, np.uint16)  # one frame, contiguous, so that the next loop is vectorised

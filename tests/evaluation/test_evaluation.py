@@ -20,7 +20,7 @@ from unisign_fast.evaluation.metrics import score
 from unisign_fast.evaluation.predictions import read_predictions
 from unisign_fast.inference.translator import Translation
 from unisign_fast.kernels.packing import Packing
-from unisign_fast.model.beam_search import beam_search
+from unisign_fast.model.beam_search import search_hypotheses
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.model.mt5 import build_mt5
 from unisign_fast.model.unisign import UniSign
@@ -124,7 +124,7 @@ def test_beam_search_matches_transformers(beams, max_new_tokens):
         for block in mt5.decoder.block:
             torch.nn.init.normal_(block.layer[1].layer_norm.weight, 1.0, 2.0)
         hidden_PD = 2 * torch.randn(sum(lengths), 32)
-        result = beam_search(mt5, hidden_PD, packing, beams, max_new_tokens)
+        result = [texts[0].tokens for texts in search_hypotheses(mt5, hidden_PD, packing, beams, max_new_tokens)]
         expected = mt5.generate(
             encoder_outputs=BaseModelOutput(packing.pad(hidden_PD)),
             attention_mask=packing.mask_BS.long(),

@@ -108,7 +108,7 @@ def test_windows_cover_a_recording(models, tmp_path, frames, overlap):
         writer.add(np.zeros((frames, 133, 3)), id="a", **fields)
     translator = Translator(models["pose"], window=20, overlap=overlap)
     (recording,) = recordings_of_store(tmp_path)
-    windows = list(translator.windows(recording))
+    windows = list(translator.processor.windows(recording))
     assert windows[0].first == 0 and windows[-1].end == frames and len({w.id for w in windows}) == len(windows)
     assert all(0 < w.end - w.first <= 20 for w in windows)
     common = [before.end - after.first for before, after in zip(windows, windows[1:])]

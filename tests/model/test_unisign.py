@@ -10,7 +10,7 @@ from unisign_fast.model.fusion import Gate
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.errors import InputError
-from unisign_fast.training.trainer import count as step_count
+from unisign_fast.training.trainer import count_targets_and_clips
 
 SHAPE = MT5Shape(
     vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4, dropout_rate=0.0
@@ -205,7 +205,7 @@ def test_task_heads_of_table_7_learn(head, classes, features):
         (loss / count).backward()
         optimizer.step()
     assert count == 2 and loss < 0.5
-    assert step_count(model, [batch, make_batch([])], torch.device("cpu")).tolist() == [
+    assert count_targets_and_clips(model, [batch, make_batch([])], torch.device("cpu")).tolist() == [
         2,
         2,
     ]  # and not mT5's five tokens

@@ -24,7 +24,7 @@ from unisign_fast.kernels.deferred_activation.op import deferred_activation
 from unisign_fast.kernels.deferred_activation.reference import DeferredActivation
 from unisign_fast.kernels.dispatch import forcing
 from unisign_fast.kernels.packing import Packing
-from unisign_fast.model.beam_search import beam_search
+from unisign_fast.model.beam_search import search_hypotheses
 from unisign_fast.model.rgb_branch import IMAGENET_MEAN, IMAGENET_STD
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import IGNORED, PackedBatch
@@ -131,7 +131,8 @@ def _evaluation(case: dict, model: UniSign, batch: PackedBatch) -> list[Differen
         packing, targets = (Packing(n, mask_BS.device) for n in (mask_BS.sum(1).tolist(), batch.label_lengths))
         hidden_PD = language_model.encode(packing.pack(truth["inputs_embeds"]), packing)
         loss = language_model.token_loss(hidden_PD, packing, targets.pack(batch.label_ids), targets)
-        generated = beam_search(language_model.mt5, hidden_PD, packing, BEAMS, new_tokens)
+        hypotheses = search_hypotheses(language_model.mt5, hidden_PD, packing, BEAMS, new_tokens)
+        generated = [texts[0].tokens for texts in hypotheses]
     rows = _features("eval", seen, truth, model, batch, tolerance)
     rows.append(_difference("eval loss", loss / tokens, truth["loss"], tolerance))
     same = generated == [until_end(row[1:]) for row in case["generated"].tolist()]

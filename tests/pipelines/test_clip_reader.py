@@ -26,7 +26,8 @@ from msgspec.structs import replace as replaced
 
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.batches.reader import ClipReader
-from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames, normalize_parts
+from unisign_fast.pipelines.clips.frame_sampling import choose_frames
+from unisign_fast.pipelines.clips.keypoint_normalization import normalize_parts
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.store.checked_files import write_header

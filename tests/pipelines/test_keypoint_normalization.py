@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import unisign_fast
-from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames, normalize_parts
+from unisign_fast.pipelines.clips.frame_sampling import choose_frames
+from unisign_fast.pipelines.clips.keypoint_normalization import normalize_parts
 from unisign_fast.pipelines.rng import stream
 from unisign_fast.pipelines.skeleton import JOINTS, PACKED_JOINTS, PART_SLICES, RIGHT_HAND
 

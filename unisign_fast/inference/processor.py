@@ -49,6 +49,15 @@ class Window:
         return clip.id if self.end - self.first == clip.frames else f"{clip.id}:{self.first}"
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Windows by id, the batch of the readable ones (None if there are none), and an error for each of the others."""
+
+    windows: dict[str, Window]
+    batch: PackedBatch | None
+    bad: dict[str, InputError]
+
+
 class ProcessorOptions(TypedDict, total=False):
     """The keyword arguments of `Processor` that the user chooses."""
 
@@ -147,7 +156,7 @@ class Processor:
             first = number * (frames - length) // (count - 1)
             yield Window(recording, first, first + length)
 
-    def batches(self, recordings: Iterable[Recording], max_windows: int | None) -> Iterator["Prepared"]:
+    def batches(self, recordings: Iterable[Recording], max_windows: int | None) -> Iterator[Prepared]:
         """The windows of all recordings in order, at most `max_windows` per batch; None: no limit."""
         group: dict[str, Window] = {}
         for window in (window for recording in recordings for window in self.windows(recording)):
@@ -158,7 +167,7 @@ class Processor:
         if group:
             yield self._prepare(group)
 
-    def _prepare(self, windows: dict[str, Window]) -> "Prepared":
+    def _prepare(self, windows: dict[str, Window]) -> Prepared:
         with TemporaryDirectory(prefix="translate-") as folder:
             store, bad = self._store(windows, Path(folder) / "store")
             batch = None
@@ -199,12 +208,3 @@ class Processor:
                 except InputError as error:
                     bad[id] = error
         return KeypointStore.open(path), bad
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Windows by id, the batch of the readable ones (None if there are none), and an error for each of the others."""
-
-    windows: dict[str, Window]
-    batch: PackedBatch | None
-    bad: dict[str, InputError]

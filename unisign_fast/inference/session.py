@@ -60,7 +60,7 @@ def translate_inputs(options: Options, items: Sequence[str], **sources: Unpack[I
     check_output(options.out, sum(len(item) if isinstance(item, list) else 1 for item in usable))
     videos = [item for item in usable if isinstance(item, Path)]
     others: list[Input] = [item for item in usable if not isinstance(item, Path)]
-    has_language = not videos and not _any_pose(usable)
+    has_language = not videos and not any(isinstance(item, NamedPose) for item in usable)
     translator, networks = _open(options, networks=bool(videos), optional=bool(others), has_language=has_language)
     if videos and networks is None:
         print(f"left out: {', '.join(map(str, videos))}", file=sys.stderr, flush=True)
@@ -90,10 +90,6 @@ def translate_camera(camera: str, options: Options) -> None:
 
     with suppress(KeyboardInterrupt), open_output(options.out) as write:
         write_all(translate_live(camera, chain([first], stream), translator, *networks), write)
-
-
-def _any_pose(usable: Sequence[object]) -> bool:
-    return any(isinstance(item, NamedPose) for item in usable)
 
 
 def _open(

@@ -149,10 +149,6 @@ class Translator:
                 clips += [next(given)] if isinstance(item, NamedPose) else item
         return clips, bad
 
-    def windows(self, recording: Recording) -> Iterator[Window]:
-        """The windows of a recording, in order."""
-        return self.processor.windows(recording)
-
     def translate(self, recordings: Iterable[Recording]) -> Iterator[Translation | InputError]:
         """The translation of each window, or why it cannot be translated, in the order of the recordings."""
         began = time.perf_counter()

@@ -32,18 +32,12 @@ class Hypothesis(NamedTuple):
     score: float
 
 
-def beam_search(
-    mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int
-) -> list[list[int]]:
-    """The tokens of each clip's best text; see `search_hypotheses`."""
-    return [texts[0].tokens for texts in search_hypotheses(mt5, hidden_PD, packing, beams, most)]
-
-
 @torch.no_grad()
 def search_hypotheses(
-    mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int
+    mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, max_new_tokens: int
 ) -> list[list[Hypothesis]]:
-    """Up to `beams` texts of each clip, best first, each of at most `most` tokens including the end token if reached.
+    """Up to `beams` texts of each clip, best first, each of at most `max_new_tokens` tokens including the end token if
+    reached.
 
     hidden_PD, packing: the encoded clips. Scores are log-probabilities divided by length. A clip is finished when none
     of its beams, ending now, would beat the worst of `beams` finished texts (transformers' early_stopping=False). A
@@ -52,16 +46,16 @@ def search_hypotheses(
     clips, device = len(packing.lengths), hidden_PD.device
     result: list[list[Hypothesis]] = [[]] * clips
     clip_of_row = list(range(clips))  # for each row of the batch: the clip, or DONE
-    decoder = _Decoder(mt5, hidden_PD, packing, beams, most)
+    decoder = _Decoder(mt5, hidden_PD, packing, beams, max_new_tokens)
     tokens_BKt = torch.zeros(clips, beams, 0, dtype=torch.long, device=device)
     scores_BK = torch.full((clips, beams), NEVER, device=device)
     scores_BK[:, 0] = 0.0  # all beams start identical, so only one is extended
     texts_BKt, text_scores_BK = tokens_BKt, torch.full_like(scores_BK, NEVER)
     last_BK = torch.full((clips, beams), PAD, device=device)
-    for length in range(1, most + 1):
+    for length in range(1, max_new_tokens + 1):
         score_Bn, parent_Bn, token_Bn = _continuations(decoder.step(last_BK).float(), scores_BK)
         tokens_Bnt = torch.cat([_of_beams(tokens_BKt, parent_Bn), token_Bn[..., None]], 2)
-        ends_Bn = (token_Bn == END) | (length == most)
+        ends_Bn = (token_Bn == END) | (length == max_new_tokens)
         scores_BK, kept_BK = score_Bn.masked_fill(ends_Bn, NEVER).topk(beams, dim=1)
         tokens_BKt, last_BK = _of_beams(tokens_Bnt, kept_BK), token_Bn.gather(1, kept_BK)
         decoder.descend(parent_Bn.gather(1, kept_BK))
@@ -73,7 +67,7 @@ def search_hypotheses(
         texts_BKt = _of_beams(texts_BNt, kept_BK)
 
         limit_B = scores_BK[:, 0] / length if beams > 1 else torch.full_like(scores_BK[:, 0], NEVER / 2)
-        continues = ((text_scores_BK[:, -1] < limit_B) & (length < most)).tolist()
+        continues = ((text_scores_BK[:, -1] < limit_B) & (length < max_new_tokens)).tolist()
         for row, clip in enumerate(clip_of_row):
             if clip != DONE and not continues[row]:
                 texts = zip(texts_BKt[row].tolist(), text_scores_BK[row].tolist(), strict=True)
@@ -110,7 +104,9 @@ def _of_beams(x_BKt: Tensor, beam_Bn: Tensor) -> Tensor:
 class _Decoder:
     """mT5's decoder, one token per step, for all beams of all unfinished clips."""
 
-    def __init__(self, mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, most: int):
+    def __init__(
+        self, mt5: MT5ForConditionalGeneration, hidden_PD: Tensor, packing: Packing, beams: int, max_new_tokens: int
+    ):
         self.mt5, self.beams = mt5, beams
         self._frames = []  # keys and values of each layer, [B, H, S, C]
         layers = sublayers(mt5.decoder)
@@ -120,7 +116,7 @@ class _Decoder:
             self._frames.append([split_heads(x_BSD, module.n_heads) for x_BSD in padded])
         self._real_B11S = packing.mask_BS[:, None, None]
         first = layers[0][0].SelfAttention
-        self._position_Htt = first.compute_bias(most, most, device=hidden_PD.device)[0]
+        self._position_Htt = first.compute_bias(max_new_tokens, max_new_tokens, device=hidden_PD.device)[0]
         clips = len(packing.lengths)
         empty = hidden_PD.new_zeros(clips, first.n_heads, 0, first.key_value_proj_dim)
         self._tokens = [[empty, empty] for _ in layers]  # keys and values [B, H, U or more, C]
@@ -138,12 +134,12 @@ class _Decoder:
             within, across, feed_forward = layers
             module, normed = within.SelfAttention, norm(within.layer_norm, x_BKD)
             for which, linear in enumerate((module.k, module.v)):
-                tokens[which] = _with(tokens[which], split_heads(linear(normed), module.n_heads), first)
+                tokens[which] = _append(tokens[which], split_heads(linear(normed), module.n_heads), first)
             key, value = (cache[:, :, : first + self.beams] for cache in tokens)
-            x_BKD = x_BKD + _attended(module, normed, key, value, bias_BHKU)
+            x_BKD = x_BKD + _attend(module, normed, key, value, bias_BHKU)
             normed = norm(across.layer_norm, x_BKD)
             key, value = frames
-            x_BKD = x_BKD + _attended(across.EncDecAttention, normed, key, value, self._real_B11S)
+            x_BKD = x_BKD + _attend(across.EncDecAttention, normed, key, value, self._real_B11S)
             x_BKD = x_BKD + feed_forward.DenseReluDense(norm(feed_forward.layer_norm, x_BKD))
         return self.mt5.lm_head(norm(self.mt5.decoder.final_layer_norm, x_BKD))
 
@@ -159,7 +155,7 @@ class _Decoder:
         self._real_B11S, self._descent_BKU = self._real_B11S[rows_B], self._descent_BKU[rows_B]
 
 
-def _with(cache_BHUC: Tensor, new_BHKC: Tensor, first: int) -> Tensor:
+def _append(cache_BHUC: Tensor, new_BHKC: Tensor, first: int) -> Tensor:
     """The cache with new keys or values written from index `first`; grows if full."""
     end = first + new_BHKC.shape[2]
     if end > cache_BHUC.shape[2]:
@@ -168,7 +164,8 @@ def _with(cache_BHUC: Tensor, new_BHKC: Tensor, first: int) -> Tensor:
     return cache_BHUC
 
 
-def _attended(module: MT5Attention, normed_BKD: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def _attend(module: MT5Attention, normed_BKD: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """The attention's output [B, K, D]; `mask` is a bias, or True where attention is allowed."""
     query_BHKC = split_heads(module.q(normed_BKD), module.n_heads)
     out_BHKC = scaled_dot_product_attention(query_BHKC, key, value, attn_mask=mask, scale=1.0)
     return module.o(out_BHKC.transpose(1, 2).flatten(2))

@@ -14,8 +14,6 @@ from unisign_fast.pipelines.skeleton import WHOLEBODY, Skeleton
 from unisign_fast.pipelines.skeletons import find_skeleton
 
 PARTS_CHOICES = ("hands", "hands,body", "hands,body,face")
-
-
 REQUIRED = ("mt5", "pose_channels", "head_classes")  # in every version of config.json; newer fields have defaults
 WIDEST = 2**16  # largest width of any layer
 

@@ -37,15 +37,17 @@ class UniSign(ModelFolderMixin):
         width = config.pose_channels[-1]
         parts = config.part_names
         self.skeleton = config.joints
-        shared = {name: among for name, among in ENCODER_PARTS.items() if among[0] in parts}
-        graphs = {name: torch.from_numpy(self.skeleton.adjacency(among[0])) for name, among in shared.items()}
-        encoders = {name: (graphs[name], len(among)) for name, among in shared.items()}
-        self.pose_encoders = nn.ModuleDict(
-            {name: PoseEncoder(graph, config.pose_channels, count) for name, (graph, count) in encoders.items()}
-        )
-        self.temporal_encoders = nn.ModuleDict(
-            {name: TemporalEncoder(graph, width, count) for name, (graph, count) in encoders.items()}
-        )
+        self.pose_encoders, self.temporal_encoders = nn.ModuleDict(), nn.ModuleDict()
+        graphs = {  # adjacency of each encoder, and how many parts share it
+            name: (torch.from_numpy(self.skeleton.adjacency(shared[0])), len(shared))
+            for name, shared in ENCODER_PARTS.items()
+            if shared[0] in parts
+        }
+        # All pose encoders first: the initial weights of a seed depend on the order of the draws.
+        for name, (adjacency_KVV, count) in graphs.items():
+            self.pose_encoders[name] = PoseEncoder(adjacency_KVV, config.pose_channels, count)
+        for name, (adjacency_KVV, count) in graphs.items():
+            self.temporal_encoders[name] = TemporalEncoder(adjacency_KVV, width, count)
         self.rgb = RGBBranch(config) if config.rgb else None
         self.part_bias = nn.Parameter(torch.zeros(width * len(parts))) if config.part_bias else None
         self.projection = nn.Linear(width * len(parts), config.mt5.d_model)

@@ -13,7 +13,7 @@ from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
 from unisign_fast.pipelines.batches.reader import ClipReader
 from unisign_fast.pipelines.clips.dataset import ClipRef, ClipSet
-from unisign_fast.pipelines.clips.keypoint_normalization import choose_frames
+from unisign_fast.pipelines.clips.frame_sampling import choose_frames
 from unisign_fast.pipelines.crops.video import VideoFile
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.skeleton import HANDS, Skeleton, hand_rows

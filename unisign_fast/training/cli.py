@@ -16,7 +16,7 @@ from unisign_fast.pipelines.input_files import read_json
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.targets import Task
 from unisign_fast.training.recipes import default_settings
-from unisign_fast.training.settings import RecipeName, RunSettings, Source, Stage, TrainSettings, run_settings
+from unisign_fast.training.settings import RecipeName, RunSettings, SettingsName, Stage, TrainSettings, run_settings
 from unisign_fast.utils.console import clean_exit, example_lines, hide_absent_defaults, without_local_rank
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
@@ -80,7 +80,7 @@ def _defaults(stages: tuple[int, ...], arguments: list[str]) -> tuple[RunSetting
         raise InputError("--config", "has no value", "give the settings.json of a run") from None
     recorded = _read_config(config.config) if config.config else {}
     parser.add_argument("--recipe", choices=get_args(RecipeName), default=recorded.get("recipe", "demo"))
-    parser.add_argument("--settings", choices=get_args(Source), default=recorded.get("settings"))
+    parser.add_argument("--settings", choices=get_args(SettingsName), default=recorded.get("settings"))
     parser.add_argument("--stage", type=int, choices=stages, default=recorded.get("stage", stages[0]))
     parser.add_argument("--task", default=recorded.get("data", {}).get("task", "slt"))
     parser.add_argument("--start-from", type=Path)
@@ -88,8 +88,8 @@ def _defaults(stages: tuple[int, ...], arguments: list[str]) -> tuple[RunSetting
         chosen, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError:  # tyro reports it in more detail
         chosen = parser.parse_args([])
-    source = chosen.settings or _settings_of(chosen.start_from)
-    default = default_settings(chosen.recipe, source, chosen.stage, chosen.task)
+    settings = chosen.settings or _settings_of(chosen.start_from)
+    default = default_settings(chosen.recipe, settings, chosen.stage, chosen.task)
     return run_settings(config.config, recorded, default) if recorded else default, arguments
 
 
@@ -102,7 +102,7 @@ def _read_config(path: Path) -> dict:
     data = values.get("data", {})
     if not isinstance(data, dict):
         raise InputError(f"{path}: data", "is not a group of settings", remedy)
-    choices = {"recipe": RecipeName, "settings": Source, "stage": Stage, "task": Task}
+    choices = {"recipe": RecipeName, "settings": SettingsName, "stage": Stage, "task": Task}
     for name, value in (values | data).items():  # the defaults depend on these; `run_settings` checks all
         if name in choices and value not in get_args(choices[name]):
             raise InputError(f"{path}: {name}", "is not a valid choice", remedy)
@@ -114,7 +114,7 @@ def _annotate(group: type, names: Iterable[str], marker: Any) -> None:
     group.__annotations__ |= {f.name: marker[f.type] for f in fields(group) if f.name in names}
 
 
-def _settings_of(start_from: Path | None) -> Source:
+def _settings_of(start_from: Path | None) -> SettingsName:
     """Default of --settings: a model imported from the published code keeps the published settings."""
     if start_from is None or not is_model(folder := model_in(start_from)):
         return "paper"

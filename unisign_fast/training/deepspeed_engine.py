@@ -162,7 +162,7 @@ def master_weights(engine: "DeepSpeedEngine") -> dict[nn.Parameter, Tensor]:
     if not hasattr(engine.optimizer, "fp32_groups"):
         return {}
     groups = zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups)
-    return {short: long for shorts, longs in groups for short, long in zip(shorts, longs)}
+    return {weight: master for weights, masters in groups for weight, master in zip(weights, masters)}
 
 
 @contextmanager
@@ -189,8 +189,8 @@ def _undo_first_step(engine: "DeepSpeedEngine") -> None:
     masters, and AdamW's bias correction counts it, so the first real update would be a quarter too small."""
     engine.optimizer.optimizer.state.clear()
     with torch.no_grad():
-        for short, long in master_weights(engine).items():
-            long.copy_(short)
+        for weight, master in master_weights(engine).items():
+            master.copy_(weight)
 
 
 def allocate_moments(engine: "DeepSpeedEngine") -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from unisign_fast.model.config import ModelConfig, MT5Shape, published_settings
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.targets import Task
-from unisign_fast.training.settings import RecipeName, RunSettings, Source, Stage, TrainSettings
+from unisign_fast.training.settings import RecipeName, RunSettings, SettingsName, Stage, TrainSettings
 
 DEMO_CORPUS = Path("data/demo")
 
@@ -78,13 +78,13 @@ RECIPES: dict[str, Recipe] = {"demo": DEMO, "base": BASE}
 DEMO_CLIPS = 1600
 
 
-def default_settings(recipe: RecipeName, source: Source, stage: Stage, task: Task = "slt") -> RunSettings:
+def default_settings(recipe: RecipeName, settings: SettingsName, stage: Stage, task: Task = "slt") -> RunSettings:
     """The settings of a run before the user changes any."""
     chosen = RECIPES[recipe]
     p_samp = 0.0 if stage == 1 else 0.1
     data = DataSettings(task=task, p_samp=p_samp, max_frames=chosen.max_frames, crop_size=chosen.crop_size)
     model = chosen.model
-    if source == "published":
+    if settings == "published":
         data = replace(data, sampling="published", boxes="sampled")
         model = published_settings(model)
     stores: tuple[Path, ...] = ()
@@ -94,7 +94,7 @@ def default_settings(recipe: RecipeName, source: Source, stage: Stage, task: Tas
         stores = tuple(DEMO_CORPUS / name for name in names)
     return RunSettings(
         recipe=recipe,
-        settings=source,
+        settings=settings,
         stage=stage,
         stores=stores,
         mt5=chosen.mt5,

@@ -15,7 +15,7 @@ from unisign_fast.pipelines.settings import DataSettings
 RUNS = Path("runs")
 
 RecipeName = Literal["demo", "base"]
-Source = Literal["paper", "published"]
+SettingsName = Literal["paper", "published"]  # where both differ
 Stage = Literal[1, 2, 3]
 
 
@@ -74,7 +74,7 @@ class RunSettings:
     """All settings of one training run."""
 
     recipe: RecipeName = "demo"  # base: the paper's Table 2
-    settings: Source = "paper"  # published: the published code's gate, smoothing and sampling, where it differs
+    settings: SettingsName = "paper"  # published: the published code's gate, smoothing and sampling, where it differs
     stage: Stage = 1  # pose-only pre-training, RGB-pose pre-training, fine-tuning
     stores: tuple[Path, ...] = ()  # keypoint stores to train on
     out: Path | None = None  # folder of the run; by default runs/RECIPE/STAGE-OR-TASK

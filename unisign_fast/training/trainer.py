@@ -158,7 +158,7 @@ class Trainer:
     def _take_step(self, epoch: int, micro_batches: list[PackedBatch]) -> None:
         """One optimiser step on this rank's share of its clips. Nothing here waits for the device."""
         torch.manual_seed(step_seed(self.settings.seed, self.progress.step, self.ranks.rank))
-        counts = count(self.engine.module, micro_batches, self.ranks.device)
+        counts = count_targets_and_clips(self.engine.module, micro_batches, self.ranks.device)
         stop = torch.full((1,), float(self.signals.received > 0), device=self.ranks.device)
         targets, clips, stops = self.ranks.sum(torch.cat([counts, stop]))
         row = {"epoch": epoch, "learning_rate": self.engine.get_lr()[0]}
@@ -208,15 +208,15 @@ class Trainer:
         """Evaluate and save if due. The checkpoint comes last, so that a run killed before it repeats all of this."""
         is_last = self.is_finished
         is_due = is_last or (epoch + 1) % self.settings.evaluate_every_epochs == 0
-        evaluates = self.validation is not None and is_due
-        if self.validation is not None and is_due:
-            self._evaluate(self.validation, epoch)
+        validation = self.validation if is_due else None
+        if validation:
+            self._evaluate(validation, epoch)
         if self.is_finished:
             if not is_last:
                 message = f"no better score in {self.progress.since_best} evaluations: the run ends early"
                 self.metrics_logger.event("early_stopping", message, step=self.progress.step)
             self._save_weights("last")
-        if evaluates or self.is_finished or self.progress.step % self.settings.checkpoint_every_steps == 0:
+        if validation or self.is_finished or self.progress.step % self.settings.checkpoint_every_steps == 0:
             self._save_checkpoint()
 
     def _evaluate(self, validation: Validation, epoch: int) -> None:
@@ -268,7 +268,7 @@ class Trainer:
         set_schedule(self.engine, state["step"])
 
 
-def count(model: CountsTargets, micro_batches: list[PackedBatch], device: torch.device) -> Tensor:
+def count_targets_and_clips(model: CountsTargets, micro_batches: list[PackedBatch], device: torch.device) -> Tensor:
     """[2] float32 on the device: targets (`UniSign.target_count`) and clips of this rank's micro-batches."""
     targets = sum(model.target_count(batch) for batch in micro_batches)
     clips = sum(len(batch.clip_ids) for batch in micro_batches)
