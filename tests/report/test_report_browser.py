@@ -140,6 +140,18 @@ def test_nothing_runs_over_the_edge(browser, page, width):
     assert browser.value("document.documentElement.scrollHeight") > 2000
 
 
+def test_tables_leave_room_for_what_they_show(browser, page):
+    browser.open(page, motion="reduce")
+    clip, texts = browser.value("[...document.querySelector('#rows tr').cells].map((cell) => cell.offsetWidth)")
+    assert clip < texts / 2
+    browser.open(page, width=400, motion="reduce")
+    right = "document.querySelector('{}').getBoundingClientRect().right"
+    edge = browser.value(right.format(".scroll:has(> .wide)"))
+    assert browser.value(right.format(".ours td:nth-of-type(3)")) <= edge, "two metrics without scrolling"
+    clip, texts = browser.value("[...document.querySelector('#rows tr').cells].map((cell) => cell.offsetWidth)")
+    assert clip == texts > 300, "one below the other"
+
+
 def test_predictions_are_found_and_put_in_order(browser, page):
     browser.open(page, motion="reduce")
     shown = "[...document.querySelectorAll('#rows tr:not([hidden]) code')].map((id) => id.textContent)"

@@ -57,7 +57,7 @@ def score_table(run: RunFolder, modality: str) -> ScoreTable:
             values=[f"{scores[metric]:.2f}" if metric in scores else MISSING for metric in metrics],
             intervals=[_interval(intervals.get(metric)) for metric in metrics],
         )
-        note = f"Signature: {run.scores['signature']}; normalisation of texts: {run.scores['normalization']}"
+        note = f"Signature: {run.scores['signature']}; normalization of texts: {run.scores['normalization']}"
     rows = []
     for row in published.rows:
         values = dict(zip(published.metrics, row.values, strict=True))
