@@ -127,6 +127,30 @@ def test_a_closed_pipe_hides_no_other_error():
     assert done.returncode == 1 and done.stderr.endswith("BrokenPipeError: a worker is gone\n")
 
 
+@pytest.mark.parametrize("body", ["print('x')", "print('x' * 100_000)", "print('x', flush=True)"])
+def test_a_full_disk_under_stdout_is_one_line(body):
+    """As in `COMMAND > /dev/full`."""
+    script = f"from unisign_fast.utils.console import run_command\nrun_command(lambda: {body}, [])"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: standard output: cannot be written (No space left")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_change_no_status_and_lend_no_file_their_numbers(tmp_path, closed):
+    """As a daemon or cron job may start a command."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\nfrom unisign_fast.utils.console import run_command\n"
+        "def command(fail: bool = False):\n    print('x')\n    assert os.open(os.devnull, os.O_RDONLY) > 2\n"
+        "    if fail:\n        raise KeyboardInterrupt\nrun_command(command)\n"
+    )
+    for arguments, status in (("", 0), ("--fail", 130)):
+        done = subprocess.run(["bash", "-c", f"{sys.executable} {script} {arguments} {closed}"], capture_output=True)
+        assert done.returncode == status and b"Traceback" not in done.stderr, done.stderr
+
+
 def test_what_a_terminal_cannot_show_is_escaped():
     script = "from unisign_fast.utils.console import run_command\nrun_command(lambda: print('\u4f60', '\u00e9'), [])"
     environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, get_args, get_origin, get_type_hints
+from typing import Annotated, TextIO, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.extras import subcommand_cli_from_dict
@@ -79,8 +79,10 @@ def clean_exit() -> Iterator[None]:
     """Ends the process without a traceback on the expected exceptions.
 
     InputError prints one line to stderr and ends with status 2, Ctrl-C one line with status 130. If nothing reads
-    stdout any more, as in `COMMAND | head`, the process ends silently with status 141.
+    stdout any more, as in `COMMAND | head`, the process ends silently with status 141; if stdout cannot be written for
+    another reason (disk full), with one line and status 2.
     """
+    _open_closed_streams()
     try:
         try:
             yield
@@ -95,8 +97,38 @@ def clean_exit() -> Iterator[None]:
     except BrokenPipeError:  # of stdout, or of another pipe or socket
         if not _is_unread(sys.stdout.fileno()):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        _discard_stdout()
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if not _is_unwritable(sys.stdout):
+            raise
+        _discard_stdout()
+        problem = f"cannot be written ({error.strerror or error})"
+        print(f"error: {InputError('standard output', problem, 'free disk space, or redirect it')}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _open_closed_streams() -> None:
+    """Opens /dev/null for each standard stream that the caller closed (`>&-`). It gets the lowest free number,
+    the stream's own, which no other file can take then."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+
+def _discard_stdout() -> None:
+    """Sends what is still buffered to /dev/null, where the flush at exit succeeds."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_unwritable(stream: TextIO) -> bool:
+    """Whether writing to the stream fails."""
+    try:
+        stream.write("\n")
+        stream.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _is_unread(pipe: int) -> bool:
