@@ -67,7 +67,7 @@ def parse_json(content: bytes | str, where: object, remedy: str = _COPY) -> obje
     """Parses UTF-8 JSON; the project reads all JSON from outside with this function.
 
     Accepts what `json.loads` accepts, including NaN and Infinity. Raises InputError on invalid JSON, nesting deeper
-    than MAX_DEPTH, numbers of 300 digits or more, and lone surrogates.
+    than MAX_DEPTH, numbers of 300 digits or more, lone surrogates, and names that occur twice in one object.
     """
     try:
         encoded = content.encode() if isinstance(content, str) else content
@@ -75,7 +75,7 @@ def parse_json(content: bytes | str, where: object, remedy: str = _COPY) -> obje
             raise InputError(where, f"is JSON nested {depth} deep, and {MAX_DEPTH} is the limit", remedy)
         if _LONG_NUMBER.search(encoded):
             raise InputError(where, "is JSON with a number of 300 digits or more", remedy)
-        value = json.loads(encoded.decode("utf-8-sig"))
+        value = json.loads(encoded.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
         if _SURROGATE.search(encoded):
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -83,6 +83,15 @@ def parse_json(content: bytes | str, where: object, remedy: str = _COPY) -> obje
         raise InputError(where, f"is not valid JSON ({error.reason}: not UTF-8)", remedy) from None
     except (ValueError, RecursionError) as error:
         raise InputError(where, f"is not valid JSON ({error})", remedy) from None
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The pairs as a dict. Raises ValueError if a name occurs twice: `json` would keep the last value silently."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f"{name!r} occurs twice in one object")
+    return values
 
 
 def read_settings(path: Path, kind: type[T], what: str, remedy: str, required: tuple[str, ...] = ()) -> T:

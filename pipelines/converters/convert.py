@@ -1,6 +1,7 @@
 """Converts poses in any of POSE_FORMATS, with or without labels and videos, into a keypoint store."""
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -65,13 +66,13 @@ def convert(
     bad = _BadClips(labels or poses, len(clips) + len(bad_labels), max_bad_share)
     language = language or ("zh" if any(re.search("[\u4e00-\u9fff]", clip.text) for clip in clips) else "en")
     if mismatch := script_mismatch((clip.text for clip in clips), language):
-        bad.console.print(f"warning: texts in {language}: {mismatch}; --language says which they are", soft_wrap=True)
+        bad.warn(f"texts in {language}: {mismatch}; --language says which they are")
     for error in bad_labels:
         bad.add(error)
     with KeypointStoreWriter(out, reader.SOURCE, skeleton=skeleton, append=append) as writer:
         for label in track(clips, "converting clips", console=bad.console, disable=not bad.console.is_terminal):
             try:
-                _add_clip(writer, label, files, language)
+                _add_clip(writer, label, files, language, bad.warn)
             except InputError as error:
                 bad.add(error)
     return bad.errors
@@ -84,6 +85,9 @@ class _BadClips:
         self.labels, self.total, self.max_share = labels, total, max_share
         self.errors: list[InputError] = []
         self.console = Console(stderr=True)
+
+    def warn(self, problem: str) -> None:
+        self.console.print(f"warning: {problem}", markup=False, highlight=False, soft_wrap=True)
 
     def add(self, error: InputError) -> None:
         self.errors.append(error)
@@ -155,7 +159,9 @@ def _find(files: NamedFiles, name: str, label: Label, suffixes: tuple[str, ...],
     )
 
 
-def _add_clip(writer: KeypointStoreWriter, label: Label, files: _Files, language: str) -> None:
+def _add_clip(
+    writer: KeypointStoreWriter, label: Label, files: _Files, language: str, warn: Callable[[str], None]
+) -> None:
     video_file, video_whole, video = files.video(label)
     pose_file, pose_whole, pose = files.pose(label, video)
     if video is None:
@@ -165,6 +171,9 @@ def _add_clip(writer: KeypointStoreWriter, label: Label, files: _Files, language
         video, video_whole = VideoInfo(pose.width, pose.height, pose.fps, pose.file_frames), pose_whole
     keypoints, start = _placed(pose, pose_whole, video, video_whole, label, pose_file)
     check_signer(keypoints, f"{pose_file}: clip {label.id}", pose.skeleton)
+    seconds = label.end - label.start
+    if (pose_whole or video_whole) and len(keypoints) / video.fps < seconds / 2:
+        warn(f"clip {label.id}: end: less than half of {label.start} to {label.end} s is in {video_file or pose_file}")
     writer.add(
         keypoints,
         id=label.id,

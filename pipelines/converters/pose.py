@@ -15,12 +15,14 @@ import numpy as np
 from ..crops.video import VideoInfo
 from ..errors import InputError
 from ..signer_tracking import follow_signer
-from ..skeleton import JOINTS, WHOLEBODY, Skeleton
+from ..skeleton import HANDS, JOINTS, WHOLEBODY, Skeleton
 
 AGAIN = "extract the pose again"
 SEEN = 0.3  # joints with at most this confidence are unreliable
 MAX_SIDE = 2**16  # pixels of a picture's side
 PIXELS = 2  # coordinates with a larger median are pixels: fractions rarely exceed 1
+FEWEST_JOINTS = 10  # of a frame, for the median to tell pixels from fractions
+MOST_OUTSIDE = 0.6  # share of a clip's joints outside the picture; a signer's hips, legs and feet are a tenth
 # rtmlib's to_openpose inserts the neck as joint 1 and reorders the body. For each COCO joint, its index in that order;
 # joints from 17 on are shifted by one (rtmlib, convert_coco_to_openpose in pose_estimation/post_processings.py).
 FROM_OPENPOSE_134 = np.array([0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10, *range(18, 134)])
@@ -57,7 +59,8 @@ def make_pose(
 
     `w_h` is the picture's size where the file says one. The most confident joints decide whether coordinates are
     pixels. Raises InputError, naming the file `where`, if there are no frames, NaN values, no person in any frame,
-    pixels of a picture of unknown or changing size, or if all points coincide.
+    pixels of a picture of unknown or changing size, pixels beside fractions, or if all points coincide or most lie
+    outside the picture.
     """
     if len(keypoints) == 0:
         raise InputError(f"{where}: keypoints", "have no frame", AGAIN)
@@ -67,8 +70,11 @@ def make_pose(
     check_signer(keypoints, where, skeleton)
     size = picture_size(video, w_h)
     confidence = keypoints[..., 2]
-    seen = keypoints[confidence > (SEEN if (confidence > SEEN).any() else 0)][:, :2]
-    if np.median(np.abs(seen)) > PIXELS:
+    is_seen = confidence > (SEEN if (confidence > SEEN).any() else 0)
+    seen = keypoints[is_seen][:, :2]
+    pixels = bool(np.median(np.abs(seen)) > PIXELS)
+    _check_units(keypoints, is_seen, pixels, start, where, skeleton)
+    if pixels:
         if size is None:
             problem = "are pixels, and nothing says of how large a picture"
             raise InputError(f"{where}: keypoints", problem, "give the videos with --videos")
@@ -77,13 +83,36 @@ def make_pose(
             raise InputError(f"{where}: keypoints", problem, "encode the video in one size, and extract the pose again")
         keypoints = keypoints / np.array([*size, 1], np.float32)
         seen = seen / np.array(size, np.float32)
+    remedy = "give them as the estimator wrote them, not normalised"
     if len(seen) > 1 and np.ptp(seen, axis=0).max() < 0.01:
         problem = "are neither pixels nor fractions of the picture: all lie within a hundredth of it"
-        raise InputError(f"{where}: keypoints", problem, "give them as the estimator wrote them, not normalised")
+        raise InputError(f"{where}: keypoints", problem, remedy)
+    if ((seen < 0) | (seen > 1)).any(axis=1).mean() > MOST_OUTSIDE:
+        problem = "are neither pixels nor fractions of the picture: most lie outside it"
+        raise InputError(f"{where}: keypoints", problem, remedy)
     width, height = size or (0, 0)
     keypoints = keypoints.astype(np.float32)
     frames = len(keypoints) if file_frames is None else file_frames
     return Pose(keypoints, start, frames, width, height, fps, skeleton)
+
+
+def _check_units(
+    keypoints: np.ndarray, is_seen: np.ndarray, pixels: bool, start: int, where: object, skeleton: Skeleton
+) -> None:
+    """Raises InputError if some frames, or a part's joints, are in pixels and the others in fractions.
+
+    `is_seen` bool [T, V] are the joints that count; `pixels`: what most of the clip is in.
+    """
+    distance = np.where(is_seen, np.abs(keypoints[..., :2]).max(axis=-1), np.nan)
+    frames = np.flatnonzero(is_seen.sum(axis=1) >= FEWEST_JOINTS)
+    samples = {f"frame {start + t}": distance[t] for t in frames}
+    for part, joints in skeleton.part_joints.items():
+        samples[f"the {part} hand" if part in HANDS else f"the {part}"] = distance[:, joints]
+    for name, sample in samples.items():
+        if not np.isnan(sample).all() and (np.nanmedian(sample) > PIXELS) != pixels:
+            units = ("fractions", "pixels") if pixels else ("pixels", "fractions")
+            problem = f"{name} is in {units[0]}, and most of the clip in {units[1]}"
+            raise InputError(f"{where}: keypoints", problem, AGAIN)
 
 
 def picture_size(video: VideoInfo | None, w_h: Any = None) -> tuple[int, int] | None:

@@ -25,6 +25,9 @@ from .frame_scan import Scan, decode, is_mov, scan_frames, scan_packets
 
 REMEDY = "encode it again, or leave the clip out"
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".h264", ".ivf")
+FORMATS = (  # FFmpeg's names of the formats that hold all of a recording in one file
+    "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,obu,av1,vc1,mjpeg,flv,asf,ogg,mxf,nut,rm,dv,wav,mp3,aac"
+)
 NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 SAME_SHAPE = 0.05  # relative change of aspect ratio allowed within a video (sizes are rounded)
 RATE_DOUBT = 0.05  # if the declared frame rate differs by more, the timestamps' rate is used
@@ -69,7 +72,8 @@ class VideoFile:
         try:
             self._container, self._stream = self._open()
         except av.FFmpegError as error:
-            raise InputError(path, f"does not open as a video ({error.strerror})", REMEDY) from None
+            reason = "unknown format, or a playlist" if isinstance(error, av.ArgumentError) else error.strerror
+            raise InputError(path, f"does not open as a video ({reason})", REMEDY) from None
         try:
             self._prepare()
         except BaseException:
@@ -77,11 +81,13 @@ class VideoFile:
             raise
 
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
-        container = av.open(str(self.path), metadata_errors="ignore")
+        container = open_media(self.path)
         streams = [stream for stream in container.streams.video if not stream.disposition & NO_VIDEO]
-        if not streams:
+        # a stream that FFmpeg cannot identify, as in a file cut short, has no codec_context
+        if not streams or streams[0].codec_context is None:
             container.close()
-            raise InputError(self.path, "has no video stream", REMEDY)
+            problem = "has a video stream of an unknown codec" if streams else "has no video stream"
+            raise InputError(self.path, problem, REMEDY)
         streams[0].codec_context.thread_count = 1  # parallel over clips instead
         return container, streams[0]
 
@@ -273,6 +279,16 @@ class VideoFile:
                 problem = f"its picture changes size {change}"
                 raise InputError(self.path, problem, "encode it again in one size, or leave the clip out")
         return width, height
+
+
+def open_media(path: Path) -> av.container.InputContainer:
+    """Opens a video or audio file of FORMATS; playlists, which would open other files and addresses, are refused.
+
+    Raises av.FFmpegError.
+    """
+    # FFmpeg would take the start of a relative path up to a colon for a protocol.
+    path = path.absolute()
+    return av.open(str(path), metadata_errors="ignore", container_options={"format_whitelist": FORMATS})
 
 
 def read_video_info(path: Path) -> VideoInfo:

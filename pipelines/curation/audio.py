@@ -5,6 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ..crops.video import open_media
 from ..errors import InputError
 
 SAMPLE_RATE = 16_000  # as speech recognisers expect
@@ -19,7 +20,7 @@ def read_audio(video: Path) -> np.ndarray:
     """
     pieces: list[np.ndarray] = []
     try:
-        with av.open(str(video), metadata_errors="ignore") as container:
+        with open_media(video) as container:
             if not container.streams.audio:
                 raise InputError(video, "has no sound", _REMEDY)
             stream = container.streams.audio[0]

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from ..atomic_io import replaced
-from ..crops.video import VideoInfo, read_video_info
+from ..crops.video import VideoInfo, open_media, read_video_info
 from ..errors import InputError
 from ..input_files import read_bytes
 from .audio import read_audio
@@ -114,9 +114,7 @@ def _check_rate(video: Path, info: VideoInfo) -> None:
 
 
 def _has_sound(video: Path) -> bool:
-    import av
-
-    with av.open(str(video), metadata_errors="ignore") as container:
+    with open_media(video) as container:
         return bool(container.streams.audio)
 
 

@@ -203,10 +203,27 @@ def test_a_carriage_return_within_a_row_costs_that_row(tmp_path):
     assert [label.id for label in labels] == ["b"] and all("fields, the header 3" in str(error) for error in bad)
 
 
-@pytest.mark.parametrize("text", ["", " \u3000", "\u200b\u202e", "\x00", "\ufeff"])
+@pytest.mark.parametrize("text", ["", " \u3000", "\u200b\u202e", "\x00", "\ufeff", "\u0301", "\ufffd", "\u3164"])
 def test_a_text_without_a_visible_character_is_none(tmp_path, text):
     labels, bad = read_labels(write(tmp_path / "labels.csv", f"name,text,split\na,{text},train\nb,x,train\n"))
     assert [label.id for label in labels] == ["b"] and "line 2: text: is empty" in str(bad[0])
+
+
+def test_control_characters_and_byte_order_marks_are_dropped_joiners_kept(tmp_path):
+    path = write(tmp_path / "labels.csv", "name,text,split\na,\ufeffh\0i \u200b\u0645\u06cc\u200c\u062e, train\n")
+    assert [label.text for label in read_labels(path)[0]] == ["hi \u200b\u0645\u06cc\u200c\u062e"]
+
+
+def test_a_column_or_an_id_that_occurs_twice_is_named(tmp_path):
+    table = write(tmp_path / "labels.csv", "name,text,text,split\na,one,two,train\n")
+    assert "labels.csv: has 2 columns text; keep one of them" in refusal(read_labels, table)
+    clips = write(tmp_path / "labels_train.json", '{"a": {"name": "a", "text": "x"}, "a": {"name": "a", "text": "y"}}')
+    assert "'a' occurs twice in one object" in refusal(read_labels, clips)
+
+
+def test_glosses_that_are_no_words_are_named(tmp_path):
+    clips = {"a": {"name": "a", "text": "x", "gloss": ["TEA", None]}}
+    assert "clip a: gloss: is ['TEA', None]" in refusal(read_labels, write(tmp_path / "labels_train.json", clips))
 
 
 def test_a_text_of_millions_of_characters_is_refused(tmp_path):
@@ -227,7 +244,7 @@ def test_names_stay_inside_their_folders(tmp_path, name):
     assert [label.video for label in labels] == ["good/b"] and len(bad) == 1 and "video: " in str(bad[0])
 
 
-@pytest.mark.parametrize("start", ["nan", 1e999, "1e400", [], "1:x"])
+@pytest.mark.parametrize("start", ["nan", 1e999, "1e400", [], "1:x", "00:00:01:10", "1:-59"])
 def test_odd_times_are_named(tmp_path, start):
     row = {"url": "v=abcdefghijk", "label": 0, "text": "a", "start_time": start, "end_time": 3}
     assert "start" in refusal(read_labels, write(tmp_path / "MSASL_train.json", [row]))

@@ -78,6 +78,18 @@ def test_a_part_of_a_recording_without_anybody_is_left_out(tmp_path):
     assert len(bad) == 1 and "clip t1: keypoints: nobody is found in any of 4 frames" in str(bad[0])
 
 
+def test_a_clip_of_which_less_than_half_is_in_the_video_is_named(tmp_path, capsys):
+    write_clip(tmp_path, "talk", *good())  # 0.32 s
+    rows = "".join(f"talk\tt{end}\ttalk\tt{end}\t0.16\t{end}\thello\n" for end in (0.32, 0.4, 20))
+    head = "VIDEO_ID\tSENTENCE_ID\tVIDEO_NAME\tSENTENCE_NAME\tSTART_REALIGNED\tEND_REALIGNED\tSENTENCE\n"
+    labels = tmp_path / "how2sign_realigned_train.csv"
+    labels.write_text(head + rows)
+    assert not convert("unisign", tmp_path / "poses", tmp_path / "videos", labels, tmp_path / "store")
+    assert [clip.frames for clip in KeypointStore.open(tmp_path / "store").clips] == [4, 4, 4]
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: clip t20: end: less than half of 0.16 to 20.0 s is in ")
+
+
 def test_no_reader_of_clips_takes_one_without_anybody(tmp_path):
     """Stores of earlier versions have such clips; neither training nor translation may use them."""
     source = {"estimator": "e", "version": "v", "coordinates": "c"}
@@ -129,6 +141,26 @@ def test_pixels_of_a_video_that_changes_size_are_refused():
     assert make_pose(make_keypoints(), "f", video).file_frames == FRAMES
     message = "f: keypoints: are pixels, and the picture of its video changes size"
     assert message in refusal(make_pose, make_keypoints() * (WIDTH, HEIGHT, 1), "f", video)
+
+
+@pytest.mark.parametrize(
+    "where, expected",
+    [
+        (np.s_[::4], "frame 0 is in pixels"),
+        (np.s_[1:], "frame 0 is in fractions"),
+        (np.s_[:, 112:], "the right hand is in"),
+    ],
+)
+def test_pixels_beside_fractions_are_refused(where, expected):
+    keypoints, video = make_keypoints(), VideoInfo(WIDTH, HEIGHT, 25.0, FRAMES)
+    keypoints[where] *= (WIDTH, HEIGHT, 1)
+    assert expected in refusal(make_pose, keypoints, "f", video)
+
+
+def test_coordinates_around_zero_are_refused():
+    normalised = (make_keypoints() - (0.5, 0.5, 0)) * (2, 2, 1)
+    video = VideoInfo(WIDTH, HEIGHT, 25.0, FRAMES)
+    assert "most lie outside it" in refusal(make_pose, normalised, "f", video)
 
 
 # --- damaged and hostile files

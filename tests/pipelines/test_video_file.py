@@ -61,6 +61,27 @@ def test_a_video_without_frames(tmp_path):
     assert "none.ts: " in refusal(VideoFile, tmp_path / "none.ts")
 
 
+def test_a_playlist_opens_no_other_file(tmp_path):
+    write(tmp_path / "whole.mp4", [shown(0)] * 3)
+    for name, content in (("a.mp4", "ffconcat version 1.0\nfile whole.mp4\n"), ("b.ts", "#EXTM3U\nwhole.mp4\n")):
+        (tmp_path / name).write_text(content)
+        assert f"{name}: does not open as a video" in refusal(VideoFile, tmp_path / name)
+
+
+def test_a_colon_in_a_relative_name_is_no_protocol(tmp_path, monkeypatch):
+    write(tmp_path / "whole.mp4", [shown(0)] * 3).rename(tmp_path / "http:a.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert read_video_info(Path("http:a.mp4")).frames == 3
+
+
+def test_a_stream_of_an_unknown_codec_is_one_line(tmp_path):
+    path = write(tmp_path / "whole.mkv", [shown(0)] * 3)
+    content = path.read_bytes()
+    assert content.count(b"V_MPEG4/ISO/AVC") == 1
+    path.write_bytes(content.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))
+    assert "whole.mkv: has a video stream of an unknown codec" in refusal(VideoFile, path)
+
+
 # --- sizes
 
 

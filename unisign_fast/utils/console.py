@@ -109,8 +109,10 @@ def clean_exit() -> Iterator[None]:
 
 
 def _open_closed_streams() -> None:
-    """Opens /dev/null for each standard stream that the caller closed (`>&-`). It gets the lowest free number,
-    the stream's own, which no other file can take then."""
+    """Opens /dev/null for each standard stream that the caller closed (`>&-`).
+
+    Each takes the lowest free descriptor, which is the stream's own, so that no data file does.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))

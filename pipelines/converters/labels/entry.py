@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +14,7 @@ from ...errors import InputError
 from ...store.clip import SPLITS
 
 _SPLIT_NAMES = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+_BLANK = "\u115f\u1160\u3164\uffa0\ufffd"  # Hangul fillers, and what decoders put for bytes that they cannot read
 LONGEST_NAME = 240  # bytes, of the 255 that file systems allow
 LONGEST_TEXT = 2**20  # characters
 _SUFFIXES = (".pkl", ".json", ".npz", ".npy", ".pose", *VIDEO_SUFFIXES)
@@ -64,7 +66,7 @@ def make_label(row: Row, split: str | None) -> Label:
             where, f"is a {type(values).__name__}", "give a dict with text and the names of video and pose"
         )
     split = split or values.get("split")
-    if not isinstance(split, str) or split.lower() not in _SPLIT_NAMES:
+    if not isinstance(split, str) or split.strip().lower() not in _SPLIT_NAMES:
         problem = f"is {split!r}" if split else "is missing"
         raise InputError(f"{where}: split", problem, f"say --split, one of {', '.join(SPLITS)}")
     name = values.get("id")
@@ -80,10 +82,10 @@ def make_label(row: Row, split: str | None) -> Label:
         raise InputError(f"{where}: text", "is missing" if text is None else f"is {text!r}", "give a text")
     if len(text) > LONGEST_TEXT:
         raise InputError(f"{where}: text", f"has {len(text)} characters", "give the text of one clip")
-    if not any(character.isprintable() and not character.isspace() for character in text):
+    if not any(map(_is_visible, text)):
         raise InputError(f"{where}: text", "is empty", "label the clip or leave it out")
     gloss = values.get("gloss", "")
-    if isinstance(gloss, (list, tuple)):
+    if isinstance(gloss, (list, tuple)) and all(isinstance(one, str | int) for one in gloss):
         gloss = " ".join(map(str, gloss))
     elif not isinstance(gloss, str):
         raise InputError(f"{where}: gloss", f"is {gloss!r}", "give a list of glosses")
@@ -93,13 +95,30 @@ def make_label(row: Row, split: str | None) -> Label:
             f"{where}: start, end", f"{start} to {end} s is not a range", "correct the times or leave it out"
         )
     return Label(
-        name, _SPLIT_NAMES[split.lower()], clean_text(text), clean_text(gloss), pose, video, recording, start, end
+        name,
+        _SPLIT_NAMES[split.strip().lower()],
+        clean_text(text),
+        clean_text(gloss),
+        pose,
+        video,
+        recording,
+        start,
+        end,
     )
 
 
 def clean_text(text: str) -> str:
-    """The text with mojibake repaired (UTF-8 that was read as latin-1 or cp1252) and single spaces."""
-    return " ".join(ftfy.fix_encoding(text).split())
+    """The text with mojibake repaired (UTF-8 that was read as latin-1 or cp1252) and single spaces.
+
+    Drops control characters and byte order marks; joiners of letters and emoji stay.
+    """
+    words = ftfy.fix_encoding(text).split()
+    return " ".join("".join(c for c in word if unicodedata.category(c) != "Cc" and c != "\ufeff") for word in words)
+
+
+def _is_visible(character: str) -> bool:
+    """Whether a text of this character alone says something: no mark, space, control or replacement character."""
+    return unicodedata.category(character)[0] not in "MZC" and character not in _BLANK
 
 
 def without_suffix(name: str) -> str:
@@ -129,7 +148,10 @@ def _seconds(value: Any, where: str) -> float:
     """Seconds from a number, or from [[hours:]minutes:]seconds with a point or comma."""
     try:
         if isinstance(value, str):
-            value = sum(float(x) * 60**i for i, x in enumerate(reversed(value.replace(",", ".").split(":"))))
+            parts = [float(x) for x in reversed(value.replace(",", ".").split(":"))]
+            if len(parts) > 3 or (len(parts) > 1 and min(parts) < 0):  # a fourth part counts frames, whose rate varies
+                raise ValueError
+            value = sum(x * 60**i for i, x in enumerate(parts))
         seconds = float(value)
         if not math.isfinite(seconds):
             raise ValueError

@@ -31,6 +31,9 @@ def has_columns(file: LabelFile, columns: Mapping[str, str]) -> bool:
 def table_rows(file: LabelFile, columns: Mapping[str, str]) -> Iterator[Row]:
     """The rows of a table; `columns` maps each field of a label to its column."""
     separator, header = header_of(file)
+    for name in columns.values():
+        if header.count(name) > 1:
+            raise InputError(file.path, f"has {header.count(name)} columns {name}", "keep one of them")
     lines = _lines(file)
     number = 1  # number of lines read so far
     while number < len(lines):
