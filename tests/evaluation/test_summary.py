@@ -65,6 +65,17 @@ def test_seeds_of_one_setting_are_summarised(tmp_path):
     assert "median of 3 seeds" in line and "96.00 (92.50 to 98.00)" in line
 
 
+def test_a_terminal_of_80_columns_shows_names_in_full():
+    rows = [
+        Row(f"islr-rgb-seed{seed}", "ISLR", "RGB-pose", "top-1 per instance", "exact", 91.67, 108, [58.7] * 3, "")
+        for seed in range(3)
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(summary_table("runs", rows))
+    shown = console.file.getvalue()
+    assert all(row.run in shown for row in rows) and "…" not in shown
+
+
 def test_table_shows_other_runs_beside(root, tmp_path):
     rows, _ = summarise(root)
     write_rows(

@@ -136,10 +136,11 @@ def summary_table(title: str, rows: Sequence[Row], beside: Sequence[Path] = ()) 
     """
     others = {path.stem: {(r.task, r.modality): r.score for r in _read_rows(path)} for path in beside}
     table = Table(title=title, caption="\n".join(sorted({f"{row.metric}: {row.signature}" for row in rows})))
-    for name in ("run", "task", "modality", "metric"):
-        table.add_column(name)
+    table.add_column("run", no_wrap=True)  # names of runs often differ in their last letters only
+    for name in ("task", "modality", "metric"):
+        table.add_column(name, overflow="fold")
     for name in ("score", *others, "clips", "clips/s, stages 1 2 3"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for row in rows:
         compared = (scores.get((row.task, row.modality)) for scores in others.values())
         speeds = " ".join("-" if speed is None else f"{speed:.1f}" for speed in row.clips_per_second)
