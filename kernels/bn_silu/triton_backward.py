@@ -137,5 +137,5 @@ def backward_map(
     x, grad_x_RC = Map(x_RC, cells, bounds), torch.empty_like(x_RC)
     tensors = grad_RC, x_RC, stats, bounds, *(gate or [stats, stats]), sums, grad_x_RC
     flags = dict(ACTIVATE=activate, GATED=bool(gate), P=x.parts, **x.sizes())
-    launch(bn_silu_backward, x.grid(padding=True), *tensors, warps=WARPS, stages=1, **flags)
+    launch(bn_silu_backward, x.grid(padding=True), *tensors, warps=2 * WARPS, stages=1, **flags)  # 4 spill in float32
     return grad_x_RC

@@ -127,7 +127,7 @@ def forward(
     """
     x, (outputs, channels) = Map(x_RC, cells, bounds), weight_OC.shape
     exact = weight_OC.dtype == torch.float32
-    block = min(MOST_OUTPUTS // (2 if exact else 1), padded(outputs))
+    block = min(MOST_OUTPUTS // (4 if exact else 1), padded(outputs))
     blocks = triton.cdiv(outputs, block)
     grid = blocks, _programs(x.crops, blocks), x.parts + 1
     y_RO, partial = x_RC.new_empty(len(x_RC), outputs), x.empty(x.parts, 2, grid[1], outputs)
@@ -137,8 +137,7 @@ def forward(
     sizes = {"HW": cells, "C": channels, "O": outputs, "P": x.parts}
     flags = {"NORMALIZE": stats is not None, "ACTIVATE": out_stats is not None}
     tiles = {"ROWS": ROWS // (2 if exact else 1), "OUTPUTS": block, "INPUTS": INPUTS}
-    warps = 8 if block > 64 else 4
-    launch(pointwise_forward, grid, *tensors, warps=warps, stages=2, **sizes, **flags, **tiles)
+    launch(pointwise_forward, grid, *tensors, warps=8 if block > 64 else 4, stages=2, **sizes, **flags, **tiles)
     return [y_RO, partial] if out_stats is None else [y_RO]
 
 
@@ -158,5 +157,6 @@ def weight_backward(
     sizes = {"HW": cells, "C": channels, "O": outputs, "P": x.parts, "BLOCKS": blocks}
     tiles = {"ROWS": 32 if exact else 64, "OUTPUTS": block, "COLUMNS": columns}
     tensors = x_RC, stats, gate_NC, grad_RO, bounds, grad_weight
-    launch(pointwise_weight_backward, grid, *tensors, warps=4, stages=2, **sizes, **tiles)
+    warps = 8 if exact or block > 64 else 4  # the fewest that do not spill
+    launch(pointwise_weight_backward, grid, *tensors, warps=warps, stages=2, **sizes, **tiles)
     return grad_weight.sum(0).to(grad_RO.dtype)
