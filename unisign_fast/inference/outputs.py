@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Protocol
 
 from unisign_fast.inference.translator import Translation
-from unisign_fast.pipelines.atomic_io import replace_text
+from unisign_fast.pipelines.atomic_io import replace_text, writing_to
 from unisign_fast.pipelines.errors import InputError
 
 SUBTITLES = {".srt": "srt", ".vtt": "vtt"}
@@ -22,7 +23,7 @@ class Writer(Protocol):
 
 
 def check_output(out: Path | None, recordings: int) -> None:
-    """Raises InputError unless `recordings` clips can be written to `out`."""
+    """Raises InputError unless `recordings` clips can be written to `out`. Creates its folder."""
     if out is None:
         return
     if out.suffix not in (".jsonl", *SUBTITLES):
@@ -30,22 +31,35 @@ def check_output(out: Path | None, recordings: int) -> None:
     if out.suffix in SUBTITLES and recordings > 1:
         remedy = "translate one, or write .jsonl"
         raise InputError(f"--out {out}", f"subtitles hold one video, but {recordings} clips are given", remedy)
+    if out.is_dir():
+        raise InputError(f"--out {out}", "is a folder", "name a file")
+    with writing_to(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out.parent).close()
 
 
 @contextmanager
 def open_output(out: Path | None) -> Iterator[Writer]:
-    """A writer to `out`, which is written as a whole when the block ends; None: to standard output, line by line."""
+    """A writer to `out`, which is written as a whole when the block ends, by Ctrl-C too; None: to standard output, line
+    by line.
+    """
     if out is None:
         yield lambda translation: print(json_line(translation), flush=True)
         return
     kept: list[Translation] = []
-    yield kept.append
-    text = (
-        subtitles(kept, SUBTITLES[out.suffix])
-        if out.suffix in SUBTITLES
-        else "".join(f"{json_line(translation)}\n" for translation in kept)
-    )
-    replace_text(out, text)
+    try:
+        yield kept.append
+    except KeyboardInterrupt:
+        if kept:
+            replace_text(out, _as_text(kept, out.suffix))
+        raise
+    replace_text(out, _as_text(kept, out.suffix))
+
+
+def _as_text(translations: list[Translation], suffix: str) -> str:
+    if suffix in SUBTITLES:
+        return subtitles(translations, SUBTITLES[suffix])
+    return "".join(f"{json_line(translation)}\n" for translation in translations)
 
 
 def json_line(translation: Translation) -> str:

@@ -82,6 +82,7 @@ def translate_camera(camera: str, options: Options) -> None:
     """Translates a camera's pictures until they end or Ctrl-C is pressed. Raises InputError if there are none."""
     from unisign_fast.pipelines.pose_estimation.camera import pictures  # of an optional extra
 
+    check_output(options.out, recordings=1)
     stream = pictures(camera)
     first = next(stream)  # before any weights are loaded
     translator, networks = _open(options, networks=True, has_language=False)
