@@ -20,7 +20,7 @@ BLOCK = 512  # rows of a partial sum: sums do not depend on the number of thread
 def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
     """The `stats` [P, 5, C] of triton_tiles.py. Updates the running statistics."""
     stats = []
-    for (first, end), mean_C, var_C in zip(_parts(bounds), *norm.running()):
+    for (first, end), mean_C, var_C in zip(pairwise(bounds.tolist()[:-1]), *norm.running()):
         _, batch_mean_C, batch_var_C = with_batch_stats(x_RC[first * cells : end * cells, None], True)
         assert batch_mean_C is not None and batch_var_C is not None
         count = (end - first) * cells
@@ -38,7 +38,7 @@ def batch_stats(x_RC: Tensor, cells: int, bounds: Tensor, norm: Norm) -> Tensor:
 def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: bool, *gate: Tensor) -> Tensor:
     """y [R, C] = silu(scale * x + shift), times the gate [N, C] if there is one."""
     y_RC = torch.empty_like(x_RC)
-    for part, (first, end) in enumerate(_parts(bounds)):
+    for part, (first, end) in enumerate(pairwise(bounds.tolist()[:-1])):
         at = slice(first * cells, end * cells)
         run(_apply, x_RC[at], *stats[part, 2:4], gate[0][first:end] if gate else None, cells, y_RC[at])
     y_RC[int(bounds[-2]) * cells :] = 0
@@ -59,7 +59,7 @@ def backward(
     """Gradients of x, weight and bias. gate: none, or the gate [N, C] and the gradient of the activated map's mean."""
     grad_x_RC = torch.zeros_like(x_RC)
     grad_norm_2C = torch.zeros(2, x_RC.shape[1])
-    for part, (first, end) in enumerate(_parts(bounds)):
+    for part, (first, end) in enumerate(pairwise(bounds.tolist()[:-1])):
         at = slice(first * cells, end * cells)
         mean_C, rstd_C, scale_C, shift_C, per_value_C = stats[part]
         gates = [gate[0][first:end], gate[1][first:end] / cells] if gate else [None, None]
@@ -71,10 +71,6 @@ def backward(
         run(_map_backward, grad_x_RC[at], x_RC[at], scale_C, mean_C, sum_C * per_value_C, slope_C)
         grad_norm_2C += torch.stack([product_C * rstd_C, sum_C])
     return grad_x_RC, *grad_norm_2C
-
-
-def _parts(bounds: Tensor) -> list[tuple[int, int]]:
-    return list(pairwise(bounds.tolist()[:-1]))
 
 
 @parallel
