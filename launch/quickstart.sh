@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a table of scores: installs, writes the demo corpus, trains all stages and tasks, evaluates.
-#   bash launch/quickstart.sh    about 15 minutes on two cores after the installation
+#   bash launch/quickstart.sh    about 14 minutes on two cores after the installation
 # A second call reuses what is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
