@@ -140,6 +140,13 @@ def test_pth_files_with_tensors_that_are_not_plain(tmp_path):
     assert "is a TorchScript program" in refusal(tmp_path / "a.pth")
 
 
+def test_pth_files_with_values_that_are_not_finite(tmp_path):
+    """A .pth file has no checksum that torch verifies; training would never recover from one such value."""
+    torch.save({"bias": torch.ones(2), "weight": torch.tensor([1.0, float("nan")])}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="a.pth: weight: has values that are not finite; copy the file again"):
+        read_weights(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("write", [save_weights, write_torch_file])
 def test_weights_are_readable_by_whoever_the_umask_allows(tmp_path, write):
     before = os.umask(0o022)

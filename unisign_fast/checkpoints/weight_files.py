@@ -114,6 +114,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise InputError(f"{path}: {name}", problem, "save it as a plain tensor")
         if weight.numel() * weight.element_size() > size:
             raise InputError(f"{path}: {name}", "claims to be larger than the file", "use another file")
+        if weight.is_floating_point() and not weight.float().isfinite().all():
+            remedy = "copy the file again, or use another checkpoint"
+            raise InputError(f"{path}: {name}", "has values that are not finite", remedy)
     if all(name.startswith(WRAPPER) for name in weights):
         return {name.removeprefix(WRAPPER): weight for name, weight in weights.items()}
     return weights
