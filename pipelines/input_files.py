@@ -89,8 +89,11 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """The pairs as a dict. Raises ValueError if a name occurs twice: `json` would keep the last value silently."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        name = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
-        raise ValueError(f"{name!r} occurs twice in one object")
+        names: set[str] = set()
+        for name, _ in pairs:
+            if name in names:
+                raise ValueError(f"{name!r} occurs twice in one object")
+            names.add(name)
     return values
 
 
