@@ -48,6 +48,22 @@ def command(tmp_path_factory):
         yield run
 
 
+@pytest.fixture(scope="module")
+def short_store(tmp_path_factory) -> Path:
+    """The store of short clips that the tests of commands train on."""
+    from command_server import write_store
+
+    return write_store(tmp_path_factory.mktemp("data") / "store")
+
+
+@pytest.fixture(scope="module")
+def stage1_run(command, short_store, tmp_path_factory) -> Path:
+    """A finished run of stage 1 on `short_store`."""
+    from command_server import train_stage1
+
+    return train_stage1(command, short_store, tmp_path_factory.mktemp("run"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked `slow` too")
 

@@ -173,7 +173,8 @@ def backward(
     partial = torch.empty(programs, hops, *[block["ROWS"]] * 2, dtype=torch.float32, device=x_FVC.device)
     bias_sums = partial.new_empty(tiles, hops, outputs)
     shortcut_sums = partial.new_empty(tiles, outputs) if shortcut else bias_sums
-    fused = x_FVC.dtype != torch.float32  # with the activation's gradient in the same launch, float32 spills
+    # With the activation's gradient in the same launch, float32 spills.
+    fused = len(x) == 1 or x_FVC.dtype != torch.float32
     result = ActivationGradient(x if fused else [x_FVC], relu_before_residual, tiles)
     launch(
         graph_conv_backward, (programs,),
@@ -189,10 +190,8 @@ def backward(
         partial, bias_sums, shortcut_sums if shortcut else None, result, weight_KOC, joints,
         whole.flatten(0, 1).T @ aggregated,
     )  # fmt: skip
-    if fused or len(x) == 1:
-        grad_x = result.gradients()
-    else:
-        grad_x = activation_gradients(result.grad_conv_out, x_FVC, x, relu_before_residual)
+    unfused = result.grad_conv_out, x_FVC, x, relu_before_residual
+    grad_x = result.gradients() if fused else activation_gradients(*unfused)
     return [*grads, *grad_shortcut, *grad_shortcut_bias, *grad_x]
 
 

@@ -40,8 +40,8 @@ def _swing(x: float, y: float, cycles: float) -> Callable[[np.ndarray], np.ndarr
 
 
 def _circle(radius: float, cycles: float) -> Callable[[np.ndarray], np.ndarray]:
-    turn = 2 * np.pi * cycles
-    return lambda u: np.stack([radius * np.cos(turn * u), radius * np.sin(turn * u)], axis=1)
+    angle = 2 * np.pi * cycles
+    return lambda u: np.stack([radius * np.cos(angle * u), radius * np.sin(angle * u)], axis=1)
 
 
 def _arc(x: float, height: float) -> Callable[[np.ndarray], np.ndarray]:

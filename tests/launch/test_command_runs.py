@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_server import CLIPS, SHORT, TEXTS, assert_refused, train_stage1, write_store
+from command_server import CLIPS, SHORT, TEXTS, assert_refused, write_store
 from safetensors.torch import load_file
 
 from unisign_fast.evaluation.predictions import read_predictions
@@ -17,17 +17,6 @@ from unisign_fast.pipelines.store.keypoint_store import CHUNK_FRAMES, KeypointSt
 from unisign_fast.text.tokenizer import train_tokenizer
 from unisign_fast.training.run_data import compare_keypoint_sources, warn_of_unknown
 from unisign_fast.utils.event_log import read_events
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    return write_store(tmp_path_factory.mktemp("data") / "store")
-
-
-@pytest.fixture(scope="module")
-def stage1(command, store, tmp_path_factory) -> Path:
-    return train_stage1(command, store, tmp_path_factory.mktemp("run"))
-
 
 # --- a run that already exists
 
@@ -40,25 +29,27 @@ def stage1(command, store, tmp_path_factory) -> Path:
         (["--max-frames", "7"], "recipe max_frames was "),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused_and_unchanged(command, store, stage1, tmp_path, change, difference):
-    before = (stage1 / "settings.json").read_bytes(), sorted(stage1.rglob("*"))
-    ended = command(tmp_path, "pretrain.py", "--stores", store, "--out", stage1, *SHORT, *change)
-    assert_refused(ended, f"{stage1}/checkpoints/step_00000003: {difference}", "start another run in a new folder")
-    assert before == ((stage1 / "settings.json").read_bytes(), sorted(stage1.rglob("*")))
+def test_a_checkpoint_of_another_run_is_refused_and_unchanged(
+    command, short_store, stage1_run, tmp_path, change, difference
+):
+    before = (stage1_run / "settings.json").read_bytes(), sorted(stage1_run.rglob("*"))
+    ended = command(tmp_path, "pretrain.py", "--stores", short_store, "--out", stage1_run, *SHORT, *change)
+    assert_refused(ended, f"{stage1_run}/checkpoints/step_00000003: {difference}", "start another run in a new folder")
+    assert before == ((stage1_run / "settings.json").read_bytes(), sorted(stage1_run.rglob("*")))
 
 
-def test_a_finished_run_is_unchanged(command, store, stage1, tmp_path):
-    ended = command(tmp_path, "pretrain.py", "--stores", store, "--out", stage1, *SHORT)
-    assert ended.status == 0 and f"{stage1} is already finished; nothing to do" in ended.output, ended
-    assert [event["event"] for event in read_events(stage1 / "log.jsonl")].count("step") == 3
+def test_a_finished_run_is_unchanged(command, short_store, stage1_run, tmp_path):
+    ended = command(tmp_path, "pretrain.py", "--stores", short_store, "--out", stage1_run, *SHORT)
+    assert ended.status == 0 and f"{stage1_run} is already finished; nothing to do" in ended.output, ended
+    assert [event["event"] for event in read_events(stage1_run / "log.jsonl")].count("step") == 3
 
 
 # --- bad clips
 
 
-def test_texts_missing_for_the_task_stop_the_run(command, stage1, tmp_path):
+def test_texts_missing_for_the_task_stop_the_run(command, stage1_run, tmp_path):
     store = write_store(tmp_path / "store", gloss="")
-    task = ["--task", "cslr", "--p-samp", "0", "--start-from", stage1 / "last"]
+    task = ["--task", "cslr", "--p-samp", "0", "--start-from", stage1_run / "last"]
     ended = command(tmp_path, "finetune.py", "--stores", store, "--out", "run", *task, *SHORT)
     assert_refused(ended, f"{store}: 24 of 24 clips are bad, more than 5.0%", "named in the log", "--max-bad-share")
     named = {event["clip"]: event["error"] for event in read_events(tmp_path / "run/log.jsonl") if "clip" in event}
@@ -82,8 +73,8 @@ def damaged(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("share", ["0.1", "0.05"])
-def test_some_bad_clips_are_named_and_left_out_too_many_stop_the_run(command, stage1, damaged, tmp_path, share):
-    rgb = ["--p-samp", "0.25", "--efficientnet", "random", "--start-from", stage1 / "last", *SHORT, "--epochs", "2"]
+def test_some_bad_clips_are_named_and_left_out_too_many_stop_the_run(command, stage1_run, damaged, tmp_path, share):
+    rgb = ["--p-samp", "0.25", "--efficientnet", "random", "--start-from", stage1_run / "last", *SHORT, "--epochs", "2"]
     ended = command(tmp_path, "finetune.py", "--stores", damaged, "--out", "run", "--max-bad-share", share, *rgb)
     events = read_events(tmp_path / "run/log.jsonl")
     named = {event["clip"]: event["error"] for event in events if event["event"] == "bad_clip"}
@@ -103,11 +94,11 @@ def test_some_bad_clips_are_named_and_left_out_too_many_stop_the_run(command, st
 # --- from training to scores
 
 
-def test_scores_of_a_run_follow_from_its_files(command, stage1, tmp_path):
+def test_scores_of_a_run_follow_from_its_files(command, stage1_run, tmp_path):
     store = write_store(tmp_path / "store", splits=("train",) * 4 + ("dev", "test"))
     run = tmp_path / "runs/demo/slt-pose"
     ended = command(
-        tmp_path, "finetune.py", "--stores", store, "--p-samp", "0", "--start-from", stage1 / "last", *SHORT
+        tmp_path, "finetune.py", "--stores", store, "--p-samp", "0", "--start-from", stage1_run / "last", *SHORT
     )
     assert ended.status == 0 and ended.error == "", ended
     assert "test: BLEU-1 " in ended.output
@@ -125,14 +116,14 @@ def test_scores_of_a_run_follow_from_its_files(command, stage1, tmp_path):
     assert table.status == 0 and all(word in table.output for word in ("SLT", "pose-only", "BLEU-4", "tok:13a")), table
 
 
-def test_a_trimmed_vocabulary_is_trained_and_untrimmed(command, store, tmp_path):
+def test_a_trimmed_vocabulary_is_trained_and_untrimmed(command, short_store, tmp_path):
     tokenizer = train_tokenizer([*TEXTS, "Zebras graze quietly", "东南西北春夏秋冬"], tmp_path / "tokenizer")
     full = ["--tokenizer", tokenizer.path, "--data-fraction", "0", "--out", "full"]
     trimmed = ["--p-samp", "0", "--start-from", "full/last", "--trim-vocabulary", "True", "--out", "run", *SHORT]
     back = ["run/last", "--full", "full/last", "--out", "again"]
     for line in (
-        ["pretrain.py", "--stores", store, *full],
-        ["finetune.py", "--stores", store, *trimmed],
+        ["pretrain.py", "--stores", short_store, *full],
+        ["finetune.py", "--stores", short_store, *trimmed],
         ["convert.py", "untrim", *back],
     ):
         ended = command(tmp_path, *line)

@@ -4,22 +4,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from command_server import STREAMS, Ended, assert_refused, train_stage1, write_store
+from command_server import STREAMS, Ended, assert_refused
 from conftest import ROOT
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    return write_store(tmp_path_factory.mktemp("data") / "store")
-
-
-@pytest.fixture(scope="module")
-def stage1(command, store, tmp_path_factory) -> Path:
-    return train_stage1(command, store, tmp_path_factory.mktemp("run"))
-
 
 # --- wrong input
 
@@ -78,19 +66,24 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("line, words", REFUSED.values(), ids=REFUSED)
-def test_wrong_input_is_reported_in_one_line_and_leaves_nothing_behind(command, store, stage1, tmp_path, line, words):
-    places = {"store": store, "stage1": stage1, "here": tmp_path}
+def test_wrong_input_is_reported_in_one_line_and_leaves_nothing_behind(
+    command, short_store, stage1_run, tmp_path, line, words
+):
+    places = {"store": short_store, "stage1": stage1_run, "here": tmp_path}
     ended = command(tmp_path, *(argument.format(**places) for argument in line.split()))
     assert_refused(ended, *(word.format(**places) for word in words))
     assert {path.name for path in tmp_path.iterdir()} == set(STREAMS)
 
 
-def test_a_separate_process_prints_nothing_else(store):
+def test_a_separate_process_prints_nothing_else(short_store):
     """Without the fork, so that anything that imports print on stderr is seen."""
-    command = [sys.executable, ROOT / "launch/finetune.py", "--stores", store, "--start-from", store]
+    command = [sys.executable, ROOT / "launch/finetune.py", "--stores", short_store, "--start-from", short_store]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
-    assert_refused(Ended(done.returncode, done.stdout, done.stderr), f"--start-from: {store} holds no trained model")
+    assert_refused(
+        Ended(done.returncode, done.stdout, done.stderr),
+        f"--start-from: {short_store} holds no trained model",
+    )
 
 
 SCREEN = 50  # lines of 80 columns

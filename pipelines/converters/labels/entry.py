@@ -66,7 +66,8 @@ def make_label(row: Row, split: str | None) -> Label:
             where, f"is a {type(values).__name__}", "give a dict with text and the names of video and pose"
         )
     split = split or values.get("split")
-    if not isinstance(split, str) or split.strip().lower() not in _SPLIT_NAMES:
+    known_split = _SPLIT_NAMES.get(split.strip().lower()) if isinstance(split, str) else None
+    if known_split is None:
         problem = f"is {split!r}" if split else "is missing"
         raise InputError(f"{where}: split", problem, f"say --split, one of {', '.join(SPLITS)}")
     name = values.get("id")
@@ -85,7 +86,7 @@ def make_label(row: Row, split: str | None) -> Label:
     if not any(map(_is_visible, text)):
         raise InputError(f"{where}: text", "is empty", "label the clip or leave it out")
     gloss = values.get("gloss", "")
-    if isinstance(gloss, (list, tuple)) and all(isinstance(one, str | int) for one in gloss):
+    if isinstance(gloss, (list, tuple)) and all(isinstance(item, str | int) for item in gloss):
         gloss = " ".join(map(str, gloss))
     elif not isinstance(gloss, str):
         raise InputError(f"{where}: gloss", f"is {gloss!r}", "give a list of glosses")
@@ -94,17 +95,7 @@ def make_label(row: Row, split: str | None) -> Label:
         raise InputError(
             f"{where}: start, end", f"{start} to {end} s is not a range", "correct the times or leave it out"
         )
-    return Label(
-        name,
-        _SPLIT_NAMES[split.strip().lower()],
-        clean_text(text),
-        clean_text(gloss),
-        pose,
-        video,
-        recording,
-        start,
-        end,
-    )
+    return Label(name, known_split, clean_text(text), clean_text(gloss), pose, video, recording, start, end)
 
 
 def clean_text(text: str) -> str:

@@ -304,18 +304,18 @@ def test_withdrawal_removes_every_byte_and_names_releases_and_runs(again, tmp_pa
     (tmp_path / "runs" / "other").mkdir()
     (tmp_path / "runs" / "other" / "settings.json").write_text('{"start": {"data": []}}')
 
-    def found() -> list[tuple[bytes, str]]:
+    def occurrences() -> list[tuple[bytes, str]]:
         files = content_of(again.folder.root).items()
         return [(needle, name) for needle in searched for name, content in files if needle in content]
 
     first.path.with_suffix(".html").write_text(f"the report names {video.name}")
-    assert found()
+    assert occurrences()
     gone = withdraw(again.folder, str(video), tmp_path / "runs")
     assert {first.path.name, second.path.name} <= set(gone.releases)
     assert [path.name for path in gone.runs] == ["mine", "moved"]
-    assert not again.folder.current.exists() and not found()
+    assert not again.folder.current.exists() and not occurrences()
     made, _, release = again.make()
-    assert made == {} and release.clips == 3 and not found()
+    assert made == {} and release.clips == 3 and not occurrences()
     assert withdraw(again.folder, gone.content[:12], tmp_path / "runs") == gone  # a second call completes the first
     with pytest.raises(InputError, match="8 digits"):
         withdraw(again.folder, "nothing", tmp_path / "runs")
