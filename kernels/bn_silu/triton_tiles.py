@@ -25,7 +25,7 @@ WARPS = 4
 
 @triton.jit
 def share_of(bounds, part, AXIS: tl.constexpr = 0):
-    """The range of a part's crops that this program handles, as int64, because offsets into a map can exceed int32."""
+    """The range of a part's crops that this program handles, as int64 like `bounds`."""
     first, end = tl.load(bounds + part), tl.load(bounds + part + 1)
     share = tl.cdiv((end - first).to(tl.int32), tl.num_programs(AXIS))  # a division in int64 is a call with a stack
     first += tl.program_id(AXIS) * share

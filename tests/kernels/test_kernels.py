@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_memory import watched_memory
 
 from unisign_fast.kernels import dispatch
 from unisign_fast.kernels.cross_entropy import op as cross_entropy
@@ -72,7 +73,9 @@ def errors_and_allowed(spec: KernelSpec, backend: str, shape: dict, dtype: torch
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @each_case
 def test_fast_backend_equals_reference(spec, backend, case, dtype):
-    assert errors_and_allowed(spec, backend, case.shape, dtype) == []
+    with watched_memory() as faults:
+        wrong = errors_and_allowed(spec, backend, case.shape, dtype)
+    assert wrong + faults == []
 
 
 LONG = {
