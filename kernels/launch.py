@@ -33,6 +33,14 @@ class Launch:
     bytes: int = field(compare=False)  # of its tensors, each counted once
 
 
+class TooManyElements(ValueError):
+    """A tensor that int32 offsets cannot address."""
+
+    def __init__(self, kernel: str, elements: int):
+        super().__init__(f"{kernel}: a tensor of {elements:,} elements exceeds int32 offsets")
+        self.elements = elements
+
+
 _recorded: list[Launch] | None = None
 _target: int | None = None
 
@@ -104,15 +112,15 @@ def launch(
     """kernel[grid](*arguments, **constants); nothing with an empty grid. Tensors must be contiguous.
 
     Integers that change from batch to batch are arguments that the kernel lists in do_not_specialize: otherwise Triton
-    compiles it again for 1 and for multiples of 16. Raises ValueError for tensors that int32 offsets cannot address.
+    compiles it again for 1 and for multiples of 16. Raises TooManyElements for a tensor that int32 offsets cannot
+    address.
     """
     given = [argument for argument in arguments if isinstance(argument, Tensor)]
     assert all(tensor.is_contiguous() for tensor in given), "a kernel takes contiguous tensors"
     if isinstance(given[0], FakeTensor):
         return
     if (largest := max(tensor.numel() for tensor in given)) > MOST_ELEMENTS:
-        name = kernel.fn.__name__
-        raise ValueError(f"{name}: a tensor of {largest:,} elements exceeds int32 offsets; use a smaller micro-batch")
+        raise TooManyElements(kernel.fn.__name__, largest)
     if _recorded is not None:
         _recorded.append(_launch(kernel, grid, arguments, warps, stages, constants))
     elif all(grid) and not given[0].is_meta:

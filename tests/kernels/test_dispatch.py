@@ -10,7 +10,7 @@ import torch
 from unisign_fast.kernels import dispatch
 from unisign_fast.kernels.deferred_activation.reference import DeferredActivation
 from unisign_fast.kernels.dispatch import tensors
-from unisign_fast.kernels.launch import MOST_ELEMENTS, recording
+from unisign_fast.kernels.launch import MOST_ELEMENTS, TooManyElements, recording
 from unisign_fast.kernels.registry import SPECS
 from unisign_fast.kernels.testing import make_inputs, results_and_gradients
 
@@ -105,7 +105,7 @@ def test_a_tensor_beyond_int32_offsets_is_refused():
     spec = next(spec for spec in SPECS if spec.name == "deferred_activation")
     frames = MOST_ELEMENTS // (21 * 256) + 1
     x = _meta_activation(frames)
-    with pytest.raises(ValueError, match="2,147,48[0-9],[0-9]+ elements exceeds int32 offsets; use a smaller"):
+    with pytest.raises(TooManyElements, match="2,147,48[0-9],[0-9]+ elements exceeds int32 offsets"):
         spec.operation.gpu(x)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from unisign_fast.kernels.launch import TooManyElements
 from unisign_fast.model.config import ModelConfig, MT5Shape
 from unisign_fast.pipelines.batches.batch_sampler import Budget
 from unisign_fast.pipelines.errors import InputError
@@ -53,6 +54,16 @@ def test_as_many_clips_as_fit_in_memory_with_the_state():
         memory.clips_that_fit(13 * 2**30, settings, BASE_POSE, ModelConfig(), 1)
 
 
+@pytest.mark.parametrize("p_samp, clips", [(0.1, 120), (0.5, 24)])
+def test_no_more_clips_than_the_kernels_can_address(p_samp, clips):
+    """7,133 crops of 112 x 112 fill int32 offsets at EfficientNet-B0's widest map; a 256-frame clip has 52 or 256."""
+    data, config = replace(BASE_POSE, p_samp=p_samp), ModelConfig(rgb=True)
+    assert memory.clips_that_fit(10**15, BASE.stages[2], data, config, 1) == clips
+    assert memory.addressable_clips(clips, BASE.stages[2], data, config) == clips
+    ctc = ModelConfig(head="ctc", head_classes=("a",))
+    assert memory.addressable_clips(3, BASE.stages[3], BASE_POSE, ctc) == 3
+
+
 def test_running_out_of_memory_names_the_settings_to_lower():
     with pytest.raises(InputError) as caught, memory.out_of_memory_advice(Budget(4096, 800), 256):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -60,5 +71,9 @@ def test_running_out_of_memory_names_the_settings_to_lower():
     with pytest.raises(InputError) as caught, memory.out_of_memory_advice(Budget(200, 800), 256):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert "a single clip of up to 256 frames" in str(caught.value) and "give --max-frames 128" in str(caught.value)
+    with pytest.raises(InputError) as caught, memory.out_of_memory_advice(Budget(4096, 800), 256):
+        raise TooManyElements("depthwise_forward", 3 * 10**9)
+    assert str(caught.value).startswith("GPU kernels (depthwise_forward: a tensor of 3,000,000,000 elements exceeds")
+    assert str(caught.value).endswith("give --frames-per-device 2048 --tokens-per-device 400")
     with pytest.raises(ZeroDivisionError), memory.out_of_memory_advice(Budget(4096, 800), 256):
         raise ZeroDivisionError

@@ -1,7 +1,8 @@
 """Derives micro-batch sizes from GPU memory.
 
 The bytes that autograd saves for a clip are counted on meta tensors before training, on the GPU's code paths, so they
-reflect the model's shape, the precision and the share of sampled hands. The clips of an optimiser step do not change.
+reflect the model's shape, the precision and the share of sampled hands. Tensors stay within the int32 offsets of the
+kernels. The clips of an optimiser step do not change.
 """
 
 from collections import defaultdict
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from unisign_fast.kernels.dispatch import as_device
+from unisign_fast.kernels.launch import MOST_ELEMENTS, TooManyElements
 from unisign_fast.kernels.meta import FusedAsOnCuda
 from unisign_fast.model.config import ModelConfig
 from unisign_fast.model.unisign import UniSign
@@ -75,7 +77,8 @@ def micro_batch_budget(
 def clips_that_fit(
     free_bytes: int, settings: TrainSettings, data: DataSettings, config: ModelConfig, world_size: int
 ) -> int:
-    """The number of full-length clips that fit into `free_bytes` along with the model, up to a rank's share of a step.
+    """The number of full-length clips that fit into `free_bytes` along with the model and whose tensors the kernels can
+    address, up to a rank's share of a step.
 
     Raises InputError if not even one clip fits.
     """
@@ -85,7 +88,23 @@ def clips_that_fit(
     if clips < 1:
         problem = f"{free_bytes / 2**30:.0f} GiB are free, but the model and its optimiser need {state / 2**30:.0f} GiB"
         raise InputError("GPU memory", problem, "train with more ranks and --zero-stage 2, or lower --max-frames")
-    return min(clips, -(-settings.clips_per_step // world_size))
+    return addressable_clips(min(clips, -(-settings.clips_per_step // world_size)), settings, data, config)
+
+
+def addressable_clips(clips: int, settings: TrainSettings, data: DataSettings, config: ModelConfig) -> int:
+    """At most `clips`: as many full-length ones as the kernels' int32 offsets can address, forward and backward, with a
+    tenth to spare, because rounding can give short clips more hands.
+    """
+    model = _meta_model(settings, replace(config, head="language_model"))  # CTC has no backward pass on meta tensors
+    while True:
+        try:
+            with as_device("cuda"), FusedAsOnCuda():
+                model(_full_batch(-(-11 * clips // 10), data, config).to("meta"))[0].backward()
+            return clips
+        except TooManyElements as error:
+            if clips == 1:
+                return 1  # the step itself will say which setting to lower
+            clips = max(1, clips * MOST_ELEMENTS // error.elements)
 
 
 def state_bytes(settings: TrainSettings, config: ModelConfig, world_size: int) -> int:
@@ -99,14 +118,17 @@ def state_bytes(settings: TrainSettings, config: ModelConfig, world_size: int) -
 
 def saved_bytes(clips: int, settings: TrainSettings, data: DataSettings, config: ModelConfig) -> int:
     """Bytes that autograd saves in a forward pass over `clips` full-length clips, counted on meta tensors."""
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    with torch.device("meta"):
-        model = UniSign(replace(config))
-    model = model.to("meta", dtype).train()
+    model = _meta_model(settings, config)
     saved = SavedBytes(model)
     with as_device("cuda"), FusedAsOnCuda(), saved_tensors_hooks(saved.pack, lambda x: x):
         model(_full_batch(clips, data, config).to("meta"))
     return sum(saved.bytes.values())
+
+
+def _meta_model(settings: TrainSettings, config: ModelConfig) -> UniSign:
+    with torch.device("meta"):
+        model = UniSign(config)
+    return model.to("meta", torch.bfloat16 if settings.precision == "bf16" else torch.float32).train()
 
 
 def _full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBatch:
@@ -128,17 +150,19 @@ def _full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBa
 
 @contextmanager
 def out_of_memory_advice(budget: Budget, max_frames: int) -> Iterator[None]:
-    """Convert a GPU out-of-memory error into an InputError that names the settings to lower, and their new values.
+    """Convert a GPU out-of-memory error, or a tensor too large for the kernels, into an InputError that names the
+    settings to lower, and their new values.
 
     A micro-batch of one clip of `max_frames` can't be divided: the clip itself has to be shorter.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, TooManyElements) as error:
+        where = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else f"GPU kernels ({error})"
         if budget.frames > max_frames:
             problem = f"a micro-batch of {budget.frames} frames and {budget.tokens} tokens does not fit"
             remedy = f"give --frames-per-device {budget.frames // 2} --tokens-per-device {budget.tokens // 2}"
         else:
             problem = f"a single clip of up to {max_frames} frames does not fit"
             remedy = f"give --max-frames {max_frames // 2}, or shard the optimiser over more ranks with --zero-stage 2"
-        raise InputError("GPU memory", problem, remedy) from error
+        raise InputError(where, problem, remedy) from error
