@@ -2,7 +2,8 @@
 
 scaled_dot_product_attention would choose by itself: cuDNN first on Hopper, which has no gradient for a bias and raises,
 and flash attention takes no bias. The memory-efficient kernel has both, forward and backward. Its bias must be
-contiguous in rows whose stride is a multiple of 8: an aligned `Packing` makes it so once for all layers.
+contiguous in rows whose stride is a multiple of 8: an aligned `Packing` makes it so once for all layers. From sm_80 on,
+PyTorch has it only for heads of a multiple of 16 bytes.
 """
 
 import torch
@@ -13,6 +14,7 @@ from ..packing import Packing
 from .reference import padded_heads
 
 BIAS_ALIGNMENT = 8  # elements
+HEAD_ALIGNMENT = 16  # bytes
 
 
 def varlen_attention(
@@ -41,8 +43,14 @@ def efficient_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor,
     return out
 
 
-def refusal(projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing, *_) -> str | None:
+def refusal(
+    projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing, heads: int, _: float
+) -> str | None:
     """Why the kernel cannot take these arguments, or None if it can."""
+    channels = projected[0].shape[1] // ((3 if len(projected) == 1 else 1) * heads)
+    multiple = HEAD_ALIGNMENT // projected[0].element_size()
+    if channels % multiple:
+        return f"{channels} channels of a head are not a multiple of {multiple}"
     if bias.stride(-1) != 1 or any(stride % BIAS_ALIGNMENT for stride in bias.stride()[:-1]):
         return f"the bias has strides {bias.stride()}: rows must be contiguous, {BIAS_ALIGNMENT} elements apart or more"
     return None

@@ -42,10 +42,10 @@ SPEC = KernelSpec(
     operation=varlen_attention,
     inputs=_inputs,
     cases=(
-        Case({"Q": [3, 1, 17], "H": 2, "C": 4, "bias": True}, "self-attention of ragged sequences"),
-        Case({"Q": [3, 1, 5], "S": [4, 6, 2], "H": 2, "C": 4, "bias": False}, "cross-attention, a mask of keys alone"),
+        Case({"Q": [3, 1, 17], "H": 2, "C": 8, "bias": True}, "self-attention of ragged sequences"),
+        Case({"Q": [3, 1, 5], "S": [4, 6, 2], "H": 2, "C": 8, "bias": False}, "cross-attention, a mask of keys alone"),
         Case({"Q": [16, 16], "H": 1, "C": 8, "bias": True}, "nothing is padded"),
-        Case({"Q": [1], "S": [1], "H": 3, "C": 2, "bias": True}, "a single pair"),
+        Case({"Q": [1], "S": [1], "H": 3, "C": 16, "bias": True}, "a single pair"),
     ),
     training=(
         Case({"Q": [260] * 16, **_MODEL, "bias": True}, "encoder: 16 clips of 260 positions"),

@@ -80,6 +80,19 @@ def test_a_bias_that_would_be_copied_in_every_layer_is_refused():
         assert "the bias has strides" in gpu_kernel.refusal(projected, other, *rest)
 
 
+@pytest.mark.parametrize("dtype, multiple", [(torch.bfloat16, 8), (torch.float32, 4)], ids=str)
+def test_heads_without_a_memory_efficient_kernel_take_the_reference(dtype, multiple):
+    spec = next(spec for spec in LIBRARY_SPECS if spec.operation is varlen_attention)
+    for case in spec.cases:
+        fitting, other = (
+            make_inputs(spec, case.shape | {"C": channels}, dtype, "meta") for channels in (multiple, multiple // 2)
+        )
+        with dispatch.as_device("cuda"):
+            assert spec.operation.backend(*fitting) == "gpu"
+            assert spec.operation.backend(*other) == "reference"
+        assert gpu_kernel.refusal(*other) == f"{multiple // 2} channels of a head are not a multiple of {multiple}"
+
+
 def _shares(operation, p: float) -> None:
     torch.manual_seed(0)
     x = torch.full((333, 1001), 2.0, requires_grad=True)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_unisign import make_batch
+from test_unisign import RGB, make_batch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unisign_fast.kernels import dispatch
@@ -100,6 +102,30 @@ def test_a_task_head_goes_through(features, head):
         loss = model(make_batch([6, 8]).to("meta"))[0]
         if head == "classifier":  # torch's CTC loss has no backward pass on meta tensors
             loss.backward()
+
+
+class AttentionCalls(TorchFunctionMode):
+    """Notes for each call of PyTorch's attention whether it may choose cuDNN."""
+
+    def __init__(self):
+        super().__init__()
+        self.may_choose_cudnn = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is scaled_dot_product_attention:
+            self.may_choose_cudnn.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("fusion, attentions", [("deformable", 1), ("cross", 2)])
+def test_attention_never_chooses_cudnn_which_builds_a_plan_for_every_shape(fusion, attentions):
+    model = UniSign(replace(RGB, fusion=fusion)).eval()
+    batch, tokens = make_batch([5, 7], crops=(3, 2)), 3
+    with AttentionCalls() as calls:
+        model.generate(batch, beams=2, max_new_tokens=tokens)
+    layers = RGB.mt5.num_decoder_layers
+    assert calls.may_choose_cudnn in [[False] * (attentions + 2 * layers * steps) for steps in range(1, tokens + 1)]
+    assert torch.backends.cuda.cudnn_sdp_enabled(), "the caller's own attention may"
 
 
 def test_the_host_waiting_for_the_device_raises():

@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import sdpa_kernel
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import MT5ForConditionalGeneration
 from transformers.models.mt5.modeling_mt5 import MT5Attention
 
 from unisign_fast.kernels.packing import Packing
 from unisign_fast.kernels.varlen_attention.reference import split_heads
+from unisign_fast.model.attention import BACKENDS
 from unisign_fast.model.mt5 import norm, sublayers
 from unisign_fast.text.tokenizer import END, PAD, until_end
 
@@ -122,6 +124,7 @@ class _Decoder:
         self._tokens = [[empty, empty] for _ in layers]  # keys and values [B, H, U or more, C]
         self._descent_BKU = torch.zeros(clips, beams, 0, dtype=torch.bool, device=hidden_PD.device)
 
+    @sdpa_kernel(BACKENDS)
     def step(self, last_BK: Tensor) -> Tensor:
         """Logits [B, K, W] after each beam's last token."""
         first, own = self._descent_BKU.shape[2], torch.eye(self.beams, dtype=torch.bool, device=last_BK.device)

@@ -8,10 +8,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
 
 from unisign_fast.kernels.deformable_attention.op import deformable_attention
 from unisign_fast.kernels.deformable_offsets.op import deformable_offsets
 from unisign_fast.kernels.position_bias.op import position_bias
+from unisign_fast.model.attention import BACKENDS
 from unisign_fast.model.batch_norm import Float32Buffers
 
 Fusion = Literal["deformable", "cross"]
@@ -47,6 +49,7 @@ class MapAttention(nn.Module):
         for layer in (self.query, self.key, self.value, self.out):
             nn.init.zeros_(layer.bias)
 
+    @sdpa_kernel(BACKENDS)
     def forward(self, joints_NVC: Tensor, cells_NSC: Tensor) -> Tensor:
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (GROUPS, -1)).transpose(1, 2)
