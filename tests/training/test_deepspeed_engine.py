@@ -3,6 +3,7 @@
 import math
 import socket
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -77,18 +78,22 @@ def train_in_ranks(out: Path) -> None:
     """Run by each of two ranks: the clips split unevenly, one micro-batch without clips, one rank without crops; a
     step of one micro-batch, then steps of two."""
     ranks = start_ranks()
+    from deepspeed.accelerator import get_accelerator  # late: the import selects the accelerator
+
     splits = {0: [[0, 2, 4]], 1: [[1, 3]]}, {0: [[4], [2, 0]], 1: [[], [3, 1]]}
-    results, norms = {}, {}
+    results, norms, waits = {}, {}, Counter()
     for precision, stage in RUNS:
         torch.manual_seed(0)
         model = Toy()
         engine = start_engine(model, settings(precision, stage), STEPS)
+        get_accelerator().synchronize = lambda *_: waits.update([(precision, stage)])
         for step in range(STEPS):
             micro_batches = [toy_batch(clips) for clips in splits[min(step, 1)][ranks.rank]]
             tokens = ranks.sum(torch.tensor(float(sum((b.label_ids != -100).sum() for b in micro_batches))))
             result = backward_step(engine, micro_batches, ranks.world_size / tokens)
             if step == 0 and precision == "fp32":
                 norms[stage] = result.grad_norm.item()
+        del get_accelerator().synchronize
         state = consolidated_state_dict(engine)
         assert (state is None) == (ranks.rank == 1)
         kept = check_bad_steps(engine, ranks)
@@ -99,7 +104,7 @@ def train_in_ranks(out: Path) -> None:
         results[precision, stage] = state, losses[0], kept
         engine.destroy()
     if ranks.is_first:
-        torch.save(results | {"norms": norms}, out)
+        torch.save(results | {"norms": norms, "waits": waits}, out)
     ranks.leave()
 
 
@@ -158,6 +163,11 @@ def test_the_norm_of_the_gradient_is_that_of_the_whole_step(trained):
     (loss / tokens).backward()
     expected = nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
     assert all(norm == pytest.approx(expected, rel=1e-5) for norm in trained["norms"].values())
+
+
+def test_steps_do_not_wait_for_the_device_between_micro_batches(trained):
+    """DeepSpeed's throughput timer would, before every forward pass from the third step on."""
+    assert trained["waits"] == {}
 
 
 def test_plain_python_needs_no_launcher(tmp_path):

@@ -89,6 +89,7 @@ def engine_config(settings: TrainSettings) -> dict:
         "zero_allow_untested_optimizer": True,  # torch's fused AdamW; DeepSpeed's takes minutes to compile
         "bf16": {"enabled": settings.precision == "bf16"},
         "steps_per_print": None,
+        "timers": {"throughput": {"enabled": False}},  # it synchronises with the device before every forward pass
     }
     if settings.precision == "bf16" and settings.zero_stage > 0:  # stage 0 can only accumulate in bf16
         config["data_types"] = {"grad_accum_dtype": "fp32"}
