@@ -187,6 +187,26 @@ def test_a_launchers_port_that_another_run_has_is_named():
     assert f"error: MASTER_PORT: {port} is in use" in output and "deepspeed --master_port" in output
 
 
+@pytest.mark.parametrize(
+    "error, status", [("InputError('x', 'fails', 'mend it')", 2), ("ZeroDivisionError('fails')", 1)]
+)
+def test_a_rank_that_fails_does_not_wait_for_the_others_in_nccl(error, status):
+    """They wait for it in a collective; nccl destroys its group only with all ranks."""
+    script = f"""
+import torch.distributed as dist
+from unisign_fast.pipelines.errors import InputError
+from unisign_fast.utils.console import clean_exit
+from unisign_fast.utils.distributed import start_ranks
+start_ranks()
+dist.get_backend, dist.get_world_size = lambda: "nccl", lambda: 2
+dist.destroy_process_group = lambda: print("waits")
+with clean_exit():
+    raise {error}
+"""
+    ended, output = run_script([sys.executable, "-c", script])
+    assert ended == status and "fails" in output and "waits" not in output
+
+
 def test_decay_spares_biases_and_vectors_and_rgb_learns_faster():
     model = nn.ModuleDict({"a": nn.Linear(2, 3), "norm": nn.LayerNorm(3), "rgb": nn.Linear(2, 2)})
     model.register_parameter("bias", nn.Parameter(torch.zeros(2, 2)))

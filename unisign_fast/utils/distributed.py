@@ -7,6 +7,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -136,9 +137,19 @@ def _join(backend: str, timeout: timedelta | None) -> None:
 
 
 def _destroy_group() -> None:
-    """Runs at exit unless `Ranks.leave` ended the process: after an error, or with a single rank."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Runs at exit unless `Ranks.leave` ended the process: after an error, or with a single rank.
+
+    Destroying an nccl group is collective. The other ranks wait for this one in the collective of a step, so it would
+    wait for them forever, and the launcher would not see that it has failed.
+    """
+    if not dist.is_initialized():
+        return
+    if dist.get_backend() == "nccl" and dist.get_world_size() > 1:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(1 if hasattr(sys, "last_value") else 2)  # after a traceback, or the line of an InputError
+    dist.destroy_process_group()
 
 
 def import_deepspeed():
