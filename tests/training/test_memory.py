@@ -1,19 +1,24 @@
 """Micro-batches sized from memory: the bytes counted, the clips that fit, and the error if none fits."""
 
+import gc
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from toy_training import Toy, run_script, toy_batch
 
 from unisign_fast.kernels.launch import TooManyElements
 from unisign_fast.model.config import ModelConfig, MT5Shape
+from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.batch_sampler import Budget
 from unisign_fast.pipelines.errors import InputError
 from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.training import memory
+from unisign_fast.training.deepspeed_engine import backward_step, start_engine
 from unisign_fast.training.recipes import BASE
 from unisign_fast.training.settings import TrainSettings
-from unisign_fast.utils.distributed import Ranks
+from unisign_fast.utils.distributed import Ranks, start_ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 POSE = DataSettings(max_frames=64, p_samp=0.0)
@@ -77,3 +82,35 @@ def test_running_out_of_memory_names_the_settings_to_lower():
     assert str(caught.value).endswith("give --frames-per-device 2048 --tokens-per-device 400")
     with pytest.raises(ZeroDivisionError), memory.out_of_memory_advice(Budget(4096, 800), 256):
         raise ZeroDivisionError
+
+
+def print_state_of_engines() -> None:
+    """Run in a process of its own: bytes per parameter after a backward pass, without DeepSpeed's fixed bucket."""
+    start_ranks()
+    engines, total = [], 0.0  # engines stay alive, so that each adds its own bytes
+    for precision, stage in ("fp32", 0), ("fp32", 1), ("bf16", 1):
+        model = Toy()
+        model.pose = torch.nn.Linear(207, 40_000)
+        model.forward = lambda batch, model=model: model.pose(batch.poses.flatten(1).to(model.pose.weight)).sum()[None]
+        engines.append(start_engine(model, TrainSettings(precision=precision, zero_stage=stage), 1))
+        engines[-1].step = lambda: None
+        backward_step(engines[-1], [toy_batch([0])] * 2, torch.ones(()))
+        tensors = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and not x.is_meta]
+        sizes = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+        before, total = total, sum(size for size in sizes.values() if size < 2 * 10**9)
+        print("bytes", (total - before) / sum(parameter.numel() for parameter in model.parameters()))
+
+
+def test_the_state_counted_is_what_the_engine_holds():
+    status, output = run_script([sys.executable, __file__])
+    assert status == 0, output[-4000:]
+    held = [float(line.split()[1]) for line in output.splitlines() if line.startswith("bytes ")]
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in UniSign(SMALL).parameters())
+    runs = [TrainSettings(precision="fp32", zero_stage=0), TrainSettings(precision="fp32"), TrainSettings()]
+    counted = [memory.state_bytes(run, SMALL, 1) / parameters for run in runs]
+    assert counted == pytest.approx(held, rel=0.01) and held == pytest.approx([16, 20, 20], rel=0.01)
+
+
+if __name__ == "__main__":
+    print_state_of_engines()

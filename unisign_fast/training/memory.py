@@ -111,8 +111,8 @@ def state_bytes(settings: TrainSettings, config: ModelConfig, world_size: int) -
     """Bytes per rank of weights, gradients, their float32 sums, master weights and AdamW's moments."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in UniSign(config).parameters())
-    if settings.precision == "fp32":
-        return 16 * parameters
+    if settings.precision == "fp32" and settings.zero_stage == 0:
+        return 16 * parameters  # the weights are their own masters, and nothing else sums gradients
     return 8 * parameters + 12 * parameters // (world_size if settings.zero_stage else 1)
 
 
