@@ -66,7 +66,7 @@ def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capabilit
     from triton.compiler import ASTSource
 
     signature = dict(launch.signature)
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if name in launch.aligned}
     source = ASTSource(launch.kernel, signature, dict(launch.constants), aligned)
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)

@@ -16,6 +16,8 @@ from torch.library import CustomOpDef
 
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64"}
 MOST_ELEMENTS = 2**31 - 1  # elements of a tensor: kernels compute offsets in int32
+ALIGNMENT = 16  # bytes: Triton compiles a kernel again for a pointer that is no multiple of it, without wide loads
+SMALL = 4096  # elements of a tensor that is not worth a copy
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Launch:
     signature: tuple[tuple[str, str], ...]  # argument, Triton type; "constexpr" for constants
     constants: tuple[tuple[str, Any], ...]
     specialized: tuple[tuple[str, int], ...]  # integers that Triton compiles for: 1, or a multiple of 16
+    aligned: tuple[str, ...]  # pointers that Triton compiles for as multiples of `ALIGNMENT`
     warps: int
     stages: int
     grid: tuple[int, ...] = field(compare=False)
@@ -78,27 +81,39 @@ def compute_capability() -> int:
 def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], CustomOpDef]:
     """Makes a function the custom operator unisign_fast::name, which torch.compile traces as one node. The function is
     its own fake implementation: on fake and meta tensors `launch` runs nothing. It gets its tensors contiguous, as
-    `launch` requires, except those in `mutates`, the arguments it writes to.
+    `launch` requires, and aligned unless they are small, except those in `mutates`, the arguments it writes to.
+
+    DeepSpeed stores parameters end to end, so that most weights of graph convolutions are not aligned. A kernel would
+    load them two bytes at a time, without asynchronous copies, and one would spill on sm_90.
     """
 
     def register(function: Callable) -> CustomOpDef:
         names = tuple(signature(function).parameters)
 
         @wraps(function)
-        def on_contiguous(*arguments: Any) -> Any:
-            return function(*(x if name in mutates else _contiguous(x) for name, x in zip(names, arguments)))
+        def on_aligned(*arguments: Any) -> Any:
+            return function(*(x if name in mutates else _aligned(x) for name, x in zip(names, arguments)))
 
-        custom = torch.library.custom_op(f"unisign_fast::{name}", on_contiguous, mutates_args=mutates)
-        custom.register_fake(on_contiguous)
+        custom = torch.library.custom_op(f"unisign_fast::{name}", on_aligned, mutates_args=mutates)
+        custom.register_fake(on_aligned)
         return custom
 
     return register
 
 
-def _contiguous(argument: Any) -> Any:
+def _aligned(argument: Any) -> Any:
+    """Tensors contiguous, and large ones at a multiple of `ALIGNMENT`."""
     if isinstance(argument, list):
-        return [_contiguous(item) for item in argument]
-    return argument.contiguous() if isinstance(argument, Tensor) else argument
+        return [_aligned(item) for item in argument]
+    if not isinstance(argument, Tensor):
+        return argument
+    tensor = argument.contiguous()
+    return tensor if _is_aligned(tensor) or tensor.numel() < SMALL else tensor.clone()
+
+
+def _is_aligned(tensor: Tensor) -> bool:
+    """Whether it begins at a multiple of `ALIGNMENT`; every allocation does."""
+    return tensor.storage_offset() * tensor.element_size() % ALIGNMENT == 0
 
 
 def padded(size: int) -> int:
@@ -112,8 +127,8 @@ def launch(
     """kernel[grid](*arguments, **constants); nothing with an empty grid. Tensors must be contiguous.
 
     Integers that change from batch to batch are arguments that the kernel lists in do_not_specialize: otherwise Triton
-    compiles it again for 1 and for multiples of 16. Raises TooManyElements for a tensor that int32 offsets cannot
-    address.
+    compiles it again for 1 and for multiples of 16. Pointers into a tensor, at places that change, are listed in
+    do_not_specialize_on_alignment. Raises TooManyElements for a tensor that int32 offsets cannot address.
     """
     given = [argument for argument in arguments if isinstance(argument, Tensor)]
     assert all(tensor.is_contiguous() for tensor in given), "a kernel takes contiguous tensors"
@@ -134,11 +149,16 @@ def _launch(
     types = [TYPES[a.dtype] if isinstance(a, Tensor) else numbers[type(a)] for a in arguments]
     signature = [*zip(kernel.arg_names, types), *((name, "constexpr") for name in constants)]
     # The interpreter keeps the decorator's options in `kwargs`, the compiler in attributes.
-    options = getattr(kernel, "kwargs", None) or {"do_not_specialize": kernel.do_not_specialize}
-    varying = options["do_not_specialize"] or ()
+    options = getattr(kernel, "kwargs", None) or vars(kernel)
+    varying, unaligned = options["do_not_specialize"] or (), options["do_not_specialize_on_alignment"] or ()
     integers = {name: a for name, a in zip(kernel.arg_names, arguments) if type(a) is int}
     fixed = [(name, number) for name, number in integers.items() if name not in varying]
     specialized = [(name, 1 if n == 1 else 16) for name, n in fixed if n == 1 or n % 16 == 0]
+    aligned = tuple(
+        name
+        for name, a in zip(kernel.arg_names, arguments)
+        if isinstance(a, Tensor) and _is_aligned(a) and name not in unaligned
+    )
     sizes = {a.untyped_storage()._cdata: a.numel() * a.element_size() for a in arguments if isinstance(a, Tensor)}
-    code = kernel, tuple(signature), tuple(constants.items()), tuple(specialized), warps, stages
+    code = kernel, tuple(signature), tuple(constants.items()), tuple(specialized), aligned, warps, stages
     return Launch(*code, grid, integers, sum(sizes.values()))

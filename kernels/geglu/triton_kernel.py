@@ -31,7 +31,7 @@ def _kept(seed, p, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
         return tl.full((BLOCK,), 1.0, tl.float32)
 
 
-@triton.jit(do_not_specialize=["elements"])
+@triton.jit(do_not_specialize=["elements"], do_not_specialize_on_alignment=["seed"])
 def geglu_forward(gate_up, seed, y, elements, p, F: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr):
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = element < elements
@@ -43,7 +43,7 @@ def geglu_forward(gate_up, seed, y, elements, p, F: tl.constexpr, DROPOUT: tl.co
     tl.store(y + element, value.to(y.dtype.element_ty), mask)
 
 
-@triton.jit(do_not_specialize=["elements"])
+@triton.jit(do_not_specialize=["elements"], do_not_specialize_on_alignment=["seed"])
 def geglu_backward(
     grad, gate_up, seed, grad_gate_up, elements, p, F: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr
 ):

@@ -24,7 +24,7 @@ def _place(row, rows, M: tl.constexpr, M_PADDED: tl.constexpr):
     return row[:, None] * M + column[None, :], (row < rows)[:, None] & (column < M)[None, :]
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["seed"])
 def residual_rms_norm_forward(
     x, branch, scale, seed, z, y, rstd, rows, eps, p,
     DROPOUT: tl.constexpr, M: tl.constexpr, M_PADDED: tl.constexpr, ROWS: tl.constexpr,
@@ -45,7 +45,7 @@ def residual_rms_norm_forward(
     tl.store(y + place, value.to(y.dtype.element_ty), inside)
 
 
-@triton.jit(do_not_specialize=["rows", "tiles"])
+@triton.jit(do_not_specialize=["rows", "tiles"], do_not_specialize_on_alignment=["seed"])
 def residual_rms_norm_backward(
     grad_z, grad_y, z, rstd, scale, seed, grad_x, grad_branch, grad_scale, rows, tiles, p,
     DROPOUT: tl.constexpr, RESIDUAL: tl.constexpr, M: tl.constexpr, M_PADDED: tl.constexpr, ROWS: tl.constexpr,

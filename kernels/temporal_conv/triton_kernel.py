@@ -34,7 +34,7 @@ def _shifted(row, frame, first, last, shift, column, valid, V: tl.constexpr, C: 
     return (row + shift * V)[:, None] * C + column[None, :], inside[:, None] & (column < C)[None, :]
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["end_frame"])
 def temporal_conv_forward(
     x, weight, bias, first_frame, end_frame, out, batch_stats, rows,
     BATCH_STATS: tl.constexpr, KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
@@ -62,7 +62,7 @@ def temporal_conv_forward(
         store_batch_stats(rounded.to(tl.float32), batch_stats, tile, count, valid, output, O)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["end_frame"])
 def temporal_conv_input_gradient(
     grad, weight, first_frame, end_frame,
     x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums, rows,
@@ -91,7 +91,7 @@ def temporal_conv_input_gradient(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows", "rows_a_split"])
+@triton.jit(do_not_specialize=["rows", "rows_a_split"], do_not_specialize_on_alignment=["end_frame"])
 def temporal_conv_weight_gradient(
     x, grad, first_frame, end_frame, partial, rows, rows_a_split,
     KERNEL_SIZE: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from unisign_fast.kernels import dispatch
+from unisign_fast.kernels import dispatch, launch
 from unisign_fast.kernels.deferred_activation.reference import DeferredActivation
 from unisign_fast.kernels.dispatch import tensors
 from unisign_fast.kernels.launch import MOST_ELEMENTS, TooManyElements, recording
 from unisign_fast.kernels.registry import SPECS
-from unisign_fast.kernels.testing import make_inputs, results_and_gradients
+from unisign_fast.kernels.testing import leaves, make_inputs, results_and_gradients
 
 ROOT = Path(__file__).resolve().parents[2]
 each_operation = pytest.mark.parametrize("spec", SPECS, ids=[spec.name for spec in SPECS])
@@ -52,6 +52,23 @@ def test_ragged_batches_launch_the_same_kernels(spec):
             results_and_gradients(spec.operation.gpu, make_inputs(spec, shape, torch.bfloat16, "meta"))
         batches.append(set(launches))
     assert len(set().union(*batches)) == len(batches[0])
+
+
+@each_operation
+def test_misaligned_inputs_launch_the_same_kernels(spec, monkeypatch):
+    """DeepSpeed stores parameters end to end. Triton would compile a kernel again for each that is no multiple of 16
+    bytes, and load it element by element.
+    """
+    monkeypatch.setattr(launch, "SMALL", 1)
+    placed = []
+    for offset in (0, 1):
+        inputs = make_inputs(spec, spec.training[0].shape, torch.bfloat16, "meta")
+        for leaf in leaves(inputs):
+            leaf.data = leaf.new_empty(leaf.numel() + offset)[offset:].view(leaf.shape)
+        with recording() as launches:
+            results_and_gradients(spec.operation.gpu, inputs)
+        placed.append(launches)
+    assert placed[0] == placed[1]
 
 
 def test_importing_and_running_the_gpu_path_never_imports_numba():

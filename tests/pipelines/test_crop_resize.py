@@ -63,7 +63,7 @@ def test_the_gpu_kernel_compiles_without_spills():
         from unisign_fast.pipelines.crops.gpu_resize import COLUMNS, FIELDS, TILE, cut_and_resize
         constants = dict(S=112, TILE=TILE, COLUMNS=COLUMNS, FIELDS=FIELDS)
         signature = ("table", "*i64"), ("out", "*u8"), *((name, "constexpr") for name in constants)
-        launch = Launch(cut_and_resize, signature, tuple(constants.items()), (), 2, 3, (1,), {}, 0)
+        launch = Launch(cut_and_resize, signature, tuple(constants.items()), (), ("table", "out"), 2, 3, (1,), {}, 0)
         for capability in (80, 90, 100):
             row = compile_launch("crops", torch.uint8, launch, capability)
             print(capability, row.registers, row.spilled, row.shared, row.fits)
