@@ -52,16 +52,27 @@ def work(spec: KernelSpec, case: Case) -> dict[str, Work]:
     return {"forward": [forward], "backward": [backward]}
 
 
+def compile_static(function: Callable) -> Callable:
+    """torch.compile for the sizes of the next call.
+
+    What was compiled before is forgotten: otherwise torch makes a function's second size dynamic and runs its ninth
+    eagerly.
+    """
+    torch.compiler.reset()
+    return torch.compile(function, dynamic=False)
+
+
 def operation(spec: KernelSpec, case: Case, device: str) -> Subject:
     """A single operation at one of its training sizes."""
     providers = {
         "eager": spec.operation.reference,
-        "compiled": torch.compile(spec.operation.reference),
+        "compiled": compile_static(spec.operation.reference),
         "gpu": spec.operation.gpu,
     }
     if spec.name == "temporal_conv":
         providers["cudnn"] = cudnn_temporal_conv
-    items = case.shape.get("F") or case.shape.get("N") or sum(case.shape.get("T") or case.shape["parts"])
+    counts = (case.shape[letter] for letter in ("F", "N", "T", "Q", "parts") if letter in case.shape)
+    items = next(count if isinstance(count, int) else sum(count) for count in counts)
     inputs = partial(make_inputs, spec, case.shape, DTYPE, device)
     return Subject(spec.name, case.reason, items, inputs, providers, work(spec, case))
 
@@ -149,7 +160,7 @@ def _flops_of_a_crop(channels: int) -> int:
 
 def _module_providers(module: nn.Module) -> dict[str, Callable]:
     """The module eager, compiled as a whole, and on the kernels; each takes inputs, and weights that want gradients."""
-    compiled = torch.compile(module)
+    compiled = compile_static(module)
     return {
         "eager": _forced("reference", lambda inputs, weights: module(*inputs)),
         "compiled": _forced("reference", lambda inputs, weights: compiled(*inputs)),

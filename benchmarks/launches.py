@@ -66,10 +66,13 @@ class Row:
 
 def count(stage: int, clips: int, config: ModelConfig, ceilings: tuple[float, float], max_frames: int) -> list[Row]:
     """Rows of the median micro-batch of a step of this stage, forward and backward, and one of all of it."""
-    config = replace(config, rgb=P_SAMP[stage] > 0)
     settings = {"vocabulary": config.mt5.vocab_size, "p_samp": P_SAMP[stage], "crop_size": CROP_SIZE}
     batches = synthetic_step(max(clips, CLIPS_PER_STEP[stage]), clips, max_frames, **settings)
-    batch = batches[len(batches) // 2]
+    return count_batch(stage, batches[len(batches) // 2], replace(config, rgb=P_SAMP[stage] > 0), ceilings)
+
+
+def count_batch(stage: int, batch: PackedBatch, config: ModelConfig, ceilings: tuple[float, float]) -> list[Row]:
+    """Rows of a micro-batch, forward and backward, and one of all of it."""
     with torch.device("meta"):
         model = UniSign(config)
     model = model.to("meta", torch.bfloat16).train()

@@ -1,7 +1,9 @@
 """What the sections of gpu_call.py share: the device and its sizes, timing, and rows that survive a crash."""
 
 import json
+import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import torch
 
 from unisign_fast.model.config import ModelConfig, MT5Shape
 
+BROKEN = 75  # exit status of a section after an error from which CUDA does not recover within a process
 DATASHEET_TFLOPS = 989  # dense bfloat16 of an H100 or H200 (SXM)
 DATASHEET_BYTES_A_SECOND = {"H100": 3.35e12, "H200": 4.8e12}
 TOY_MT5 = MT5Shape(512, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=2, num_heads=4)
@@ -54,20 +57,28 @@ def toy_sizes() -> Sizes:
 
 
 class Rows:
-    """The rows of one section, in a file of their own that is complete after every row."""
+    """The rows of one section, in a file of their own that is complete after every row.
 
-    def __init__(self, file: Path, section: str, seconds: float, dry: bool):
-        self.file, self.section, self.rows = file, section, []
+    They continue those that an earlier process of the section has left in the file.
+    """
+
+    def __init__(self, file: Path, section: str, seconds: float, dry: bool, **about: object):
+        self.file, self.section = file, section
+        self.rows = json.loads(file.read_text()) if file.exists() else []
         self._end = time.monotonic() + seconds
-        self._about = {"section": section} | versions() | {"dry_run": dry}
+        self._about = {"section": section} | versions() | {"dry_run": dry} | about
 
     def add(self, what: str, **values: object) -> None:
         """Write a row: what was measured, its values, and the machine."""
-        self.rows.append({"what": what} | values | self._about)
+        self.rows.append({"what": what} | {name: _json_value(value) for name, value in values.items()} | self._about)
         draft = self.file.with_suffix(".part")
         draft.write_text(json.dumps(self.rows, indent=1))
         draft.replace(self.file)
         print(f"{self.section}: {what} {shown(values)}", flush=True)
+
+    def attempted(self, what: str) -> bool:
+        """Whether there is a row of it, which may be an error."""
+        return any(row["what"] == what or row["what"].startswith(what + ", ") for row in self.rows)
 
     @property
     def seconds_left(self) -> float:
@@ -80,12 +91,36 @@ class Rows:
 
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
-        """An error inside becomes a row."""
+        """An error inside becomes a row. If CUDA does not recover from it, the process ends with status BROKEN."""
         try:
             yield
         except Exception as error:
             self.add(what, error=f"{type(error).__name__}: {error}"[:600])
-            torch.cuda.empty_cache()
+            if not cuda_works():
+                sys.stdout.flush()
+                os._exit(BROKEN)
+
+
+def cuda_works() -> bool:
+    """Whether the GPU, if any, still works in this process: an illegal access breaks it for good, and a failed capture
+    leaves torch's generator, allocator and current stream behind in a state of capture.
+    """
+    if not torch.cuda.is_available():
+        return True
+    try:
+        torch.cuda.synchronize()
+        torch.rand(1, device="cuda")
+        torch.cuda.empty_cache()
+        return torch.cuda.current_stream() == torch.cuda.default_stream()
+    except RuntimeError:
+        return False
+
+
+def _json_value(value: object) -> object:
+    """JSON has no NaN and no infinity: they become text."""
+    if isinstance(value, list):
+        return [_json_value(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def versions() -> dict[str, str]:
@@ -139,21 +174,17 @@ def time_ms(function: Callable[[], object], device: torch.device, repeats: int) 
     return median(times)
 
 
-def replay_ms(function: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median milliseconds of a call replayed from a CUDA graph, so that the host is not timed; on a CPU of plain calls.
+def replay_ms(function: Callable[[], object], device: torch.device, repeats: int) -> tuple[float, bool]:
+    """Median milliseconds of a call replayed from a CUDA graph, so that the host is not timed, and True.
 
-    Between replays a buffer larger than any cache is written.
+    Of plain calls, and False, on a CPU, and where the call waits for the device, which no graph can capture.
+
+    Before each replay a buffer larger than any cache is written.
     """
     function()
-    if device.type == "cpu":
-        return time_ms(function, device, repeats)
+    if device.type == "cpu" or not _captured(function):
+        return time_ms(function, device, repeats), False
     flush = torch.empty(256 << 20, dtype=torch.uint8, device=device)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         function()
@@ -161,4 +192,25 @@ def replay_ms(function: Callable[[], object], device: torch.device, repeats: int
     for _ in range(repeats + 2):
         flush.zero_()
         times.append(time_ms(graph.replay, device, 1))
-    return median(times[2:])
+    return median(times[2:]), True
+
+
+def _captured(function: Callable[[], object]) -> bool:
+    """Warm the call up on a stream of its own, as a capture requires; whether it can be captured. A capture that fails
+    leaves torch in a state that later captures do not survive, hence the question beforehand.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                function()
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        return False
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.current_stream().wait_stream(stream)
+    return True

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.device import DATASHEET_TFLOPS, Rows, Sizes, synchronize, time_ms
 from benchmarks.step.synthetic import synthetic_step
+from unisign_fast.kernels.bn_silu.op import bucketed_crops
 from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
@@ -79,7 +80,10 @@ def useful_flops(sizes: Sizes, batch: PackedBatch, rgb: bool) -> int:
 
 
 def micro_step(model: UniSign, batch: PackedBatch) -> torch.Tensor:
-    """Forward and backward of one micro-batch; the sum of its losses, left on the device."""
+    """Forward and backward of one micro-batch, whose gradients replace the ones before; the sum of its losses, left on
+    the device.
+    """
+    model.zero_grad(set_to_none=True)
     loss = model(batch)[0]
     (loss / sum(batch.label_lengths)).backward()
     return loss.detach()
@@ -90,10 +94,11 @@ def stage1(rows: Rows, sizes: Sizes) -> None:
     model = build(sizes, rgb=False)
     optimizer = MasterAdamW(model, 3e-4)
     for clips in sizes.micro_batches:
-        with rows.guard(f"stage 1, {clips} clips"):
-            rows.require(15)
-            _stage1(rows, sizes, model, optimizer, clips)
-        model.zero_grad(set_to_none=True)
+        if not rows.attempted(f"stage 1, {clips} clips"):
+            with rows.guard(f"stage 1, {clips} clips"):
+                rows.require(15)
+                _stage1(rows, sizes, model, optimizer, clips)
+            model.zero_grad(set_to_none=True)
 
 
 def _stage1(rows: Rows, sizes: Sizes, model: UniSign, optimizer: MasterAdamW, clips: int) -> None:
@@ -134,9 +139,10 @@ def _stage1(rows: Rows, sizes: Sizes, model: UniSign, optimizer: MasterAdamW, cl
         first_seconds=first_seconds,
         peak_gib=torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0,
     )
-    with rows.guard(f"{name}, profile"):
+    with rows.guard(f"{name}, profile"):  # of the micro-batch that benchmarks/launches.py counts
         rows.require(10)
-        rows.add(f"{name}, profile", **profiled(lambda: run(timed[count // 2 :][:1]), device))
+        middle = batches[len(batches) // 2]
+        rows.add(f"{name}, profile", **profiled(lambda: micro_step(model, middle), device))
     with rows.guard(f"{name}, synchronisations"):
         rows.require(3)
         places = synchronisations(lambda: run(timed[-1:]), device)
@@ -144,13 +150,13 @@ def _stage1(rows: Rows, sizes: Sizes, model: UniSign, optimizer: MasterAdamW, cl
 
 
 def profiled(function, device: torch.device) -> dict:
-    """Launches, their time, the share of the wall time in which the device is busy, and the costliest kernels."""
+    """Launches, their time, its share of the call's time without a profiler, and the costliest kernels.
+
+    All run on one stream, so that their times add up.
+    """
     on_gpu = device.type == "cuda"
-    synchronize(device)
-    begin = time.perf_counter()
     function()
-    synchronize(device)
-    wall_ms = 1e3 * (time.perf_counter() - begin)
+    wall_ms = time_ms(function, device, 3 if on_gpu else 1)
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
         function()
         synchronize(device)
@@ -190,9 +196,11 @@ def synchronisations(function, device: torch.device) -> dict[str, int]:
 def rgb(rows: Rows, sizes: Sizes) -> None:
     """Time of a micro-batch at each share of sampled frames, relative to pose-only, and microseconds a crop."""
     model = build(sizes, rgb=True)
-    branch, pose_ms = model.rgb, None
+    branch = model.rgb
     for share in RGB_SHARES:
         name = f"RGB at {share:g}"
+        if rows.attempted(name):
+            continue
         with rows.guard(name):
             rows.require(8)
             model.rgb = branch if share else None
@@ -200,18 +208,19 @@ def rgb(rows: Rows, sizes: Sizes) -> None:
             for _ in range(2):
                 micro_step(model, batch)
             ms = time_ms(lambda: micro_step(model, batch), sizes.device, sizes.repeats)
-            pose_ms = ms if not share else pose_ms
             crops = sum(batch.crops_per_hand)
-            extra = {"us_a_crop": 1e3 * (ms - pose_ms) / crops, "relative": ms / pose_ms} if share and pose_ms else {}
+            extra = {"padded_crops": bucketed_crops(crops, batch.crops)}
+            if pose_ms := next((row["ms"] for row in rows.rows if row["what"] == "RGB at 0" and "ms" in row), None):
+                extra |= {"us_a_crop": 1e3 * (ms - pose_ms) / crops, "relative": ms / pose_ms}
             flops = useful_flops(sizes, batch, rgb=bool(share))
-            rows.add(name, ms=ms, crops=crops, mfu=flops / (ms / 1e3) / (DATASHEET_TFLOPS * 1e12), **extra)
+            mfu = flops / (ms / 1e3) / (DATASHEET_TFLOPS * 1e12)
+            rows.add(name, ms=ms, crops=crops, mfu=mfu, **(extra if share else {}))
+            if sizes.dry and share != 0.1:  # on a CPU it takes seconds
+                continue
+            with rows.guard(f"{name}, profile"):
+                rows.require(6)
+                rows.add(f"{name}, profile", **profiled(lambda: micro_step(model, batch), sizes.device))
         model.zero_grad(set_to_none=True)
-    with rows.guard("RGB at 0.1, profile"):
-        rows.require(8)
-        model.rgb = branch
-        (batch,) = make_step(sizes, sizes.rgb_clips, sizes.rgb_clips, 0.1)
-        micro_step(model, batch)
-        rows.add("RGB at 0.1, profile", **profiled(lambda: micro_step(model, batch), sizes.device))
 
 
 def falling_loss(rows: Rows, sizes: Sizes) -> None:
@@ -220,6 +229,8 @@ def falling_loss(rows: Rows, sizes: Sizes) -> None:
     optimizer = MasterAdamW(model, 3e-4)
     (batch,) = make_step(sizes, sizes.rgb_clips, sizes.rgb_clips, 0.0)
     losses, tokens = [], sum(batch.label_lengths)
+    if rows.attempted("loss in bf16"):
+        return
     with rows.guard("loss in bf16"):
         for number in range(sizes.steps):
             torch.manual_seed(number)

@@ -34,7 +34,7 @@ def batch_norm(
     scale_C = weight_C.to(exact) * torch.rsqrt(var_C + EPS)
     shift_C = bias_C.to(exact) - mean_C * scale_C
     with torch.no_grad():
-        count = mean_C.new_tensor([rows]) if count is None else count
+        count = mean_C.new_full((1,), rows) if count is None else count
         share = momentum * (count > 1)
         running_mean_C += share * (mean_C - running_mean_C)
         running_var_C += share * (var_C * count / (count - 1).clamp(min=1) - running_var_C)
