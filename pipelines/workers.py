@@ -20,8 +20,11 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def compute_alone() -> None:
-    """Limits torch to a single OpenMP thread for work in the calling thread.
+def compute_alone(device: torch.device) -> None:
+    """Limits torch to a single OpenMP thread for work in the calling thread, and makes `device` its current GPU.
+
+    A thread starts with GPU 0, whichever the process has chosen: Triton would launch its kernels there, and returning
+    from a stream of another GPU would take memory on GPU 0 for a second context.
 
     OpenMP creates a team for every thread that computes. Once all teams together exceed the number of cores, their
     threads sleep instead of spinning, including those of the training step: each of thousands of operations then waits
@@ -29,3 +32,5 @@ def compute_alone() -> None:
     """
     torch.get_num_threads()  # initializes this thread's count from the process; it would overwrite a limit set earlier
     threadpool_limits(1, "openmp")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)

@@ -84,7 +84,7 @@ class BatchLoader:
         of a thread.
         """
         stop = threading.Event()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader", initializer=compute_alone)
+        pool = ThreadPoolExecutor(self.workers, "loader", compute_alone, (self.reader.device,))
         submitted = ((job, pool.submit(self._load, job, stop)) for job in self._jobs(epochs, epoch, step))
         try:
             ahead = deque(islice(submitted, 2 * self.workers))

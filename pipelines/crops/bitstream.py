@@ -14,10 +14,13 @@ from av.bitstream import BitStreamFilterContext
 
 
 class FrameHeader(NamedTuple):
-    """`size` changes exactly when the picture size may change; None if the packet does not specify it."""
+    """`size` changes exactly when the picture size may change; None if the packet does not specify it. `fields`: the
+    frame is coded as two pictures, one of its even and one of its odd lines.
+    """
 
     shown: bool
     size: object | None = None
+    fields: bool = False
 
 
 HeaderReader = Callable[[av.Packet], list[FrameHeader]]
@@ -48,8 +51,10 @@ class _ParameterSets:
         self.first = frozenset(self._in_extradata(extradata))
 
     def __call__(self, packet: av.Packet) -> list[FrameHeader]:
-        sets = self.first | set(filter(self._is_sps, _units(bytes(packet), 0, self.length_bytes)))
-        return [FrameHeader(True, next(iter(sets)) if len(sets) == 1 else frozenset(sets))]
+        units = list(_units(bytes(packet), 0, self.length_bytes))
+        sets = self.first | set(filter(self._is_sps, units))
+        size = next(iter(sets)) if len(sets) == 1 else frozenset(sets)
+        return [FrameHeader(True, size, not self.hevc and sum(map(_begins_picture, units)) > 1)]
 
     def _is_sps(self, unit: bytes) -> bool:
         if not unit:
@@ -73,6 +78,11 @@ class _ParameterSets:
                 if self._is_sps(unit := data[at + 2 : at + 2 + size]):
                     yield unit
                 at += 2 + size
+
+
+def _begins_picture(unit: bytes) -> bool:
+    """Whether an H.264 unit is a picture's first slice: first_mb_in_slice is 0, coded as a single bit 1."""
+    return len(unit) > 1 and unit[0] & 31 in (1, 5) and unit[1] & 0x80 > 0
 
 
 def _units(data: bytes, at: int, length_bytes: int) -> Iterator[bytes]:

@@ -2,6 +2,9 @@
 
 On a GPU only the compressed bytes are uploaded; nvJPEG and NVDEC decode them, and the pixels stay on the GPU. On the
 CPU DALI decodes JPEG, VP9 and MJPEG.
+
+A decoder works on a CUDA stream of its own. On the default stream it would queue, and wait, behind the kernels of the
+training step. Each decoder's device is current while its results are used: threads start with device 0.
 """
 
 from abc import ABC, abstractmethod
@@ -13,11 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+from .video import VideoFile
+
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
     from nvidia.dali.backend import TensorListCPU, TensorListGPU
 
 CPU_CODECS = ("vp9", "mjpeg")  # FFmpeg's names
+GPU_CODECS = ("h264", "hevc", "vp8", "vp9")
+GPU_PIXEL_FORMATS = ("yuv420p", "yuvj420p")  # what every NVDEC decodes, and DALI converts from NV12 without loss
 MOST_PICTURES = 4096  # files of one call
 MOST_VIDEOS = {"cpu": 1, "cuda": 16}  # more do not help on the CPU; on a GPU they keep the decoders busy
 DECODER_THREADS = 1  # parallel over the loader's threads instead
@@ -36,6 +44,7 @@ class _Decoder(ABC):
     def __init__(self, device: torch.device, most: int):
         self.device, self.most = device, most
         self._pipeline: Pipeline | None = None
+        self._stream: torch.cuda.Stream | None = None  # on a GPU, from the first use on
 
     @abstractmethod
     def _graph(self):
@@ -43,7 +52,11 @@ class _Decoder(ABC):
 
     @contextmanager
     def _run(self, **inputs: list[np.ndarray]) -> Iterator["TensorListCPU | TensorListGPU"]:
-        """The pipeline's output for the inputs, in its own buffer, which is valid only inside the block."""
+        """The pipeline's output for the inputs, in its own buffer, which is valid only inside the block.
+
+        On a GPU the block runs on the decoder's stream, whose work is complete after the block; what it returns has to
+        pass through `for_caller`.
+        """
         if self._pipeline is None:
             self._pipeline = self._build()
         try:
@@ -52,25 +65,34 @@ class _Decoder(ABC):
             (decoded,) = self._pipeline.run()
         except RuntimeError as error:
             self._pipeline = None  # the pipeline is no longer usable
-            raise DecodingError(str(error).strip().splitlines()[-1]) from None
-        yield decoded
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # finish before the next run overwrites the buffer
+            raise DecodingError(_reason(error)) from None
+        with torch.cuda.stream(self._stream):
+            yield decoded
+        if self._stream is not None:
+            self._stream.synchronize()  # finish before the next run overwrites the buffer
 
     def _build(self) -> "Pipeline":
-        from nvidia.dali import Pipeline
+        """Raises InputError if DALI is missing or does not work on the device."""
+        try:
+            from nvidia.dali import Pipeline
 
-        pipeline = Pipeline(
-            batch_size=self.most,
-            num_threads=DECODER_THREADS,
-            device_id=self.device.index or 0 if self.device.type == "cuda" else None,
-            prefetch_queue_depth=1,
-            exec_dynamic=False,
-        )
-        with pipeline:
-            pipeline.set_outputs(self._graph())
-        pipeline.build()
-        return pipeline
+            if self.device.type == "cuda" and self._stream is None:
+                self._stream = torch.cuda.Stream(self.device)
+            pipeline = Pipeline(
+                batch_size=self.most,
+                num_threads=DECODER_THREADS,
+                device_id=None if self._stream is None else self._stream.device.index,
+                prefetch_queue_depth=1,
+                exec_dynamic=False,
+            )
+            with pipeline:
+                pipeline.set_outputs(self._graph())
+            pipeline.build()
+            return pipeline
+        except (ImportError, RuntimeError) as error:
+            package = f"nvidia-dali-cuda{(torch.version.cuda or '13').split('.')[0]}0"
+            remedy = f"install {package}, and no DALI for another version of CUDA"
+            raise InputError("NVIDIA DALI", f"does not work here ({_reason(error)})", remedy) from None
 
     @property
     def _backend(self) -> str:
@@ -95,6 +117,7 @@ class JpegDecoder(_Decoder):
         for first in range(0, len(files), self.most):
             with self._run(files=list(files[first : first + self.most])) as decoded:
                 parts.append(torch.from_dlpack(decoded.as_tensor()).clone())
+            for_caller(parts[-1])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -121,6 +144,24 @@ class VideoDecoder(_Decoder):
         with self._run(files=list(files), frames=numbers) as decoded:
             yield [torch.from_dlpack(decoded[i]) for i in range(len(decoded))]
 
-    def supports(self, codec: str) -> bool:
-        """Whether DALI decodes this codec on this device; PyAV decodes the others."""
-        return self.device.type == "cuda" or codec in CPU_CODECS
+    def supports(self, video: VideoFile) -> bool:
+        """Whether DALI decodes this video's pictures on this device; PyAV decodes the others.
+
+        NVDEC does not know MJPEG; DALI writes past the edge of pictures of odd width or height on a GPU.
+        """
+        if self.device.type == "cpu":
+            return video.codec in CPU_CODECS
+        is_even = video.width % 2 == video.height % 2 == 0
+        return video.codec in GPU_CODECS and video.pixel_format in GPU_PIXEL_FORMATS and is_even
+
+
+def for_caller(tensor: Tensor) -> None:
+    """Marks memory allocated on a decoder's stream as used by the caller's, so that it is not reused too early."""
+    if tensor.is_cuda:
+        tensor.record_stream(torch.cuda.current_stream(tensor.device))
+
+
+def _reason(error: Exception) -> str:
+    """The line of DALI's message that says what failed; it is surrounded by tracebacks and advice."""
+    text = str(error).partition("encountered:")[2] or str(error)
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

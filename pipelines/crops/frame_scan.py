@@ -16,8 +16,9 @@ class Scan:
     """The result of reading a file to its end: shown frames, their times, and whether the size changes.
 
     `times` are in seconds from the file's start, float64 [frames]. `plain`: every packet is a shown frame, so that a
-    decoder that counts packets numbers the frames alike. `pts` are the frames' timestamps, int64 in units of the
-    stream, where packets determine them: reading may start anywhere.
+    decoder that counts packets numbers the frames alike. DALI's decoder for GPUs counts pictures, of which a frame of
+    two fields has two, and sorts them by timestamps of 32 bits, where -1 marks none. `pts` are the frames' timestamps,
+    int64 in units of the stream, where packets determine them: reading may start anywhere.
     """
 
     frames: int
@@ -41,7 +42,7 @@ def scan_packets(
         return None
     shown: list[int] = []
     sizes: set[object] = set()
-    discarded = hidden = 0
+    discarded = hidden = fields = 0
     first: int | None = None
     for packet in container.demux(stream):
         if not packet.size:
@@ -59,6 +60,7 @@ def scan_packets(
             return None
         sizes |= {header.size for header in headers} - {None}
         seen = sum(header.shown for header in headers)
+        fields += any(header.fields for header in headers)
         if len(sizes) > 1 or time < first or seen > 1:
             return None
         if discard:
@@ -71,7 +73,8 @@ def scan_packets(
     if not len(pts) or pts[0] != first_frame.pts or (np.diff(pts) <= 0).any():
         return None
     removed = is_mov(container) and stream.frames and stream.frames != len(shown)  # by an edit list
-    plain = not (discarded or hidden or removed) and len(container.streams.video) == 1
+    counted = not (discarded or hidden or removed or fields) and len(container.streams.video) == 1
+    plain = counted and bool(0 <= pts[0] and pts[-1] < 2**31)
     return Scan(len(pts), _seconds(pts, container, stream), False, plain, pts)
 
 

@@ -4,7 +4,8 @@ Both sources have one interface, `read(wanted)`: crops [n, 3, S, S] uint8 on the
 error. Sources are not thread-safe.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from ..skeleton import HANDS, WHOLEBODY, Skeleton
 from ..store.clip import Clip
 from ..store.crop_store import CropStore
 from .boxes import BoxRule, hand_boxes, side_of_clip, side_of_sampled
-from .dali import DecodingError, JpegDecoder, VideoDecoder
+from .color_matrix import DALI_MATRICES, correct_colors
+from .dali import DecodingError, JpegDecoder, VideoDecoder, for_caller
 from .video import VideoFile
 
 LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
+MOST_BYTES = 2**30  # of pictures that DALI decodes in one call; it keeps the memory, which training needs too
 MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond that the keypoints cannot be fractions of the picture
 # Shared by the many clips without sampled hands.
 NO_FRAMES, _NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
@@ -103,11 +106,20 @@ class StoredHandCrops:
         return [pixels[rows[i]] if i in rows else other for i, other in enumerate(result)]
 
 
+@dataclass(frozen=True)
+class _ForDali:
+    """A clip whose frames DALI is to decode; `bytes` of these frames."""
+
+    wanted: WantedHands
+    color_matrix: int
+    bytes: int
+
+
 class VideoHandCrops:
     """From the clips' videos, decoding only the needed frames: DALI on a GPU, PyAV on the CPU.
 
-    `dali` uses DALI on the CPU too, for the codecs it supports there: slightly slower than PyAV
-    (benchmarks/data_path.py).
+    Where DALI fails, PyAV takes its place, with a warning if the video is not to blame. `dali` uses DALI
+    on the CPU too, for the codecs it supports there: slightly slower than PyAV (benchmarks/data_path.py).
     """
 
     def __init__(self, size: int, device: torch.device, dali: bool = False):
@@ -118,29 +130,28 @@ class VideoHandCrops:
     def read(self, wanted: Sequence[WantedHands]) -> list[Tensor | InputError]:
         """The crops of each clip, or why they cannot be read."""
         answers = [self._begin(clip) for clip in wanted]
-        waiting = [i for i, crops in enumerate(answers) if crops is None]
-        while waiting:
-            assert self._decoder is not None
-            numbers, waiting = waiting[: self._decoder.most], waiting[self._decoder.most :]
-            for i, crops in zip(numbers, self._by_dali([wanted[i] for i in numbers])):
+        pending = {i: clip for i, clip in enumerate(answers) if isinstance(clip, _ForDali)}
+        for numbers in _calls(pending, self._decoder.most if self._decoder else 1):
+            for i, crops in zip(numbers, self._by_dali([pending[i] for i in numbers])):
                 answers[i] = crops
-        result = [crops for crops in answers if crops is not None]
+        result = [crops for crops in answers if not isinstance(crops, _ForDali)]
         assert len(result) == len(wanted), (len(result), len(wanted))
         return result
 
-    def _begin(self, wanted: WantedHands) -> Tensor | InputError | None:
-        """The crops, if there are none or PyAV reads them; None if DALI is to decode the clip."""
+    def _begin(self, wanted: WantedHands) -> Tensor | InputError | _ForDali:
+        """The crops, if there are none or PyAV reads them."""
         if not len(wanted.frames):
             return torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8, device=self._device)
         try:
             with VideoFile(_video_of(wanted), wanted.clip.box) as video:
                 _check(video, wanted)
-                if not (self._decoder and self._decoder.supports(video.codec) and video.plain):
+                if not (self._decoder and _is_for_dali(video, self._decoder)):
                     return self._by_pyav(video, wanted)
-                last, count = _video_frames(wanted).max(), video.count_frames()
-                if last >= count:
-                    raise InputError(video.path, f"holds {count} frames, and frame {last} is needed", "copy it again")
-                return None
+                frames, count = np.unique(_video_frames(wanted)), video.count_frames()
+                if frames[-1] >= count:
+                    problem = f"holds {count} frames, and frame {frames[-1]} is needed"
+                    raise InputError(video.path, problem, "copy it again")
+                return _ForDali(wanted, video.color_matrix, len(frames) * video.width * video.height * 3)
         except InputError as error:
             return error
 
@@ -154,16 +165,29 @@ class VideoHandCrops:
                 _cut(torch.from_numpy(picture), wanted.boxes[row], patches[row])
         return resize(patches, self.size).to(self._device)
 
-    def _by_dali(self, wanted: Sequence[WantedHands]) -> Sequence[Tensor | InputError]:
-        assert self._decoder is not None
+    def _by_dali(self, clips: Sequence[_ForDali]) -> Sequence[Tensor | InputError]:
+        wanted = [clip.wanted for clip in clips]
+        if self._decoder is None:
+            return [self._alone(clip) for clip in wanted]
         frames = [np.unique(_video_frames(clip), return_inverse=True) for clip in wanted]
         files = [np.fromfile(_video_of(clip), np.uint8) for clip in wanted]
         try:
             with self._decoder.decode(files, [numbers for numbers, _ in frames]) as pictures:
                 cut = _gpu_crops if self._device.type == "cuda" else _cpu_crops
-                return cut(pictures, [index for _, index in frames], [clip.boxes for clip in wanted], self.size)
-        except DecodingError:  # one clip is bad; PyAV reports which and why
+                crops = cut(pictures, [index for _, index in frames], [clip.boxes for clip in wanted], self.size)
+                crops = [correct_colors(mine, clip.color_matrix) for mine, clip in zip(crops, clips)]
+        except DecodingError as error:  # one clip is bad; PyAV reports which and why
+            answers = [self._alone(clip) for clip in wanted]
+            if not any(isinstance(answer, InputError) for answer in answers):
+                warnings.warn(f"DALI fails ({error}); PyAV decodes these videos on the CPU", stacklevel=1)
+            return answers
+        except InputError as error:
+            warnings.warn(f"{error}; until then PyAV decodes videos on the CPU", stacklevel=1)
+            self._decoder = None
             return [self._alone(clip) for clip in wanted]
+        for mine in crops:
+            for_caller(mine)
+        return crops
 
     def _alone(self, wanted: WantedHands) -> Tensor | InputError:
         try:
@@ -171,6 +195,24 @@ class VideoHandCrops:
                 return self._by_pyav(video, wanted)
         except InputError as error:
             return error
+
+
+def _is_for_dali(video: VideoFile, decoder: VideoDecoder) -> bool:
+    return decoder.supports(video) and video.color_matrix in DALI_MATRICES and video.plain
+
+
+def _calls(pending: dict[int, _ForDali], most: int) -> Iterator[list[int]]:
+    """The keys of `pending` in order, grouped into calls of at most `most` clips and, but for one clip, MOST_BYTES."""
+    call: list[int] = []
+    size = 0
+    for number, clip in pending.items():
+        if call and (len(call) == most or size + clip.bytes > MOST_BYTES):
+            yield call
+            call, size = [], 0
+        call.append(number)
+        size += clip.bytes
+    if call:
+        yield call
 
 
 def _gpu_crops(*arguments) -> list[Tensor]:

@@ -58,7 +58,8 @@ class VideoInfo:
 class VideoFile:
     """An open video; `frames`, `pictures`, `sampled` or `span` may be read once. Use it in a `with` block.
 
-    `width` and `height` in pixels as shown; `codec` by FFmpeg's name.
+    `width` and `height` in pixels as shown; `codec` and `pixel_format` by FFmpeg's names; `color_matrix` by the number
+    of ITU-T H.273, 2 if the file does not tell.
     """
 
     def __init__(self, path: Path, box: Sequence[int] = ()):
@@ -101,6 +102,7 @@ class VideoFile:
         if first is None:
             raise InputError(self.path, "the video does not decode (it has no frame)", REMEDY)
         self._first = first
+        self.pixel_format, self.color_matrix = first.format.name, first.colorspace
         self._whole_size = self.width, self.height = self._shown_size(self._first, 0)
         if self._box:
             left, top, right, bottom = self._box

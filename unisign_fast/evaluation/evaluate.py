@@ -148,7 +148,7 @@ def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]
 def _loaded(reader: ClipReader, clips: ClipSet, batches: list[list[int]]) -> Iterator[LoadedClips]:
     """Reads the batches, each while the previous one is processed."""
     ahead: deque[Future[LoadedClips]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="evaluation", initializer=compute_alone) as pool:
+    with ThreadPoolExecutor(1, "evaluation", compute_alone, (reader.device,)) as pool:
         for numbers in batches:
             ahead.append(pool.submit(reader.batch, clips, numbers, epoch=0, training=False))
             if len(ahead) > 1:
