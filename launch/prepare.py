@@ -147,7 +147,7 @@ def crops(
         videos: Folder to look for the videos in, by their names, instead of the paths in the store.
         size: Side of a crop in pixels; must equal --crop-size in training.
         quality: JPEG quality, 1 to 95.
-        workers: Worker processes; default: one per core.
+        workers: Worker processes; default: one per core, and with GPUs at most 8 per GPU.
     """
     from unisign_fast.pipelines.crops.cutting import cut_crops
     from unisign_fast.pipelines.store.keypoint_store import KeypointStore

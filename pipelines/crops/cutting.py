@@ -3,7 +3,8 @@
     python launch/prepare.py crops STORE
 
 Worker processes cut the clips in order; only this process writes. The next call resumes after the last committed clip
-(pipelines/store/crop_store.py). Videos are decoded by DALI on a GPU, else by PyAV.
+(pipelines/store/crop_store.py). Videos are decoded by DALI on the machine's GPUs, which the processes share, else by
+PyAV.
 """
 
 import io
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from .sources import VideoHandCrops, want_hands
 FRAMES_AT_ONCE = 256  # frames cut at once, so that a long clip needs no more memory than others
 COMMIT_SECONDS = 60  # between commits; a killed run resumes from the last one
 ESTIMATE_CLIPS = 8  # clips cut to estimate the disk space
+GPU_WORKERS = 8  # processes on a GPU: each takes gigabytes of its memory, and a GPU has at most seven video decoders
 
 
 def cut_crops(
@@ -41,8 +44,9 @@ def cut_crops(
     """Cuts all clips that are not cut yet; first prints an estimate of the disk space.
 
     size: side in pixels; quality: of JPEG, 1 to 95; videos: a folder in which to look up the videos by name, instead of
-    the store's own paths; workers: processes, by default one per core. A clip whose video can't be used is named on
-    stderr and left out. Raises InputError if the disk has too little space, or no clip can be cut.
+    the store's own paths; workers: processes, by default one per core, but at most GPU_WORKERS per GPU. A clip whose
+    video can't be used is named on stderr and left out. Raises InputError if the disk has too little space, or no clip
+    can be cut.
     """
     if not 8 <= size <= 512 or not 1 <= quality <= 95:
         raise InputError("--size, --quality", f"{size} and {quality} are not valid", "give 8 to 512, and 1 to 95")
@@ -50,7 +54,7 @@ def cut_crops(
         raise InputError(f"--videos: {videos}", "is not a folder", "name the folder that holds the videos")
     try:
         writer = CropStoreWriter(store, size, quality)
-        _cut_the_rest(store, writer, videos, workers or len(os.sched_getaffinity(0)))
+        _cut_the_rest(store, writer, videos, workers or default_workers())
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
         raise InputError(crops_folder(store), problem, "free disk space and run the command again") from None
@@ -59,12 +63,18 @@ def cut_crops(
     return writer
 
 
+def default_workers() -> int:
+    """Processes that cut crops unless a number is given."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, GPU_WORKERS * torch.cuda.device_count()) if torch.cuda.is_available() else cores
+
+
 def _cut_the_rest(store: KeypointStore, writer: CropStoreWriter, videos: Path | None, workers: int) -> None:
     """Cuts all clips from the writer's next one on; commits every COMMIT_SECONDS and at the end."""
     console = Console(stderr=True)
     waiting = range(writer.clips, len(store.clips))
     context = multiprocessing.get_context("spawn")  # DALI and PyAV hold threads, which a fork would not survive
-    settings = (store.path, writer.size, writer.quality, videos)
+    settings = (store.path, writer.size, writer.quality, videos, context.Value("i", 0))
     with ProcessPoolExecutor(workers, context, _start_worker, settings) as pool:
         if waiting:
             _check_disk_space(store, waiting, pool, writer.path, console)
@@ -123,10 +133,14 @@ def _in_order(pool: ProcessPoolExecutor, numbers: range, ahead: int) -> Iterator
 class _Cutter:
     """State of a worker process."""
 
-    def __init__(self, store: Path, size: int, quality: int, videos: Path | None):
+    def __init__(self, store: Path, size: int, quality: int, videos: Path | None, number: int):
+        """`number` of the process, from 0: it chooses the GPU."""
         self.store, self.videos, self.quality = KeypointStore.open(store), videos, quality
-        gpu = torch.cuda.is_available()
-        self.source = VideoHandCrops(size, torch.device("cuda" if gpu else "cpu"))
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            device = torch.device("cuda", number % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+        self.source = VideoHandCrops(size, device)
 
     def cut(self, number: int) -> list[bytes]:
         """The clip's JPEG files, two per frame."""
@@ -164,11 +178,14 @@ def _find(folder: Path, video: Path) -> Path:
 _cutter: _Cutter
 
 
-def _start_worker(*settings) -> None:
+def _start_worker(store: Path, size: int, quality: int, videos: Path | None, started: Synchronized) -> None:
+    """`started`: processes started before this one, counted by each."""
     global _cutter
     end_with_parent()
     torch.set_num_threads(1)  # parallel over clips instead
-    _cutter = _Cutter(*settings)
+    with started.get_lock():
+        number, started.value = started.value, started.value + 1
+    _cutter = _Cutter(store, size, quality, videos, number)
 
 
 def _cut(number: int) -> list[bytes] | str:

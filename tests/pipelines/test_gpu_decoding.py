@@ -8,13 +8,13 @@ import av
 import numpy as np
 import pytest
 import torch
-from clip_stores import batch_loader, reader, write_store
+from clip_stores import batch_loader, pose, reader, write_store
 from numbered_videos import VP8, VP9, WITH_B_FRAMES, X264, copy, shown, write
 from test_hand_crops import clip_of, read_many
 from video_files import write_video
 
 from unisign_fast.pipelines.batches import loader
-from unisign_fast.pipelines.crops import dali, sources
+from unisign_fast.pipelines.crops import cutting, dali, sources
 from unisign_fast.pipelines.crops.bitstream import header_reader
 from unisign_fast.pipelines.crops.color_matrix import BT709, UNSPECIFIED
 from unisign_fast.pipelines.crops.dali import DecodingError, JpegDecoder, VideoDecoder
@@ -215,6 +215,19 @@ def test_threads_work_on_the_readers_gpu(tmp_path, monkeypatch):
     clips = reader(write_store(tmp_path / "store", [{}]), DataSettings(p_samp=0))
     next(batch_loader(clips).steps(epochs=1))
     assert set(started) == {clips.device}
+
+
+def test_processes_that_cut_share_the_gpus(tmp_path, monkeypatch):
+    store = write_store(tmp_path / "store", [{"keypoints": pose(3)}])
+    monkeypatch.setattr(cutting.os, "sched_getaffinity", lambda pid: range(192))
+    assert cutting.default_workers() == 192
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert cutting.default_workers() == 2 * cutting.GPU_WORKERS
+    devices = [cutting._Cutter(store.path, 16, 90, None, number).source._device.index for number in range(3)]
+    assert devices == [0, 1, 0] == [device.index for device in current]
 
 
 # --- when DALI fails
