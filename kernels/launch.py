@@ -139,7 +139,8 @@ def launch(
     if _recorded is not None:
         _recorded.append(_launch(kernel, grid, arguments, warps, stages, constants))
     elif all(grid) and not given[0].is_meta:
-        kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+        with torch.cuda.device_of(given[0]):  # Triton launches on the current GPU, whatever GPU the tensors are on
+            kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
 
 
 def _launch(

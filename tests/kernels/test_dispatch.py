@@ -126,6 +126,26 @@ def test_a_tensor_beyond_int32_offsets_is_refused():
         spec.operation.gpu(x)
 
 
+def test_a_kernel_is_launched_on_the_gpu_of_its_tensors(monkeypatch):
+    """Triton itself launches on the current one, and would access the memory of another."""
+    tensor, events = torch.ones(3), []
+
+    class Device:
+        def __init__(self, of):
+            assert of is tensor
+
+        def __enter__(self):
+            events.append("enter")
+
+        def __exit__(self, *_):
+            events.append("exit")
+
+    monkeypatch.setattr(torch.cuda, "device_of", Device)
+    kernel = {(1,): lambda *_, **__: events.append("launch")}
+    launch.launch(kernel, (1,), tensor, warps=4, stages=1)
+    assert events == ["enter", "launch", "exit"]
+
+
 def _meta_activation(frames: int) -> DeferredActivation:
 
     vector = torch.empty(256, device="meta")
