@@ -91,7 +91,7 @@ class _Decoder(ABC):
             return pipeline
         except (ImportError, RuntimeError) as error:
             package = f"nvidia-dali-cuda{(torch.version.cuda or '13').split('.')[0]}0"
-            remedy = f"install {package}, and no DALI for another version of CUDA"
+            remedy = f"install {package} and no other build of DALI (docs/data.md)"
             raise InputError("NVIDIA DALI", f"does not work here ({_reason(error)})", remedy) from None
 
     @property

@@ -196,11 +196,13 @@ def _load(kind: Callable[..., _Tool], weights: Path, size: tuple[int, int], devi
     """An rtmlib tool of class `kind` with its session."""
     _check_present(weights)
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-    remedy = "install onnxruntime-gpu instead of onnxruntime, with the CUDA and cuDNN it requires, or use cpu"
+    remedy = "pip uninstall onnxruntime, then pip install onnxruntime-gpu[cuda,cudnn]; or use cpu"
     if provider not in onnxruntime.get_available_providers():
         raise InputError(f"device {device}", "is not known to this onnxruntime", remedy)
     try:
         with redirect_stdout(sys.stderr):
+            if device == "cuda":
+                onnxruntime.preload_dlls()  # CUDA and cuDNN from the packages of pip, where no linker looks for them
             network = kind(str(weights), size, backend="onnxruntime", device=device)
     except Exception as error:  # onnxruntime raises a separate class for every kind of bad file
         raise InputError(weights, f"is not an ONNX network ({error})", "copy or download the file again") from None

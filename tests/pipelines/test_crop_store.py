@@ -215,7 +215,8 @@ def test_a_killed_run_leaves_a_store_that_the_next_one_finishes(tmp_path):
     clips = [{"keypoints": pose(40, i), "source": textured(tmp_path / f"{i}.webm", 40)} for i in range(30)]
     store = write_store(tmp_path / "store", clips)
     first = prepare("crops", store.path, "--size", 16, "--workers", 1)
-    assert "will take" in first.stderr.readline()  # the disk usage is predicted before cutting begins
+    # The disk usage is predicted before cutting begins; on a GPU, warnings may precede it.
+    assert any("will take" in line for line in first.stderr)
     first.kill()
     first.communicate()
     assert CropStore(store).clips == 0  # a run commits once a minute

@@ -145,6 +145,27 @@ def test_a_device_that_is_not_there(network_files):
     assert "device cuda: is not known" in refusal(PoseNetwork, network_files[1], device="cuda")
 
 
+def test_cuda_is_loaded_from_packages_before_a_session_is_made(network_files, monkeypatch):
+    """onnxruntime finds CUDA's libraries by itself only if the system has them, or torch has loaded them."""
+    import onnxruntime
+
+    calls = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: calls.append("preload"))
+    monkeypatch.setattr("rtmlib.RTMPose", lambda *args, **more: calls.append("session") or Session)
+    assert "device cuda: does not work here" in refusal(PoseNetwork, network_files[1], device="cuda")
+    assert calls == ["preload", "session"]
+
+
+class Session:
+    """A network that onnxruntime has put on the CPU."""
+
+    class session:
+        @staticmethod
+        def get_providers() -> list[str]:
+            return ["CPUExecutionProvider"]
+
+
 def test_offline_the_message_names_the_files_and_their_places(tmp_path):
     write_video(tmp_path / "v.mp4", walk(2)[0])
     nowhere = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
