@@ -173,6 +173,7 @@ class VideoHandCrops:
         files = [np.fromfile(_video_of(clip), np.uint8) for clip in wanted]
         try:
             with self._decoder.decode(files, [numbers for numbers, _ in frames]) as pictures:
+                _check_sizes(pictures, wanted)
                 cut = _gpu_crops if self._device.type == "cuda" else _cpu_crops
                 crops = cut(pictures, [index for _, index in frames], [clip.boxes for clip in wanted], self.size)
                 crops = [correct_colors(mine, clip.color_matrix) for mine, clip in zip(crops, clips)]
@@ -199,6 +200,13 @@ class VideoHandCrops:
 
 def _is_for_dali(video: VideoFile, decoder: VideoDecoder) -> bool:
     return decoder.supports(video) and video.color_matrix in DALI_MATRICES and video.plain
+
+
+def _check_sizes(pictures: Sequence[Tensor], wanted: Sequence[WantedHands]) -> None:
+    """DALI's pictures have the size in the container's header, which may be wrong. Raises DecodingError if it is."""
+    for pictures_FHW3, clip in zip(pictures, wanted):
+        if pictures_FHW3.shape[1:3] != (clip.clip.height, clip.clip.width):
+            raise DecodingError(f"the header of {_video_of(clip)} does not give the size of its pictures")
 
 
 def _calls(pending: dict[int, _ForDali], most: int) -> Iterator[list[int]]:

@@ -111,6 +111,20 @@ def test_the_declared_color_matrix_is_used(tmp_path, matrix, color_range):
         assert np.abs(crops.mean(axis=(2, 3)) - [(200, 140, 110), (40, 120, 200)]).max() < 3.5
 
 
+def test_the_size_in_the_header_may_be_wrong(tmp_path):
+    """DALI scales the pictures to it on a CPU, and misreads their lines on a GPU."""
+    path = write_video(tmp_path / "a.mp4", grey(64, 96), codec="libvpx-vp9")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"vp09", content.index(b"stsd")) + 28
+    assert content[at : at + 4] == b"\0\x60\0\x40"
+    content[at + 1] = 128
+    path.write_bytes(content)
+    source = VideoHandCrops(16, CPU, dali=True)
+    with pytest.warns(UserWarning, match=r"DALI fails \(the header of .*a\.mp4 does not give the size"):
+        (crops,) = source.read([wanted(path)])
+    assert abs(crops.float().mean() - 40) < 3
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
