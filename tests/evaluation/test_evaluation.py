@@ -15,13 +15,15 @@ from toy_training import ROOT, TWO_RANKS, run_script
 from transformers.modeling_outputs import BaseModelOutput
 
 from unisign_fast.checkpoints.model_folder import save_model
-from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_split, length_batches
+from unisign_fast.evaluation.evaluate import GenerationSettings, evaluate_split, frame_budget, length_batches
 from unisign_fast.evaluation.metrics import score
 from unisign_fast.evaluation.predictions import read_predictions
 from unisign_fast.inference.translator import Translation
+from unisign_fast.kernels.dispatch import as_device
 from unisign_fast.kernels.packing import Packing
 from unisign_fast.model.beam_search import search_hypotheses
 from unisign_fast.model.config import ModelConfig, MT5Shape
+from unisign_fast.model.efficientnet import EfficientNet
 from unisign_fast.model.mt5 import build_mt5
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.reader import ClipReader
@@ -93,6 +95,18 @@ def test_batches_hold_every_clip_once_longest_first_within_the_budget():
         assert len(batch) * max(64, frames[batch].max()) <= 512
     assert length_batches(frames, 1) == [[1], [4], [5], [2], [6], [0], [3]], "a clip alone may be longer"
     assert [len(batch) for batch in length_batches(np.full(10, 1), 256)] == [4, 4, 2], "short clips count, too"
+
+
+@pytest.mark.parametrize("p_samp, frames", [(0.0, 4096), (0.1, 4096), (0.5, 2048), (1.0, 1024)])
+def test_a_batch_has_no_more_crops_than_the_kernels_of_a_gpu_address(p_samp, frames):
+    data = DataSettings(p_samp=p_samp)
+    assert frame_budget(4096, data) == frames and frame_budget(100, data) == 100
+    hands = frames // data.max_frames * round(p_samp * data.max_frames)
+    with torch.device("meta"):
+        backbone = EfficientNet(parts=2).bfloat16().eval()
+        crops = torch.empty(2 * hands, 3, data.crop_size, data.crop_size, dtype=torch.bfloat16)
+    with as_device("cuda"), torch.no_grad():
+        backbone(crops, (hands, hands))  # raises TooManyElements
 
 
 def test_predictions_do_not_depend_on_the_batch(store, model):

@@ -18,6 +18,7 @@ from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.reader import ClipReader, LoadedClips
 from unisign_fast.pipelines.clips.dataset import ClipSet
 from unisign_fast.pipelines.errors import InputError
+from unisign_fast.pipelines.settings import DataSettings
 from unisign_fast.pipelines.skeletons import check_skeleton
 from unisign_fast.pipelines.store.keypoint_store import KeypointStore
 from unisign_fast.pipelines.targets import Task, language_code
@@ -26,6 +27,8 @@ from unisign_fast.text.tokenizer import Tokenizer
 from unisign_fast.utils.distributed import Ranks
 
 SHORTEST = 64  # shorter clips count as this many frames in a batch, since their beams also take memory
+# Of a batch's hand crops: limits memory, and a GPU's kernels address at most 7,133 crops of 112 x 112 pixels.
+MOST_CROP_PIXELS = 2048 * 112**2
 MAIN_METRIC = {  # the metric that selects the best checkpoint, and its best value
     "slt": ("BLEU-4", max),
     "cslr": ("WER", min),
@@ -82,7 +85,8 @@ def evaluate_split(
     check_skeleton(reader.skeleton, model.config.joints, reader.stores[0].path)
     clips = reader.clips(split)
     frames = np.minimum(clips.frames, reader.settings.max_frames)
-    mine = length_batches(frames, generation.frames_per_batch)[ranks.rank :: ranks.world_size]
+    budget = frame_budget(generation.frames_per_batch, reader.settings)
+    mine = length_batches(frames, budget)[ranks.rank :: ranks.world_size]
     console = Console(stderr=True)
     quiet = not (show_progress and ranks.is_first and console.is_terminal)
     predictions: dict[int, Prediction] = {}
@@ -128,6 +132,12 @@ def evaluate_model(
     data = replace(data, task=task or data.task, language=language or data.language, p_samp=p_samp)
     reader = ClipReader(list(stores), data, tokenizer, device=ranks.device)
     return evaluate_split(model.to(ranks.device), tokenizer, reader, split, ranks, generation, show_progress=True)
+
+
+def frame_budget(frames_per_batch: int, settings: DataSettings) -> int:
+    """At most `frames_per_batch` frames, and so few that their sampled hands have at most `MOST_CROP_PIXELS`."""
+    pixels = 2 * settings.p_samp * settings.crop_size**2  # a frame's share
+    return int(min(frames_per_batch, MOST_CROP_PIXELS / pixels)) if pixels else frames_per_batch
 
 
 def length_batches(frames: np.ndarray, frames_per_batch: int) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """The pose-only, task-specific heads that the paper compares with its unified fine-tuning (Table 7).
 
-`frames`: the clips' packing. Its lengths are known on the host, so no loss synchronises with the device.
+`frames`: the clips' packing. Its lengths are known on the host, and no head reads them from the device.
 """
 
 from torch import Tensor, nn
