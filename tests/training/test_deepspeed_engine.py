@@ -216,6 +216,21 @@ def test_decay_spares_biases_and_vectors_and_rgb_learns_faster():
     assert groups[0]["params"][0] is model["a"].weight and groups[2]["params"][0] is model["rgb"].weight
 
 
+def test_more_ranks_than_gpus_are_refused():
+    script = "import torch; torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 2\n"
+    script += "from unisign_fast.utils.distributed import start_ranks; start_ranks()"
+    status, output = run_script([sys.executable, "-c", script], RANK="2", LOCAL_RANK="2", WORLD_SIZE="3")
+    assert status == 1 and "LOCAL_RANK: is 2, but only 2 of this machine's GPUs are visible" in output
+
+
+def test_on_a_gpu_deepspeed_does_not_try_which_operations_it_could_compile():
+    """Without the CUDA toolkit it would print a warning for each of them, on every rank."""
+    script = "from unisign_fast.utils.distributed import import_deepspeed; ops = import_deepspeed().ops\n"
+    script += "assert '__compatible_ops__' not in vars(ops)"
+    status, output = run_script([sys.executable, "-c", script], DS_ACCELERATOR="cuda")
+    assert status == 0, output[-4000:]
+
+
 @pytest.mark.parametrize("field, value", [("epochs", 0), ("learning_rate", -1.0), ("zero_stage", 4), ("resume", "no")])
 def test_settings_name_the_option(field, value):
     with pytest.raises(InputError, match=f"--{field.replace('_', '-')}"):

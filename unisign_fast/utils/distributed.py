@@ -91,7 +91,8 @@ class Ranks:
 
 def start_ranks() -> Ranks:
     """Join the other processes (nccl on GPUs, gloo on CPU), whoever launched this one. Call it once, first, and
-    `Ranks.leave` last. Raises InputError if several ranks were started without a launcher's environment.
+    `Ranks.leave` last. Raises InputError if several ranks were started without a launcher's environment, or more ranks
+    than the machine has GPUs.
     """
     if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "RANK" not in os.environ:
         problem = "is above 1, but no launcher has set the tasks' ranks, so each would train alone"
@@ -106,6 +107,9 @@ def start_ranks() -> Ranks:
         os.environ["MASTER_PORT"] = "0"
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
+        if local_rank >= (count := torch.cuda.device_count()):
+            problem = f"is {local_rank}, but only {count} of this machine's GPUs are visible"
+            raise InputError("LOCAL_RANK", problem, "start one rank per GPU")
         torch.cuda.set_device(device)
     _join("nccl" if on_gpu else "gloo", None if watched or world_size == 1 else JOIN_TIMEOUT)
     atexit.register(_destroy_group)
@@ -157,8 +161,10 @@ def import_deepspeed():
     import deepspeed
     import deepspeed.ops
 
-    # Otherwise initialisation spends minutes compiling an operation that gloo does not need.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if deepspeed.get_accelerator().device_name() == "cpu":
+        # Otherwise initialisation spends minutes compiling an operation that gloo does not need. On a GPU it does not
+        # exist, and filling this table prints a warning for each operation that needs the CUDA toolkit.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`?torch.distributed.*deprecated", FutureWarning)  # names that DeepSpeed uses
     return deepspeed
