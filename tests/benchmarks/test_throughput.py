@@ -214,6 +214,12 @@ def test_flops_of_clips_add_up_and_the_vocabulary_counts():
     assert small["vocabulary loss"] == pytest.approx(one["vocabulary loss"] / 10, rel=1e-4)
 
 
+def test_flops_of_a_task_head_are_those_of_the_encoders_that_it_uses():
+    for features, encoders in ("sign", ["pose", "temporal"]), ("encoder", ["pose", "temporal", "mT5"]):
+        config = ModelConfig(head="ctc", head_features=features, head_classes=("a",))
+        assert list(forward_flops(config, [100], [9], [30], 0, 112)) == [f"{name} encoder" for name in encoders]
+
+
 def test_made_clips_have_the_lengths_of_csl_news(store, tokenizer):
     frames, tokens = csl_news_lengths(5000, 256)
     assert frames.max() == 256 and 190 < frames.mean() < 205  # before the cut to 256 and to 50 tokens: 238 and 40

@@ -45,6 +45,11 @@ def forward_flops(
         "cross keys and values": mt5.num_decoder_layers * across,
         "vocabulary loss": sum(tokens) * width * mt5.vocab_size,
     }
+    if config.head != "language_model":  # a task head's own products are few, and not counted
+        for phase in ("mT5 decoder", "cross keys and values", "vocabulary loss"):
+            del counted[phase]
+        if config.head_features == "sign":
+            del counted["mT5 encoder"]
     work = {phase: 2 * products for phase, products in counted.items()}
     if config.rgb:
         rgb_encoder, fusion = _crop_flops(config, side)
