@@ -18,7 +18,7 @@ from benchmarks.kernel_subjects import GraphStack, compile_static, graph_stack, 
 from unisign_fast.kernels.dispatch import forcing, tensors
 from unisign_fast.kernels.registry import LIBRARY_SPECS, SPECS
 from unisign_fast.kernels.spec import Case, KernelSpec
-from unisign_fast.kernels.testing import check, leaves
+from unisign_fast.kernels.testing import check, leaves, make_inputs, results_and_gradients
 from unisign_fast.pipelines.skeleton import PART_JOINTS, PARTS
 
 CEILING_BYTES, CEILING_FLOPS = 3.0e12, 790e12  # where the section of the ceilings gave none
@@ -100,9 +100,19 @@ def check_one(name: str, sizes: Sizes) -> None:
             worst = max(error / max(allowed, 1e-30) for error, allowed in errors)
             values = {"correct": correct, "worst_of_allowed": worst}
         except Exception as error:
-            values = {"correct": False, "error": f"{type(error).__name__}: {error}"[:600]}
+            values = {"correct": False, "error": f"{type(error).__name__}: {error}"[:600], "runs": _runs(spec, case)}
         seconds = time.perf_counter() - begin
         print(json.dumps({"what": f"{name}, {case.reason}"} | values | {"seconds": seconds}), flush=True)
+
+
+def _runs(spec: KernelSpec, case: Case) -> bool:
+    """Whether the GPU version itself runs, where the comparison with the reference has failed."""
+    try:
+        results_and_gradients(spec.operation.gpu, make_inputs(spec, case.shape, torch.bfloat16, "cuda"))
+        torch.cuda.synchronize()
+    except Exception:
+        return False
+    return True
 
 
 def compile_one(name: str, sizes: Sizes) -> None:
@@ -129,8 +139,8 @@ def unusable(rows: list[dict]) -> list[str]:
     found = set()
     for row in (row for row in rows if row["section"] == "correctness"):
         name, worst = row["what"].partition(",")[0], float(row.get("worst_of_allowed", 0))
-        late = "timed out" in row.get("error", "")
-        if name in ALL and (("error" in row and not late) or not math.isfinite(worst) or worst > TOLERABLE):
+        failed = "error" in row and "timed out" not in row["error"] and not row.get("runs")
+        if name in ALL and (failed or not math.isfinite(worst) or worst > TOLERABLE):
             found.add(name)
     return sorted(found)
 
