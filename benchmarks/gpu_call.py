@@ -30,7 +30,7 @@ SECTIONS = {  # seconds that each takes at most on a GPU, the start of its proce
     "correctness": 110,
     "stage1": 90,
     "loss": 40,
-    "rgb": 65,
+    "rgb": 75,
     "roofline": TOTAL_SECONDS,
 }
 SHARED = ("device", "torch", "commit", "date", "cuda", "triton", "transformers", "dry_run")  # what every row names

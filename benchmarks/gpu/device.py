@@ -16,6 +16,7 @@ import torch
 from unisign_fast.model.config import ModelConfig, MT5Shape
 
 BROKEN = 75  # exit status of a section after an error from which CUDA does not recover within a process
+FLUSHED_BYTES = 1 << 30  # the writing of which takes longer than the host needs to launch a graph
 DATASHEET_TFLOPS = 989  # dense bfloat16 of an H100 or H200 (SXM)
 DATASHEET_BYTES_A_SECOND = {"H100": 3.35e12, "H200": 4.8e12}
 TOY_MT5 = MT5Shape(512, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=2, num_heads=4)
@@ -184,7 +185,7 @@ def replay_ms(function: Callable[[], object], device: torch.device, repeats: int
     function()
     if device.type == "cpu" or not _captured(function):
         return time_ms(function, device, repeats), False
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device=device)
+    flush = torch.empty(FLUSHED_BYTES, dtype=torch.uint8, device=device)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         function()
@@ -212,5 +213,5 @@ def _captured(function: Callable[[], object]) -> bool:
         return False
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(stream)
     return True

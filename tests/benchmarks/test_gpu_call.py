@@ -58,7 +58,7 @@ def test_the_call_needs_only_what_the_host_has(tmp_path):
     ended = {row["section"]: row["status"] for row in result if row["what"] == "whole section"}
     assert ended == {"ceilings": 0, "correctness": 0}, done.stderr
     checked = [row for row in result if row["section"] == "correctness" and "correct" in row]
-    assert len(checked) == len(operations.ALL) and all(row["correct"] for row in checked), result
+    assert len(checked) == len(operations.ALL) + 1 and all(row["correct"] for row in checked), result
     table = (tmp_path / "out" / "table.md").read_text()
     assert done.stdout.endswith(table) and f"| {checked[0]['what']} | yes, " in table
     assert len(list((tmp_path / "out").iterdir())) == 2  # few files come back from a GPU host
@@ -146,7 +146,7 @@ def test_a_broken_section_is_started_again_and_a_slow_one_is_ended_with_its_chil
 def test_the_sections_together_take_no_more_than_the_whole_call(monkeypatch):
     assert sum(list(gpu_call.SECTIONS.values())[:-1]) < 0.8 * gpu_call.TOTAL_SECONDS <= 480
     monkeypatch.setattr(gpu_call, "BEGIN", time.monotonic() - 400)
-    assert gpu_call.deadline("rgb", dry=False) == 65 and 69 < gpu_call.deadline("roofline", dry=False) < 71
+    assert gpu_call.deadline("rgb", dry=False) < 71 and 69 < gpu_call.deadline("roofline", dry=False) < 71
 
 
 def test_the_reference_takes_the_place_of_an_operation_that_crashes_or_is_wrong(monkeypatch):
