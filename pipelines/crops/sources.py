@@ -24,7 +24,7 @@ from .dali import DecodingError, JpegDecoder, VideoDecoder, for_caller
 from .video import VideoFile
 
 LENGTH_TOLERANCE = 3  # frames by which pose and video may differ: many files declare a few more than can be decoded
-MOST_BYTES = 2**30  # of pictures that DALI decodes in one call; it keeps the memory, which training needs too
+MOST_BYTES = 2**30  # of files and pictures in one call of DALI, which keeps the GPU memory that training needs too
 MAX_BOX_SIDE = 2  # times the larger side of the picture; beyond that the keypoints cannot be fractions of the picture
 # Shared by the many clips without sampled hands.
 NO_FRAMES, _NO_BOXES = np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
@@ -108,7 +108,7 @@ class StoredHandCrops:
 
 @dataclass(frozen=True)
 class _ForDali:
-    """A clip whose frames DALI is to decode; `bytes` of these frames."""
+    """A clip whose frames DALI is to decode; `bytes` of its file and of these frames."""
 
     wanted: WantedHands
     color_matrix: int
@@ -151,7 +151,8 @@ class VideoHandCrops:
                 if frames[-1] >= count:
                     problem = f"holds {count} frames, and frame {frames[-1]} is needed"
                     raise InputError(video.path, problem, "copy it again")
-                return _ForDali(wanted, video.color_matrix, len(frames) * video.width * video.height * 3)
+                size = video.path.stat().st_size + len(frames) * video.width * video.height * 3
+                return _ForDali(wanted, video.color_matrix, size)
         except InputError as error:
             return error
 
@@ -199,7 +200,9 @@ class VideoHandCrops:
 
 
 def _is_for_dali(video: VideoFile, decoder: VideoDecoder) -> bool:
-    return decoder.supports(video) and video.color_matrix in DALI_MATRICES and video.plain
+    """DALI takes whole files, and counts their bytes in 32 bits."""
+    is_short = video.path.stat().st_size <= MOST_BYTES
+    return is_short and decoder.supports(video) and video.color_matrix in DALI_MATRICES and video.plain
 
 
 def _check_sizes(pictures: Sequence[Tensor], wanted: Sequence[WantedHands]) -> None:
