@@ -66,6 +66,8 @@ class Operation(Generic[P, R]):
 
     def _refused(self, backend: str, arguments: tuple) -> str | None:
         """Why a backend cannot take these arguments; None where it can."""
+        if torch.is_autocast_enabled(DEVICE_OF[backend]):
+            return "torch.autocast mixes types within an operation; give the model a dtype instead"
         anywhere = backend == "gpu" and _interpreted()
         for tensor in tensors(arguments):
             if tensor.dtype not in (*DTYPES, *INTEGERS):

@@ -77,6 +77,17 @@ def model(request) -> UniSign:
     return open_gate(model) if config.rgb else model
 
 
+def test_under_autocast_every_operation_takes_the_reference(model):
+    batch = make_batch([6, 8, 5], crops=(4, 3) if model.config.rgb else (0, 0))
+    expected = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = model(batch)
+        assert len(model.eval().generate(batch, beams=2, max_new_tokens=3)) == 3
+    torch.testing.assert_close(result, expected, rtol=0.02, atol=0)
+    result[0].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_a_clip_gives_the_same_alone_and_packed(model):
     batch = make_batch([7, 1, 30, 12], crops=(9, 8) if model.rgb else (0, 0))
     model.train()(batch)  # running statistics that are not the initial ones
