@@ -234,6 +234,7 @@ def test_threads_work_on_the_readers_gpu(tmp_path, monkeypatch):
 def test_processes_that_cut_share_the_gpus(tmp_path, monkeypatch):
     store = write_store(tmp_path / "store", [{"keypoints": pose(3)}])
     monkeypatch.setattr(cutting.os, "sched_getaffinity", lambda pid: range(192))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cutting.default_workers() == 192
     current = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
