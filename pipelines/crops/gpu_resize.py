@@ -105,7 +105,8 @@ def gpu_crops(
     tiles = triton.cdiv(size, TILE)
     if len(table):
         sizes = {"S": size, "TILE": TILE, "COLUMNS": COLUMNS, "FIELDS": FIELDS}
-        cut_and_resize[len(table), tiles * tiles](entries, out, **sizes, num_warps=2)
+        with torch.cuda.device_of(out):  # Triton launches on the current device
+            cut_and_resize[len(table), tiles * tiles](entries, out, **sizes, num_warps=2)
     return list(out.split([len(video_frames) for video_frames in frames]))
 
 
