@@ -41,7 +41,8 @@ def temporal_conv_forward(
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     """out [rows, O] from x [rows, C]. A row is a frame and a joint; first_frame, end_frame [frames] bound its clip."""
-    block, tile = tl.program_id(0), tl.program_id(1)
+    blocks: tl.constexpr = (O + OUTPUTS - 1) // OUTPUTS
+    block, tile = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     row = tile * ROWS + tl.arange(0, ROWS)
     valid, frame = row < rows, row // V
     first, last = tl.load(first_frame + frame, valid, 0), tl.load(end_frame + frame, valid, 0)
@@ -71,7 +72,8 @@ def temporal_conv_input_gradient(
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x, propagated back through its activation. Taps shift the opposite way to forward."""
-    column, tile = tl.program_id(0) * INPUTS + tl.arange(0, INPUTS), tl.program_id(1)
+    blocks: tl.constexpr = (C + INPUTS - 1) // INPUTS
+    column, tile = tl.program_id(0) % blocks * INPUTS + tl.arange(0, INPUTS), tl.program_id(0) // blocks
     row = tile * ROWS + tl.arange(0, ROWS)
     valid, frame = row < rows, row // V
     first, last = tl.load(first_frame + frame, valid, 0), tl.load(end_frame + frame, valid, 0)
@@ -167,7 +169,7 @@ def forward(
     x_FVC, out = x[0] if plain else activate(x, relu_before_residual), x[0].new_empty(frames, joints, outputs)
     measures = torch.empty(tiles, 2, outputs, dtype=torch.float32, device=out.device)
     launch(
-        temporal_conv_forward, (triton.cdiv(outputs, tile["OUTPUTS"]), tiles),
+        temporal_conv_forward, (triton.cdiv(outputs, tile["OUTPUTS"]) * tiles,),
         x_FVC, weight_TOC, bias_O, *bounds_2F, out, measures, rows,
         BATCH_STATS=batch_stats, KERNEL_SIZE=kernel_size, V=joints, C=channels, O=outputs, **tile,
     )  # fmt: skip
@@ -197,7 +199,7 @@ def backward(
     tiles = triton.cdiv(rows, tile["ROWS"])
     result = ActivationGradient(x, relu_before_residual, tiles)
     launch(
-        temporal_conv_input_gradient, (triton.cdiv(channels, tile["INPUTS"]), tiles),
+        temporal_conv_input_gradient, (triton.cdiv(channels, tile["INPUTS"]) * tiles,),
         grad, weight_TOC, *bounds_2F, *result.arguments(x_FVC), rows, **result.constants, **sizes, **tile,
     )  # fmt: skip
     tile = _tile(x_FVC.dtype, rows=64, inputs=128)

@@ -146,6 +146,24 @@ def test_a_kernel_is_launched_on_the_gpu_of_its_tensors(monkeypatch):
     assert events == ["enter", "launch", "exit"]
 
 
+@pytest.mark.parametrize("name", ["deferred_activation", "graph_conv", "temporal_conv"])
+def test_the_longest_batch_fits_into_cudas_grid(name):
+    """A grid has at most 65,535 programs along its second and third axis."""
+
+    def on_meta(*size: int, scale: float = 1.0, exact: bool = False) -> torch.Tensor:
+        return torch.empty(size, device="meta", requires_grad=True)
+
+    spec = next(spec for spec in SPECS if spec.name == name)
+    shape = spec.training[0].shape | {"V": 21, "C": 64, "O": 64}
+    frames = MOST_ELEMENTS // (2 * 21 * 64)  # graph_conv stores two hops of each element
+    inputs = spec.inputs(shape | {"F": frames, "T": [frames]}, on_meta)
+    with recording() as launches:
+        results = leaves(spec.operation.gpu(*inputs))
+        torch.autograd.grad(results, leaves(inputs), [torch.empty_like(y) for y in results])
+    assert launches
+    assert all(size <= 65_535 for launch in launches for size in launch.grid[1:])
+
+
 def _meta_activation(frames: int) -> DeferredActivation:
 
     vector = torch.empty(256, device="meta")
