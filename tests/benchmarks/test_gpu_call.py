@@ -149,6 +149,14 @@ def test_the_sections_together_take_no_more_than_the_whole_call(monkeypatch):
     assert gpu_call.deadline("rgb", dry=False) < 71 and 69 < gpu_call.deadline("roofline", dry=False) < 71
 
 
+def test_a_section_knows_the_end_of_its_time(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(step, "falling_loss", lambda rows, sizes: seen.append(rows.seconds_left))
+    monkeypatch.setattr(gpu_call, "BEGIN", time.monotonic() - 12)  # importing takes that long on a cold host
+    gpu_call.run_section("loss", tmp_path, 40.0, dry=True)
+    assert 0 < seen[0] <= 40 - 12 - gpu_call.EXIT_SECONDS
+
+
 def test_the_reference_takes_the_place_of_an_operation_that_crashes_or_is_wrong(monkeypatch):
     row = {"section": "correctness"}
     rows = [
