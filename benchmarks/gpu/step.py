@@ -194,33 +194,42 @@ def synchronisations(function, device: torch.device) -> dict[str, int]:
 
 
 def rgb(rows: Rows, sizes: Sizes) -> None:
-    """Time of a micro-batch at each share of sampled frames, relative to pose-only, and microseconds a crop."""
+    """Time of a micro-batch at each share of sampled frames, relative to pose-only, and microseconds a crop; then a
+    profile of each.
+    """
     model = build(sizes, rgb=True)
     branch = model.rgb
-    for share in RGB_SHARES:
-        name = f"RGB at {share:g}"
-        if rows.attempted(name):
+    profiles = {f"RGB at {share:g}, profile": (share, _rgb_profile) for share in RGB_SHARES}
+    if sizes.dry:  # on a CPU each takes seconds
+        profiles = dict(list(profiles.items())[1:2])
+    for name, (share, measure) in (
+        {f"RGB at {share:g}": (share, _rgb_time) for share in RGB_SHARES} | profiles
+    ).items():
+        if any(row["what"] == name for row in rows.rows):
             continue
         with rows.guard(name):
-            rows.require(8)
+            rows.require(6)
             model.rgb = branch if share else None
             (batch,) = make_step(sizes, sizes.rgb_clips, sizes.rgb_clips, share)
-            for _ in range(2):
-                micro_step(model, batch)
-            ms = time_ms(lambda: micro_step(model, batch), sizes.device, sizes.repeats)
-            crops = sum(batch.crops_per_hand)
-            extra = {"padded_crops": bucketed_crops(crops, batch.crops)}
-            if pose_ms := next((row["ms"] for row in rows.rows if row["what"] == "RGB at 0" and "ms" in row), None):
-                extra |= {"us_a_crop": 1e3 * (ms - pose_ms) / crops, "relative": ms / pose_ms}
-            flops = useful_flops(sizes, batch, rgb=bool(share))
-            mfu = flops / (ms / 1e3) / (DATASHEET_TFLOPS * 1e12)
-            rows.add(name, ms=ms, crops=crops, mfu=mfu, **(extra if share else {}))
-            if sizes.dry and share != 0.1:  # on a CPU it takes seconds
-                continue
-            with rows.guard(f"{name}, profile"):
-                rows.require(6)
-                rows.add(f"{name}, profile", **profiled(lambda: micro_step(model, batch), sizes.device))
+            micro_step(model, batch)
+            measure(rows, sizes, name, model, batch)
         model.zero_grad(set_to_none=True)
+
+
+def _rgb_time(rows: Rows, sizes: Sizes, name: str, model: UniSign, batch: PackedBatch) -> None:
+    micro_step(model, batch)
+    ms = time_ms(lambda: micro_step(model, batch), sizes.device, sizes.repeats)
+    crops, values = sum(batch.crops_per_hand), {}
+    pose_ms = next((row["ms"] for row in rows.rows if row["what"] == "RGB at 0" and "ms" in row), None)
+    if crops and pose_ms:
+        values = {"us_a_crop": 1e3 * (ms - pose_ms) / crops, "relative": ms / pose_ms}
+    flops = useful_flops(sizes, batch, rgb=crops > 0)
+    mfu = flops / (ms / 1e3) / (DATASHEET_TFLOPS * 1e12)
+    rows.add(name, ms=ms, crops=crops, padded_crops=bucketed_crops(crops, batch.crops), mfu=mfu, **values)
+
+
+def _rgb_profile(rows: Rows, sizes: Sizes, name: str, model: UniSign, batch: PackedBatch) -> None:
+    rows.add(name, **profiled(lambda: micro_step(model, batch), sizes.device))
 
 
 def falling_loss(rows: Rows, sizes: Sizes) -> None:
