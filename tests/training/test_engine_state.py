@@ -8,6 +8,7 @@ import pytest
 import torch
 from toy_training import Toy, run_script, toy_batch
 
+from unisign_fast.training import engine_state
 from unisign_fast.training.deepspeed_engine import backward_step, set_schedule, start_engine
 from unisign_fast.training.engine_state import load_engine, save_engine
 from unisign_fast.training.settings import TrainSettings
@@ -32,6 +33,22 @@ def losses(engine, ranks, steps: int) -> list[float]:
     return result
 
 
+def error_of_a_full_disk(engine, folder: Path, full: bool) -> str | None:
+    """The error of saving a state of many files, none of which is written, if the disk is full."""
+
+    def save_file(*_) -> None:
+        if full:
+            raise OSError("disk full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_state, "FILE_BYTES", 1)
+        patch.setattr(engine_state, "save_file", save_file)
+        try:
+            return save_engine(engine, folder)
+        except OSError as error:
+            return str(error)
+
+
 def train_in_ranks(folder: Path, mode: str, *layouts: str) -> None:
     """`save PRECISION STAGE ...` trains and saves, `load ...` resumes from the checkpoint that two ranks saved at stage
     1."""
@@ -45,6 +62,9 @@ def train_in_ranks(folder: Path, mode: str, *layouts: str) -> None:
             saved.mkdir(exist_ok=True)
             ranks.barrier()
             save_engine(engine, saved)
+            errors = ranks.gather(error_of_a_full_disk(engine, folder, full=ranks.rank == 1))
+            if ranks.is_first:
+                (folder / "errors.json").write_text(json.dumps(errors))
         else:
             engine = engine_of(precision, stage, seed=5)
             load_engine(engine, saved)
@@ -72,6 +92,10 @@ def folder(tmp_path_factory) -> Path:
 
 def read(folder: Path, name: str) -> list[float]:
     return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_a_full_disk_on_one_rank_is_its_error_and_keeps_no_other_waiting(folder):
+    assert read(folder, "errors") == [None, "disk full"]
 
 
 @pytest.mark.parametrize("ranks, stage", LAYOUTS)

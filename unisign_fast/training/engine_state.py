@@ -4,6 +4,7 @@ Tensors are stored unsharded, so a run can resume with any number of ranks, any 
 rank writes a share of the tensors, into files of about 1 GiB. Loading executes no code from the files.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,11 +28,21 @@ FILE_BYTES = 2**30
 
 
 def save_engine(engine: "DeepSpeedEngine", folder: Path) -> None:
-    """Write this rank's share into `folder`. Raises InputError rather than save a value that is not finite."""
-    rank, ranks = engine.global_rank, engine.world_size
+    """Write this rank's share into `folder`. Raises InputError rather than save a value that is not finite.
+
+    After an error, also of the disk, a rank still gathers the other ranks' tensors with them before it raises.
+    """
+    state = _unsharded_state(engine)
+    try:
+        _write_share(state, folder, engine.global_rank, engine.world_size)
+    finally:
+        deque(state, maxlen=0)
+
+
+def _write_share(state: Iterator[tuple[str, Tensor]], folder: Path, rank: int, ranks: int) -> None:
     share: dict[str, Tensor] = {}
     files, size = 0, 0
-    for number, (name, value) in enumerate(_unsharded_state(engine)):
+    for number, (name, value) in enumerate(state):
         if number % ranks != rank:
             continue  # only another rank's share, but gathering it is collective
         if value.is_floating_point() and not torch.isfinite(value).all():
