@@ -153,6 +153,8 @@ def main() -> None:
 
 def run_operations(checked: list[str], compiled: str | None, dry: bool) -> None:
     """In a process that the section of correctness has started."""
+    if compiled:
+        os.nice(10)  # the checks come first
     from benchmarks.gpu import operations
     from benchmarks.gpu.device import gpu_sizes, toy_sizes
 

@@ -27,7 +27,7 @@ CEILING_BYTES, CEILING_FLOPS = 3.0e12, 790e12  # where the section of the ceilin
 ALL = {spec.name: spec for spec in (*SPECS, *LIBRARY_SPECS)}
 STACK = "graph stack"
 PROCESSES = 16  # at once; each has a context on the GPU and 2 GB of the host's memory
-COMPILED = (STACK, "graph_conv", "mbconv", *(name for name in ALL if name not in ("graph_conv", "mbconv")))
+LARGE = "graph_conv", "mbconv"  # most of what is compiled
 TOLERABLE = 10.0  # times the allowed error; with a larger one a kernel computes something else
 HANDS = 21  # joints
 SMALL_CHUNK_BYTES = 8 << 20  # a quarter of the vocabulary loss's logits in its case
@@ -53,7 +53,13 @@ def correctness(rows: Rows, sizes: Sizes) -> None:
     if sizes.dry:
         return _run_all(rows, {", ".join(ALL): ["--dry-run", "--check", *ALL]})
     checks = {name: ["--check", name] for name in ALL}
-    _run_all(rows, checks | {f"torch.compile ahead, {name}": ["--compile", name] for name in COMPILED})
+    _run_all(rows, checks | {f"torch.compile ahead, {job}": ["--compile", job] for job in compiled_ahead(sizes)})
+
+
+def compiled_ahead(sizes: Sizes) -> list[str]:
+    """What `compile_one` takes: the stack, and the cases of every operation as NAME:NUMBER, the largest first."""
+    names = sorted(ALL, key=lambda name: name not in LARGE)
+    return [STACK, *(f"{name}:{number}" for name in names for number in range(len(baseline_cases(ALL[name], sizes))))]
 
 
 def _run_all(rows: Rows, jobs: dict[str, list[str]]) -> None:
@@ -125,21 +131,21 @@ def _runs(spec: KernelSpec, case: Case) -> bool:
     return True
 
 
-def compile_one(name: str, sizes: Sizes) -> None:
-    """In a process started by `correctness`: run the compiled baseline of an operation or of the stack forward and
-    backward, which fills torch's caches on disk.
+def compile_one(job: str, sizes: Sizes) -> None:
+    """In a process started by `correctness`: run a compiled baseline forward and backward, which fills torch's caches.
+
+    job: one of `compiled_ahead`.
     """
-    begin = time.perf_counter()
+    begin, (name, _, number) = time.perf_counter(), job.partition(":")
     inductor.compile_threads = 4 if name == STACK else 1
     inductor.autotune_local_cache = False  # the tiles are chosen again where nothing else runs
     if name == STACK:
         call, inputs = _stack_subject("compiled", sizes, sizes.stack_frames[0])
-        _passes(call, inputs)["forward and backward"]()
     else:
-        for case in baseline_cases(ALL[name], sizes):
-            call = operation(ALL[name], case, sizes.device.type).providers["compiled"]
-            _passes(call, random_inputs(ALL[name], case, sizes))["forward and backward"]()
-    print(json.dumps({"what": f"torch.compile ahead, {name}", "seconds": time.perf_counter() - begin}), flush=True)
+        spec, case = ALL[name], baseline_cases(ALL[name], sizes)[int(number)]
+        call, inputs = operation(spec, case, sizes.device.type).providers["compiled"], random_inputs(spec, case, sizes)
+    _passes(call, inputs)["forward and backward"]()
+    print(json.dumps({"what": f"torch.compile ahead, {job}", "seconds": time.perf_counter() - begin}), flush=True)
 
 
 def unusable(rows: list[dict]) -> list[str]:

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -189,6 +190,16 @@ def test_the_compiled_baseline_is_compiled_for_the_sizes_of_each_case(monkeypatc
         call = kernel_subjects.operation(spec, Case(shape, "small"), "cpu").providers["compiled"]
         call(*make_inputs(spec, shape, torch.bfloat16, "cpu"))
     assert graphs == [[]] * 11
+
+
+def test_every_baseline_is_compiled_ahead(monkeypatch, capsys):
+    jobs = operations.compiled_ahead(device.gpu_sizes())
+    assert jobs[0] == operations.STACK and len(jobs) == len(set(jobs))
+    assert {job.partition(":")[0] for job in jobs} == {operations.STACK, *operations.ALL}
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(operations, "inductor", SimpleNamespace())
+    operations.compile_one("geglu:0", toy_sizes())
+    assert json.loads(capsys.readouterr().out)["what"] == "torch.compile ahead, geglu:0"
 
 
 class NoHostValues(TorchFunctionMode):
