@@ -181,9 +181,11 @@ def roofline(rows: Rows, sizes: Sizes) -> None:
     for spec, case in baselines:
         _operation_rows(rows, sizes, ceilings, spec, case, "eager")
     if not sizes.dry:
-        _stack_rows(rows, sizes, ceilings, few, "compiled", needs=25)
+        if any(row["what"] == f"torch.compile ahead, {STACK}" and "error" not in row for row in earlier):
+            _stack_rows(rows, sizes, ceilings, few, "compiled", needs=25)
         for spec, case in baselines:
             _operation_rows(rows, sizes, ceilings, spec, case, "compiled", needs=5)
+        _stack_rows(rows, sizes, ceilings, few, "compiled", needs=25)  # unless it is there already
     for frames in many:
         _stack_rows(rows, sizes, ceilings, frames, "eager", needs=8)
 
