@@ -52,10 +52,11 @@ class Operation(Generic[P, R]):
 
     def backend(self, *arguments: Any) -> str:
         """The name of the backend that runs on these arguments."""
-        backend = default_backend(_device(next(tensors(arguments))))
+        given = list(tensors(arguments))
+        backend = default_backend(_device(given[0]))
         if backend == "cpu" and self.cpu is None:
             backend = "reference"
-        if backend in DEVICE_OF and (refusal := self._refused(backend, arguments)):
+        if backend in DEVICE_OF and (refusal := self._refused(backend, arguments, given)):
             if forced_backend():
                 raise ValueError(f"{self.name}: the {backend} backend cannot run: {refusal}; unset UNISIGN_KERNELS")
             _warn(self.name, refusal)
@@ -64,17 +65,17 @@ class Operation(Generic[P, R]):
             _log_backend(self.name, backend)
         return backend
 
-    def _refused(self, backend: str, arguments: tuple) -> str | None:
-        """Why a backend cannot take these arguments; None where it can."""
+    def _refused(self, backend: str, arguments: tuple, given: list[Tensor]) -> str | None:
+        """Why a backend cannot take these arguments, whose tensors are `given`; None where it can."""
         if torch.is_autocast_enabled(DEVICE_OF[backend]):
             return "torch.autocast mixes types within an operation; give the model a dtype instead"
         anywhere = backend == "gpu" and _interpreted()
-        for tensor in tensors(arguments):
+        for tensor in given:
             if tensor.dtype not in (*DTYPES, *INTEGERS):
                 return f"{tensor.dtype} is not one of {', '.join(map(str, DTYPES))}"
             if not anywhere and (device := _device(tensor)) != DEVICE_OF[backend]:
                 return f"a tensor is on {device}, not on {DEVICE_OF[backend]}"
-        floats = {tensor.dtype for tensor in tensors(arguments) if tensor.dtype in DTYPES and tensor.ndim > 1}
+        floats = {tensor.dtype for tensor in given if tensor.dtype in DTYPES and tensor.ndim > 1}
         if len(floats) > 1:
             return f"tensors of different types ({', '.join(sorted(map(str, floats)))})"
         return self.refusal(*arguments) if backend == "gpu" else None
