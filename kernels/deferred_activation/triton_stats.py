@@ -11,6 +11,7 @@ from ..launch import launch
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS
 
 ROWS, COLUMNS, WARPS = 32, 64, 4  # of a tile of the gradient
+STATS_ROWS = 128  # of a tile of statistics
 MOST_SPLITS = 64  # of the frames in sums over them, each with a partial sum of its own
 
 
@@ -22,6 +23,15 @@ def store_batch_stats(value, batch_stats, tile, count, valid, column, C: tl.cons
     row = batch_stats + tile * 2 * C + column
     tl.store(row, mean, column < C)
     tl.store(row + C, tl.sum(deviation * deviation, 0), column < C)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def batch_stats_of_tiles(out, batch_stats, rows, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    tile, column = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    row = tile * ROWS + tl.arange(0, ROWS)
+    valid, place = row < rows, row[:, None] * C + column[None, :]
+    value = tl.load(out + place, valid[:, None] & (column < C)[None, :], 0).to(tl.float32)
+    store_batch_stats(value, batch_stats, tile, tl.minimum(rows - tile * ROWS, ROWS), valid, column, C)
 
 
 @triton.jit(do_not_specialize=["tiles", "rows", "rows_a_tile"])
@@ -78,6 +88,16 @@ def batch_stats_gradient(
             value = rounded.to(tl.float32)
         share += tl.sum(value, 0)
     tl.store(sums + split * VC + column, share, column < VC)
+
+
+def batch_stats_of(out_RC: Tensor) -> list[Tensor]:
+    """Mean and biased variance [C] of all rows."""
+    rows, channels = out_RC.shape
+    tiles = triton.cdiv(rows, STATS_ROWS)
+    batch_stats = torch.empty(tiles, 2, channels, dtype=torch.float32, device=out_RC.device)
+    sizes = {"C": channels, "ROWS": STATS_ROWS, "COLUMNS": COLUMNS, "warps": WARPS, "stages": 1}
+    launch(batch_stats_of_tiles, (tiles, triton.cdiv(channels, COLUMNS)), out_RC, batch_stats, rows, **sizes)
+    return merged(batch_stats, rows, STATS_ROWS)
 
 
 def merged(batch_stats: Tensor, rows: int, rows_a_tile: int) -> list[Tensor]:

@@ -22,23 +22,23 @@ def graph_conv(x: DeferredActivation, *arguments: Any) -> GraphConvOutput:
 
 
 def _results(result: list, plain: bool, shortcut: bool, batch_stats: bool) -> tuple:
-    """Split the operator's list into D and the sums of A; the output and the shortcut's output, each with its batch
+    """Split the operator's list into what `_graph` returns; the output and the shortcut's output, each with its batch
     statistics; and x_FVC or None.
     """
     each = 3 if batch_stats else 1
-    graph, out, rest = result[:2], result[2 : 2 + each], result[2 + each :]
+    graph, out, rest = result[:3], result[3 : 3 + each], result[3 + each :]
     return graph, out, rest[:each] if shortcut else [], None if plain else rest[-1]
 
 
 def _save(ctx, inputs, output) -> None:
-    x, ctx.relu_before_residual, _, weight_KOC, bias_KO, shortcut, batch_stats = inputs
+    x, ctx.relu_before_residual, _, weight_KOC, _, shortcut, batch_stats = inputs
     ctx.set_materialize_grads(False)
     ctx.sizes, ctx.batch_stats = (len(x), len(shortcut)), batch_stats
-    ctx.save_for_backward(weight_KOC, bias_KO, *x, *shortcut, *output)
+    ctx.save_for_backward(weight_KOC, *x, *shortcut, *output)
 
 
 def _gradients(ctx, gradients: list[Tensor | None]):
-    weight_KOC, bias_KO, *saved = ctx.saved_tensors
+    weight_KOC, *saved = ctx.saved_tensors
     xs, shortcuts = ctx.sizes
     x, shortcut, result = saved[:xs], saved[xs : xs + shortcuts], saved[xs + shortcuts :]
     layout = xs == 1, shortcuts > 0, ctx.batch_stats
@@ -47,8 +47,7 @@ def _gradients(ctx, gradients: list[Tensor | None]):
     whole = whole_gradient(grad_out, out), whole_gradient(grad_shortcut_out, shortcut_out)
     x_FVC = x[0] if x_FVC is None else x_FVC
     results = x_FVC, graph, out, shortcut_out
-    parameters = weight_KOC, bias_KO, shortcut
-    result = backward(grad_x_FVC, *whole, *results, x, ctx.relu_before_residual, *parameters)
+    result = backward(grad_x_FVC, *whole, *results, x, ctx.relu_before_residual, weight_KOC, shortcut)
     grad_adjacency, grad_weight, grad_bias, *rest = result
     return by_tensor(rest[shortcuts:]), None, grad_adjacency, grad_weight, grad_bias, rest[:shortcuts], None
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from ..deferred_activation.triton_kernel import ActivationGradient
 from ..launch import launch, padded
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
+from .triton_kernel import COPIED
 
 LINES = 128  # of the adjacency's partial sums, read at once
-COPIED = 2048  # elements of the weight that a program transposes
 
 
 @triton.jit
@@ -33,52 +33,51 @@ def _store_adjacency_row(
     tl.store(grad_adjacency + (k * V + joint) * V + w, value, joint < V)
 
 
-@triton.jit(do_not_specialize=["programs", "tiles"])
+@triton.jit(do_not_specialize=["programs", "shortcut_rows", "tiles"])
 def graph_conv_parameter_gradients(
-    partial, bias_sums, shortcut_sums, activation_sums, weight_product,
-    grad_adjacency, grad_bias, grad_shortcut_bias, grad_activation, grad_weight, programs, tiles,
+    partial, shortcut_sums, activation_sums, matrix_gradient,
+    grad_adjacency, grad_weight, grad_bias, grad_shortcut_bias, grad_activation, programs, shortcut_rows, tiles,
     SHORTCUT: tl.constexpr, VECTORS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr,
-    USED: tl.constexpr, ROWS: tl.constexpr, V_PADDED: tl.constexpr, LINES: tl.constexpr,
+    WIDTH: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr, V_PADDED: tl.constexpr, LINES: tl.constexpr,
     MERGED_ROWS: tl.constexpr, COLUMNS: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """One program for each column of each A_k, then one for each block of the bias, of the shortcut's bias, of the
-    activation's scales and shifts, and of the weight, which is transposed from [O, K, C] to [K, O, C].
+    """One program for each column of each A_k, then one for each block of the shortcut's bias, of the activation's
+    scales and shifts, and of the gradient of the matrix [O, WIDTH], split into those of weight and bias.
     """
-    shortcuts: tl.constexpr = K * V + (K * O + COLUMNS - 1) // COLUMNS
+    shortcuts: tl.constexpr = K * V
     activations: tl.constexpr = shortcuts + SHORTCUT * ((O + COLUMNS - 1) // COLUMNS)
-    weights: tl.constexpr = activations + (VECTORS * C + COLUMNS - 1) // COLUMNS
+    matrices: tl.constexpr = activations + (VECTORS * C + COLUMNS - 1) // COLUMNS
     program = tl.program_id(0)
-    if program < K * V:
+    if program < shortcuts:
         _store_adjacency_row(
             partial, grad_adjacency, program // V, program % V, programs, K, V, USED, ROWS, V_PADDED, LINES
         )  # fmt: skip
-    elif program < shortcuts:
-        store_sums(bias_sums, grad_bias, tiles, program - K * V, K * O, K * O, MERGED_ROWS, COLUMNS)
     elif program < activations:
-        store_sums(shortcut_sums, grad_shortcut_bias, tiles, program - shortcuts, O, O, MERGED_ROWS, COLUMNS)
-    elif program < weights:
+        store_sums(shortcut_sums, grad_shortcut_bias, shortcut_rows, program - shortcuts, O, O, MERGED_ROWS, COLUMNS)
+    elif program < matrices:
         block, width = program - activations, VECTORS * C
         store_sums(activation_sums, grad_activation, tiles, block, width, width, MERGED_ROWS, COLUMNS)
     else:
-        element = (program - weights) * COPIED + tl.arange(0, COPIED)
-        k, output, column = element // (O * C), element // C % O, element % C
-        inside = element < K * O * C
-        value = tl.load(weight_product + (output * K + k) * C + column, inside, 0)
-        tl.store(grad_weight + element, value, inside)
+        element = (program - matrices) * COPIED + tl.arange(0, COPIED)
+        output, place, inside = element // WIDTH, element % WIDTH, element < O * WIDTH
+        k, column, hop = place // C, place % C, place - K * C
+        value = tl.load(matrix_gradient + element, inside, 0)
+        tl.store(grad_weight + (k * O + output) * C + column, value, inside & (hop < 0))
+        tl.store(grad_bias + hop * O + output, value, inside & (hop >= 0) & (hop < K))
 
 
 def parameter_gradients(
     partial: Tensor,
-    bias_sums: Tensor,
     shortcut_sums: Tensor | None,
     activation: ActivationGradient,
     weight_KOC: Tensor,
     joints: int,
-    weight_product: Tensor,
+    matrix_gradient: Tensor,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Gradients of adjacency, weight and bias, and of the shortcut's bias if any. Also fills in `activation.merged`.
 
-    partial, bias_sums, shortcut_sums: as `graph_conv_backward` leaves them. weight_product [O, K * C]: dY^T (D_k X).
+    partial: as `graph_conv_backward` leaves it. shortcut_sums [parts, V, O]: of the shortcut's gradient.
+    matrix_gradient: that of the matrix of all weights and biases, [O, K * C + BIAS_COLUMNS].
     """
     hops, outputs, channels = weight_KOC.shape
     grads = [
@@ -86,14 +85,15 @@ def parameter_gradients(
     ]  # fmt: skip
     grad_shortcut = [] if shortcut_sums is None else [weight_KOC.new_empty(outputs)]
     vectors, tile = len(activation.merged), partial.shape[2]
-    widths = hops * outputs, len(grad_shortcut) * outputs, vectors * channels
+    widths = len(grad_shortcut) * outputs, vectors * channels
     grid = hops * joints + sum(triton.cdiv(width, MERGED_COLUMNS) for width in widths)
+    sums = partial if shortcut_sums is None else shortcut_sums
     launch(
-        graph_conv_parameter_gradients, (grid + triton.cdiv(weight_KOC.numel(), COPIED),),
-        partial, bias_sums, bias_sums if shortcut_sums is None else shortcut_sums, activation.sums, weight_product,
-        grads[0], grads[2], *(grad_shortcut or grads[2:]), activation.merged, grads[1], len(partial), len(bias_sums),
+        graph_conv_parameter_gradients, (grid + triton.cdiv(matrix_gradient.numel(), COPIED),),
+        partial, sums, activation.sums, matrix_gradient, *grads, *(grad_shortcut or grads[2:]), activation.merged,
+        len(partial), len(sums) * joints, len(activation.sums),
         SHORTCUT=len(grad_shortcut), VECTORS=vectors, K=hops, V=joints, C=channels, O=outputs,
-        USED=tile // joints * joints, ROWS=tile, V_PADDED=padded(joints), LINES=LINES,
+        WIDTH=matrix_gradient.shape[1], USED=tile // joints * joints, ROWS=tile, V_PADDED=padded(joints), LINES=LINES,
         MERGED_ROWS=MERGED_ROWS, COLUMNS=MERGED_COLUMNS, COPIED=COPIED, warps=MERGING_WARPS, stages=1,
     )  # fmt: skip
     return grads, grad_shortcut
