@@ -95,7 +95,7 @@ def batch_stats_of(out_RC: Tensor) -> list[Tensor]:
     rows, channels = out_RC.shape
     tiles = triton.cdiv(rows, STATS_ROWS)
     batch_stats = torch.empty(tiles, 2, channels, dtype=torch.float32, device=out_RC.device)
-    sizes = {"C": channels, "ROWS": STATS_ROWS, "COLUMNS": COLUMNS, "warps": WARPS, "stages": 1}
+    sizes = {"C": channels, "ROWS": STATS_ROWS, "COLUMNS": COLUMNS, "warps": 2 * WARPS, "stages": 1}
     launch(batch_stats_of_tiles, (tiles, triton.cdiv(channels, COLUMNS)), out_RC, batch_stats, rows, **sizes)
     return merged(batch_stats, rows, STATS_ROWS)
 

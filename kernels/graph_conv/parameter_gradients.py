@@ -9,7 +9,7 @@ from torch import Tensor
 from ..deferred_activation.triton_kernel import ActivationGradient
 from ..launch import launch, padded
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
-from .triton_kernel import COPIED
+from .triton_kernel import COPIED, matrix_elements
 
 LINES = 128  # of the adjacency's partial sums, read at once
 
@@ -58,12 +58,12 @@ def graph_conv_parameter_gradients(
         block, width = program - activations, VECTORS * C
         store_sums(activation_sums, grad_activation, tiles, block, width, width, MERGED_ROWS, COLUMNS)
     else:
-        element = (program - matrices) * COPIED + tl.arange(0, COPIED)
-        output, place, inside = element // WIDTH, element % WIDTH, element < O * WIDTH
-        k, column, hop = place // C, place % C, place - K * C
+        element, inside, weights, is_weight, biases, is_bias = matrix_elements(
+            (program - matrices) * COPIED, K, C, O, WIDTH, COPIED
+        )
         value = tl.load(matrix_gradient + element, inside, 0)
-        tl.store(grad_weight + (k * O + output) * C + column, value, inside & (hop < 0))
-        tl.store(grad_bias + hop * O + output, value, inside & (hop >= 0) & (hop < K))
+        tl.store(grad_weight + weights, value, is_weight)
+        tl.store(grad_bias + biases, value, is_bias)
 
 
 def parameter_gradients(

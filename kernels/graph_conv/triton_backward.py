@@ -10,25 +10,25 @@ from torch import Tensor
 
 from ..deferred_activation.triton_kernel import ActivationGradient, store_activation_gradient
 from ..deferred_activation.triton_stats import output_gradient
-from ..launch import launch, operator
+from ..launch import compute_capability, launch, operator
 from .parameter_gradients import parameter_gradients
-from .triton_kernel import diagonal_of, store_aggregated, tile_rows, tile_sizes, used_rows
+from .triton_kernel import aggregate, diagonal_of, tile_rows, used_rows
 
 PROGRAMS = 528  # four for each multiprocessor of an H200; each has partial sums of its own
 
 
 @triton.jit(do_not_specialize=["rows", "tiles", "tiles_a_program"])
 def graph_conv_backward(
-    products, shortcut_grad, kept_grad, adjacency, column_sums, aggregated, partial,
+    products, shortcut_grad, kept_grad, adjacency, partial,
     x, conv_out, scale, shift, residual, residual_scale, grad_conv_out, grad_residual, sums,
     rows, tiles, tiles_a_program,
     KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr, SHORTCUT: tl.constexpr, KEPT: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr, USED: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EXTRA: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """products [rows, WIDTH]: P_k for all k, and the products with the biases. shortcut_grad, kept_grad [rows, C]: the
-    gradients of x through the shortcut and from elsewhere. aggregated: written once more as in the forward pass, for
-    the weights' gradient. partial [programs * blocks, K, ROWS, ROWS]: sums of P_k X^T, in its diagonal blocks alone.
+    gradients of x through the shortcut and from elsewhere. partial [programs * blocks, K, ROWS, ROWS]: sums of P_k X^T, in
+    its diagonal blocks alone.
 
     A program handles one block of channels in a share of the tiles.
     """
@@ -43,10 +43,7 @@ def graph_conv_backward(
         x_tile = tl.load(x + place, inside, 0)
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         for k in tl.static_range(K):
-            diagonal, at = diagonal_of(adjacency, k, ROWS), row[:, None] * WIDTH + k * C + column[None, :]
-            product = tl.load(products + at, inside, 0)
-            neighbors = tl.dot(diagonal, x_tile, input_precision="ieee").to(x_tile.dtype)
-            tl.store(aggregated + at, neighbors, inside)
+            product = tl.load(products + row[:, None] * WIDTH + k * C + column[None, :], inside, 0)
             through_bias = tl.load(products + row * WIDTH + K * C + k, valid & (block == 0), 0).to(tl.float32)
             if k == 0:
                 first_sum = tl.dot(product, tl.trans(x_tile), first_sum, input_precision="ieee")
@@ -54,8 +51,7 @@ def graph_conv_backward(
             else:
                 second_sum = tl.dot(product, tl.trans(x_tile), second_sum, input_precision="ieee")
                 second_bias += through_bias
-            total = tl.dot(tl.trans(diagonal), product, total, input_precision="ieee")
-        store_aggregated(aggregated, column_sums, row, valid, block, K, V, C, WIDTH, ROWS, EXTRA)
+            total = tl.dot(tl.trans(diagonal_of(adjacency, k, ROWS)), product, total, input_precision="ieee")
         if SHORTCUT:
             total += tl.load(shortcut_grad + place, inside, 0).to(tl.float32)
         if KEPT:
@@ -69,6 +65,13 @@ def graph_conv_backward(
     tl.store(at, first_sum + first_bias[:, None], diagonal_blocks)
     if K == 2:
         tl.store(at + ROWS * ROWS, second_sum + second_bias[:, None], diagonal_blocks)
+
+
+def _tile(dtype: torch.dtype) -> dict[str, int]:
+    """Rows and columns of a tile, warps and stages: the largest that do not spill."""
+    if dtype == torch.float32:
+        return {"ROWS": 32, "COLUMNS": 16, "warps": 4, "stages": 1}
+    return {"ROWS": 64, "COLUMNS": 64 if compute_capability() >= 90 else 32, "warps": 8, "stages": 1}
 
 
 @operator("graph_conv_backward")
@@ -91,14 +94,14 @@ def backward(
     the last two. The gradients of batch statistics may be missing, and that of x_FVC None.
     """
     frames, joints, channels = x_FVC.shape
-    (diagonal, column_sums_KV, matrix), hops = graph, len(weight_KOC)
-    block, rows = tile_sizes(x_FVC.dtype), frames * joints
+    (diagonal, _, matrix), hops = graph, len(weight_KOC)
+    block, rows = _tile(x_FVC.dtype), frames * joints
     used, blocks = used_rows(joints, block["ROWS"]), triton.cdiv(channels, block["COLUMNS"])
     tiles = triton.cdiv(rows, used)
     tiles_a_program = max(1, triton.cdiv(tiles * blocks, PROGRAMS))
     programs = triton.cdiv(tiles, tiles_a_program)
     whole = (output_gradient(grad_out, out)[0] if len(grad_out) > 1 else grad_out[0]).flatten(0, 1)
-    products, aggregated = whole @ matrix, whole.new_empty(rows, matrix.shape[1])
+    products = whole @ matrix
     shortcut_grad, shortcut_sums, grad_shortcut = products, None, []  # not read without a shortcut
     if shortcut:
         shortcut_whole, shortcut_sums = output_gradient(grad_shortcut_out, shortcut_out)
@@ -109,12 +112,12 @@ def backward(
     result = ActivationGradient(x, relu_before_residual, tiles)
     launch(
         graph_conv_backward, (programs, blocks),
-        products, shortcut_grad, x_FVC if grad_x_FVC is None else grad_x_FVC, diagonal, column_sums_KV, aggregated,
-        partial, *result.arguments(x_FVC), rows, tiles, tiles_a_program,
+        products, shortcut_grad, x_FVC if grad_x_FVC is None else grad_x_FVC, diagonal, partial,
+        *result.arguments(x_FVC), rows, tiles, tiles_a_program,
         **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None,
         K=hops, V=joints, C=channels, WIDTH=matrix.shape[1], USED=used, **block,
     )  # fmt: skip
-    grads, grad_shortcut_bias = parameter_gradients(
-        partial, shortcut_sums, result, weight_KOC, joints, whole.T @ aggregated
-    )
+    del products, shortcut_grad
+    grad_matrix = whole.T @ aggregate([x_FVC], False, graph)[0]
+    grads, grad_shortcut_bias = parameter_gradients(partial, shortcut_sums, result, weight_KOC, joints, grad_matrix)
     return [*grads, *grad_shortcut, *grad_shortcut_bias, *result.gradients()]

@@ -39,42 +39,48 @@ def diagonal_of(adjacency, k, ROWS: tl.constexpr):
 
 
 @triton.jit
+def _store_diagonal(
+    adjacency, diagonal, column_sums, k, V: tl.constexpr, USED: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    """D_k, and the sums of A_k over v, from A_k [V, V]."""
+    local = tl.arange(0, ROWS)
+    to, source = local[:, None], local[None, :]
+    inside = (to // V == source // V) & (to < USED) & (source < USED)
+    value = tl.load(adjacency + (k * V + source % V) * V + to % V, inside, 0)
+    tl.store(diagonal + (k * ROWS + to) * ROWS + source, value)
+    tl.store(column_sums + k * V + local, tl.sum(value.to(tl.float32), 1), local < V)
+
+
+@triton.jit
+def matrix_elements(
+    first, K: tl.constexpr, C: tl.constexpr, O: tl.constexpr, WIDTH: tl.constexpr, COPIED: tl.constexpr
+):  # fmt: skip
+    """COPIED elements of the matrix [O, WIDTH]; their offsets in the weight [K, O, C] and in the bias [K, O], and which
+    elements each holds.
+    """
+    element = first + tl.arange(0, COPIED)
+    output, place = element // WIDTH, element % WIDTH
+    hop = place - K * C
+    weights, inside = (place // C * O + output) * C + place % C, element < O * WIDTH
+    return element, inside, weights, inside & (hop < 0), hop * O + output, inside & (hop >= 0) & (hop < K)
+
+
+@triton.jit
 def graph_conv_parameters(
     adjacency, weight, bias, diagonal, column_sums, matrix,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr, WIDTH: tl.constexpr,
     USED: tl.constexpr, ROWS: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """One program for each k builds D_k, and the sums of A_k over v, from A_k [V, V]; the others build the matrix
-    [O, WIDTH] of all W_k and, in the last columns, all biases.
-    """
+    """One program for each D_k; the others build the matrix [O, WIDTH] of all W_k and, in its last columns, the biases."""
     program = tl.program_id(0)
     if program < K:
-        local = tl.arange(0, ROWS)
-        to, source = local[:, None], local[None, :]
-        inside = (to // V == source // V) & (to < USED) & (source < USED)
-        value = tl.load(adjacency + (program * V + source % V) * V + to % V, inside, 0)
-        tl.store(diagonal + (program * ROWS + to) * ROWS + source, value)
-        tl.store(column_sums + program * V + local, tl.sum(value.to(tl.float32), 1), local < V)
+        _store_diagonal(adjacency, diagonal, column_sums, program, V, USED, ROWS)
     else:
-        element = (program - K) * COPIED + tl.arange(0, COPIED)
-        output, place, inside = element // WIDTH, element % WIDTH, element < O * WIDTH
-        k, column, hop = place // C, place % C, place - K * C
-        value = tl.load(weight + (k * O + output) * C + column, inside & (hop < 0), 0)
-        offset = tl.load(bias + hop * O + output, inside & (hop >= 0) & (hop < K), 0)
-        tl.store(matrix + element, tl.where(hop < 0, value, offset), inside)
-
-
-@triton.jit
-def store_aggregated(
-    aggregated, column_sums, row, valid, block,
-    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, EXTRA: tl.constexpr,
-):  # fmt: skip
-    """The columns of a tile's rows that multiply the biases, by the programs of the first block of channels."""
-    if block == 0:
-        hop, joint = tl.arange(0, EXTRA)[None, :], (tl.arange(0, ROWS) % V)[:, None]
-        sums = tl.load(column_sums + hop * V + joint, hop < K, 0)
-        place = row[:, None] * WIDTH + K * C + hop
-        tl.store(aggregated + place, sums.to(aggregated.dtype.element_ty), valid[:, None] & (hop < EXTRA))
+        element, inside, weights, is_weight, biases, is_bias = matrix_elements(
+            (program - K) * COPIED, K, C, O, WIDTH, COPIED
+        )
+        value = tl.where(is_weight, tl.load(weight + weights, is_weight, 0), tl.load(bias + biases, is_bias, 0))
+        tl.store(matrix + element, value, inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -98,10 +104,14 @@ def graph_conv_aggregate(
     for k in tl.static_range(K):
         neighbors = tl.dot(diagonal_of(adjacency, k, ROWS), x_tile, input_precision="ieee").to(x_tile.dtype)
         tl.store(aggregated + row[:, None] * WIDTH + k * C + column[None, :], neighbors, inside)
-    store_aggregated(aggregated, column_sums, row, valid, block, K, V, C, WIDTH, ROWS, EXTRA)
+    if block == 0:
+        hop, joint = tl.arange(0, EXTRA)[None, :], (tl.arange(0, ROWS) % V)[:, None]
+        sums = tl.load(column_sums + hop * V + joint, hop < K, 0)
+        last = row[:, None] * WIDTH + K * C + hop
+        tl.store(aggregated + last, sums.to(aggregated.dtype.element_ty), valid[:, None] & (hop < EXTRA))
 
 
-def tile_sizes(dtype: torch.dtype) -> dict[str, int]:
+def _tile(dtype: torch.dtype) -> dict[str, int]:
     """Rows and columns of a tile, warps and stages."""
     size = 32 if dtype == torch.float32 else 64
     return {"ROWS": size, "COLUMNS": size, "EXTRA": BIAS_COLUMNS, "warps": 4, "stages": 1}
@@ -130,6 +140,22 @@ def _graph(adjacency_KVV: Tensor, weight_KOC: Tensor, bias_KO: Tensor, rows: int
     return result
 
 
+def aggregate(x: list[Tensor], relu_before_residual: bool, graph: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """D_k X for all k, and the sums of A_k over v: [F * V, K * C + BIAS_COLUMNS]; and x_FVC."""
+    (frames, joints, channels), (diagonal, column_sums_KV, matrix) = x[0].shape, graph
+    block, rows, width = _tile(x[0].dtype), frames * joints, matrix.shape[1]
+    used = used_rows(joints, block["ROWS"])
+    x_FVC = torch.empty_like(x[0]) if KINDS[len(x)] != PLAIN else x[0]
+    aggregated = x_FVC.new_empty(rows, width)
+    launch(
+        graph_conv_aggregate, (triton.cdiv(rows, used), triton.cdiv(channels, block["COLUMNS"])),
+        *arguments(x), diagonal, column_sums_KV, x_FVC, aggregated, rows,
+        KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual,
+        K=len(diagonal), V=joints, C=channels, WIDTH=width, USED=used, **block,
+    )  # fmt: skip
+    return aggregated, x_FVC
+
+
 @operator("graph_conv")
 def forward(
     x: list[Tensor],
@@ -145,20 +171,10 @@ def forward(
     Each output is followed by its mean and variance if `batch_stats`. `shortcut` is empty, or weight_OC and bias_O.
     x: `DeferredActivation.tensors`.
     """
-    frames, joints, channels = x[0].shape
-    hops, outputs, _ = weight_KOC.shape
-    block, rows = tile_sizes(x[0].dtype), frames * joints
-    used = used_rows(joints, block["ROWS"])
-    graph = diagonal, column_sums_KV, matrix = _graph(adjacency_KVV, weight_KOC, bias_KO, block["ROWS"])
-    x_FVC = torch.empty_like(x[0]) if KINDS[len(x)] != PLAIN else x[0]
-    aggregated = x_FVC.new_empty(rows, matrix.shape[1])
-    launch(
-        graph_conv_aggregate, (triton.cdiv(rows, used), triton.cdiv(channels, block["COLUMNS"])),
-        *arguments(x), diagonal, column_sums_KV, x_FVC, aggregated, rows,
-        KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual,
-        K=hops, V=joints, C=channels, WIDTH=matrix.shape[1], USED=used, **block,
-    )  # fmt: skip
-    outs = [aggregated @ matrix.T]
+    (frames, joints, _), outputs = x[0].shape, weight_KOC.shape[1]
+    graph = _graph(adjacency_KVV, weight_KOC, bias_KO, _tile(x[0].dtype)["ROWS"])
+    aggregated, x_FVC = aggregate(x, relu_before_residual, graph)
+    outs = [aggregated @ graph[2].T]
     if shortcut:
         weight_OC, bias_O = shortcut
         outs.append(torch.addmm(bias_O, x_FVC.flatten(0, 1), weight_OC.T))
