@@ -51,22 +51,15 @@ class Row:
     us_a_frame: float = 0.0  # predicted
 
 
-def _graph_forward(s: Sizes) -> tuple[int, int]:
-    wide = s["OUTPUTS"] * s["C"]
-    macs = s["K"] * s["ROWS"] * (s["ROWS"] * s["C"] + wide) + s["SHORTCUT"] * s["ROWS"] * wide
-    tensors = 1 + (s["KIND"] > 1)
-    loads = s["USED"] * tensors * s["C"] + s["K"] * s["ROWS"] ** 2 + (s["K"] + s["SHORTCUT"]) * wide
-    return macs, loads
+def _graph_aggregate(s: Sizes) -> tuple[int, int]:
+    loads = s["USED"] * (1 + (s["KIND"] > 1)) * s["COLUMNS"] + s["K"] * s["ROWS"] ** 2
+    return s["K"] * s["ROWS"] ** 2 * s["COLUMNS"], loads
 
 
 def _graph_backward(s: Sizes) -> tuple[int, int]:
-    outputs, blocks = 1 + s["SHORTCUT"], -(-s["C"] // s["INPUTS"])
-    wide = (s["K"] + s["SHORTCUT"]) * s["O"] * s["C"]
-    macs = s["ROWS"] * (wide + 3 * s["K"] * s["ROWS"] * s["C"])
-    whole = (outputs + s["BATCH_STATS"] + s["SHORTCUT_BATCH_STATS"]) * s["USED"] * s["O"]
-    mixing = blocks * (s["K"] + s["SHORTCUT"]) * s["USED"] * s["O"] + wide + blocks * s["K"] * s["ROWS"] ** 2
-    x = (1 + (2 + (s["KIND"] == 3) if s["KIND"] else 0) + s["KEPT"]) * s["USED"] * s["C"]
-    return s["tiles_a_program"] * macs, s["tiles_a_program"] * (whole + mixing + x)
+    x = s["K"] + 1 + (2 + (s["KIND"] == 3) if s["KIND"] else 0) + s["SHORTCUT"] + s["KEPT"]
+    loads = x * s["USED"] * s["COLUMNS"] + s["K"] * s["ROWS"] ** 2
+    return s["tiles_a_program"] * 2 * s["K"] * s["ROWS"] ** 2 * s["COLUMNS"], s["tiles_a_program"] * loads
 
 
 def _temporal_forward(s: Sizes) -> tuple[int, int]:
@@ -86,7 +79,7 @@ def _temporal_weight_gradient(s: Sizes) -> tuple[int, int]:
 
 # Of one program: multiplications, and elements loaded.
 PROGRAM: dict[str, Callable[[Sizes], tuple[int, int]]] = {
-    "graph_conv_forward": _graph_forward,
+    "graph_conv_aggregate": _graph_aggregate,
     "graph_conv_backward": _graph_backward,
     "temporal_conv_forward": _temporal_forward,
     "temporal_conv_input_gradient": _temporal_input_gradient,
@@ -102,9 +95,6 @@ def add(row: Row, launch: Launch, frames: int) -> None:
         sizes = {**dict(launch.constants), **launch.integers}
         program_macs, elements = PROGRAM[launch.kernel.__name__](sizes)
         macs, loaded = programs * program_macs, programs * elements * ITEMSIZE
-        if launch.kernel.__name__ == "graph_conv_forward":  # its blocks of outputs come one after the other
-            again = (launch.grid[1] - 1) * launch.grid[0]
-            moved += again * sizes["USED"] * (1 + (sizes["KIND"] > 1)) * sizes["C"] * ITEMSIZE
     row.launches += 1
     row.dram_gb += moved / 1e9
     row.gmac += macs / 1e9

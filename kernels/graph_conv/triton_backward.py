@@ -1,6 +1,6 @@
-"""The backward pass of the graph convolution on a GPU. cuBLAS takes the channels back, P_k = dY W_k, and multiplies both
-factors of the weights' gradients; one Triton kernel does the rest in a single pass over P: the gradient of x is the sum
-over k of D_k^T P_k, that of the adjacency P_k X^T.
+"""The backward pass of the graph convolution on a GPU. cuBLAS computes P_k = dY W_k and the weights' gradients. One
+Triton kernel does the rest in a single pass over P: the gradient of x is the sum over k of D_k^T P_k, that of the
+adjacency P_k X^T. In float32, another one computes the activation's gradients.
 """
 
 import torch
@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..deferred_activation.triton_kernel import ActivationGradient, store_activation_gradient
+from ..deferred_activation.triton_kernel import ActivationGradient, activation_gradients, store_activation_gradient
 from ..deferred_activation.triton_stats import output_gradient
 from ..launch import compute_capability, launch, operator
 from .parameter_gradients import parameter_gradients
@@ -27,8 +27,8 @@ def graph_conv_backward(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """products [rows, WIDTH]: P_k for all k, and the products with the biases. shortcut_grad, kept_grad [rows, C]: the
-    gradients of x through the shortcut and from elsewhere. partial [programs * blocks, K, ROWS, ROWS]: sums of P_k X^T, in
-    its diagonal blocks alone.
+    gradients of x through the shortcut and from elsewhere. partial [programs * blocks, K, ROWS, ROWS]: sums of P_k X^T,
+    in its diagonal blocks alone.
 
     A program handles one block of channels in a share of the tiles.
     """
@@ -70,7 +70,7 @@ def graph_conv_backward(
 def _tile(dtype: torch.dtype) -> dict[str, int]:
     """Rows and columns of a tile, warps and stages: the largest that do not spill."""
     if dtype == torch.float32:
-        return {"ROWS": 32, "COLUMNS": 16, "warps": 4, "stages": 1}
+        return {"ROWS": 32, "COLUMNS": 16, "warps": 8, "stages": 1}
     return {"ROWS": 64, "COLUMNS": 64 if compute_capability() >= 90 else 32, "warps": 8, "stages": 1}
 
 
@@ -109,7 +109,9 @@ def backward(
         shortcut_grad = shortcut_whole @ shortcut[0]
         grad_shortcut = [shortcut_whole.T @ x_FVC.flatten(0, 1)]
     partial = torch.empty(programs * blocks, hops, *[block["ROWS"]] * 2, dtype=torch.float32, device=x_FVC.device)
-    result = ActivationGradient(x, relu_before_residual, tiles)
+    # With the activation's gradient in the same launch, float32 spills.
+    fused = len(x) == 1 or x_FVC.dtype != torch.float32
+    result = ActivationGradient(x if fused else [x_FVC], relu_before_residual, tiles)
     launch(
         graph_conv_backward, (programs, blocks),
         products, shortcut_grad, x_FVC if grad_x_FVC is None else grad_x_FVC, diagonal, partial,
@@ -120,4 +122,6 @@ def backward(
     del products, shortcut_grad
     grad_matrix = whole.T @ aggregate([x_FVC], False, graph)[0]
     grads, grad_shortcut_bias = parameter_gradients(partial, shortcut_sums, result, weight_KOC, joints, grad_matrix)
-    return [*grads, *grad_shortcut, *grad_shortcut_bias, *result.gradients()]
+    unfused = result.grad_conv_out, x_FVC, x, relu_before_residual
+    grad_x = result.gradients() if fused else activation_gradients(*unfused)
+    return [*grads, *grad_shortcut, *grad_shortcut_bias, *grad_x]

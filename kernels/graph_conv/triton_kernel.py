@@ -1,12 +1,12 @@
 """Graph convolution on a GPU: Triton aggregates neighbors, and cuBLAS mixes channels.
 
-The forward pass aggregates joints before it mixes channels: sum over k of (D_k X) W_k, one matrix product over all hops.
-A tile of ROWS = 64 rows holds whole frames (3 of 21 or 18 joints, or 7 of 9), so that the adjacency of a tile is a
+The forward pass aggregates joints before it mixes channels: sum over k of (D_k X) W_k, one product over all hops. A
+tile of ROWS = 64 rows holds whole frames (3 of 21 or 18 joints, or 7 of 9), so that the adjacency of a tile is a
 block-diagonal matrix: D [K, ROWS, ROWS]. Next to its aggregated channels, each row has the sums of A_k over v, which
 multiply the biases in the same product. The backward pass is in triton_backward.py.
 
-A single kernel for all of it, from the activation to the batch statistics, moved fewer bytes but took five times as long
-on an H200: docs/gpu.md.
+A single kernel for all of it, from the activation to the batch statistics, moves fewer bytes but was ten times slower
+on an H200 than they take: docs/gpu.md.
 """
 
 # ruff: noqa: E741  (O: output channels, the shape suffix)
@@ -71,7 +71,7 @@ def graph_conv_parameters(
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, O: tl.constexpr, WIDTH: tl.constexpr,
     USED: tl.constexpr, ROWS: tl.constexpr, COPIED: tl.constexpr,
 ):  # fmt: skip
-    """One program for each D_k; the others build the matrix [O, WIDTH] of all W_k and, in its last columns, the biases."""
+    """One program for each D_k; the others build the matrix [O, WIDTH]: all W_k and, in the last columns, biases."""
     program = tl.program_id(0)
     if program < K:
         _store_diagonal(adjacency, diagonal, column_sums, program, V, USED, ROWS)
