@@ -44,11 +44,12 @@ class Row:
     shared: int  # bytes a block
     multiplies: bool  # whether it has matrix products
     tensor_cores: str  # the instruction; empty where there is none
+    hazard: bool  # see `_overwrites_operands`
 
     @property
     def fits(self) -> bool:
-        """No spills, and within the GPU's shared memory."""
-        return self.spilled == 0 and self.shared <= SHARED_LIMIT[self.capability]
+        """No spills, no hazard, and within the GPU's shared memory."""
+        return self.spilled == 0 and not self.hazard and self.shared <= SHARED_LIMIT[self.capability]
 
 
 def launches(spec: KernelSpec, dtype: torch.dtype, capability: int) -> list[Launch]:
@@ -77,7 +78,18 @@ def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capabilit
     instruction = result[1] if result else ""
     multiplies = "tt.dot" in compiled.asm["ttir"]
     work = operation, launch.kernel.__name__, name, capability, launch.warps
-    return Row(*work, registers, spilled, shared, multiplies, instruction)
+    hazard = _overwrites_operands(compiled.asm["ttgir"])
+    return Row(*work, registers, spilled, shared, multiplies, instruction, hazard)
+
+
+def _overwrites_operands(ttgir: str) -> bool:
+    """Whether registers may be written while an asynchronous product of sm_90 still reads them.
+
+    Triton (3.6.0 and 3.7.1) splits a product whose left factor is in registers into steps of 16 inputs, and leaves the
+    last one running at the end of a loop: https://github.com/triton-lang/triton/issues/9433.
+    """
+    in_registers = re.search(r"ttng\.warp_group_dot [^\n]*\} : tensor<", ttgir)
+    return bool(in_registers and re.search(r"ttng\.warp_group_dot_wait [^\n]*pendings = [1-9]", ttgir))
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

@@ -12,11 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ..bn_silu.triton_tiles import PROGRAMS, Map, merge_moments, share_of, stat, store_pair
-from ..launch import launch, operator, padded
+from ..launch import compute_capability, launch, operator, padded
 
 MOST_OUTPUTS = 128  # of a tile
 ROWS = 64
 INPUTS = 32
+INPUTS_IN_REGISTERS = (
+    16  # of rows normalized on load on sm_90: with more, Triton overwrites a factor that is being read
+)
 
 
 @triton.jit
@@ -136,8 +139,10 @@ def forward(
     tensors += [unused if out_stats is None else out_stats, bounds, y_RO, partial]
     sizes = {"HW": cells, "C": channels, "O": outputs, "P": x.parts}
     flags = {"NORMALIZE": stats is not None, "ACTIVATE": out_stats is not None}
-    tiles = {"ROWS": ROWS // (2 if exact else 1), "OUTPUTS": block, "INPUTS": INPUTS}
-    launch(pointwise_forward, grid, *tensors, warps=8 if block > 64 else 4, stages=2, **sizes, **flags, **tiles)
+    narrow = stats is not None and not exact and compute_capability() == 90
+    tiles = {"ROWS": ROWS // (2 if exact else 1), "OUTPUTS": block, "INPUTS": INPUTS_IN_REGISTERS if narrow else INPUTS}
+    warps, stages = 8 if block > 64 else 4, 3 if narrow else 2
+    launch(pointwise_forward, grid, *tensors, warps=warps, stages=stages, **sizes, **flags, **tiles)
     return [y_RO, partial] if out_stats is None else [y_RO]
 
 

@@ -349,6 +349,26 @@ def test_each_kernel_compiles_for_a_real_gpu_without_spills(tmp_path):
     assert len({(row["operation"], row["kernel"]) for row in rows}) == len(rows) > 30
 
 
+def test_products_of_rows_normalized_on_load_leave_no_operand_in_flight():
+    """On sm_90, where the rows are in registers, which the next step of the loop writes."""
+    script = """if True:
+        import torch
+        from dataclasses import replace
+        from unisign_fast.kernels import aot
+        from unisign_fast.kernels.mbconv.spec import SPEC
+        launches = aot.launches(SPEC, torch.bfloat16, 90)
+        for launch in launches:
+            constants = dict(launch.constants)
+            if constants.get("NORMALIZE") and constants["C"] == 96:
+                wide = replace(launch, constants=tuple({**constants, "INPUTS": 32}.items()), stages=2)
+                print([aot.compile_launch(SPEC.name, torch.bfloat16, x, 90).hazard for x in (launch, wide)])
+    """
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["[False, True]"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(DEVICE == "cuda", reason="compiled for the GPU at hand by the other tests")
 def test_every_launch_compiles_for_real_gpus_without_spills(tmp_path):
