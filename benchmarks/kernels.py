@@ -97,7 +97,7 @@ def measure(subject: Subject, device: str) -> Iterator[Row]:
     gpu = torch.cuda.get_device_name() if device == "cuda" else "none"
     for provider, call in subject.providers.items():
         inputs = subject.make_inputs()
-        out = list(tensors(call(*inputs)))
+        out = tensors(call(*inputs))
         upstream, wanted = [torch.randn_like(y) for y in out], leaves(inputs)
         calls = {
             "forward": lambda: call(*inputs),

@@ -52,7 +52,7 @@ class Operation(Generic[P, R]):
 
     def backend(self, *arguments: Any) -> str:
         """The name of the backend that runs on these arguments."""
-        given = list(tensors(arguments))
+        given = tensors(arguments)
         backend = default_backend(_device(given[0]))
         if backend == "cpu" and self.cpu is None:
             backend = "reference"
@@ -69,13 +69,17 @@ class Operation(Generic[P, R]):
         """Why a backend cannot take these arguments, whose tensors are `given`; None where it can."""
         if torch.is_autocast_enabled(DEVICE_OF[backend]):
             return "torch.autocast mixes types within an operation; give the model a dtype instead"
-        anywhere = backend == "gpu" and _interpreted()
+        floats = set()
         for tensor in given:
-            if tensor.dtype not in (*DTYPES, *INTEGERS):
-                return f"{tensor.dtype} is not one of {', '.join(map(str, DTYPES))}"
-            if not anywhere and (device := _device(tensor)) != DEVICE_OF[backend]:
+            dtype = tensor.dtype
+            if dtype in DTYPES:
+                if tensor.ndim > 1:
+                    floats.add(dtype)
+            elif dtype not in INTEGERS:
+                return f"{dtype} is not one of {', '.join(map(str, DTYPES))}"
+            device = _device(tensor)
+            if device != DEVICE_OF[backend] and not (backend == "gpu" and _interpreted()):
                 return f"a tensor is on {device}, not on {DEVICE_OF[backend]}"
-        floats = {tensor.dtype for tensor in given if tensor.dtype in DTYPES and tensor.ndim > 1}
         if len(floats) > 1:
             return f"tensors of different types ({', '.join(sorted(map(str, floats)))})"
         return self.refusal(*arguments) if backend == "gpu" else None
@@ -125,13 +129,11 @@ def as_device(device: str) -> Iterator[None]:
         _meta_device = before
 
 
-def tensors(values: Any) -> Iterator[Tensor]:
+def tensors(values: Any) -> list[Tensor]:
     """The tensors among nested arguments or results, in order."""
     if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            yield from tensors(value)
+        return [values]
+    return [tensor for value in values for tensor in tensors(value)] if isinstance(values, (tuple, list)) else []
 
 
 def _device(tensor: Tensor) -> str:

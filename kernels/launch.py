@@ -2,21 +2,24 @@
 Operators defined here also run on meta and fake tensors: they allocate their outputs and launch nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import cache, update_wrapper
 from inspect import signature
-from typing import Any
+from typing import Any, get_origin
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.library import CustomOpDef
+from torch.autograd import Function
+from torch.autograd.graph import increment_version
+from torch.nn import Parameter
 
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64"}
 MOST_ELEMENTS = 2**31 - 1  # elements of a tensor: kernels compute offsets in int32
 ALIGNMENT = 16  # bytes: Triton compiles a kernel again for a pointer that is no multiple of it, without wide loads
+ORDINARY = {Tensor, Parameter}  # no subclass that redefines operators
 SMALL = 4096  # elements of a tensor that is not worth a copy
 
 
@@ -46,6 +49,7 @@ class TooManyElements(ValueError):
 
 _recorded: list[Launch] | None = None
 _target: int | None = None
+_launchers: dict[int, Callable] = {}
 
 
 @contextmanager
@@ -72,13 +76,67 @@ def compiling_for(capability: int) -> Iterator[None]:
 
 def compute_capability() -> int:
     """The compute capability of the GPU that kernels are launched on, times ten; without a GPU, an H200's: 90."""
-    if _target is None and torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        return 10 * major + minor
+    if _target is None and _has_gpu():
+        return _capability(torch.cuda.current_device())
     return _target or 90
 
 
-def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], CustomOpDef]:
+@cache
+def _has_gpu() -> bool:
+    """Asked once: it takes microseconds."""
+    return torch.cuda.is_available()
+
+
+@cache
+def _capability(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+class Operator:
+    """The custom operator unisign_fast::name. Ordinary tensors go straight to its Python function, unless torch.compile
+    or a mode intercepts operators: a call through torch.library takes longer than most of these kernels.
+    """
+
+    def __init__(self, name: str, function: Callable, mutates: tuple[str, ...]):
+        self._function = function
+        self._mutated = [n for n, parameter in enumerate(signature(function).parameters) if parameter in mutates]
+        run = update_wrapper(lambda *arguments: self._run(arguments), function)
+        self._custom = torch.library.custom_op(f"unisign_fast::{name}", run, mutates_args=mutates)
+        self._custom.register_fake(run)
+        self._with_gradients: Callable | None = None
+
+    def register_autograd(self, gradients: Callable, *, setup_context: Callable) -> None:
+        """As `CustomOpDef.register_autograd`, but ctx.needs_input_grad has one entry for each tensor of a list."""
+        self._custom.register_autograd(gradients, setup_context=setup_context)
+        returns_list = get_origin(signature(self._function).return_annotation) is list
+        self._with_gradients = _with_gradients(self._run, gradients, setup_context, returns_list)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or _intercepted():
+            return self._custom(*arguments)
+        needs_grad = False
+        for x in _flat(arguments):
+            if type(x) in ORDINARY:
+                needs_grad = needs_grad or x.requires_grad
+            elif isinstance(x, Tensor):
+                return self._custom(*arguments)
+        if needs_grad and torch.is_grad_enabled():
+            # Without gradients, the custom operator says so if one is asked for.
+            return (self._custom if self._with_gradients is None else self._with_gradients)(*arguments)
+        result = self._run(arguments)
+        if self._mutated:
+            increment_version([arguments[n] for n in self._mutated])
+        return result
+
+    def _run(self, arguments: tuple) -> Any:
+        """The function on aligned arguments; those that it writes to stay as they are."""
+        if self._mutated:
+            return self._function(*[x if n in self._mutated else _aligned(x) for n, x in enumerate(arguments)])
+        return self._function(*map(_aligned, arguments))
+
+
+def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], Operator]:
     """Makes a function the custom operator unisign_fast::name, which torch.compile traces as one node. The function is
     its own fake implementation: on fake and meta tensors `launch` runs nothing. It gets its tensors contiguous, as
     `launch` requires, and aligned unless they are small, except those in `mutates`, the arguments it writes to.
@@ -86,29 +144,50 @@ def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], C
     DeepSpeed stores parameters end to end, so that most weights of graph convolutions are not aligned. A kernel would
     load them two bytes at a time, without asynchronous copies, and one would spill on sm_90.
     """
+    return lambda function: Operator(name, function, mutates)
 
-    def register(function: Callable) -> CustomOpDef:
-        names = tuple(signature(function).parameters)
 
-        @wraps(function)
-        def on_aligned(*arguments: Any) -> Any:
-            return function(*(x if name in mutates else _aligned(x) for name, x in zip(names, arguments)))
+def _intercepted() -> bool:
+    """Whether a mode or a transform must see the operators."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
 
-        custom = torch.library.custom_op(f"unisign_fast::{name}", on_aligned, mutates_args=mutates)
-        custom.register_fake(on_aligned)
-        return custom
 
-    return register
+def _with_gradients(run: Callable, gradients: Callable, setup_context: Callable, returns_list: bool) -> Callable:
+    """`run` with these gradients. torch.autograd.Function connects only tensors outside of lists, so `apply` gets them
+    flat, and the arguments as `run` takes them behind.
+    """
+
+    class WithGradients(Function):
+        @staticmethod
+        def forward(ctx, *values):
+            arguments = values[-1]
+            result = run(arguments)
+            setup_context(ctx, arguments, result)
+            return tuple(result) if returns_list else result
+
+        @staticmethod
+        def backward(ctx, *grads):
+            result = gradients(ctx, list(grads)) if returns_list else gradients(ctx, *grads)
+            return *_flat(result if isinstance(result, tuple) else (result,)), None
+
+    def call(*arguments: Any) -> Any:
+        result = WithGradients.apply(*_flat(arguments), arguments)
+        return list(result) if returns_list else result
+
+    return call
+
+
+def _flat(values: Sequence) -> list:
+    """The values, lists replaced by their items."""
+    return [item for value in values for item in (value if isinstance(value, (list, tuple)) else (value,))]
 
 
 def _aligned(argument: Any) -> Any:
     """Tensors contiguous, and large ones at a multiple of `ALIGNMENT`."""
-    if isinstance(argument, list):
-        return [_aligned(item) for item in argument]
-    if not isinstance(argument, Tensor):
-        return argument
-    tensor = argument.contiguous()
-    return tensor if _is_aligned(tensor) or tensor.numel() < SMALL else tensor.clone()
+    if isinstance(argument, Tensor):
+        tensor = argument.contiguous()
+        return tensor if _is_aligned(tensor) or tensor.numel() < SMALL else tensor.clone()
+    return [_aligned(item) for item in argument] if isinstance(argument, (list, tuple)) else argument
 
 
 def _is_aligned(tensor: Tensor) -> bool:
@@ -131,16 +210,26 @@ def launch(
     do_not_specialize_on_alignment. Raises TooManyElements for a tensor that int32 offsets cannot address.
     """
     given = [argument for argument in arguments if isinstance(argument, Tensor)]
-    assert all(tensor.is_contiguous() for tensor in given), "a kernel takes contiguous tensors"
+    for tensor in given:
+        assert tensor.is_contiguous(), "a kernel takes contiguous tensors"
     if isinstance(given[0], FakeTensor):
         return
-    if (largest := max(tensor.numel() for tensor in given)) > MOST_ELEMENTS:
-        raise TooManyElements(kernel.fn.__name__, largest)
+    for tensor in given:
+        if tensor.numel() > MOST_ELEMENTS:
+            raise TooManyElements(kernel.fn.__name__, tensor.numel())
     if _recorded is not None:
         _recorded.append(_launch(kernel, grid, arguments, warps, stages, constants))
     elif all(grid) and not given[0].is_meta:
-        with torch.cuda.device_of(given[0]):  # Triton launches on the current GPU, whatever GPU the tensors are on
-            kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+        _launcher(kernel)(grid, arguments, constants, warps, stages)
+
+
+def _launcher(kernel: Any) -> Callable:
+    """The kernel's `Launcher`. Looked up by id: the hash of a kernel is that of its source."""
+    if (found := _launchers.get(id(kernel))) is None:
+        from .launcher import Launcher
+
+        found = _launchers[id(kernel)] = Launcher(kernel)
+    return found
 
 
 def _launch(

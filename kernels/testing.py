@@ -32,7 +32,7 @@ def leaves(arguments: object) -> list[Tensor]:
 
 def results_and_gradients(operation, arguments: tuple, seed: int = 1) -> list[Tensor]:
     """The operation's results, then the gradient of every leaf, for random gradients of the differentiable results."""
-    result = list(tensors(operation(*arguments)))
+    result = tensors(operation(*arguments))
     differentiable = leaves(result)
     generator = torch.Generator().manual_seed(seed)
     upstream = [torch.randn(y.shape, generator=generator).bfloat16().to(y.device, y.dtype) for y in differentiable]

@@ -67,7 +67,7 @@ class _MBConv(Function):
             expanded_RE, partial = triton_pointwise.forward(x_RC, cells, bounds, weight_EC)
             expand_stats = setting.stats(partial, cells, bounds, expand[1:])
             # Repeating the product moves fewer bytes than a pass over its output, which is six times as wide as x.
-            (read_RE,) = triton_pointwise.forward(x_RC, cells, bounds, weight_EC, out_stats=expand_stats)
+            (read_RE,) = triton_pointwise.forward(x_RC, cells, bounds, weight_EC, None, None, expand_stats)
         deep_RE, partial = triton_depthwise.forward(read_RE, setting.sides, bounds, depthwise[0], setting.stride)
         del read_RE
         deep_stats = setting.stats(partial, out_cells, bounds, depthwise[1:])

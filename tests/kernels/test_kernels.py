@@ -127,12 +127,10 @@ def test_check_notices_a_wrong_and_a_missing_value(spec):
     """The tolerance can fail: one element of each result off by a hundredth of the largest, or never written."""
     shape = spec.cases[0].shape
     for damage in (_off, _unwritten):
-        for number in range(
-            len(list(tensors(spec.operation.reference(*make_inputs(spec, shape, torch.float32, DEVICE)))))
-        ):
+        for number in range(len(tensors(spec.operation.reference(*make_inputs(spec, shape, torch.float32, DEVICE))))):
 
             def broken(*inputs, number=number, damage=damage):
-                result = list(tensors(spec.operation.reference(*inputs)))
+                result = tensors(spec.operation.reference(*inputs))
                 return [damage(y) if i == number else y for i, y in enumerate(result)]
 
             assert errors_and_allowed(
@@ -231,12 +229,12 @@ def test_chooses_what_is_for_cpus_without_a_gpu(spec, caplog):
 @each_operation
 def test_a_forced_backend_runs(spec, forced, caplog):
     inputs = make_inputs(spec, spec.cases[1].shape, torch.float32, DEVICE)
-    expected = list(tensors(spec.operation.reference(*inputs)))
+    expected = tensors(spec.operation.reference(*inputs))
     for backend in ("reference", "gpu"):
         forced(backend)
         dispatch._log_backend.cache_clear()
         with caplog.at_level(logging.INFO, "unisign_fast.kernels.dispatch"):
-            result = list(tensors(spec.operation(*inputs)))
+            result = tensors(spec.operation(*inputs))
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
         assert caplog.messages[-1] == f"{spec.name}: {backend}"
 
