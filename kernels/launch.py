@@ -142,7 +142,7 @@ def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], O
     `launch` requires, and aligned unless they are small, except those in `mutates`, the arguments it writes to.
 
     DeepSpeed stores parameters end to end, so that most weights of graph convolutions are not aligned. A kernel would
-    load them two bytes at a time, without asynchronous copies, and one would spill on sm_90.
+    load them two bytes at a time, without asynchronous copies.
     """
     return lambda function: Operator(name, function, mutates)
 
