@@ -135,7 +135,7 @@ def test_the_longest_batch_fits_into_cudas_grid(name):
 
     spec = next(spec for spec in SPECS if spec.name == name)
     shape = spec.training[0].shape | {"V": 21, "C": 64, "O": 64}
-    frames = MOST_ELEMENTS // (2 * 21 * 64)  # graph_conv stores two hops of each element
+    frames = MOST_ELEMENTS // (3 * 21 * 64)  # graph_conv stores two hops of each element, and a few columns more
     inputs = spec.inputs(shape | {"F": frames, "T": [frames]}, on_meta)
     with recording() as launches:
         results = leaves(spec.operation.gpu(*inputs))
