@@ -100,7 +100,9 @@ class Operator:
 
     def __init__(self, name: str, function: Callable, mutates: tuple[str, ...]):
         self._function = function
-        self._mutated = [n for n, parameter in enumerate(signature(function).parameters) if parameter in mutates]
+        parameters = signature(function).parameters
+        self._mutated = [n for n, parameter in enumerate(parameters) if parameter in mutates]
+        self._takes_lists = any(get_origin(parameter.annotation) is list for parameter in parameters.values())
         run = update_wrapper(lambda *arguments: self._run(arguments), function)
         self._custom = torch.library.custom_op(f"unisign_fast::{name}", run, mutates_args=mutates)
         self._custom.register_fake(run)
@@ -115,15 +117,16 @@ class Operator:
     def __call__(self, *arguments: Any) -> Any:
         if torch.compiler.is_compiling() or _intercepted():
             return self._custom(*arguments)
-        needs_grad = False
-        for x in _flat(arguments):
+        flat, needs_grad = _flat(arguments) if self._takes_lists else arguments, False
+        for x in flat:
             if type(x) in ORDINARY:
                 needs_grad = needs_grad or x.requires_grad
             elif isinstance(x, Tensor):
                 return self._custom(*arguments)
         if needs_grad and torch.is_grad_enabled():
-            # Without gradients, the custom operator says so if one is asked for.
-            return (self._custom if self._with_gradients is None else self._with_gradients)(*arguments)
+            if self._with_gradients is None:  # the custom operator says so once a gradient is asked for
+                return self._custom(*arguments)
+            return self._with_gradients(flat, arguments)
         result = self._run(arguments)
         if self._mutated:
             increment_version([arguments[n] for n in self._mutated])
@@ -153,8 +156,8 @@ def _intercepted() -> bool:
 
 
 def _with_gradients(run: Callable, gradients: Callable, setup_context: Callable, returns_list: bool) -> Callable:
-    """`run` with these gradients. torch.autograd.Function connects only tensors outside of lists, so `apply` gets them
-    flat, and the arguments as `run` takes them behind.
+    """`run` with these gradients, called with its arguments flat and as they are: torch.autograd.Function connects only
+    tensors outside of lists.
     """
 
     class WithGradients(Function):
@@ -170,8 +173,8 @@ def _with_gradients(run: Callable, gradients: Callable, setup_context: Callable,
             result = gradients(ctx, list(grads)) if returns_list else gradients(ctx, *grads)
             return *_flat(result if isinstance(result, tuple) else (result,)), None
 
-    def call(*arguments: Any) -> Any:
-        result = WithGradients.apply(*_flat(arguments), arguments)
+    def call(flat: Sequence, arguments: tuple) -> Any:
+        result = WithGradients.apply(*flat, arguments)
         return list(result) if returns_list else result
 
     return call
@@ -185,6 +188,8 @@ def _flat(values: Sequence) -> list:
 def _aligned(argument: Any) -> Any:
     """Tensors contiguous, and large ones at a multiple of `ALIGNMENT`."""
     if isinstance(argument, Tensor):
+        if argument.is_contiguous() and (argument.storage_offset() == 0 or argument.numel() < SMALL):
+            return argument  # nearly all of them, checked fast
         tensor = argument.contiguous()
         return tensor if _is_aligned(tensor) or tensor.numel() < SMALL else tensor.clone()
     return [_aligned(item) for item in argument] if isinstance(argument, (list, tuple)) else argument
@@ -193,6 +198,11 @@ def _aligned(argument: Any) -> Any:
 def _is_aligned(tensor: Tensor) -> bool:
     """Whether it begins at a multiple of `ALIGNMENT`; every allocation does."""
     return tensor.storage_offset() * tensor.element_size() % ALIGNMENT == 0
+
+
+def cdiv(number: int, divisor: int) -> int:
+    """The quotient rounded up. triton.cdiv takes a microsecond on the host."""
+    return -(-number // divisor)
 
 
 def padded(size: int) -> int:
@@ -220,7 +230,7 @@ def launch(
     if _recorded is not None:
         _recorded.append(_launch(kernel, grid, arguments, warps, stages, constants))
     elif all(grid) and not given[0].is_meta:
-        _launcher(kernel)(grid, arguments, constants, warps, stages)
+        _launcher(kernel)(given[0].get_device(), grid, arguments, constants, warps, stages)
 
 
 def _launcher(kernel: Any) -> Callable:

@@ -21,14 +21,14 @@ class Launcher:
 
     def __init__(self, kernel: Any):
         self._kernel = kernel
+        self._interpreted = not isinstance(kernel, JITFunction)
         self._compiled: dict[tuple, tuple] = {}
 
     def __call__(
-        self, grid: tuple[int, ...], arguments: tuple, constants: dict[str, Any], warps: int, stages: int
+        self, device: int, grid: tuple[int, ...], arguments: tuple, constants: dict[str, Any], warps: int, stages: int
     ) -> None:
-        """kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages), on the GPU of the tensors."""
-        device = next(argument for argument in arguments if isinstance(argument, Tensor)).get_device()
-        if not isinstance(self._kernel, JITFunction):  # the interpreter
+        """kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages) on the device of the tensors."""
+        if self._interpreted:
             self._kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
         elif device == driver.active.get_current_device():
             self._launch(device, grid, arguments, constants, warps, stages)
@@ -74,5 +74,5 @@ def _kind(number: float) -> Any:
 
 def _hooked(kernel: Any) -> bool:
     """Whether something wants to see launches, as a profiler does. Triton then has to make them."""
-    hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
-    return bool(kernel.pre_run_hooks) or any(hook is not None and getattr(hook, "calls", True) for hook in hooks)
+    enter, leave = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    return bool(kernel.pre_run_hooks or getattr(enter, "calls", enter) or getattr(leave, "calls", leave))

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import launch
+from .launch import cdiv, launch
 
 # Of a program: columns of one 32-byte sector, so that there are many programs, and as many rows as registers hold.
 MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS = 8, 512, 8
@@ -39,6 +39,6 @@ def sum_rows(partial: Tensor, like: Tensor) -> Tensor:
     sums = torch.empty_like(like)
     sizes = {"WIDTH": like.numel(), "STRIDE": partial[0].numel() if len(partial) else 1}
     tile = {"ROWS": MERGED_ROWS, "COLUMNS": MERGED_COLUMNS, "warps": MERGING_WARPS, "stages": 1}
-    grid = (triton.cdiv(like.numel(), MERGED_COLUMNS),)
+    grid = (cdiv(like.numel(), MERGED_COLUMNS),)
     launch(sum_rows_kernel, grid, partial, sums, len(partial), **sizes, **tile)
     return sums

@@ -32,13 +32,17 @@ class MasterAdamW:
         self.masters = [p.detach().float() for p in self.parameters]
         for master in self.masters:
             master.grad = torch.zeros_like(master)
+        self.exact = [torch.empty_like(master) for master in self.masters]  # gradients of a micro-batch
         self.optimizer = torch.optim.AdamW(self.masters, learning_rate, eps=1e-9, weight_decay=1e-4, fused=True)
 
     @torch.no_grad()
     def accumulate(self) -> None:
         """Add the gradients of a micro-batch to the float32 ones."""
-        pairs = [(m.grad, p.grad.float()) for m, p in zip(self.masters, self.parameters) if p.grad is not None]
-        torch._foreach_add_(*map(list, zip(*pairs)))
+        both = zip(self.masters, self.exact, self.parameters)
+        given = [(master.grad, exact, p.grad) for master, exact, p in both if p.grad is not None]
+        sums, exact, grads = map(list, zip(*given))
+        torch._foreach_copy_(exact, grads)  # few launches, where one conversion for each parameter would take hundreds
+        torch._foreach_add_(sums, exact)
         for parameter in self.parameters:
             parameter.grad = None
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from ..launch import launch, operator
+from ..launch import cdiv, launch, operator
 from .reference import EPS
 
 CHANNELS, WARPS = 128, 4  # of a program
@@ -63,7 +63,7 @@ def scale_and_shift(
     """Scale and shift; updates the running statistics."""
     scale_C, shift_C = torch.empty_like(mean_C), torch.empty_like(mean_C)
     sizes = {"COUNTED": count is not None, "C": len(mean_C), "CHANNELS": CHANNELS, "EPS": EPS}
-    grid = (triton.cdiv(len(mean_C), CHANNELS),)
+    grid = (cdiv(len(mean_C), CHANNELS),)
     launch(
         batch_norm_forward, grid, mean_C, var_C, weight_C, bias_C, running_mean_C, running_var_C, batches,
         mean_C if count is None else count, scale_C, shift_C, rows, momentum, **sizes, warps=WARPS, stages=1,
@@ -77,7 +77,7 @@ def scale_and_shift_backward(
 ) -> list[Tensor]:
     """Gradients of mean, variance, weight and bias."""
     grads = [torch.empty_like(x) for x in (mean_C, var_C, weight_C, bias_C)]
-    grid, sizes = (triton.cdiv(len(mean_C), CHANNELS),), {"C": len(mean_C), "CHANNELS": CHANNELS, "EPS": EPS}
+    grid, sizes = (cdiv(len(mean_C), CHANNELS),), {"C": len(mean_C), "CHANNELS": CHANNELS, "EPS": EPS}
     vectors = grad_scale_C, grad_shift_C, mean_C, var_C, weight_C
     launch(batch_norm_backward, grid, *vectors, *grads, **sizes, warps=WARPS, stages=1)
     return grads

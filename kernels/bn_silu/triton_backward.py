@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch, operator
+from ..launch import cdiv, launch, operator
 from .triton_stats import MERGED_COLUMNS
 from .triton_tiles import WARPS, Map, crop_row, crop_tile, share_of, stat, store_pair
 
@@ -118,7 +118,7 @@ def _merged_sums(partial: Tensor, weight_C: Tensor) -> list[Tensor]:
     parts, _, programs, channels = partial.shape
     sums, *grads = partial.new_empty(parts, 2, channels), torch.empty_like(weight_C), torch.empty_like(weight_C)
     sizes = {"C": channels, "P": parts, "PROGRAMS": programs, "COLUMNS": MERGED_COLUMNS}
-    grid = (triton.cdiv(channels, MERGED_COLUMNS),)
+    grid = (cdiv(channels, MERGED_COLUMNS),)
     launch(merge_sums, grid, partial, sums, *grads, warps=WARPS, stages=1, **sizes)
     return [sums, *grads]
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch, operator
+from ..launch import cdiv, launch, operator
 from .reference import EPS
 from .triton_tiles import WARPS, Map, crop_tile, merge_moments, share_of, store_pair
 
@@ -158,7 +158,7 @@ def stats_of_sums(
     parts, channels = len(sums), len(weight_C)
     stats = sums.new_empty(parts, 5, channels)
     sizes = {"C": channels, "P": parts, "COLUMNS": MERGED_COLUMNS}
-    grid, norm = (triton.cdiv(channels, MERGED_COLUMNS),), (weight_C, bias_C, running_mean, running_var, tracked)
+    grid, norm = (cdiv(channels, MERGED_COLUMNS),), (weight_C, bias_C, running_mean, running_var, tracked)
     launch(finish_stats, grid, sums, *norm, stats, momentum, EPS, warps=1, stages=1, **sizes)
     return stats
 
@@ -169,5 +169,5 @@ def _merge(
     """Write the `stats` of this rank `alone`, or the sums to add over ranks, to `out`."""
     parts, _, count, channels = partial.shape
     sizes = {"HW": cells, "C": channels, "P": parts, "PROGRAMS": count, "COLUMNS": MERGED_COLUMNS, "ALONE": alone}
-    grid, numbers = (triton.cdiv(channels, MERGED_COLUMNS),), (momentum, EPS if alone else 0.0)
+    grid, numbers = (cdiv(channels, MERGED_COLUMNS),), (momentum, EPS if alone else 0.0)
     launch(merge_stats, grid, partial, bounds, *norm, out, out, *numbers, warps=WARPS, stages=1, **sizes)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import padded
+from ..launch import cdiv, padded
 
 TILE = 4096  # values of a tile
 MOST_COLUMNS = 64
@@ -96,12 +96,12 @@ class Map(NamedTuple):
     @property
     def programs(self) -> int:
         """Programs per part and block of channels, a power of two; fewer if there are many blocks or few crops."""
-        blocks = triton.next_power_of_2(triton.cdiv(self.channels, columns(self.channels)))
+        blocks = triton.next_power_of_2(cdiv(self.channels, columns(self.channels)))
         return max(1, min(PROGRAMS // blocks, triton.next_power_of_2(self.crops)))
 
     def grid(self, padding: bool) -> tuple[int, int, int]:
         """Programs, blocks of channels, and parts, with or without the padding's part."""
-        return self.programs, triton.cdiv(self.channels, columns(self.channels)), self.parts + padding
+        return self.programs, cdiv(self.channels, columns(self.channels)), self.parts + padding
 
     def sizes(self) -> dict[str, int]:
         """The compile-time sizes of a pass over the map."""

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch, operator
+from ..launch import cdiv, launch, operator
 from ..partial_sums import sum_rows
 
 # Plain; with scale and shift; with a residual; with one that has its own scale and shift: by the number of tensors.
@@ -175,7 +175,7 @@ def mean_forward(x: list[Tensor], relu_before_residual: bool) -> Tensor:
 def _run_forward(
     kernel: Any, x: list[Tensor], relu_before_residual: bool, out: Tensor, rows: int, sizes: dict[str, int]
 ) -> Tensor:
-    grid = triton.cdiv(rows, ROWS), triton.cdiv(sizes["C"], COLUMNS)
+    grid = cdiv(rows, ROWS), cdiv(sizes["C"], COLUMNS)
     kind = {"KIND": KINDS[len(x)], "RELU_BEFORE_RESIDUAL": relu_before_residual}
     tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "warps": WARPS, "stages": 1}
     launch(kernel, grid, *arguments(x), out, rows, **sizes, **kind, **tile)
@@ -215,7 +215,7 @@ def activation_gradients(
 ) -> list[Tensor]:
     """Gradients as `ActivationGradient.gradients` gives them, of an activation that is not plain."""
     rows = x_FVC.shape[0] * x_FVC.shape[1]
-    result = ActivationGradient(x, relu_before_residual, triton.cdiv(rows, ROWS))
+    result = ActivationGradient(x, relu_before_residual, cdiv(rows, ROWS))
     read = grad_x_FVC, *result.arguments(x_FVC)
     return _run_backward(activation_backward, result, read, rows, {"C": x_FVC.shape[2]})
 
@@ -227,7 +227,7 @@ backward = operator("deferred_activation_backward")(activation_gradients)
 def mean_backward(grad_mean_FC: Tensor, x: list[Tensor], relu_before_residual: bool) -> list[Tensor]:
     """The same, from the gradient of the mean over the joints."""
     frames, joints, channels = x[0].shape
-    result = ActivationGradient(x, relu_before_residual, triton.cdiv(frames, ROWS) * joints)
+    result = ActivationGradient(x, relu_before_residual, cdiv(frames, ROWS) * joints)
     *_, residual, residual_scale, residual_shift = arguments(x)
     _, conv_out, scale, shift, *_, grad_conv_out, grad_residual, sums = result.arguments(x[0])
     read = grad_mean_FC, residual_shift, conv_out, scale, shift, residual, residual_scale
@@ -238,7 +238,7 @@ def mean_backward(grad_mean_FC: Tensor, x: list[Tensor], relu_before_residual: b
 def _run_backward(
     kernel: Any, result: ActivationGradient, tensors: tuple[Tensor, ...], rows: int, sizes: dict[str, int]
 ) -> list[Tensor]:
-    grid = triton.cdiv(rows, ROWS), triton.cdiv(sizes["C"], COLUMNS)
+    grid = cdiv(rows, ROWS), cdiv(sizes["C"], COLUMNS)
     tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "warps": WARPS, "stages": 1}
     launch(kernel, grid, *tensors, rows, **sizes, **result.constants, **tile)
     result.merged = sum_rows(result.sums, result.merged)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch
+from ..launch import cdiv, launch
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS
 
 ROWS, COLUMNS, WARPS = 32, 64, 4  # of a tile of the gradient
@@ -93,10 +93,10 @@ def batch_stats_gradient(
 def batch_stats_of(out_RC: Tensor) -> list[Tensor]:
     """Mean and biased variance [C] of all rows."""
     rows, channels = out_RC.shape
-    tiles = triton.cdiv(rows, STATS_ROWS)
+    tiles = cdiv(rows, STATS_ROWS)
     batch_stats = torch.empty(tiles, 2, channels, dtype=torch.float32, device=out_RC.device)
     sizes = {"C": channels, "ROWS": STATS_ROWS, "COLUMNS": COLUMNS, "warps": 2 * WARPS, "stages": 1}
-    launch(batch_stats_of_tiles, (tiles, triton.cdiv(channels, COLUMNS)), out_RC, batch_stats, rows, **sizes)
+    launch(batch_stats_of_tiles, (tiles, cdiv(channels, COLUMNS)), out_RC, batch_stats, rows, **sizes)
     return merged(batch_stats, rows, STATS_ROWS)
 
 
@@ -105,7 +105,7 @@ def merged(batch_stats: Tensor, rows: int, rows_a_tile: int) -> list[Tensor]:
     tiles, _, channels = batch_stats.shape
     mean, var = batch_stats.new_empty(channels), batch_stats.new_empty(channels)
     sizes = {"C": channels, "COLUMNS": MERGED_COLUMNS, "TILES": MERGED_ROWS, "warps": MERGING_WARPS, "stages": 1}
-    grid = (triton.cdiv(channels, MERGED_COLUMNS),)
+    grid = (cdiv(channels, MERGED_COLUMNS),)
     launch(merge_batch_stats, grid, batch_stats, mean, var, tiles, rows, rows_a_tile, **sizes)
     return [mean, var]
 
@@ -118,14 +118,14 @@ def output_gradient(gradients: list[Tensor], out: list[Tensor]) -> tuple[Tensor,
     """
     frames, joints, channels = out[0].shape
     batch_stats = len(gradients) > 1
-    splits = min(MOST_SPLITS, triton.cdiv(frames, ROWS))
+    splits = min(MOST_SPLITS, cdiv(frames, ROWS))
     total = torch.empty_like(out[0]) if batch_stats else gradients[0]
     sums = torch.empty(splits, joints, channels, dtype=torch.float32, device=total.device)
     vectors = (out[1], *gradients[1:]) if batch_stats else (sums, sums, sums)
-    numbers = frames, triton.cdiv(frames, max(splits, 1)), frames * joints
+    numbers = frames, cdiv(frames, max(splits, 1)), frames * joints
     sizes = {"VC": joints * channels, "C": channels, "BATCH_STATS": batch_stats, "ROWS": ROWS, "COLUMNS": COLUMNS}
     launch(
-        batch_stats_gradient, (splits, triton.cdiv(joints * channels, COLUMNS)),
+        batch_stats_gradient, (splits, cdiv(joints * channels, COLUMNS)),
         gradients[0], out[0], *vectors, total, sums, *numbers, **sizes, warps=WARPS, stages=1,
     )  # fmt: skip
     return total, sums

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch, operator
+from ..launch import cdiv, launch, operator
 
 ROWS, COLUMNS, WARPS = 16, 256, 4  # of a tile
 
@@ -23,7 +23,7 @@ def gather_rows(x_RW: Tensor, index_N: Tensor, inverse_R: Tensor) -> Tensor:
     """[N, W]"""
     rows, width = len(index_N), x_RW.shape[1]
     out_NW = torch.empty(rows, width, dtype=x_RW.dtype, device=x_RW.device)
-    grid = triton.cdiv(rows, ROWS), triton.cdiv(width, COLUMNS)
+    grid = cdiv(rows, ROWS), cdiv(width, COLUMNS)
     sizes = {"W": width, "ROWS": ROWS, "COLUMNS": COLUMNS, "warps": WARPS, "stages": 1}
     launch(gather_rows_kernel, grid, x_RW, index_N, out_NW, rows, **sizes)
     return out_NW

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dropout.triton_kernel import kept
-from ..launch import launch, operator
+from ..launch import cdiv, launch, operator
 
 BLOCK, WARPS = 1024, 4
 
@@ -68,7 +68,7 @@ def forward(gate_up_R2F: Tensor, p: float, seed: Tensor | None) -> Tensor:
     assert seed is not None or not p, "dropout on a GPU needs a seed"
     rows, width = gate_up_R2F.shape[0], gate_up_R2F.shape[1] // 2
     y_RF = torch.empty(rows, width, dtype=gate_up_R2F.dtype, device=gate_up_R2F.device)
-    grid = (triton.cdiv(y_RF.numel(), BLOCK),)
+    grid = (cdiv(y_RF.numel(), BLOCK),)
     launch(
         geglu_forward,
         grid,
@@ -86,7 +86,7 @@ def forward(gate_up_R2F: Tensor, p: float, seed: Tensor | None) -> Tensor:
 def backward(grad_RF: Tensor, gate_up_R2F: Tensor, p: float, seed: Tensor | None) -> Tensor:
     """[R, 2 F]"""
     grad_gate_up_R2F, width = torch.empty_like(gate_up_R2F), grad_RF.shape[1]
-    grid, elements = (triton.cdiv(grad_RF.numel(), BLOCK),), grad_RF.numel()
+    grid, elements = (cdiv(grad_RF.numel(), BLOCK),), grad_RF.numel()
     inputs = grad_RF, gate_up_R2F, gate_up_R2F if seed is None else seed, grad_gate_up_R2F, elements, float(p)
     launch(geglu_backward, grid, *inputs, **_constants(width, p))
     return grad_gate_up_R2F

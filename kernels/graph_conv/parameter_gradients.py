@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..deferred_activation.triton_kernel import ActivationGradient
-from ..launch import launch, padded
+from ..launch import cdiv, launch, padded
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
 from .triton_kernel import COPIED, matrix_elements
 
@@ -86,10 +86,10 @@ def parameter_gradients(
     grad_shortcut = [] if shortcut_sums is None else [weight_KOC.new_empty(outputs)]
     vectors, tile = len(activation.merged), partial.shape[2]
     widths = len(grad_shortcut) * outputs, vectors * channels
-    grid = hops * joints + sum(triton.cdiv(width, MERGED_COLUMNS) for width in widths)
+    grid = hops * joints + sum(cdiv(width, MERGED_COLUMNS) for width in widths)
     sums = partial if shortcut_sums is None else shortcut_sums
     launch(
-        graph_conv_parameter_gradients, (grid + triton.cdiv(matrix_gradient.numel(), COPIED),),
+        graph_conv_parameter_gradients, (grid + cdiv(matrix_gradient.numel(), COPIED),),
         partial, sums, activation.sums, matrix_gradient, *grads, *(grad_shortcut or grads[2:]), activation.merged,
         len(partial), len(sums) * joints, len(activation.sums),
         SHORTCUT=len(grad_shortcut), VECTORS=vectors, K=hops, V=joints, C=channels, O=outputs,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..deferred_activation.triton_kernel import ActivationGradient, activation_gradients, store_activation_gradient
 from ..deferred_activation.triton_stats import output_gradient
-from ..launch import compute_capability, launch, operator
+from ..launch import cdiv, compute_capability, launch, operator
 from .parameter_gradients import parameter_gradients
 from .triton_kernel import aggregate, diagonal_of, tile_rows, used_rows
 
@@ -96,10 +96,10 @@ def backward(
     frames, joints, channels = x_FVC.shape
     (diagonal, _, matrix), hops = graph, len(weight_KOC)
     block, rows = _tile(x_FVC.dtype), frames * joints
-    used, blocks = used_rows(joints, block["ROWS"]), triton.cdiv(channels, block["COLUMNS"])
-    tiles = triton.cdiv(rows, used)
-    tiles_a_program = max(1, triton.cdiv(tiles * blocks, PROGRAMS))
-    programs = triton.cdiv(tiles, tiles_a_program)
+    used, blocks = used_rows(joints, block["ROWS"]), cdiv(channels, block["COLUMNS"])
+    tiles = cdiv(rows, used)
+    tiles_a_program = max(1, cdiv(tiles * blocks, PROGRAMS))
+    programs = cdiv(tiles, tiles_a_program)
     whole = (output_gradient(grad_out, out)[0] if len(grad_out) > 1 else grad_out[0]).flatten(0, 1)
     products = whole @ matrix
     shortcut_grad, shortcut_sums, grad_shortcut = products, None, []  # not read without a shortcut

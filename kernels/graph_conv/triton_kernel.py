@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..deferred_activation.triton_kernel import KINDS, PLAIN, activated, arguments
 from ..deferred_activation.triton_stats import batch_stats_of
-from ..launch import launch, operator
+from ..launch import cdiv, launch, operator
 
 BIAS_COLUMNS = 8  # columns beside the aggregated channels, K of them used: rows stay multiples of 16 bytes
 COPIED = 2048  # elements of the matrix that a program writes
@@ -133,7 +133,7 @@ def _graph(adjacency_KVV: Tensor, weight_KOC: Tensor, bias_KO: Tensor, rows: int
     matrix = weight_KOC.new_empty(outputs, hops * channels + BIAS_COLUMNS)
     result = [diagonal, column_sums_KV, matrix]
     launch(
-        graph_conv_parameters, (hops + triton.cdiv(matrix.numel(), COPIED),),
+        graph_conv_parameters, (hops + cdiv(matrix.numel(), COPIED),),
         adjacency_KVV, weight_KOC, bias_KO, *result, K=hops, V=joints, C=channels, O=outputs, WIDTH=matrix.shape[1],
         USED=used_rows(joints, rows), ROWS=rows, COPIED=COPIED, warps=4, stages=1,
     )  # fmt: skip
@@ -148,7 +148,7 @@ def aggregate(x: list[Tensor], relu_before_residual: bool, graph: list[Tensor]) 
     x_FVC = torch.empty_like(x[0]) if KINDS[len(x)] != PLAIN else x[0]
     aggregated = x_FVC.new_empty(rows, width)
     launch(
-        graph_conv_aggregate, (triton.cdiv(rows, used), triton.cdiv(channels, block["COLUMNS"])),
+        graph_conv_aggregate, (cdiv(rows, used), cdiv(channels, block["COLUMNS"])),
         *arguments(x), diagonal, column_sums_KV, x_FVC, aggregated, rows,
         KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual,
         K=len(diagonal), V=joints, C=channels, WIDTH=width, USED=used, **block,

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..bn_silu.triton_tiles import PROGRAMS, WARPS, Map, merge_moments, share_of, stat, store_pair
-from ..launch import launch, operator
+from ..launch import cdiv, launch, operator
 
 COLUMNS = 32  # channels of a block
 FORWARD_ROWS = 32
@@ -130,7 +130,7 @@ def depthwise_backward(
 
 def _grid(crops: int, channels: int, parts: int) -> tuple[int, int, int]:
     """The grid: programs (a power of two), blocks of channels, and parts including the padding."""
-    blocks = triton.cdiv(channels, COLUMNS)
+    blocks = cdiv(channels, COLUMNS)
     programs = min(PROGRAMS // triton.next_power_of_2(blocks), triton.next_power_of_2(crops))
     return max(1, programs), blocks, parts + 1
 

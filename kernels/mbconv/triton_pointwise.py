@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..bn_silu.triton_tiles import PROGRAMS, Map, merge_moments, share_of, stat, store_pair
-from ..launch import compute_capability, launch, operator, padded
+from ..launch import cdiv, compute_capability, launch, operator, padded
 
 MOST_OUTPUTS = 128  # of a tile
 ROWS = 64
@@ -131,7 +131,7 @@ def forward(
     x, (outputs, channels) = Map(x_RC, cells, bounds), weight_OC.shape
     exact = weight_OC.dtype == torch.float32
     block = min(MOST_OUTPUTS // (4 if exact else 1), padded(outputs))
-    blocks = triton.cdiv(outputs, block)
+    blocks = cdiv(outputs, block)
     grid = blocks, _programs(x.crops, blocks), x.parts + 1
     y_RO, partial = x_RC.new_empty(len(x_RC), outputs), x.empty(x.parts, 2, grid[1], outputs)
     unused = partial if stats is None else stats
@@ -155,8 +155,8 @@ def weight_backward(
     exact = grad_RO.dtype == torch.float32
     block = min(MOST_OUTPUTS // (2 if exact else 1), padded(outputs))
     columns = min(64, padded(channels))
-    blocks = triton.cdiv(outputs, block)
-    wide = blocks * triton.cdiv(channels, columns)
+    blocks = cdiv(outputs, block)
+    wide = blocks * cdiv(channels, columns)
     grid = wide, _programs(x.crops, wide), x.parts
     grad_weight = x.empty(x.parts * grid[1], outputs, channels)
     sizes = {"HW": cells, "C": channels, "O": outputs, "P": x.parts, "BLOCKS": blocks}

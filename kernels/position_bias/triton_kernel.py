@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import launch, operator, padded
+from ..launch import cdiv, launch, operator, padded
 
 ROWS = 64  # pairs of a tile
 # Backward: the most that compile without spills (64 pairs spill 392 bytes a thread); float32 has no tensor cores.
@@ -152,7 +152,7 @@ def forward(reference_NV2: Tensor, position_NGV2: Tensor, weights: list[Tensor])
     out = reference_NV2.new_empty(crops, groups, joints, joints)
     rows = out.numel()
     launch(
-        position_bias_forward, (triton.cdiv(rows, ROWS),), reference_NV2, position_NGV2, *weights, out, rows,
+        position_bias_forward, (cdiv(rows, ROWS),), reference_NV2, position_NGV2, *weights, out, rows,
         G=groups, V=joints, H=hidden, H_PADDED=padded(hidden), ROWS=ROWS, warps=WARPS, stages=1,
     )  # fmt: skip
     return out

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dropout.triton_kernel import kept
-from ..launch import launch, operator, padded
+from ..launch import cdiv, launch, operator, padded
 from ..partial_sums import sum_rows
 
 ROWS, WARPS, WARPS_BACKWARD = 4, 4, 8  # of a tile; with fewer, float32 spills
@@ -83,7 +83,7 @@ def forward(
     rstd_R = torch.empty(rows, dtype=torch.float32, device=x_RM.device)
     sizes = {"DROPOUT": p > 0, "M": width, "M_PADDED": padded(width), "ROWS": ROWS, "warps": WARPS, "stages": 1}
     inputs = x_RM, branch_RM, scale_M, scale_M if seed is None else seed
-    grid = (triton.cdiv(rows, ROWS),)
+    grid = (cdiv(rows, ROWS),)
     launch(residual_rms_norm_forward, grid, *inputs, z_RM, y_RM, rstd_R, rows, float(eps), float(p), **sizes)
     return z_RM, y_RM, rstd_R
 
@@ -95,7 +95,7 @@ def backward(
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of x, branch and scale."""
     rows, width = z_RM.shape
-    tiles = triton.cdiv(rows, ROWS)
+    tiles = cdiv(rows, ROWS)
     programs = min(tiles, PROGRAMS)
     grad_x_RM, grad_branch_RM = torch.empty_like(z_RM), torch.empty_like(z_RM)
     grad_scale = torch.empty(programs, width, dtype=torch.float32, device=z_RM.device)

@@ -17,7 +17,7 @@ from ..deferred_activation.triton_kernel import (
     store_activation_gradient,
 )
 from ..deferred_activation.triton_stats import merged, output_gradient, store_batch_stats, whole_gradient
-from ..launch import launch, operator, padded
+from ..launch import cdiv, launch, operator, padded
 from ..partial_sums import MERGED_COLUMNS, MERGED_ROWS, MERGING_WARPS, store_sums
 
 # Splits of the rows in the weight's gradient, each with its own partial sum: 20 tiles x 13 splits are 260 programs, the
@@ -165,11 +165,11 @@ def forward(
     frames, joints, channels = x[0].shape
     kernel_size, outputs, _ = weight_TOC.shape
     tile, rows, plain = _tile(x[0].dtype), frames * joints, len(x) == 1
-    tiles = triton.cdiv(rows, tile["ROWS"])
+    tiles = cdiv(rows, tile["ROWS"])
     x_FVC, out = x[0] if plain else activate(x, relu_before_residual), x[0].new_empty(frames, joints, outputs)
     measures = torch.empty(tiles, 2, outputs, dtype=torch.float32, device=out.device)
     launch(
-        temporal_conv_forward, (triton.cdiv(outputs, tile["OUTPUTS"]) * tiles,),
+        temporal_conv_forward, (cdiv(outputs, tile["OUTPUTS"]) * tiles,),
         x_FVC, weight_TOC, bias_O, *bounds_2F, out, measures, rows,
         BATCH_STATS=batch_stats, KERNEL_SIZE=kernel_size, V=joints, C=channels, O=outputs, **tile,
     )  # fmt: skip
@@ -196,24 +196,24 @@ def backward(
     tile, rows = _tile(x_FVC.dtype, outputs=64, inputs=128), frames * joints
     sizes = {"KERNEL_SIZE": kernel_size, "V": joints, "C": channels, "O": outputs}
     grad, sums = output_gradient(grad_out, out)
-    tiles = triton.cdiv(rows, tile["ROWS"])
+    tiles = cdiv(rows, tile["ROWS"])
     result = ActivationGradient(x, relu_before_residual, tiles)
     launch(
-        temporal_conv_input_gradient, (triton.cdiv(channels, tile["INPUTS"]) * tiles,),
+        temporal_conv_input_gradient, (cdiv(channels, tile["INPUTS"]) * tiles,),
         grad, weight_TOC, *bounds_2F, *result.arguments(x_FVC), rows, **result.constants, **sizes, **tile,
     )  # fmt: skip
     tile = _tile(x_FVC.dtype, rows=64, inputs=128)
-    row_tiles = triton.cdiv(rows, tile["ROWS"])
+    row_tiles = cdiv(rows, tile["ROWS"])
     splits = min(MOST_SPLITS, row_tiles)
-    rows_a_split = triton.cdiv(row_tiles, max(splits, 1)) * tile["ROWS"]
+    rows_a_split = cdiv(row_tiles, max(splits, 1)) * tile["ROWS"]
     partial = torch.empty(splits, kernel_size, outputs, channels, dtype=torch.float32, device=x_FVC.device)
-    grid = kernel_size * triton.cdiv(outputs, tile["OUTPUTS"]), triton.cdiv(channels, tile["INPUTS"]), splits
+    grid = kernel_size * cdiv(outputs, tile["OUTPUTS"]), cdiv(channels, tile["INPUTS"]), splits
     inputs = x_FVC, grad, *bounds_2F
     launch(temporal_conv_weight_gradient, grid, *inputs, partial, rows, rows_a_split, **sizes, **tile)
     grads, vectors = [torch.empty_like(weight_TOC), torch.empty_like(bias_O)], len(result.merged)
-    programs = triton.cdiv(weight_TOC.numel(), WEIGHT_COLUMNS) + triton.cdiv(outputs, MERGED_COLUMNS)
+    programs = cdiv(weight_TOC.numel(), WEIGHT_COLUMNS) + cdiv(outputs, MERGED_COLUMNS)
     launch(
-        temporal_conv_parameter_gradients, (programs + triton.cdiv(vectors * channels, MERGED_COLUMNS),),
+        temporal_conv_parameter_gradients, (programs + cdiv(vectors * channels, MERGED_COLUMNS),),
         partial, sums, result.sums, *grads, result.merged, splits, len(sums) * joints, tiles,
         VECTORS=vectors, WEIGHTS=weight_TOC.numel(), C=channels, O=outputs, SPLITS=SPLITS,
         WEIGHT_COLUMNS=WEIGHT_COLUMNS, ROWS=MERGED_ROWS, COLUMNS=MERGED_COLUMNS, warps=MERGING_WARPS, stages=1,
