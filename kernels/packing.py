@@ -27,7 +27,14 @@ class Packing:
 
     def aligned(self) -> "Packing":
         """The same sequences, padded to a multiple of `ALIGNMENT`."""
-        return self if self.multiple == ALIGNMENT else replace(self, multiple=ALIGNMENT)
+        return self if self.multiple == ALIGNMENT else self._aligned
+
+    @cached_property
+    def _aligned(self) -> "Packing":
+        aligned = replace(self, multiple=ALIGNMENT)
+        for name in ("cu_seqlens", "seq_ids_P", "position_P"):  # the same whatever the padding
+            vars(aligned)[name] = getattr(self, name)
+        return aligned
 
     @property
     def rows(self) -> int:

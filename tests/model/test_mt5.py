@@ -112,6 +112,8 @@ def test_packing_and_padding_are_each_others_reverse():
     assert packing.seq_ids_P.tolist() == [0, 0, 1, 1, 1, 2] and packing.position_P.tolist() == [0, 1, 0, 1, 2, 0]
     even = Packing([2, 2], torch.device("cpu"))
     assert even.pad(torch.arange(4)).tolist() == [[0, 1], [2, 3]]
-    aligned = Packing([2, 17], torch.device("cpu")).aligned()
+    packing = Packing([2, 17], torch.device("cpu"))
+    aligned = packing.aligned()
+    assert packing.aligned() is aligned and aligned.position_P is packing.position_P, "computed once for all layers"
     assert aligned.longest == 32 and aligned.pad(torch.ones(19, 4)).shape == (2, 32, 4)
     assert torch.equal(aligned.pack(aligned.pad(torch.arange(19))), torch.arange(19)) and aligned.aligned() is aligned
