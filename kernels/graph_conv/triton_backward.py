@@ -12,9 +12,7 @@ from ..deferred_activation.triton_kernel import ActivationGradient, activation_g
 from ..deferred_activation.triton_stats import output_gradient
 from ..launch import cdiv, compute_capability, launch, operator
 from .parameter_gradients import parameter_gradients
-from .triton_kernel import aggregate, diagonal_of, tile_rows, used_rows
-
-PROGRAMS = 528  # four for each multiprocessor of an H200; each has partial sums of its own
+from .triton_kernel import aggregate, diagonal_of, shares, tile_rows, used_rows
 
 
 @triton.jit(do_not_specialize=["rows", "tiles", "tiles_a_program"])
@@ -36,6 +34,7 @@ def graph_conv_backward(
     column = block * COLUMNS + tl.arange(0, COLUMNS)
     first_sum, second_sum = tl.zeros((ROWS, ROWS), tl.float32), tl.zeros((ROWS, ROWS), tl.float32)
     first_bias, second_bias = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
+    first, second = tl.trans(diagonal_of(adjacency, 0, ROWS)), tl.trans(diagonal_of(adjacency, K - 1, ROWS))
     begin = program * tiles_a_program
     for tile in range(begin, tl.minimum(begin + tiles_a_program, tiles)):
         row, valid = tile_rows(tile, rows, USED, ROWS)
@@ -51,7 +50,7 @@ def graph_conv_backward(
             else:
                 second_sum = tl.dot(product, tl.trans(x_tile), second_sum, input_precision="ieee")
                 second_bias += through_bias
-            total = tl.dot(tl.trans(diagonal_of(adjacency, k, ROWS)), product, total, input_precision="ieee")
+            total = tl.dot(first if k == 0 else second, product, total, input_precision="ieee")
         if SHORTCUT:
             total += tl.load(shortcut_grad + place, inside, 0).to(tl.float32)
         if KEPT:
@@ -70,8 +69,8 @@ def graph_conv_backward(
 def _tile(dtype: torch.dtype) -> dict[str, int]:
     """Rows and columns of a tile, warps and stages: the largest that do not spill."""
     if dtype == torch.float32:
-        return {"ROWS": 32, "COLUMNS": 16, "warps": 8, "stages": 1}
-    return {"ROWS": 64, "COLUMNS": 64 if compute_capability() >= 90 else 32, "warps": 8, "stages": 1}
+        return {"ROWS": 32, "COLUMNS": 16, "warps": 8, "stages": 2}
+    return {"ROWS": 64, "COLUMNS": 64 if compute_capability() >= 90 else 32, "warps": 8, "stages": 2}
 
 
 @operator("graph_conv_backward")
@@ -98,8 +97,7 @@ def backward(
     block, rows = _tile(x_FVC.dtype), frames * joints
     used, blocks = used_rows(joints, block["ROWS"]), cdiv(channels, block["COLUMNS"])
     tiles = cdiv(rows, used)
-    tiles_a_program = max(1, cdiv(tiles * blocks, PROGRAMS))
-    programs = cdiv(tiles, tiles_a_program)
+    tiles_a_program, programs = shares(tiles, blocks)
     whole = (output_gradient(grad_out, out)[0] if len(grad_out) > 1 else grad_out[0]).flatten(0, 1)
     products = whole @ matrix
     shortcut_grad, shortcut_sums, grad_shortcut = products, None, []  # not read without a shortcut

@@ -21,6 +21,7 @@ from ..launch import cdiv, launch, operator
 
 BIAS_COLUMNS = 8  # columns beside the aggregated channels, K of them used: rows stay multiples of 16 bytes
 COPIED = 2048  # elements of the matrix that a program writes
+PROGRAMS = 528  # four for each multiprocessor of an H200
 
 
 @triton.jit
@@ -83,38 +84,50 @@ def graph_conv_parameters(
         tl.store(matrix + element, value, inside)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "tiles", "tiles_a_program"])
 def graph_conv_aggregate(
-    conv_out, scale, shift, residual, residual_scale, residual_shift, adjacency, column_sums, x, aggregated, rows,
+    conv_out, scale, shift, residual, residual_scale, residual_shift, adjacency, column_sums, x, aggregated,
+    rows, tiles, tiles_a_program,
     KIND: tl.constexpr, RELU_BEFORE_RESIDUAL: tl.constexpr,
     K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr, USED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, EXTRA: tl.constexpr,
 ):  # fmt: skip
-    """aggregated [rows, WIDTH]: D_k X for all k, and the sums of A_k over v; also x, unless x is `conv_out` itself."""
-    block = tl.program_id(1)
-    row, valid = tile_rows(tl.program_id(0), rows, USED, ROWS)
+    """aggregated [rows, WIDTH]: D_k X for all k, and the sums of A_k over v; also x, unless x is `conv_out` itself.
+
+    A program handles one block of channels in a share of the tiles, and loads D once.
+    """
+    program, block = tl.program_id(0), tl.program_id(1)
     column = block * COLUMNS + tl.arange(0, COLUMNS)
-    place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
-    x_tile = activated(
-        conv_out, scale, shift, residual, residual_scale, residual_shift, place, inside, column,
-        C, KIND, RELU_BEFORE_RESIDUAL,
-    )  # fmt: skip
-    if KIND > 0:
-        tl.store(x + place, x_tile, inside)
-    for k in tl.static_range(K):
-        neighbors = tl.dot(diagonal_of(adjacency, k, ROWS), x_tile, input_precision="ieee").to(x_tile.dtype)
-        tl.store(aggregated + row[:, None] * WIDTH + k * C + column[None, :], neighbors, inside)
-    if block == 0:
-        hop, joint = tl.arange(0, EXTRA)[None, :], (tl.arange(0, ROWS) % V)[:, None]
-        sums = tl.load(column_sums + hop * V + joint, hop < K, 0)
-        last = row[:, None] * WIDTH + K * C + hop
-        tl.store(aggregated + last, sums.to(aggregated.dtype.element_ty), valid[:, None] & (hop < EXTRA))
+    first, second = diagonal_of(adjacency, 0, ROWS), diagonal_of(adjacency, K - 1, ROWS)
+    hop, joint = tl.arange(0, EXTRA)[None, :], (tl.arange(0, ROWS) % V)[:, None]
+    sums = tl.load(column_sums + hop * V + joint, hop < K, 0).to(aggregated.dtype.element_ty)
+    begin = program * tiles_a_program
+    for tile in range(begin, tl.minimum(begin + tiles_a_program, tiles)):
+        row, valid = tile_rows(tile, rows, USED, ROWS)
+        place, inside = row[:, None] * C + column[None, :], valid[:, None] & (column < C)[None, :]
+        x_tile = activated(
+            conv_out, scale, shift, residual, residual_scale, residual_shift, place, inside, column,
+            C, KIND, RELU_BEFORE_RESIDUAL,
+        )  # fmt: skip
+        if KIND > 0:
+            tl.store(x + place, x_tile, inside)
+        for k in tl.static_range(K):
+            neighbors = tl.dot(first if k == 0 else second, x_tile, input_precision="ieee").to(x_tile.dtype)
+            tl.store(aggregated + row[:, None] * WIDTH + k * C + column[None, :], neighbors, inside)
+        if block == 0:
+            tl.store(aggregated + row[:, None] * WIDTH + K * C + hop, sums, valid[:, None] & (hop < EXTRA))
 
 
 def _tile(dtype: torch.dtype) -> dict[str, int]:
     """Rows and columns of a tile, warps and stages."""
     size = 32 if dtype == torch.float32 else 64
-    return {"ROWS": size, "COLUMNS": size, "EXTRA": BIAS_COLUMNS, "warps": 4, "stages": 1}
+    return {"ROWS": size, "COLUMNS": size, "EXTRA": BIAS_COLUMNS, "warps": 4, "stages": 3}
+
+
+def shares(tiles: int, blocks: int) -> tuple[int, int]:
+    """Tiles of a program, and programs, for each block of channels."""
+    tiles_a_program = max(1, cdiv(tiles * blocks, PROGRAMS))
+    return tiles_a_program, cdiv(tiles, tiles_a_program)
 
 
 def used_rows(joints: int, rows: int) -> int:
@@ -144,12 +157,14 @@ def aggregate(x: list[Tensor], relu_before_residual: bool, graph: list[Tensor]) 
     """D_k X for all k, and the sums of A_k over v: [F * V, K * C + BIAS_COLUMNS]; and x_FVC."""
     (frames, joints, channels), (diagonal, column_sums_KV, matrix) = x[0].shape, graph
     block, rows, width = _tile(x[0].dtype), frames * joints, matrix.shape[1]
-    used = used_rows(joints, block["ROWS"])
+    used, blocks = used_rows(joints, block["ROWS"]), cdiv(channels, block["COLUMNS"])
+    tiles = cdiv(rows, used)
+    tiles_a_program, programs = shares(tiles, blocks)
     x_FVC = torch.empty_like(x[0]) if KINDS[len(x)] != PLAIN else x[0]
     aggregated = x_FVC.new_empty(rows, width)
     launch(
-        graph_conv_aggregate, (cdiv(rows, used), cdiv(channels, block["COLUMNS"])),
-        *arguments(x), diagonal, column_sums_KV, x_FVC, aggregated, rows,
+        graph_conv_aggregate, (programs, blocks),
+        *arguments(x), diagonal, column_sums_KV, x_FVC, aggregated, rows, tiles, tiles_a_program,
         KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual,
         K=len(diagonal), V=joints, C=channels, WIDTH=width, USED=used, **block,
     )  # fmt: skip
