@@ -52,14 +52,18 @@ class Row:
 
 
 def _graph_aggregate(s: Sizes) -> tuple[int, int]:
-    loads = s["USED"] * (1 + (s["KIND"] > 1)) * s["COLUMNS"] + s["K"] * s["ROWS"] ** 2
-    return s["K"] * s["ROWS"] ** 2 * s["COLUMNS"], loads
+    loads = s["USED"] * (1 + (s["KIND"] > 1)) * s["COLUMNS"]
+    return _with_adjacency(s, s["K"] * s["ROWS"] ** 2 * s["COLUMNS"], loads)
 
 
 def _graph_backward(s: Sizes) -> tuple[int, int]:
     x = s["K"] + 1 + (2 + (s["KIND"] == 3) if s["KIND"] else 0) + s["SHORTCUT"] + s["KEPT"]
-    loads = x * s["USED"] * s["COLUMNS"] + s["K"] * s["ROWS"] ** 2
-    return s["tiles_a_program"] * 2 * s["K"] * s["ROWS"] ** 2 * s["COLUMNS"], s["tiles_a_program"] * loads
+    return _with_adjacency(s, 2 * s["K"] * s["ROWS"] ** 2 * s["COLUMNS"], x * s["USED"] * s["COLUMNS"])
+
+
+def _with_adjacency(s: Sizes, macs: int, loads: int) -> tuple[int, int]:
+    """Of a program, from those of a tile: it loads the adjacency once."""
+    return s["tiles_a_program"] * macs, s["tiles_a_program"] * loads + s["K"] * s["ROWS"] ** 2
 
 
 def _temporal_forward(s: Sizes) -> tuple[int, int]:
