@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--check", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--compile", help=argparse.SUPPRESS)
+    parser.add_argument("--first-step", type=float, metavar="P_SAMP", help=argparse.SUPPRESS)
     given = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
     for name in ("TRITON_INTERPRET", "UNISIGN_KERNELS"):
@@ -131,8 +132,8 @@ def main() -> None:
         os.environ["GPU_CALL_COMMIT"] = given.commit
     if given.section:
         return run_section(given.section, given.out, given.seconds, given.dry_run)
-    if given.check or given.compile:
-        return run_operations(given.check or [], given.compile, given.dry_run)
+    if given.check or given.compile or given.first_step is not None:
+        return run_job(given.check or [], given.compile, given.first_step, given.dry_run)
     if given.predict:
         from benchmarks.gpu.predictions import predict
 
@@ -151,16 +152,18 @@ def main() -> None:
     print(report(rows))
 
 
-def run_operations(checked: list[str], compiled: str | None, dry: bool) -> None:
+def run_job(checked: list[str], compiled: str | None, p_samp: float | None, dry: bool) -> None:
     """In a process that the section of correctness has started."""
     if compiled:
         os.nice(10)  # the checks come first
-    from benchmarks.gpu import operations
+    from benchmarks.gpu import operations, step
     from benchmarks.gpu.device import gpu_sizes, toy_sizes
 
     sizes = toy_sizes() if dry else gpu_sizes()
-    for name in checked:
-        operations.check_one(name, sizes)
+    for job in checked:
+        operations.check_one(job, sizes)
+    if p_samp is not None:
+        step.first_step(sizes, p_samp)
     if compiled:
         operations.compile_one(compiled, sizes)
 

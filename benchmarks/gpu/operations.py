@@ -28,6 +28,7 @@ ALL = {spec.name: spec for spec in (*SPECS, *LIBRARY_SPECS)}
 STACK = "graph stack"
 PROCESSES = 16  # at once; each has a context on the GPU and 2 GB of the host's memory
 LARGE = "graph_conv", "mbconv"  # most of what is compiled
+FIRST_STEPS = 0.0, 0.1  # shares of sampled frames
 TOLERABLE = 10.0  # times the allowed error; with a larger one a kernel computes something else
 HANDS = 21  # joints
 SMALL_CHUNK_BYTES = 8 << 20  # a quarter of the vocabulary loss's logits in its case
@@ -47,13 +48,21 @@ def correctness(rows: Rows, sizes: Sizes) -> None:
     """Every operation at training size in bf16 against the reference in float64, a process each.
 
     A kernel that writes beyond its memory ends its own process only. As nothing is timed meanwhile, further processes
-    run the compiled baselines once, which the last section then finds in torch's caches. A dry run has one process for
-    all, and compiles nothing.
+    take a first step of Stage 1 and of RGB, whose kernels compile for a minute, and run the compiled baselines once;
+    the later sections then find all of it in Triton's and torch's caches. A dry run has one process for all, and
+    compiles nothing.
     """
     if sizes.dry:
         return _run_all(rows, {", ".join(ALL): ["--dry-run", "--check", *ALL]})
-    checks = {name: ["--check", name] for name in ALL}
-    _run_all(rows, checks | {f"torch.compile ahead, {job}": ["--compile", job] for job in compiled_ahead(sizes)})
+    jobs = {f"first step at p_samp {share:g}": ["--first-step", str(share)] for share in FIRST_STEPS}
+    jobs |= {name: ["--check", name] for name in checks(sizes)}
+    _run_all(rows, jobs | {f"torch.compile ahead, {job}": ["--compile", job] for job in compiled_ahead(sizes)})
+
+
+def checks(sizes: Sizes) -> list[str]:
+    """What `check_one` takes: the cases of the large operations as NAME:NUMBER, and the names of the others."""
+    large = [f"{name}:{number}" for name in LARGE for number in range(len(cases(ALL[name], sizes)))]
+    return [*large, *(name for name in ALL if name not in LARGE)]
 
 
 def compiled_ahead(sizes: Sizes) -> list[str]:
@@ -98,9 +107,15 @@ def _add_printed(rows: Rows, output, status: int | str) -> None:
         raise RuntimeError(f"ended with status {status}: {text.strip()[-400:]}")
 
 
-def check_one(name: str, sizes: Sizes) -> None:
-    """In a process started by `correctness`: print a row of JSON for each case of an operation."""
+def check_one(job: str, sizes: Sizes) -> None:
+    """In a process started by `correctness`: print a row of JSON for each case of an operation, or for one of them.
+
+    job: one of `checks`.
+    """
+    name, _, number = job.partition(":")
     spec, chosen = ALL[name], cases(ALL[name], sizes)
+    if number:
+        chosen = [chosen[int(number)]]
     for case in chosen:
         _check(spec, case, sizes)
     if name == "cross_entropy":  # the model's targets take several chunks, the weight's gradient is then a sum
@@ -154,7 +169,7 @@ def unusable(rows: list[dict]) -> list[str]:
     """
     found = set()
     for row in (row for row in rows if row["section"] == "correctness"):
-        name, worst = row["what"].partition(",")[0], float(row.get("worst_of_allowed", 0))
+        name, worst = row["what"].partition(",")[0].partition(":")[0], float(row.get("worst_of_allowed", 0))
         failed = "error" in row and "timed out" not in row["error"] and not row.get("runs")
         if name in ALL and (failed or not math.isfinite(worst) or worst > TOLERABLE):
             found.add(name)

@@ -4,6 +4,7 @@ The optimiser is torch's fused AdamW on float32 masters; gradients of micro-batc
 not needed.
 """
 
+import json
 import time
 import warnings
 from collections import Counter
@@ -91,6 +92,15 @@ def micro_step(model: UniSign, batch: PackedBatch) -> torch.Tensor:
     loss = model(batch)[0]
     (loss / sum(batch.label_lengths)).backward()
     return loss.detach()
+
+
+def first_step(sizes: Sizes, p_samp: float) -> None:
+    """One micro-batch forward and backward, which compiles the kernels; print a row of JSON."""
+    begin = time.perf_counter()
+    (batch,) = make_step(sizes, sizes.rgb_clips, sizes.rgb_clips, p_samp)
+    micro_step(build(sizes, rgb=p_samp > 0), batch)
+    synchronize(sizes.device)
+    print(json.dumps({"what": f"first step at p_samp {p_samp:g}", "seconds": time.perf_counter() - begin}), flush=True)
 
 
 def stage1(rows: Rows, sizes: Sizes) -> None:

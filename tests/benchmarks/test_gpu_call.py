@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_the_reference_takes_the_place_of_an_operation_that_crashes_or_is_wrong(
     rows = [
         row | {"what": "geglu, large", "correct": False, "worst_of_allowed": 1.5},
         row | {"what": "graph_conv, small", "correct": False, "worst_of_allowed": "inf"},
-        row | {"what": "mbconv", "error": "RuntimeError: ended with status -11"},
+        row | {"what": "mbconv:3", "error": "RuntimeError: ended with status -11"},
         row | {"what": "bn_silu", "error": "RuntimeError: ended with status timed out"},
         row | {"what": "cross_entropy, large", "correct": False, "error": "OutOfMemoryError: float64", "runs": True},
         row | {"what": "torch.compile ahead, geglu", "error": "RuntimeError: no compiler"},
@@ -200,6 +201,16 @@ def test_every_baseline_is_compiled_ahead(monkeypatch, capsys):
     monkeypatch.setattr(operations, "inductor", SimpleNamespace())
     operations.compile_one("geglu:0", toy_sizes())
     assert json.loads(capsys.readouterr().out)["what"] == "torch.compile ahead, geglu:0"
+
+
+def test_every_case_is_checked_and_the_steps_kernels_are_compiled_ahead(capsys):
+    jobs = operations.checks(device.gpu_sizes())
+    counted = Counter(job.partition(":")[0] for job in jobs)
+    assert counted == {n: len(operations.ALL[n].training) if n in operations.LARGE else 1 for n in operations.ALL}
+    operations.check_one("graph_conv:0", toy_sizes())
+    step.first_step(toy_sizes(), 0.1)
+    checked, first = map(json.loads, capsys.readouterr().out.splitlines())
+    assert checked["what"].startswith("graph_conv, ") and first["what"] == "first step at p_samp 0.1"
 
 
 class NoHostValues(TorchFunctionMode):
