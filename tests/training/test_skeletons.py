@@ -137,7 +137,7 @@ def test_a_model_of_it_trains_through_the_loader(store, tmp_path):
 
 
 def test_hands_are_cut_out_of_its_videos(store):
-    files = _Cutter(store.path, 32, 90, None).cut(0)
+    files = _Cutter(store.path, 32, 90, None, number=0).cut(0)
     assert len(files) == 2 * store.clips[0].frames
 
 
