@@ -246,11 +246,14 @@ def test_the_report_puts_predictions_beside_measurements():
         {"what": "late", "error": "TimeoutError: not started"},
     ]
     text = report.report([row | shared for row in rows])
-    launches = predicted["stage 1, 128 clips"]["launches"]
-    assert f"| stage 1, 128 clips | 130.0 | 120.0 | 92.6 | 1700 | {launches} | 92% | 900 | 31.0% | 61 |" in text
-    assert "| RGB at 0.1 | 1179 | 60.0 | 1.50 | 1.66 | 17.0 | 10.9 |" in text
+    largest, pose, some = (predicted[name] for name in ("stage 1, 128 clips", "RGB at 0", "RGB at 0.1"))
+    counted = f"{largest['gpu_ms']:.1f} | 1700 | {largest['launches']}"
+    assert f"| stage 1, 128 clips | 130.0 | 120.0 | {counted} | 92% | 900 | 31.0% | 61 |" in text
+    relative, more = some["gpu_ms"] / pose["gpu_ms"], 1e3 * (some["gpu_ms"] - pose["gpu_ms"])
+    assert f"| RGB at 0.1 | 1179 | 60.0 | 1.50 | {relative:.2f} | 17.0 | {more / some['crops']:.1f} |" in text
     assert "| graph_conv, small | –, – | 100.0 | 200.0 | 50% | 40% | 2.50 | – |" in text
-    assert "| graph stack of 30000 frames | 2 | 1.4" in text
+    stack = predicted["graph stack of 30000 frames"]["us_an_item"]
+    assert f"| graph stack of 30000 frames | 2 | {stack:.3g} |" in text
     assert "CUDNN_ATTENTION, trained bias: refused" in text and "FAILED roofline, late" in text
 
 
