@@ -235,11 +235,11 @@ def launch(
 
 def _launcher(kernel: Any) -> Callable:
     """The kernel's `Launcher`. Looked up by id: the hash of a kernel is that of its source."""
-    if (found := _launchers.get(id(kernel))) is None:
+    if (launcher := _launchers.get(id(kernel))) is None:
         from .launcher import Launcher
 
-        found = _launchers[id(kernel)] = Launcher(kernel)
-    return found
+        launcher = _launchers[id(kernel)] = Launcher(kernel)
+    return launcher
 
 
 def _launch(

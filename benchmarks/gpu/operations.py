@@ -167,13 +167,13 @@ def unusable(rows: list[dict]) -> list[str]:
     """The operations that the section of correctness found to crash, or to compute something else. In the sections on
     the whole step and on the stack the reference takes their place.
     """
-    found = set()
+    result = set()
     for row in (row for row in rows if row["section"] == "correctness"):
         name, worst = row["what"].partition(",")[0].partition(":")[0], float(row.get("worst_of_allowed", 0))
         failed = "error" in row and "timed out" not in row["error"] and not row.get("runs")
         if name in ALL and (failed or not math.isfinite(worst) or worst > TOLERABLE):
-            found.add(name)
-    return sorted(found)
+            result.add(name)
+    return sorted(result)
 
 
 def use_reference(names: list[str]) -> None:

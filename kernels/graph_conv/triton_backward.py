@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..deferred_activation.triton_kernel import ActivationGradient, activation_gradients, store_activation_gradient
 from ..deferred_activation.triton_stats import output_gradient
-from ..launch import cdiv, compute_capability, launch, operator
+from ..launch import compute_capability, launch, operator
 from .parameter_gradients import parameter_gradients
 from .triton_kernel import aggregate, diagonal_of, shares, tile_rows, used_rows
 
@@ -94,10 +94,8 @@ def backward(
     """
     frames, joints, channels = x_FVC.shape
     (diagonal, _, matrix), hops = graph, len(weight_KOC)
-    block, rows = _tile(x_FVC.dtype), frames * joints
-    used, blocks = used_rows(joints, block["ROWS"]), cdiv(channels, block["COLUMNS"])
-    tiles = cdiv(rows, used)
-    tiles_a_program, programs = shares(tiles, blocks)
+    block = _tile(x_FVC.dtype)
+    tiles, tiles_a_program, (programs, blocks) = shares(x_FVC, block)
     whole = (output_gradient(grad_out, out)[0] if len(grad_out) > 1 else grad_out[0]).flatten(0, 1)
     products = whole @ matrix
     shortcut_grad, shortcut_sums, grad_shortcut = products, None, []  # not read without a shortcut
@@ -113,9 +111,9 @@ def backward(
     launch(
         graph_conv_backward, (programs, blocks),
         products, shortcut_grad, x_FVC if grad_x_FVC is None else grad_x_FVC, diagonal, partial,
-        *result.arguments(x_FVC), rows, tiles, tiles_a_program,
+        *result.arguments(x_FVC), frames * joints, tiles, tiles_a_program,
         **result.constants, SHORTCUT=bool(shortcut), KEPT=grad_x_FVC is not None,
-        K=hops, V=joints, C=channels, WIDTH=matrix.shape[1], USED=used, **block,
+        K=hops, V=joints, C=channels, WIDTH=matrix.shape[1], USED=used_rows(joints, block["ROWS"]), **block,
     )  # fmt: skip
     del products, shortcut_grad
     grad_matrix = whole.T @ aggregate([x_FVC], False, graph)[0]

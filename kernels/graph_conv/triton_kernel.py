@@ -124,15 +124,18 @@ def _tile(dtype: torch.dtype) -> dict[str, int]:
     return {"ROWS": size, "COLUMNS": size, "EXTRA": BIAS_COLUMNS, "warps": 4, "stages": 3}
 
 
-def shares(tiles: int, blocks: int) -> tuple[int, int]:
-    """Tiles of a program, and programs, for each block of channels."""
-    tiles_a_program = max(1, cdiv(tiles * blocks, PROGRAMS))
-    return tiles_a_program, cdiv(tiles, tiles_a_program)
-
-
 def used_rows(joints: int, rows: int) -> int:
     """Rows of a tile that hold whole frames."""
     return rows // joints * joints
+
+
+def shares(x_FVC: Tensor, block: dict[str, int]) -> tuple[int, int, tuple[int, int]]:
+    """Tiles, and tiles of a program, for these tile sizes; and the grid: programs and blocks of channels."""
+    frames, joints, channels = x_FVC.shape
+    tiles = cdiv(frames * joints, used_rows(joints, block["ROWS"]))
+    blocks = cdiv(channels, block["COLUMNS"])
+    tiles_a_program = max(1, cdiv(tiles * blocks, PROGRAMS))
+    return tiles, tiles_a_program, (cdiv(tiles, tiles_a_program), blocks)
 
 
 def _graph(adjacency_KVV: Tensor, weight_KOC: Tensor, bias_KO: Tensor, rows: int) -> list[Tensor]:
@@ -157,16 +160,14 @@ def aggregate(x: list[Tensor], relu_before_residual: bool, graph: list[Tensor]) 
     """D_k X for all k, and the sums of A_k over v: [F * V, K * C + BIAS_COLUMNS]; and x_FVC."""
     (frames, joints, channels), (diagonal, column_sums_KV, matrix) = x[0].shape, graph
     block, rows, width = _tile(x[0].dtype), frames * joints, matrix.shape[1]
-    used, blocks = used_rows(joints, block["ROWS"]), cdiv(channels, block["COLUMNS"])
-    tiles = cdiv(rows, used)
-    tiles_a_program, programs = shares(tiles, blocks)
+    tiles, tiles_a_program, grid = shares(x[0], block)
     x_FVC = torch.empty_like(x[0]) if KINDS[len(x)] != PLAIN else x[0]
     aggregated = x_FVC.new_empty(rows, width)
     launch(
-        graph_conv_aggregate, (programs, blocks),
+        graph_conv_aggregate, grid,
         *arguments(x), diagonal, column_sums_KV, x_FVC, aggregated, rows, tiles, tiles_a_program,
         KIND=KINDS[len(x)], RELU_BEFORE_RESIDUAL=relu_before_residual,
-        K=len(diagonal), V=joints, C=channels, WIDTH=width, USED=used, **block,
+        K=len(diagonal), V=joints, C=channels, WIDTH=width, USED=used_rows(joints, block["ROWS"]), **block,
     )  # fmt: skip
     return aggregated, x_FVC
 

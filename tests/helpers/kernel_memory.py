@@ -57,8 +57,8 @@ class Watch:
             self._fault("two programs store in one place")
         loaded, reader = np.unique(np.concatenate(self.loads, 1), axis=1)
         at = np.searchsorted(stored, loaded)
-        found = np.isin(loaded, stored)
-        if (by[at[found]] != reader[found]).any():
+        shared = np.isin(loaded, stored)
+        if (by[at[shared]] != reader[shared]).any():
             self._fault("a program loads what another one stores")
 
     def _by_program(self, addresses: np.ndarray) -> np.ndarray:
