@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, update_wrapper
 from inspect import signature
+from operator import attrgetter
 from typing import Any, get_origin
 
 import torch
@@ -20,6 +21,7 @@ TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", t
 MOST_ELEMENTS = 2**31 - 1  # elements of a tensor: kernels compute offsets in int32
 ALIGNMENT = 16  # bytes: Triton compiles a kernel again for a pointer that is no multiple of it, without wide loads
 ORDINARY = {Tensor, Parameter}  # no subclass that redefines operators
+SCALARS = {int, float, bool, type(None)}  # what operators take besides tensors
 SMALL = 4096  # elements of a tensor that is not worth a copy
 
 
@@ -47,6 +49,7 @@ class TooManyElements(ValueError):
         self.elements = elements
 
 
+_requires_grad = attrgetter("requires_grad")
 _recorded: list[Launch] | None = None
 _target: int | None = None
 _launchers: dict[int, Callable] = {}
@@ -103,7 +106,7 @@ class Operator:
         parameters = signature(function).parameters
         self._mutated = [n for n, parameter in enumerate(parameters) if parameter in mutates]
         self._takes_lists = any(get_origin(parameter.annotation) is list for parameter in parameters.values())
-        run = update_wrapper(lambda *arguments: self._run(arguments), function)
+        run = update_wrapper(lambda *arguments: self._run(arguments, _tensors(arguments)), function)
         self._custom = torch.library.custom_op(f"unisign_fast::{name}", run, mutates_args=mutates)
         self._custom.register_fake(run)
         self._with_gradients: Callable | None = None
@@ -117,26 +120,25 @@ class Operator:
     def __call__(self, *arguments: Any) -> Any:
         if torch.compiler.is_compiling() or _intercepted():
             return self._custom(*arguments)
-        flat, needs_grad = _flat(arguments) if self._takes_lists else arguments, False
-        for x in flat:
-            if type(x) in ORDINARY:
-                needs_grad = needs_grad or x.requires_grad
-            elif isinstance(x, Tensor):
-                return self._custom(*arguments)
-        if needs_grad and torch.is_grad_enabled():
+        flat = _flat(arguments) if self._takes_lists else arguments
+        tensors = [x for x in flat if type(x) not in SCALARS]
+        if not ORDINARY.issuperset(map(type, tensors)):
+            return self._custom(*arguments)
+        if torch.is_grad_enabled() and any(map(_requires_grad, tensors)):
             if self._with_gradients is None:  # the custom operator says so once a gradient is asked for
                 return self._custom(*arguments)
-            return self._with_gradients(flat, arguments)
-        result = self._run(arguments)
+            return self._with_gradients(flat, (arguments, tensors))
+        result = self._run(arguments, tensors)
         if self._mutated:
             increment_version([arguments[n] for n in self._mutated])
         return result
 
-    def _run(self, arguments: tuple) -> Any:
-        """The function on aligned arguments; those that it writes to stay as they are."""
-        if self._mutated:
-            return self._function(*[x if n in self._mutated else _aligned(x) for n, x in enumerate(arguments)])
-        return self._function(*map(_aligned, arguments))
+    def _run(self, arguments: Sequence, tensors: Sequence[Tensor]) -> Any:
+        """The function on aligned arguments; those that it writes to stay as they are. `tensors`: all among them."""
+        # Nearly always true, and checked in C.
+        if all(map(Tensor.is_contiguous, tensors)) and not any(map(Tensor.storage_offset, tensors)):
+            return self._function(*arguments)
+        return self._function(*[x if n in self._mutated else _aligned(x) for n, x in enumerate(arguments)])
 
 
 def operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable], Operator]:
@@ -156,15 +158,15 @@ def _intercepted() -> bool:
 
 
 def _with_gradients(run: Callable, gradients: Callable, setup_context: Callable, returns_list: bool) -> Callable:
-    """`run` with these gradients, called with its arguments flat and as they are: torch.autograd.Function connects only
-    tensors outside of lists.
+    """`run` with these gradients, called with its arguments flat and as `run` takes them: torch.autograd.Function
+    connects only tensors outside of lists.
     """
 
     class WithGradients(Function):
         @staticmethod
         def forward(ctx, *values):
-            arguments = values[-1]
-            result = run(arguments)
+            arguments, tensors = values[-1]
+            result = run(arguments, tensors)
             setup_context(ctx, arguments, result)
             return tuple(result) if returns_list else result
 
@@ -173,8 +175,8 @@ def _with_gradients(run: Callable, gradients: Callable, setup_context: Callable,
             result = gradients(ctx, list(grads)) if returns_list else gradients(ctx, *grads)
             return *_flat(result if isinstance(result, tuple) else (result,)), None
 
-    def call(flat: Sequence, arguments: tuple) -> Any:
-        result = WithGradients.apply(*flat, arguments)
+    def call(flat: Sequence, given: tuple[Sequence, Sequence[Tensor]]) -> Any:
+        result = WithGradients.apply(*flat, given)
         return list(result) if returns_list else result
 
     return call
@@ -185,11 +187,15 @@ def _flat(values: Sequence) -> list:
     return [item for value in values for item in (value if isinstance(value, (list, tuple)) else (value,))]
 
 
+def _tensors(values: Sequence) -> list[Tensor]:
+    return [x for x in _flat(values) if isinstance(x, Tensor)]
+
+
 def _aligned(argument: Any) -> Any:
     """Tensors contiguous, and large ones at a multiple of `ALIGNMENT`."""
     if isinstance(argument, Tensor):
         if argument.is_contiguous() and (argument.storage_offset() == 0 or argument.numel() < SMALL):
-            return argument  # nearly all of them, checked fast
+            return argument
         tensor = argument.contiguous()
         return tensor if _is_aligned(tensor) or tensor.numel() < SMALL else tensor.clone()
     return [_aligned(item) for item in argument] if isinstance(argument, (list, tuple)) else argument
@@ -219,18 +225,16 @@ def launch(
     compiles it again for 1 and for multiples of 16. Pointers into a tensor, at places that change, are listed in
     do_not_specialize_on_alignment. Raises TooManyElements for a tensor that int32 offsets cannot address.
     """
-    given = [argument for argument in arguments if isinstance(argument, Tensor)]
-    for tensor in given:
-        assert tensor.is_contiguous(), "a kernel takes contiguous tensors"
-    if isinstance(given[0], FakeTensor):
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    assert all(map(Tensor.is_contiguous, tensors)), "a kernel takes contiguous tensors"
+    if isinstance(tensors[0], FakeTensor):
         return
-    for tensor in given:
-        if tensor.numel() > MOST_ELEMENTS:
-            raise TooManyElements(kernel.fn.__name__, tensor.numel())
+    if (most := max(map(Tensor.numel, tensors))) > MOST_ELEMENTS:
+        raise TooManyElements(kernel.fn.__name__, most)
     if _recorded is not None:
         _recorded.append(_launch(kernel, grid, arguments, warps, stages, constants))
-    elif all(grid) and not given[0].is_meta:
-        _launcher(kernel)(given[0].get_device(), grid, arguments, constants, warps, stages)
+    elif 0 not in grid and not tensors[0].is_meta:
+        _launcher(kernel)(tensors[0].get_device(), grid, arguments, constants, warps, stages)
 
 
 def _launcher(kernel: Any) -> Callable:

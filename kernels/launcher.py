@@ -30,15 +30,11 @@ class Launcher:
         """kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages) on the device of the tensors."""
         if self._interpreted:
             self._kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
-        elif device == driver.active.get_current_device():
-            self._launch(device, grid, arguments, constants, warps, stages)
-        else:
+            return
+        gpu = driver.active
+        if device != gpu.get_current_device():
             with torch.cuda.device(device):  # Triton launches on the current GPU, whatever GPU the tensors are on
-                self._launch(device, grid, arguments, constants, warps, stages)
-
-    def _launch(
-        self, device: int, grid: tuple[int, ...], arguments: tuple, constants: dict[str, Any], warps: int, stages: int
-    ) -> None:
+                return self(device, grid, arguments, constants, warps, stages)
         kinds: list[Any] = [device, warps, stages, *constants, *constants.values()]
         values: list[Any] = []
         for argument in arguments:
@@ -57,7 +53,7 @@ class Launcher:
             self._compiled[key] = kernel.run, kernel.function, kernel.packed_metadata, rest
             return
         run, function, metadata, rest = compiled
-        stream = driver.active.get_current_stream(device)
+        stream = gpu.get_current_stream(device)
         run(*grid, *ONES[len(grid)], stream, function, metadata, None, None, None, *values, *rest)
 
 
