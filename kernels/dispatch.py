@@ -53,7 +53,7 @@ class Operation(Generic[P, R]):
     def backend(self, *arguments: Any) -> str:
         """The name of the backend that runs on these arguments."""
         given = tensors(arguments)
-        backend = default_backend(_device(given[0]))
+        backend = backend_for(given[0])
         if backend == "cpu" and self.cpu is None:
             backend = "reference"
         if backend in DEVICE_OF and (refusal := self._refused(backend, arguments, given)):
@@ -70,16 +70,15 @@ class Operation(Generic[P, R]):
         if torch.is_autocast_enabled(DEVICE_OF[backend]):
             return "torch.autocast mixes types within an operation; give the model a dtype instead"
         floats = set()
-        for tensor in given:
-            dtype = tensor.dtype
+        for dtype, device, is_vector in dict.fromkeys([(x.dtype, x.device, x.ndim < 2) for x in given]):
             if dtype in DTYPES:
-                if tensor.ndim > 1:
+                if not is_vector:
                     floats.add(dtype)
             elif dtype not in INTEGERS:
                 return f"{dtype} is not one of {', '.join(map(str, DTYPES))}"
-            device = _device(tensor)
-            if device != DEVICE_OF[backend] and not (backend == "gpu" and _interpreted()):
-                return f"a tensor is on {device}, not on {DEVICE_OF[backend]}"
+            name = _name(device)
+            if name != DEVICE_OF[backend] and not (backend == "gpu" and _interpreted()):
+                return f"a tensor is on {name}, not on {DEVICE_OF[backend]}"
         if len(floats) > 1:
             return f"tensors of different types ({', '.join(sorted(map(str, floats)))})"
         return self.refusal(*arguments) if backend == "gpu" else None
@@ -100,7 +99,7 @@ def default_backend(device: str) -> str:
 
 def backend_for(tensor: Tensor) -> str:
     """The backend for the tensor's device, or the forced one."""
-    return default_backend(_device(tensor))
+    return default_backend(_name(tensor.device))
 
 
 @contextmanager
@@ -131,13 +130,17 @@ def as_device(device: str) -> Iterator[None]:
 
 def tensors(values: Any) -> list[Tensor]:
     """The tensors among nested arguments or results, in order."""
-    if isinstance(values, Tensor):
-        return [values]
-    return [tensor for value in values for tensor in tensors(value)] if isinstance(values, (tuple, list)) else []
+    result = []
+    for value in values if isinstance(values, (tuple, list)) else [values]:
+        if isinstance(value, Tensor):
+            result.append(value)
+        elif isinstance(value, (tuple, list)):
+            result += tensors(value)
+    return result
 
 
-def _device(tensor: Tensor) -> str:
-    return _meta_device if tensor.is_meta else tensor.device.type
+def _name(device: torch.device) -> str:
+    return _meta_device if device.type == "meta" else device.type
 
 
 def _interpreted() -> bool:

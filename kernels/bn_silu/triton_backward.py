@@ -106,10 +106,10 @@ def backward_sums(
 ) -> list[Tensor]:  # fmt: skip
     """`sums` [P, 2, C] of this rank, and the gradients of weight and bias."""
     x = Map(x_RC, cells, bounds)
-    partial, flags = x.partial(), dict(ACTIVATE=activate, P=x.parts, **x.sizes())
-    tensors = grad_RC, x_RC, stats, bounds, partial
-    warps = WARPS if flags["ROWS"] > 16 else 2  # 4 spill on sm_100
-    launch(bn_silu_sums, x.grid(padding=False), *tensors, warps=warps, stages=1, **flags)
+    grid, sizes, flags = x.grid(padding=False), x.sizes(), {"P": x.parts, "ACTIVATE": activate}
+    partial = x.partial(grid[0])
+    warps = WARPS if sizes["ROWS"] > 16 else 2  # 4 spill on sm_100
+    launch(bn_silu_sums, grid, grad_RC, x_RC, stats, bounds, partial, warps=warps, stages=1, **sizes, **flags)
     return _merged_sums(partial, weight_C)
 
 
@@ -136,6 +136,6 @@ def backward_map(
     """
     x, grad_x_RC = Map(x_RC, cells, bounds), torch.empty_like(x_RC)
     tensors = grad_RC, x_RC, stats, bounds, *(gate or [stats, stats]), sums, grad_x_RC
-    flags = dict(ACTIVATE=activate, GATED=bool(gate), P=x.parts, **x.sizes())
-    launch(bn_silu_backward, x.grid(padding=True), *tensors, warps=2 * WARPS, stages=1, **flags)  # 4 spill in float32
+    sizes = x.sizes() | {"P": x.parts, "ACTIVATE": activate, "GATED": bool(gate)}
+    launch(bn_silu_backward, x.grid(padding=True), *tensors, warps=2 * WARPS, stages=1, **sizes)  # 4 spill in float32
     return grad_x_RC

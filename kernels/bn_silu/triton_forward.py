@@ -52,8 +52,8 @@ def bn_silu_mean(
 def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: bool) -> Tensor:
     """y [R, C] = silu(scale * x + shift), without SiLU as asked."""
     x, y_RC = Map(x_RC, cells, bounds), torch.empty_like(x_RC)
-    flags = dict(ACTIVATE=activate, P=x.parts, **x.sizes())
-    launch(bn_silu_apply, x.grid(padding=True), x_RC, stats, bounds, y_RC, warps=WARPS, stages=1, **flags)
+    tensors, flags = (x_RC, stats, bounds, y_RC), {"P": x.parts, "ACTIVATE": activate}
+    launch(bn_silu_apply, x.grid(padding=True), *tensors, warps=WARPS, stages=1, **x.sizes(), **flags)
     return y_RC
 
 
@@ -61,6 +61,7 @@ def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: boo
 def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor) -> Tensor:
     """[N, C] float32: the means of the activated map."""
     x = Map(x_RC, cells, bounds)
-    result, flags = x.empty(x.crops, x.channels), dict(P=x.parts, **x.sizes())
-    launch(bn_silu_mean, x.grid(padding=True), x_RC, stats, bounds, result, warps=WARPS, stages=1, **flags)
+    result = x.empty(x.crops, x.channels)
+    tensors = x_RC, stats, bounds, result
+    launch(bn_silu_mean, x.grid(padding=True), *tensors, warps=WARPS, stages=1, P=x.parts, **x.sizes())
     return result

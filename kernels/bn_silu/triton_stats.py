@@ -120,8 +120,9 @@ def finish_stats(
 def partial_moments(x_RC: Tensor, cells: int, bounds: Tensor) -> Tensor:
     """[P, 2, programs, C]: the mean of each program's share of a part, and the sum of squared distances from it."""
     x = Map(x_RC, cells, bounds)
-    partial = x.partial()
-    launch(partial_stats, x.grid(padding=False), x_RC, bounds, partial, warps=WARPS, stages=1, **x.sizes())
+    grid = x.grid(padding=False)
+    partial = x.partial(grid[0])
+    launch(partial_stats, grid, x_RC, bounds, partial, warps=WARPS, stages=1, **x.sizes())
     return partial
 
 

@@ -8,14 +8,12 @@ map are partial sums, one row per program, merged by one small launch: no atomic
 statistics are constants); all are zero for padding.
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import cdiv, padded
+from ..launch import cdiv, next_power_of_2, padded
 
 TILE = 4096  # values of a tile
 MOST_COLUMNS = 64
@@ -71,52 +69,35 @@ def store_pair(partial, part, column, first, second, C: tl.constexpr, AXIS: tl.c
     tl.store(at + tl.num_programs(AXIS) * C, second, column < C)
 
 
-class Map(NamedTuple):
-    """A map as rows, and where its parts start."""
+class Map:
+    """The sizes of a map that is given as rows."""
 
-    x_RC: Tensor
-    cells: int  # of a crop: HW
-    bounds: Tensor  # [P + 2], see Parts
-
-    @property
-    def parts(self) -> int:
-        """P, without the padding."""
-        return len(self.bounds) - 2
-
-    @property
-    def crops(self) -> int:
-        """N."""
-        return len(self.x_RC) // self.cells
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return self.x_RC.shape[1]
-
-    @property
-    def programs(self) -> int:
-        """Programs per part and block of channels, a power of two; fewer if there are many blocks or few crops."""
-        blocks = triton.next_power_of_2(cdiv(self.channels, columns(self.channels)))
-        return max(1, min(PROGRAMS // blocks, triton.next_power_of_2(self.crops)))
+    def __init__(self, x_RC: Tensor, cells: int, bounds: Tensor):
+        rows, self.channels = x_RC.shape  # C
+        self.cells = cells  # of a crop: HW
+        self.crops = rows // cells  # N
+        self.parts = bounds.shape[0] - 2  # P, without the padding
+        self.columns = min(MOST_COLUMNS, padded(self.channels))  # of a block of channels
+        self._device = x_RC.device
 
     def grid(self, padding: bool) -> tuple[int, int, int]:
         """Programs, blocks of channels, and parts, with or without the padding's part."""
-        return self.programs, cdiv(self.channels, columns(self.channels)), self.parts + padding
+        blocks = cdiv(self.channels, self.columns)
+        return self.programs(blocks), blocks, self.parts + padding
+
+    def programs(self, blocks: int) -> int:
+        """Programs that share a part's crops in each block, a power of two: fewer with many blocks or few crops."""
+        return max(1, min(PROGRAMS // next_power_of_2(blocks), next_power_of_2(self.crops)))
 
     def sizes(self) -> dict[str, int]:
         """The compile-time sizes of a pass over the map."""
-        wide = columns(self.channels)
-        return {"HW": self.cells, "C": self.channels, "ROWS": min(TILE // wide, padded(self.cells)), "COLUMNS": wide}
+        rows = min(TILE // self.columns, padded(self.cells))
+        return {"HW": self.cells, "C": self.channels, "ROWS": rows, "COLUMNS": self.columns}
 
     def empty(self, *shape: int) -> Tensor:
         """An uninitialized float32 tensor on the map's device."""
-        return torch.empty(shape, dtype=torch.float32, device=self.x_RC.device)
+        return torch.empty(shape, dtype=torch.float32, device=self._device)
 
-    def partial(self) -> Tensor:
+    def partial(self, programs: int) -> Tensor:
         """Uninitialized partial sums of two kinds, [P, 2, programs, C]."""
-        return self.empty(self.parts, 2, self.programs, self.channels)
-
-
-def columns(channels: int) -> int:
-    """Channels of a block."""
-    return min(MOST_COLUMNS, padded(channels))
+        return self.empty(self.parts, 2, programs, self.channels)

@@ -139,7 +139,8 @@ def _normalized(
 
 def _as_map(x_RC: Tensor, sides: Sequence[int]) -> Tensor:
     height, width = sides
-    return x_RC.view(len(x_RC) // (height * width), height, width, x_RC.shape[1]).permute(0, 3, 1, 2)
+    rows, channels = x_RC.shape
+    return x_RC.view(rows // (height * width), height, width, channels).permute(0, 3, 1, 2)
 
 
 def mbconv(x_NCHW: Tensor, parts: Parts, block: Block, training: bool) -> Tensor:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..bn_silu.triton_tiles import PROGRAMS, WARPS, Map, merge_moments, share_of, stat, store_pair
+from ..bn_silu.triton_tiles import WARPS, Map, merge_moments, share_of, stat, store_pair
 from ..launch import cdiv, launch, operator
 
 COLUMNS = 32  # channels of a block
@@ -128,11 +128,10 @@ def depthwise_backward(
         store_pair(partial, part, column, tl.sum(sums[K * K], 0), tl.sum(sums[K * K + 1], 0) * rstd, C)
 
 
-def _grid(crops: int, channels: int, parts: int) -> tuple[int, int, int]:
-    """The grid: programs (a power of two), blocks of channels, and parts including the padding."""
-    blocks = cdiv(channels, COLUMNS)
-    programs = min(PROGRAMS // triton.next_power_of_2(blocks), triton.next_power_of_2(crops))
-    return max(1, programs), blocks, parts + 1
+def _grid(x: Map) -> tuple[int, int, int]:
+    """The grid: programs, blocks of channels, and parts including the padding."""
+    blocks = cdiv(x.channels, COLUMNS)
+    return x.programs(blocks), blocks, x.parts + 1
 
 
 def _sizes(x: Map, sides: list[int], taps: int, stride: int) -> dict[str, int]:
@@ -150,9 +149,8 @@ def _by_tap(weight_C1KK: Tensor) -> Tensor:
 def forward(x_RC: Tensor, sides: list[int], bounds: Tensor, weight_C1KK: Tensor, stride: int) -> list[Tensor]:
     """y [R / stride^2, C] and its partial moments. x: an activated map; `sides`: its height and width."""
     x, weight_TC = Map(x_RC, sides[0] * sides[1], bounds), _by_tap(weight_C1KK)
-    sizes = _sizes(x, sides, len(weight_TC), stride)
+    sizes, grid = _sizes(x, sides, weight_TC.shape[0], stride), _grid(x)
     cells = sizes["OH"] * sizes["OW"]
-    grid = _grid(x.crops, x.channels, x.parts)
     y_RC = x_RC.new_empty(x.crops * cells, x.channels)
     partial = x.empty(x.parts, 2, grid[0], x.channels)
     tiles = {"ROWS": FORWARD_ROWS, "COLUMNS": COLUMNS}
@@ -172,8 +170,7 @@ def backward(
     that the convolution read.
     """
     x, weight_TC = Map(x_RC, sides[0] * sides[1], bounds), _by_tap(weight_C1KK)
-    sizes = _sizes(x, sides, len(weight_TC), stride)
-    grid = _grid(x.crops, x.channels, x.parts)
+    sizes, grid = _sizes(x, sides, weight_TC.shape[0], stride), _grid(x)
     grad_z_RC, partial = torch.empty_like(x_RC), x.empty(x.parts, 2, grid[0], x.channels)
     grad_weight = x.empty(x.parts * grid[0], *weight_TC.shape)
     tiles = {"ACTIVATE": stats is not None, "ROWS": BACKWARD_ROWS[sizes["K"]], "COLUMNS": COLUMNS}

@@ -91,7 +91,8 @@ def sums_of_crops(grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, boun
 def partial_sums(sums: Tensor, cells: int, bounds: Tensor, gate_NC: Tensor, grad_mean_NC: Tensor) -> Tensor:
     """Partial sums [P, 2, programs, C] for the statistics' gradients, from the sums of the crops."""
     gate = Map(gate_NC, 1, bounds)  # one cell a crop
-    partial, sizes = gate.partial(), gate.sizes() | {"HW": cells, "ROWS": CROPS}
+    grid, sizes = gate.grid(padding=False), gate.sizes() | {"HW": cells, "ROWS": CROPS}
+    partial = gate.partial(grid[0])
     tensors = sums, gate_NC, grad_mean_NC, bounds, partial
-    launch(gated_sums, gate.grid(padding=False), *tensors, gate.crops, warps=WARPS, stages=1, **sizes)
+    launch(gated_sums, grid, *tensors, gate.crops, warps=WARPS, stages=1, **sizes)
     return partial

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..bn_silu.triton_tiles import PROGRAMS, Map, merge_moments, share_of, stat, store_pair
+from ..bn_silu.triton_tiles import Map, merge_moments, share_of, stat, store_pair
 from ..launch import cdiv, compute_capability, launch, operator, padded
 
 MOST_OUTPUTS = 128  # of a tile
@@ -113,11 +113,6 @@ def pointwise_weight_backward(
     tl.store(grad_weight + at, total, (output < O)[:, None] & (column < C)[None, :])
 
 
-def _programs(crops: int, blocks: int) -> int:
-    """The number of programs that share a part's crops, a power of two."""
-    return max(1, min(PROGRAMS // triton.next_power_of_2(blocks), triton.next_power_of_2(crops)))
-
-
 @operator("mbconv_pointwise")
 def forward(
     x_RC: Tensor, cells: int, bounds: Tensor, weight_OC: Tensor, stats: Tensor | None = None,
@@ -132,8 +127,8 @@ def forward(
     exact = weight_OC.dtype == torch.float32
     block = min(MOST_OUTPUTS // (4 if exact else 1), padded(outputs))
     blocks = cdiv(outputs, block)
-    grid = blocks, _programs(x.crops, blocks), x.parts + 1
-    y_RO, partial = x_RC.new_empty(len(x_RC), outputs), x.empty(x.parts, 2, grid[1], outputs)
+    programs = x.programs(blocks)
+    y_RO, partial = x_RC.new_empty(x.crops * cells, outputs), x.empty(x.parts, 2, programs, outputs)
     unused = partial if stats is None else stats
     tensors = [x_RC, weight_OC, unused, unused if gate_NC is None else gate_NC]
     tensors += [unused if out_stats is None else out_stats, bounds, y_RO, partial]
@@ -142,6 +137,7 @@ def forward(
     narrow = stats is not None and not exact and compute_capability() == 90
     tiles = {"ROWS": ROWS // (2 if exact else 1), "OUTPUTS": block, "INPUTS": INPUTS_IN_REGISTERS if narrow else INPUTS}
     warps, stages = 8 if block > 64 else 4, 3 if narrow else 2
+    grid = blocks, programs, x.parts + 1
     launch(pointwise_forward, grid, *tensors, warps=warps, stages=stages, **sizes, **flags, **tiles)
     return [y_RO, partial] if out_stats is None else [y_RO]
 
@@ -151,16 +147,15 @@ def weight_backward(
     grad_RO: Tensor, x_RC: Tensor, cells: int, bounds: Tensor, stats: Tensor, gate_NC: Tensor
 ) -> Tensor:
     """The weight's gradient [O, C] of a product that normalized, activated and gated x on load."""
-    x, outputs, channels = Map(x_RC, cells, bounds), grad_RO.shape[1], x_RC.shape[1]
+    x, outputs = Map(x_RC, cells, bounds), grad_RO.shape[1]
     exact = grad_RO.dtype == torch.float32
     block = min(MOST_OUTPUTS // (2 if exact else 1), padded(outputs))
-    columns = min(64, padded(channels))
     blocks = cdiv(outputs, block)
-    wide = blocks * cdiv(channels, columns)
-    grid = wide, _programs(x.crops, wide), x.parts
-    grad_weight = x.empty(x.parts * grid[1], outputs, channels)
-    sizes = {"HW": cells, "C": channels, "O": outputs, "P": x.parts, "BLOCKS": blocks}
-    tiles = {"ROWS": 32 if exact else 64, "OUTPUTS": block, "COLUMNS": columns}
+    wide = blocks * cdiv(x.channels, x.columns)
+    grid = wide, x.programs(wide), x.parts
+    grad_weight = x.empty(x.parts * grid[1], outputs, x.channels)
+    sizes = {"HW": cells, "C": x.channels, "O": outputs, "P": x.parts, "BLOCKS": blocks}
+    tiles = {"ROWS": 32 if exact else 64, "OUTPUTS": block, "COLUMNS": x.columns}
     tensors = x_RC, stats, gate_NC, grad_RO, bounds, grad_weight
     warps = 8 if exact or block > 64 else 4  # the fewest that do not spill
     launch(pointwise_weight_backward, grid, *tensors, warps=warps, stages=2, **sizes, **tiles)

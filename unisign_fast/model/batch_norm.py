@@ -66,16 +66,18 @@ class BatchNorm(Float32Buffers):
 
     def forward(self, out: ConvOutput, part: int = 0) -> tuple[Tensor, Tensor]:
         """Scale and shift [C], float32, for the convolution output `out` of `part`."""
-        mean_PC, var_PC = self.running()
+        running_mean, running_var = self.running_mean, self.running_var
+        if running_mean.ndim > 1:
+            running_mean, running_var = running_mean[part], running_var[part]
         if not self.training:
-            return self._scale_and_shift(mean_PC[part], var_PC[part])
+            return self._scale_and_shift(running_mean, running_var)
         rows, mean_C, var_C = out.conv_out_FVO.shape[:2].numel(), out.mean_O, out.var_O
         assert mean_C is not None and var_C is not None, "in training a convolution returns its batch statistics"
         count: Tensor | None = None
         if not alone():
             every = self._over_ranks(mean_C[None], var_C[None], [rows], slice(part, part + 1))
             mean_C, var_C, count = (values_P[0] for values_P in every)
-        running = mean_PC[part], var_PC[part], self.num_batches_tracked
+        running = running_mean, running_var, self.num_batches_tracked
         return scale_and_shift(mean_C, var_C, self.weight, self.bias, *running, count, rows, self.momentum)
 
     def running(self) -> tuple[Tensor, Tensor]:

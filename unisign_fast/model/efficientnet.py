@@ -79,8 +79,9 @@ class SqueezeExcitation(nn.Module):
     @property
     def layer(self) -> Excitation:
         """Both layers in the form that kernels take."""
-        assert self.fc1.bias is not None and self.fc2.bias is not None
-        return Excitation(self.fc1.weight.flatten(1), self.fc1.bias, self.fc2.weight.flatten(1), self.fc2.bias)
+        squeeze, excite = self.fc1, self.fc2
+        assert squeeze.bias is not None and excite.bias is not None
+        return Excitation(squeeze.weight.flatten(1), squeeze.bias, excite.weight.flatten(1), excite.bias)
 
 
 class StochasticDepth(nn.Module):
