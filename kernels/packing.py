@@ -1,14 +1,12 @@
 """Sequences of different lengths, stored end to end (packed) or padded to equal length where an operation needs it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
 import torch
 from torch import Tensor
-
-ALIGNMENT = 16  # of padded lengths: fused attention then reads its bias and writes its gradient without a copy
 
 
 def to_device(values: Sequence[int], device: torch.device) -> Tensor:
@@ -23,18 +21,6 @@ class Packing:
 
     lengths: list[int]  # B, each at least 1
     device: torch.device
-    multiple: int = 1  # S is a multiple of it
-
-    def aligned(self) -> "Packing":
-        """The same sequences, padded to a multiple of `ALIGNMENT`."""
-        return self if self.multiple == ALIGNMENT else self._aligned
-
-    @cached_property
-    def _aligned(self) -> "Packing":
-        aligned = replace(self, multiple=ALIGNMENT)
-        for name in ("cu_seqlens", "seq_ids_P", "position_P"):  # the same whatever the padding
-            vars(aligned)[name] = getattr(self, name)
-        return aligned
 
     @property
     def rows(self) -> int:
@@ -44,7 +30,7 @@ class Packing:
     @property
     def longest(self) -> int:
         """S, the padded length."""
-        return -(-max(self.lengths) // self.multiple) * self.multiple
+        return max(self.lengths)
 
     @cached_property
     def cu_seqlens(self) -> Tensor:
@@ -72,12 +58,6 @@ class Packing:
     def slot_P(self) -> Tensor:
         """The position of each row among the B * S padded ones."""
         return self.seq_ids_P * self.longest + self.position_P
-
-    @cached_property
-    def row_N(self) -> Tensor:
-        """The row of each of the B * S padded positions, -1 where there is none."""
-        position_S = torch.arange(self.longest, device=self.device)
-        return torch.where(self.mask_BS, self.cu_seqlens[:-1, None] + position_S, -1).flatten()
 
     def pad(self, x_PC: Tensor) -> Tensor:
         """[P, ...] to [B, S, ...], with zeros after each sequence."""

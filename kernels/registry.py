@@ -6,7 +6,6 @@ from .cross_entropy.spec import SPEC as cross_entropy
 from .deferred_activation.spec import SPEC as deferred_activation
 from .deformable_attention.spec import SPEC as deformable_attention
 from .deformable_offsets.spec import SPEC as deformable_offsets
-from .gather_rows.spec import SPEC as gather_rows
 from .geglu.spec import SPEC as geglu
 from .graph_conv.spec import SPEC as graph_conv
 from .mbconv.spec import SPEC as mbconv
@@ -25,7 +24,7 @@ SPECS: tuple[KernelSpec, ...] = (
     deformable_offsets,
     deformable_attention,
     position_bias,
-    gather_rows,
+    varlen_attention,
     residual_rms_norm,
     geglu,
     cross_entropy,
@@ -33,4 +32,4 @@ SPECS: tuple[KernelSpec, ...] = (
     mbconv,
 )
 # Operations whose GPU backend is a library's function, without a kernel of ours.
-LIBRARY_SPECS: tuple[KernelSpec, ...] = (projections, varlen_attention)
+LIBRARY_SPECS: tuple[KernelSpec, ...] = (projections,)

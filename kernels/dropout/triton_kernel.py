@@ -12,3 +12,27 @@ def kept(seed, tile, p, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     a, b, c, d = tl.rand4x(tl.load(seed), number)
     draw = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), (ROWS, COLUMNS))
     return tl.where(draw >= p, 1 / (1 - p), 0.0)
+
+
+@triton.jit
+def _mix(x):
+    """A bijection of uint32 that makes each bit depend on all others: the finalizer of MurmurHash3."""
+    x = (x ^ (x >> 16)) * 0x85EBCA6B
+    x = (x ^ (x >> 13)) * 0xC2B2AE35
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def row_keys(seed, row):
+    """uint32 for each row of a matrix whose elements are dropped, to pass to `keeps`."""
+    return _mix(_mix(tl.load(seed).to(tl.uint32)) ^ row.to(tl.uint32))
+
+
+@triton.jit
+def keeps(key, column, dropped):
+    """Whether an element is kept, from its row's key and its column: True with probability 1 - dropped / 2^31.
+
+    A hash of the place instead of Philox's sequence: tiles of any shape and order draw the same mask, with a quarter of
+    the instructions.
+    """
+    return _mix(key ^ (column.to(tl.uint32) * 0x9E3779B9)) >= dropped.to(tl.uint32) * 2

@@ -1,56 +1,154 @@
-"""Attention of packed sequences on a GPU: PyTorch's memory-efficient attention, chosen by name.
+"""Attention of packed sequences on a GPU: the launches of the Triton kernels, forward and backward."""
 
-scaled_dot_product_attention would choose by itself: cuDNN first on Hopper, which has no gradient for a bias and raises,
-and flash attention takes no bias. The memory-efficient kernel has both, forward and backward. Its bias must be
-contiguous in rows whose stride is a multiple of 8: an aligned `Packing` makes it so once for all layers. From sm_80 on,
-PyTorch has it only for heads of a multiple of 16 bytes.
-"""
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ..gather_rows.op import gather_rows
+from ..launch import cdiv, compute_capability, launch, operator, padded
 from ..packing import Packing
-from .reference import padded_heads
+from .op import BIAS_MULTIPLE, bias_size
+from .triton_backward import attention_backward_keys, attention_backward_queries, attention_bias_gradient
+from .triton_forward import attention_forward
 
-BIAS_ALIGNMENT = 8  # elements
-HEAD_ALIGNMENT = 16  # bytes
+TOGETHER, ROWS, BIAS_WARPS = 8, 16, 4  # sequences and queries of a tile of the bias's gradient
+STAGES = 2
 
 
 def varlen_attention(
-    projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing, heads: int, p: float
+    projected: tuple[Tensor, ...],
+    bias: Tensor | None,
+    queries: Packing,
+    keys: Packing,
+    heads: int,
+    causal: bool,
+    p: float,
+    seed: Tensor | None,
 ) -> Tensor:
-    """See kernels/varlen_attention/reference.py."""
-    query, key, value = padded_heads([_pad(x, packing) for x, packing in zip(projected, (queries, keys))], heads)
-    bias = bias.to(query.dtype).expand(*query.shape[:3], key.shape[2])
-    out_ND = efficient_attention(query, key, value, bias, p).transpose(1, 2).flatten(0, 1).flatten(1)
-    return out_ND if queries.rows == len(out_ND) else gather_rows(out_ND, queries.slot_P, queries.row_N)
+    """See kernels/varlen_attention/reference.py. A bias whose sizes are no multiples of `BIAS_MULTIPLE` is copied."""
+    if bias is not None:
+        short = [-size % BIAS_MULTIPLE for size in bias.shape[1:]]
+        bias = pad(bias, (0, short[1], 0, short[0])) if any(short) else bias
+    query, key_value = (*projected, None)[:2]
+    sizes = queries.longest, keys.longest, heads, causal, p
+    return forward(query, key_value, bias, queries.cu_seqlens, keys.cu_seqlens, seed, *sizes)[0]
 
 
-def _pad(x_PC: Tensor, packing: Packing) -> Tensor:
-    """[B, S, C], like `Packing.pad`; forward and backward are one launch each."""
-    shape = len(packing.lengths), packing.longest, x_PC.shape[1]
-    full = packing.rows == shape[0] * shape[1]
-    return (x_PC if full else gather_rows(x_PC, packing.row_N, packing.slot_P)).view(shape)
+def _constants(query: Tensor, key_value: Tensor | None, heads: int, causal: bool) -> dict[str, Any]:
+    """Sizes that the kernels are compiled for."""
+    width = query.shape[1] // (3 if key_value is None else 1)
+    return {
+        "MULTIPLE": BIAS_MULTIPLE,
+        "CAUSAL": causal,
+        "Q_WIDTH": query.shape[1],
+        "KV_WIDTH": (3 if key_value is None else 2) * width,
+        "K_AT": width if key_value is None else 0,
+        "V_AT": 2 * width if key_value is None else width,
+        "D": width,
+        "C": width // heads,
+        "C_PADDED": padded(width // heads),
+        "stages": STAGES,
+    }
 
 
-def efficient_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, p: float) -> Tensor:
-    """[B, H, S, C]"""
-    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, bias))
-    out, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        query, key, value, bias, needs_grad, p, is_causal=False, scale=1.0
-    )
-    return out
+def _tiles(dtype: torch.dtype) -> dict[str, int]:
+    """Queries and keys of a tile of the forward pass, and warps."""
+    side = 32 if dtype == torch.float32 else 64
+    return {"QUERIES": side, "KEYS": side, "warps": 4}
 
 
-def refusal(
-    projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing, heads: int, _: float
-) -> str | None:
-    """Why the kernel cannot take these arguments, or None if it can."""
-    channels = projected[0].shape[1] // ((3 if len(projected) == 1 else 1) * heads)
-    multiple = HEAD_ALIGNMENT // projected[0].element_size()
-    if channels % multiple:
-        return f"{channels} channels of a head are not a multiple of {multiple}"
-    if bias.stride(-1) != 1 or any(stride % BIAS_ALIGNMENT for stride in bias.stride()[:-1]):
-        return f"the bias has strides {bias.stride()}: rows must be contiguous, {BIAS_ALIGNMENT} elements apart or more"
-    return None
+def _backward_tiles(dtype: torch.dtype) -> dict[str, int]:
+    """For the gradients of keys and values, which need more registers: the largest tiles that do not spill."""
+    if dtype == torch.float32:
+        return {"QUERIES": 32, "KEYS": 32, "warps": 8}
+    return {"QUERIES": 32, "KEYS": 64 if compute_capability() >= 90 else 32, "warps": 4}
+
+
+def _bias_sizes(bias: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if bias is None else (bias.shape[1] // BIAS_MULTIPLE, bias.shape[2] // BIAS_MULTIPLE)
+
+
+def _dropout(p: float) -> tuple[int, float]:
+    """The probability in units of 2^-31, and the factor of the weights that are kept."""
+    return min(round(p * 2**31), 2**31 - 1), 1 / (1 - p) if p < 1 else 0.0
+
+
+@operator("varlen_attention")
+def forward(
+    query: Tensor, key_value: Tensor | None, bias: Tensor | None, q_starts: Tensor, kv_starts: Tensor,
+    seed: Tensor | None, q_longest: int, kv_longest: int, heads: int, causal: bool, p: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """[Q, D], and [H, Q] float32: the logarithm of each query's sum of exponentials.
+
+    query: with keys and values beside it if key_value is None. q_starts, kv_starts: as `Packing.cu_seqlens`.
+    """
+    assert seed is not None or not p, "dropout on a GPU needs a seed"
+    constants = _constants(query, key_value, heads, causal)
+    rows, given = len(query), query if key_value is None else key_value
+    out = query.new_empty(rows, constants["D"])
+    lse = torch.empty(heads, rows, dtype=torch.float32, device=query.device)
+    tiles = _tiles(query.dtype)
+    grid = cdiv(q_longest, tiles["QUERIES"]), heads, len(q_starts) - 1
+    launch(
+        attention_forward, grid, query, given, q_starts, kv_starts, query if bias is None else bias,
+        q_starts if seed is None else seed, out, lse, rows, *_bias_sizes(bias), *_dropout(p),
+        BIAS=bias is not None, DROPOUT=p > 0, **constants, **tiles,
+    )  # fmt: skip
+    return out, lse
+
+
+@operator("varlen_attention_backward")
+def backward(
+    grad_out: Tensor, query: Tensor, key_value: Tensor | None, bias: Tensor | None, q_starts: Tensor,
+    kv_starts: Tensor, seed: Tensor | None, out: Tensor, lse: Tensor, q_longest: int, kv_longest: int, heads: int,
+    causal: bool, p: float, bias_needs_grad: bool,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of `query`, of `key_value` unless it is None, and of the bias if it needs one."""
+    constants = _constants(query, key_value, heads, causal)
+    tiles, read, sequences = _backward_tiles(query.dtype), _tiles(query.dtype), len(q_starts) - 1
+    given, dropped = query if key_value is None else key_value, _dropout(p)
+    grad_query = torch.empty_like(query)
+    grad_given = grad_query if key_value is None else torch.empty_like(key_value)
+    grad_logits = query.new_empty(sequences, heads, bias_size(q_longest), bias_size(kv_longest))
+    grad_sizes = grad_logits.shape[2] // BIAS_MULTIPLE, grad_logits.shape[3] // BIAS_MULTIPLE
+    launch(
+        attention_backward_keys, (cdiv(kv_longest, tiles["KEYS"]), heads, sequences), query, given, q_starts,
+        kv_starts, query if bias is None else bias, q_starts if seed is None else seed, out, lse, grad_out, grad_given,
+        grad_logits, len(query), *_bias_sizes(bias), *grad_sizes, *dropped, BIAS=bias is not None, DROPOUT=p > 0,
+        **constants, **tiles, READ_QUERIES=read["QUERIES"],
+    )  # fmt: skip
+    kept = "MULTIPLE", "CAUSAL", "Q_WIDTH", "KV_WIDTH", "K_AT", "C", "C_PADDED", "stages"
+    launch(
+        attention_backward_queries, (cdiv(q_longest, read["QUERIES"]), heads, sequences), given, q_starts, kv_starts,
+        grad_logits, grad_query, *grad_sizes, **read | {"KEYS": tiles["KEYS"]},
+        **{name: constants[name] for name in kept},
+    )  # fmt: skip
+    grads = [grad_query] if key_value is None else [grad_query, grad_given]
+    if bias is None or not bias_needs_grad:
+        return grads
+    grad_bias = torch.empty_like(bias)
+    launch(
+        attention_bias_gradient, (bias.shape[2] // BIAS_MULTIPLE, bias.shape[1] // ROWS, heads), q_starts, kv_starts,
+        grad_logits, grad_bias, sequences, *_bias_sizes(bias), *grad_sizes, MULTIPLE=BIAS_MULTIPLE, CAUSAL=causal,
+        QUERIES=tiles["QUERIES"], KEYS=tiles["KEYS"], READ_QUERIES=read["QUERIES"], TOGETHER=TOGETHER, ROWS=ROWS,
+        COLUMNS=BIAS_MULTIPLE, warps=BIAS_WARPS, stages=STAGES,
+    )  # fmt: skip
+    return [*grads, grad_bias]
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.q_longest, ctx.kv_longest, ctx.heads, ctx.causal, ctx.p = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients(ctx, grad_out: Tensor, _):
+    query, key_value, bias, *others = ctx.saved_tensors
+    sizes = ctx.q_longest, ctx.kv_longest, ctx.heads, ctx.causal, ctx.p
+    grads = iter(backward(grad_out, query, key_value, bias, *others, *sizes, ctx.needs_input_grad[2]))
+    grad_query, grad_given = next(grads), None if key_value is None else next(grads)
+    return grad_query, grad_given, next(grads, None), *[None] * 8
+
+
+forward.register_autograd(_gradients, setup_context=_save)

@@ -5,9 +5,20 @@ from typing import Any
 from torch import Tensor
 
 from ..dispatch import Operation
-from .gpu_kernel import refusal
-from .gpu_kernel import varlen_attention as gpu
 from .reference import varlen_attention as reference
+
+BIAS_MULTIPLE = 64  # of a bias's queries and keys on a GPU: the tiles then load it without a mask
+
+
+def bias_size(longest: int) -> int:
+    """The queries or keys that a bias for sequences of that length should have."""
+    return -(-longest // BIAS_MULTIPLE) * BIAS_MULTIPLE
+
+
+def _gpu(*arguments: Any) -> Tensor:
+    from .gpu_kernel import varlen_attention
+
+    return varlen_attention(*arguments)
 
 
 def _cpu(*arguments: Any) -> Tensor:
@@ -16,4 +27,4 @@ def _cpu(*arguments: Any) -> Tensor:
     return varlen_attention(*arguments)
 
 
-varlen_attention = Operation("varlen_attention", reference, gpu, refusal, _cpu)
+varlen_attention = Operation("varlen_attention", reference, _gpu, cpu=_cpu)

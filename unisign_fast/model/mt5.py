@@ -1,7 +1,7 @@
 """mT5 after the sign encoder: prompt, packed encoder and decoder, loss per token (paper, section 3.2).
 
-Uses Hugging Face's weights and gives its results, but on packed sequences: only attention pads, and only if its backend
-needs it (kernels/varlen_attention). The attention bias (relative positions and mask) is built once per stack.
+Uses Hugging Face's weights and gives its results, but on packed sequences. The attention bias (relative positions) is
+built once per stack.
 
 D model width; P packed positions of the encoder (prompts and frames), L target tokens; B clips, S and T their padded
 lengths; H heads.
@@ -22,7 +22,7 @@ from unisign_fast.kernels.geglu.op import geglu
 from unisign_fast.kernels.packing import Packing
 from unisign_fast.kernels.projections.op import projections
 from unisign_fast.kernels.residual_rms_norm.op import residual_rms_norm
-from unisign_fast.kernels.varlen_attention.op import varlen_attention
+from unisign_fast.kernels.varlen_attention.op import bias_size, varlen_attention
 from unisign_fast.model.config import MT5Shape
 from unisign_fast.model.dropout import Dropout, replace_dropout
 from unisign_fast.text.tokenizer import END, PAD
@@ -94,28 +94,22 @@ def sublayers(stack: MT5Stack) -> list[tuple[Any, ...]]:
 
 def encode(stack: MT5Stack, x_PD: Tensor, packing: Packing) -> Tensor:
     """Hidden states [P, D] of the encoder, from embeddings [P, D]."""
-    packing = packing.aligned()
-    bias_BHSS = _position_bias(stack, packing) + _additive(packing.mask_BS[:, None, None], x_PD.dtype)
-    stream = _Stream(stack, x_PD)
+    bias_HSS, stream = _position_bias(stack, packing), _Stream(stack, x_PD)
     for attention, feed_forward in sublayers(stack):
-        stream.add(_self_attention(attention, stream, packing, bias_BHSS), attention.dropout)
+        stream.add(_self_attention(attention, stream, packing, bias_HSS, causal=False), attention.dropout)
         stream.add(_feed_forward(feed_forward, stream), feed_forward.dropout)
     return stack.dropout(stream.normed_PD)
 
 
 def decode(stack: MT5Stack, x_LD: Tensor, packing: Packing, hidden_PD: Tensor, encoder_packing: Packing) -> Tensor:
     """Hidden states [L, D] of the decoder, from embeddings [L, D] of the target and the encoder's hidden states."""
-    packing, encoder_packing = packing.aligned(), encoder_packing.aligned()
-    allowed_SS = torch.ones(packing.longest, packing.longest, dtype=torch.bool, device=x_LD.device).tril()
-    bias_BHSS = _position_bias(stack, packing) + _additive(allowed_SS & packing.mask_BS[:, None, None], x_LD.dtype)
-    bias_B11T = _additive(encoder_packing.mask_BS[:, None, None], x_LD.dtype)
-    stream = _Stream(stack, x_LD)
+    bias_HSS, stream = _position_bias(stack, packing), _Stream(stack, x_LD)
     for layers, key_value_P2D in zip(sublayers(stack), _keys_and_values(stack, hidden_PD), strict=True):
         attention, cross_attention, feed_forward = layers
-        stream.add(_self_attention(attention, stream, packing, bias_BHSS), attention.dropout)
+        stream.add(_self_attention(attention, stream, packing, bias_HSS, causal=True), attention.dropout)
         module = cross_attention.EncDecAttention
-        query_LD = projections(stream.normed_PD, (module.q.weight,))
-        attended_LD = _attend(module, (query_LD, key_value_P2D), bias_B11T, packing, encoder_packing)
+        projected = projections(stream.normed_PD, (module.q.weight,)), key_value_P2D
+        attended_LD = _attend(module, stream, projected, None, packing, encoder_packing, causal=False)
         stream.add(attended_LD, cross_attention.dropout)
         stream.add(_feed_forward(feed_forward, stream), feed_forward.dropout)
     return stack.dropout(stream.normed_PD)
@@ -127,7 +121,7 @@ class _Stream:
     def __init__(self, stack: MT5Stack, x_PD: Tensor):
         layers = [layer for block in sublayers(stack) for layer in block]
         self._norms = iter([*(layer.layer_norm for layer in layers), stack.final_layer_norm])
-        masks = len(layers) + len(sublayers(stack))  # of the sublayers' outputs, and of the feed-forwards' gates
+        masks = 2 * len(layers)  # of a sublayer's output, and of its attention weights or its feed-forward's gate
         self._seeds = iter(dropout_seeds(masks, x_PD) if stack.training else [None] * masks)
         self.x_PD = stack.dropout(x_PD)
         self.normed_PD = norm(next(self._norms), self.x_PD)
@@ -136,11 +130,11 @@ class _Stream:
         """Add a sublayer's output."""
         layer = next(self._norms)
         inputs = self.x_PD, branch_PD, layer.weight, layer.variance_epsilon
-        self.x_PD, self.normed_PD = residual_rms_norm(*inputs, *self.mask_of(dropout))
+        self.x_PD, self.normed_PD = residual_rms_norm(*inputs, *self.mask(dropout.p, dropout.training))
 
-    def mask_of(self, dropout: nn.Dropout) -> tuple[float, Tensor | None]:
+    def mask(self, p: float, training: bool) -> tuple[float, Tensor | None]:
         """The dropout probability, and the seed of the next mask."""
-        return dropout.p if dropout.training else 0.0, next(self._seeds)
+        return p if training else 0.0, next(self._seeds)
 
 
 def _keys_and_values(stack: MT5Stack, hidden_PD: Tensor) -> tuple[Tensor, ...]:
@@ -150,23 +144,31 @@ def _keys_and_values(stack: MT5Stack, hidden_PD: Tensor) -> tuple[Tensor, ...]:
     return linear(hidden_PD, torch.cat(weights)).chunk(len(modules), 1)
 
 
-def _self_attention(layer: MT5LayerSelfAttention, stream: _Stream, packing: Packing, bias_BHSS: Tensor) -> Tensor:
+def _self_attention(
+    layer: MT5LayerSelfAttention, stream: _Stream, packing: Packing, bias_HSS: Tensor, causal: bool
+) -> Tensor:
     module = layer.SelfAttention
     qkv_P3D = projections(stream.normed_PD, (module.q.weight, module.k.weight, module.v.weight))
-    return _attend(module, (qkv_P3D,), bias_BHSS, packing, packing)
+    return _attend(module, stream, (qkv_P3D,), bias_HSS, packing, packing, causal)
 
 
 def _attend(
-    module: MT5Attention, projected: tuple[Tensor, ...], bias: Tensor, queries: Packing, keys: Packing
+    module: MT5Attention,
+    stream: _Stream,
+    projected: tuple[Tensor, ...],
+    bias_HSS: Tensor | None,
+    queries: Packing,
+    keys: Packing,
+    causal: bool,
 ) -> Tensor:
-    p = module.dropout if module.training else 0.0
-    return module.o(varlen_attention(projected, bias, queries, keys, module.n_heads, p))
+    mask = stream.mask(module.dropout, module.training)
+    return module.o(varlen_attention(projected, bias_HSS, queries, keys, module.n_heads, causal, *mask))
 
 
 def _feed_forward(layer: MT5LayerFF, stream: _Stream) -> Tensor:
     module = layer.DenseReluDense
     gate_up_P2F = projections(stream.normed_PD, (module.wi_0.weight, module.wi_1.weight))
-    return module.wo(geglu(gate_up_P2F, *stream.mask_of(module.dropout)))
+    return module.wo(geglu(gate_up_P2F, *stream.mask(module.dropout.p, module.dropout.training)))
 
 
 def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
@@ -175,13 +177,6 @@ def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
 
 
 def _position_bias(stack: MT5Stack, packing: Packing) -> Tensor:
-    """[1, H, S, S], contiguous: the bias on every layer's attention logits by the distance from query to key."""
-    first = sublayers(stack)[0][0].SelfAttention
-    return first.compute_bias(packing.longest, packing.longest, device=packing.device).contiguous()
-
-
-def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where attention is allowed, else half the lowest finite number, so that the sum of two stays finite."""
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
-        ~allowed, torch.finfo(dtype).min / 2
-    )
+    """[H, S, S], contiguous: the bias on every layer's attention logits by the distance from query to key."""
+    first, size = sublayers(stack)[0][0].SelfAttention, bias_size(packing.longest)
+    return first.compute_bias(size, size, device=packing.device)[0].contiguous()

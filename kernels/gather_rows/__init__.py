@@ -1,1 +1,0 @@
-"""Rows by their index."""
