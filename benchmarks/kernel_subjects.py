@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from unisign_fast.kernels.deferred_activation.reference import (
@@ -16,10 +17,12 @@ from unisign_fast.kernels.deferred_activation.reference import (
     with_batch_stats,
 )
 from unisign_fast.kernels.dispatch import forcing
+from unisign_fast.kernels.packing import Packing
 from unisign_fast.kernels.registry import SPECS
 from unisign_fast.kernels.spec import Case, KernelSpec
 from unisign_fast.kernels.temporal_conv.reference import Clips
 from unisign_fast.kernels.testing import make_inputs
+from unisign_fast.kernels.varlen_attention.reference import allowed_pairs, padded_heads
 from unisign_fast.model.fusion import PriorGuidedFusion
 from unisign_fast.model.st_gcn import PoseEncoder, TemporalEncoder
 from unisign_fast.model.unisign import ENCODER_OF
@@ -69,23 +72,49 @@ def operation(spec: KernelSpec, case: Case, device: str) -> Subject:
         "compiled": compile_static(spec.operation.reference),
         "gpu": spec.operation.gpu,
     }
-    if spec.name == "temporal_conv":
-        providers["cudnn"] = cudnn_temporal_conv
+    if spec.name in LIBRARIES:
+        providers["library"] = LIBRARIES[spec.name]
     counts = (case.shape[letter] for letter in ("F", "N", "T", "Q", "parts") if letter in case.shape)
     items = next(count if isinstance(count, int) else sum(count) for count in counts)
     inputs = partial(make_inputs, spec, case.shape, DTYPE, device)
     return Subject(spec.name, case.reason, items, inputs, providers, work(spec, case))
 
 
-def cudnn_temporal_conv(
+def library_temporal_conv(
     x: DeferredActivation, clips: Clips, weight_TOC: Tensor, bias_O: Tensor, batch_stats: bool
 ) -> ConvOutput:
-    """The temporal convolution of clips of one length as a padded 2-D convolution in channels-last layout."""
+    """cuDNN's: the temporal convolution of clips of one length as a padded 2-D convolution in channels-last layout."""
     (frames, joints, _), count = x.conv_out_FVC.shape, clips.cu_seqlens.numel() - 1
     x_BCTV = deferred_activation(x).view(count, frames // count, joints, -1).permute(0, 3, 1, 2)
     weight_OCT1 = weight_TOC.permute(1, 2, 0)[..., None].contiguous(memory_format=torch.channels_last)
     y_BOTV = nn.functional.conv2d(x_BCTV, weight_OCT1, bias_O, padding=(weight_TOC.shape[0] // 2, 0))
     return with_batch_stats(y_BOTV.permute(0, 2, 3, 1).reshape(frames, joints, -1), batch_stats)
+
+
+def library_attention(
+    projected: tuple[Tensor, ...],
+    bias: Tensor | None,
+    queries: Packing,
+    keys: Packing,
+    heads: int,
+    causal: bool,
+    *_: object,
+) -> Tensor:
+    """PyTorch's attention of padded sequences without dropout: memory-efficient on a GPU, the only one there that takes
+    a trained bias.
+    """
+    padded = padded_heads([packing.pad(x) for x, packing in zip(projected, (queries, keys))], heads)
+    masked = ~allowed_pairs(queries, keys, causal)
+    mask = torch.zeros(masked.shape, dtype=padded[0].dtype, device=masked.device).masked_fill(masked, -torch.inf)
+    if bias is not None:
+        mask = mask + bias[:, : queries.longest, : keys.longest]
+    mask = mask.expand(len(queries.lengths), heads, queries.longest, -1)
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        out = nn.functional.scaled_dot_product_attention(*padded, attn_mask=mask, scale=1.0)
+    return queries.pack(out.transpose(1, 2).flatten(2))
+
+
+LIBRARIES: dict[str, Callable] = {"temporal_conv": library_temporal_conv, "varlen_attention": library_attention}
 
 
 class GraphStack(nn.Module):

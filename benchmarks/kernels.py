@@ -47,7 +47,7 @@ class Row:
 
     operation: str
     case: str
-    provider: str  # eager, compiled, gpu, cudnn, or one crop after the other
+    provider: str  # eager, compiled, gpu, library, or one crop after the other
     direction: str
     p20_ms: float
     p50_ms: float

@@ -15,7 +15,7 @@ import torch
 from torch._inductor import config as inductor
 
 from benchmarks.gpu.device import Rows, Sizes, replay_ms
-from benchmarks.kernel_subjects import GraphStack, compile_static, graph_stack, operation, work
+from benchmarks.kernel_subjects import LIBRARIES, GraphStack, compile_static, graph_stack, operation, work
 from unisign_fast.kernels.cross_entropy import op as vocabulary_loss
 from unisign_fast.kernels.dispatch import forcing, tensors
 from unisign_fast.kernels.registry import LIBRARY_SPECS, SPECS
@@ -195,6 +195,8 @@ def roofline(rows: Rows, sizes: Sizes) -> None:
     baselines = [(spec, case) for spec in ALL.values() for case in baseline_cases(spec, sizes)]
     for spec, case in baselines:
         _operation_rows(rows, sizes, ceilings, spec, case, "eager")
+        if spec.name in LIBRARIES and len(set(case.shape.get("T", [0]))) == 1:  # cuDNN takes clips of one length
+            _operation_rows(rows, sizes, ceilings, spec, case, "library")
     if not sizes.dry:
         if any(row["what"] == f"torch.compile ahead, {STACK}" and "error" not in row for row in earlier):
             _stack_rows(rows, sizes, ceilings, few, "compiled", needs=25)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 PREDICTED = Path(__file__).parents[1] / "results" / "gpu_call-predicted.json"
 BOTH = "forward and backward"
-SLOWER = ("eager", "compiled")
+SLOWER, LIBRARY = ("eager", "compiled"), ("library",)
 
 
 def report(rows: list[dict]) -> str:
@@ -15,8 +15,10 @@ def report(rows: list[dict]) -> str:
     predicted = {row["what"]: row for row in json.loads(PREDICTED.read_text())}
     parts = [
         _about(rows, named),
-        _table(("operation", "correct", *_passes("us"), *_passes("of roofline"), *SLOWER), _kernels(rows, named)),
-        "Columns eager and compiled: their time, forward and backward, over the kernel's.",
+        _table(
+            ("operation", "correct", *_passes("us"), *_passes("of roofline"), *SLOWER, *LIBRARY), _kernels(rows, named)
+        ),
+        "Columns eager, compiled and library: their time, forward and backward, over the kernel's.",
         _table(("graph stack", "us a frame", "predicted", "of roofline", *SLOWER), _stack(named, predicted)),
         _table(
             ("micro-batch", "ms", "GPU ms", "predicted", "launches", "predicted", "busy", "clips/s", "MFU", "peak GiB",
@@ -76,7 +78,7 @@ def _kernels(rows: list[dict], named: dict[str, dict]) -> Iterator[tuple]:
         check = named.get(name)
         correct = "–" if check is None or "correct" not in check else ("yes" if check["correct"] else "NO")
         fast = [named.get(f"{name}, fast, {direction}") for direction in ("forward", BOTH)]
-        slower = [_ratio(named.get(f"{name}, {provider}, {BOTH}"), fast[1]) for provider in SLOWER]
+        slower = [_ratio(named.get(f"{name}, {provider}, {BOTH}"), fast[1]) for provider in (*SLOWER, *LIBRARY)]
         us = [_number(row, "ms", ".1f", 1e3) for row in fast]
         yield name, f"{correct}, {_number(check, 'worst_of_allowed', '.2f')}", *us, *map(_fraction, fast), *slower
 

@@ -39,6 +39,7 @@ def test_counts_the_work_of_every_operation_and_of_the_models_parts():
         "deferred_activation",
         "graph_conv",
         "temporal_conv",
+        "varlen_attention",
         "deformable_attention",
         "position_bias",
         "graph stack",
@@ -56,15 +57,16 @@ def test_draws_rows_of_another_machine(tmp_path):
         assert picture.width > 1000 and len(set(picture.convert("L").getdata())) > 10
 
 
-def test_the_cudnn_formulation_is_the_temporal_convolution():
+@pytest.mark.parametrize("name, number, sizes", [("temporal_conv", 0, {"T": [6, 6, 6]}), ("varlen_attention", 2, {})])
+def test_the_library_s_formulation_is_the_operation(name, number, sizes):
     sys.path.insert(0, str(ROOT))
-    from benchmarks.kernel_subjects import cudnn_temporal_conv
+    from benchmarks.kernel_subjects import LIBRARIES
 
-    spec = next(spec for spec in SPECS if spec.name == "temporal_conv")
-    shape = spec.cases[0].shape | {"T": [6, 6, 6]}
+    spec = next(spec for spec in SPECS if spec.name == name)
+    shape = spec.cases[number].shape | sizes
     result, expected = (
         results_and_gradients(operation, make_inputs(spec, shape, torch.float64, "cpu"))
-        for operation in (cudnn_temporal_conv, spec.operation.reference)
+        for operation in (LIBRARIES[name], spec.operation.reference)
     )
     torch.testing.assert_close(result, expected)
 
