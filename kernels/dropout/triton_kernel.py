@@ -16,10 +16,11 @@ def kept(seed, tile, p, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _mix(x):
-    """A bijection of uint32 that makes each bit depend on all others: the finalizer of MurmurHash3."""
+    """uint32 in which each bit, the upper ones above all, depends on all bits of x: the finalizer of MurmurHash3 but
+    for its last step, which changes the lower half alone.
+    """
     x = (x ^ (x >> 16)) * 0x85EBCA6B
-    x = (x ^ (x >> 13)) * 0xC2B2AE35
-    return x ^ (x >> 16)
+    return (x ^ (x >> 13)) * 0xC2B2AE35
 
 
 @triton.jit
