@@ -1,9 +1,10 @@
-"""Compiles the kernels for real GPUs without a GPU, and reports registers, spills, shared memory and tensor cores.
+"""Compiles recorded launches: ahead of a step, for the GPU at hand, or for GPUs that need not be present, to report
+registers, spills, shared memory and tensor cores.
 
     python -m unisign_fast.kernels.aot --json FILE
     python -m unisign_fast.kernels.aot --each-kernel-once --json FILE
 
-Runs in a process of its own, without TRITON_INTERPRET.
+The report runs in a process of its own, which launches nothing, without TRITON_INTERPRET.
 """
 
 import argparse
@@ -12,18 +13,22 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .launch import Launch, compiling_for, recording
+from .launch import TYPES, Launch, compiling_for, recording
 from .registry import SPECS
 from .spec import KernelSpec
 from .testing import make_inputs, results_and_gradients
+
+if TYPE_CHECKING:
+    from triton.backends.compiler import GPUTarget
 
 SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes a block may have, by compute capability times ten
 DTYPES = (torch.bfloat16, torch.float32)
@@ -60,17 +65,66 @@ def launches(spec: KernelSpec, dtype: torch.dtype, capability: int) -> list[Laun
     return list(dict.fromkeys(result))
 
 
+def compile_ahead(launches: Iterable[Launch]) -> int:
+    """Compile and load the kernels of these launches on all cores, where the launches themselves would compile one
+    after the other; the number of kernels. Later launches, and other processes, find them in Triton's cache.
+
+    Threads are enough: Triton holds the interpreter's lock for about an eighth of the time, and ptxas and the C
+    compiler are processes. Raises the first error once all others are compiled.
+    """
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    try:
+        kernels = [pool.submit(lambda launch: compile_kernel(launch).run, launch) for launch in dict.fromkeys(launches)]
+        wait(kernels)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C only what is being compiled is waited for
+    for kernel in kernels:
+        kernel.result()
+    return len(kernels)
+
+
+def compile_kernel(launch: Launch) -> Any:
+    """Triton's CompiledKernel of a launch, from its cache if it is there. Nothing is launched or loaded; `.run` builds
+    the launcher and loads the code.
+
+    Triton's own launch compiles, so that its key in the cache is that of a real launch by construction.
+    """
+    dtypes = {name: dtype for dtype, name in TYPES.items()}
+    arguments: list[Any] = []
+    for name, kind in launch.signature:
+        if kind in dtypes:
+            arguments.append(torch.empty(2, dtype=dtypes[kind])[int(name not in launch.aligned) :])
+        elif kind != "constexpr":
+            arguments.append(launch.integers.get(name, 0.0))
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    return launch.kernel.warmup(*arguments, grid=launch.grid, **dict(launch.constants), **options)
+
+
+class AbsentGPU:
+    """What Triton asks of its driver in order to compile for a GPU that need not be present."""
+
+    def __init__(self, capability: int):
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        """A number for each kind of GPU, since Triton keeps compiled kernels by device."""
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> "GPUTarget":
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+
 def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capability: int) -> Row:
     """Compile for a GPU and read resource usage from the machine code."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.runtime import driver
 
-    signature = dict(launch.signature)
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if name in launch.aligned}
-    source = ASTSource(launch.kernel, signature, dict(launch.constants), aligned)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
+    driver.set_active(AbsentGPU(capability))  # type: ignore[arg-type]
+    compiled = compile_kernel(launch)
     registers, spilled = _resources(compiled.asm["cubin"])
     result = TENSOR_CORES.search(compiled.asm["ptx"])
     name = str(dtype).removeprefix("torch.")
@@ -121,8 +175,9 @@ def compile_all(specs: Sequence[KernelSpec], each_kernel_once: bool = False) -> 
         last = {(job[0], job[2].kernel, job[3]): job for job in jobs if job[1] == torch.bfloat16}
         kernels = dict.fromkeys(key[:2] for key in last)
         jobs = [last[(*kernel, capability)] for kernel, capability in zip(kernels, cycle(SHARED_LIMIT))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda job: compile_launch(*job), jobs)
+    for each in SHARED_LIMIT:  # one after the other: Triton has one driver for all threads
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(lambda job: compile_launch(*job), [job for job in jobs if job[3] == each])
 
 
 if __name__ == "__main__":

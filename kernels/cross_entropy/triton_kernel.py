@@ -13,7 +13,7 @@ from ..launch import launch, operator
 BLOCK, WARPS = 4096, 16
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["labels"])  # those of a chunk
 def softmax_gradient_kernel(logits, labels, losses, smoothing, W: tl.constexpr, BLOCK: tl.constexpr):
     """Replace each row of W logits by the gradient of its loss. losses: [rows] float32; labels: [rows] int64."""
     row = tl.program_id(0).to(tl.int64)

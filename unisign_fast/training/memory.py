@@ -95,11 +95,11 @@ def addressable_clips(clips: int, settings: TrainSettings, data: DataSettings, c
     """At most `clips`: as many full-length ones as the kernels' int32 offsets can address, forward and backward, with a
     tenth to spare, because rounding can give short clips more hands.
     """
-    model = _meta_model(settings, replace(config, head="language_model"))  # CTC has no backward pass on meta tensors
+    model = meta_model(settings, replace(config, head="language_model"))  # CTC has no backward pass on meta tensors
     while True:
         try:
             with as_device("cuda"), FusedAsOnCuda():
-                model(_full_batch(-(-11 * clips // 10), data, config).to("meta"))[0].backward()
+                model(full_batch(-(-11 * clips // 10), data, config).to("meta"))[0].backward()
             return clips
         except TooManyElements as error:
             if clips == 1:
@@ -118,20 +118,21 @@ def state_bytes(settings: TrainSettings, config: ModelConfig, world_size: int) -
 
 def saved_bytes(clips: int, settings: TrainSettings, data: DataSettings, config: ModelConfig) -> int:
     """Bytes that autograd saves in a forward pass over `clips` full-length clips, counted on meta tensors."""
-    model = _meta_model(settings, config)
+    model = meta_model(settings, config)
     saved = SavedBytes(model)
     with as_device("cuda"), FusedAsOnCuda(), saved_tensors_hooks(saved.pack, lambda x: x):
-        model(_full_batch(clips, data, config).to("meta"))
+        model(full_batch(clips, data, config).to("meta"))
     return sum(saved.bytes.values())
 
 
-def _meta_model(settings: TrainSettings, config: ModelConfig) -> UniSign:
+def meta_model(settings: TrainSettings, config: ModelConfig) -> UniSign:
+    """The model in training, without memory or values."""
     with torch.device("meta"):
         model = UniSign(config)
     return model.to("meta", torch.bfloat16 if settings.precision == "bf16" else torch.float32).train()
 
 
-def _full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBatch:
+def full_batch(clips: int, data: DataSettings, config: ModelConfig) -> PackedBatch:
     """A batch of full-length clips with the number of hand crops that `p_samp` draws."""
     frames, crops = clips * data.max_frames, clips * round(data.p_samp * data.max_frames) if config.rgb else 0
     return PackedBatch(

@@ -30,6 +30,7 @@ from unisign_fast.training.initial_weights import (
     load_pretrained_mt5,
 )
 from unisign_fast.training.interruption import Interrupted
+from unisign_fast.training.kernel_compilation import compile_kernels
 from unisign_fast.training.memory import micro_batch_budget, out_of_memory_advice
 from unisign_fast.training.metrics_logger import peak_flops
 from unisign_fast.training.run_data import (
@@ -96,6 +97,8 @@ def _train(settings: RunSettings, stores: list[KeypointStore], source: Path | No
         trainer = _trainer(settings, config, model, tokenizer, reader, clips, ranks)
         trainer.resume()
         record(settings, stores, ranks)  # only now: a rejected start must not change the run's record
+        if not trainer.is_finished:
+            compile_kernels(trainer, settings, config)
         with out_of_memory_advice(trainer.loader.budget, settings.data.max_frames):
             trained = trainer.train()
     else:
