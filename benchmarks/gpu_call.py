@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--check", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--compile", help=argparse.SUPPRESS)
-    parser.add_argument("--first-step", type=float, metavar="P_SAMP", help=argparse.SUPPRESS)
+    parser.add_argument("--compile-step", type=float, metavar="P_SAMP", help=argparse.SUPPRESS)
     given = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
     for name in ("TRITON_INTERPRET", "UNISIGN_KERNELS"):
@@ -132,8 +132,8 @@ def main() -> None:
         os.environ["GPU_CALL_COMMIT"] = given.commit
     if given.section:
         return run_section(given.section, given.out, given.seconds, given.dry_run)
-    if given.check or given.compile or given.first_step is not None:
-        return run_job(given.check or [], given.compile, given.first_step, given.dry_run)
+    if given.check or given.compile or given.compile_step is not None:
+        return run_job(given.check or [], given.compile, given.compile_step, given.dry_run)
     if given.predict:
         from benchmarks.gpu.predictions import predict
 
@@ -163,7 +163,7 @@ def run_job(checked: list[str], compiled: str | None, p_samp: float | None, dry:
     for job in checked:
         operations.check_one(job, sizes)
     if p_samp is not None:
-        step.first_step(sizes, p_samp)
+        step.compile_step(sizes, p_samp)
     if compiled:
         operations.compile_one(compiled, sizes)
 

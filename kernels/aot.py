@@ -123,7 +123,7 @@ def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capabilit
     """Compile for a GPU and read resource usage from the machine code."""
     from triton.runtime import driver
 
-    driver.set_active(AbsentGPU(capability))  # type: ignore[arg-type]
+    driver.set_active(AbsentGPU(capability))
     compiled = compile_kernel(launch)
     registers, spilled = _resources(compiled.asm["cubin"])
     result = TENSOR_CORES.search(compiled.asm["ptx"])

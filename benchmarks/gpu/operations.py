@@ -28,7 +28,7 @@ ALL = {spec.name: spec for spec in (*SPECS, *LIBRARY_SPECS)}
 STACK = "graph stack"
 PROCESSES = 16  # at once; each has a context on the GPU and 2 GB of the host's memory
 LARGE = "graph_conv", "mbconv"  # most of what is compiled
-FIRST_STEPS = 0.0, 0.1  # shares of sampled frames
+STEPS = 0.0, 0.1  # shares of sampled frames; all above 0 have the same kernels
 TOLERABLE = 10.0  # times the allowed error; with a larger one a kernel computes something else
 HANDS = 21  # joints
 SMALL_CHUNK_BYTES = 8 << 20  # a quarter of the vocabulary loss's logits in its case
@@ -48,13 +48,12 @@ def correctness(rows: Rows, sizes: Sizes) -> None:
     """Every operation at training size in bf16 against the reference in float64, a process each.
 
     A kernel that writes beyond its memory ends its own process only. As nothing is timed meanwhile, further processes
-    take a first step of Stage 1 and of RGB, whose kernels compile for a minute, and run the compiled baselines once;
-    the later sections then find all of it in Triton's and torch's caches. A dry run has one process for all, and
-    compiles nothing.
+    compile the kernels of a step of Stage 1 and of RGB, and run the compiled baselines once; the later sections then
+    find all of it in Triton's and torch's caches. A dry run has one process for all, and compiles nothing.
     """
     if sizes.dry:
         return _run_all(rows, {", ".join(ALL): ["--dry-run", "--check", *ALL]})
-    jobs = {f"first step at p_samp {share:g}": ["--first-step", str(share)] for share in FIRST_STEPS}
+    jobs = {f"kernels of a step at p_samp {share:g}": ["--compile-step", str(share)] for share in STEPS}
     jobs |= {name: ["--check", name] for name in checks(sizes)}
     _run_all(rows, jobs | {f"torch.compile ahead, {job}": ["--compile", job] for job in compiled_ahead(sizes)})
 

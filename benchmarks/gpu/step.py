@@ -15,7 +15,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.device import DATASHEET_TFLOPS, Rows, Sizes, synchronize, time_ms
 from benchmarks.step.synthetic import synthetic_step
+from unisign_fast.kernels.aot import compile_ahead
 from unisign_fast.kernels.bn_silu.op import bucketed_crops
+from unisign_fast.kernels.dispatch import as_device
+from unisign_fast.kernels.launch import recording
 from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.packed_batch import PackedBatch
@@ -94,13 +97,17 @@ def micro_step(model: UniSign, batch: PackedBatch) -> torch.Tensor:
     return loss.detach()
 
 
-def first_step(sizes: Sizes, p_samp: float) -> None:
-    """One micro-batch forward and backward, which compiles the kernels; print a row of JSON."""
-    begin = time.perf_counter()
-    (batch,) = make_step(sizes, sizes.rgb_clips, sizes.rgb_clips, p_samp)
-    micro_step(build(sizes, rgb=p_samp > 0), batch)
-    synchronize(sizes.device)
-    print(json.dumps({"what": f"first step at p_samp {p_samp:g}", "seconds": time.perf_counter() - begin}), flush=True)
+def compile_step(sizes: Sizes, p_samp: float) -> None:
+    """Compile the kernels of a micro-batch, recorded on meta tensors, on all cores; print a row of JSON. A dry run only
+    counts them.
+    """
+    begin, meta = time.perf_counter(), replace(sizes, device=torch.device("meta"))
+    (batch,) = make_step(meta, sizes.rgb_clips, sizes.rgb_clips, p_samp)
+    with as_device("cuda"), recording() as launches:
+        micro_step(build(meta, rgb=p_samp > 0), batch)
+    kernels = len(set(launches)) if sizes.dry else compile_ahead(launches)
+    values = {"kernels": kernels, "seconds": time.perf_counter() - begin}
+    print(json.dumps({"what": f"kernels of a step at p_samp {p_samp:g}"} | values), flush=True)
 
 
 def stage1(rows: Rows, sizes: Sizes) -> None:

@@ -208,9 +208,11 @@ def test_every_case_is_checked_and_the_steps_kernels_are_compiled_ahead(capsys):
     counted = Counter(job.partition(":")[0] for job in jobs)
     assert counted == {n: len(operations.ALL[n].training) if n in operations.LARGE else 1 for n in operations.ALL}
     operations.check_one("graph_conv:0", toy_sizes())
-    step.first_step(toy_sizes(), 0.1)
-    checked, first = map(json.loads, capsys.readouterr().out.splitlines())
-    assert checked["what"].startswith("graph_conv, ") and first["what"] == "first step at p_samp 0.1"
+    for share in operations.STEPS:
+        step.compile_step(toy_sizes(), share)
+    checked, pose, rgb = map(json.loads, capsys.readouterr().out.splitlines())
+    assert checked["what"].startswith("graph_conv, ") and rgb["what"] == "kernels of a step at p_samp 0.1"
+    assert 50 < pose["kernels"] < rgb["kernels"]
 
 
 class NoHostValues(TorchFunctionMode):

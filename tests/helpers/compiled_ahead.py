@@ -41,7 +41,7 @@ class Loading(Driver):
 
 def main() -> None:
     recorder, hits = Loading(), []
-    driver.set_active(recorder)  # type: ignore[arg-type]
+    driver.set_active(recorder)
     knobs.compilation.listener = lambda **compilation: hits.append(compilation["cache_hit"])
 
     def launch_all() -> None:

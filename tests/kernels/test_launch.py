@@ -73,9 +73,18 @@ def test_without_a_gradient_nothing_is_recorded(context):
     assert result.grad_fn is None and torch.equal(result, geglu(x, 0.0, None))
 
 
+def run_compiled(script: str, **environment: str) -> None:
+    """Run a script of tests/helpers with Triton's compiler instead of its interpreter."""
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", f"tests.helpers.{script}"]
+    done = subprocess.run(command, cwd=ROOT, env=kept | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_compiled_kernel_gets_the_arguments_that_triton_gives_it():
     """Without a GPU: Triton's driver is one that records the calls of the launcher in C."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.helpers.recorded_launches"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_compiled("recorded_launches")
+
+
+def test_a_launch_compiled_ahead_is_in_triton_s_cache(tmp_path):
+    run_compiled("compiled_ahead", TRITON_CACHE_DIR=str(tmp_path))
