@@ -49,17 +49,13 @@ class _BNSiLU(Function):
         norm = Norm(weight_C, bias_C, running_mean, running_var, tracked, momentum)
         x_RC = rows(x_NCHW).contiguous()
         stats = passes.batch_stats(x_RC, cells, bounds, norm) if training else running_stats(norm)
-        mean_NC = hidden_NE = gate_NC = None
+        gate_values = [None] * 4
         if excitation[0] is not None:
-            mean_NC = passes.mean(x_RC, cells, stats, bounds).to(x_NCHW.dtype)
-            hidden_NE = linear(mean_NC, *excitation[:2])
-            gate_NC = linear(silu(hidden_NE), *excitation[2:]).sigmoid()
-        gate = [] if gate_NC is None else [gate_NC]
+            gate_values = gate_forward(passes.mean(x_RC, cells, stats, bounds).to(x_NCHW.dtype), excitation)
+        gate = [] if excitation[0] is None else gate_values[-1:]
         y_NCHW = as_map(passes.apply(x_RC, cells, stats, bounds, activate, *gate), x_NCHW)
         ctx.options = options
-        ctx.save_for_backward(
-            as_map(x_RC, x_NCHW), bounds, stats, weight_C, mean_NC, hidden_NE, gate_NC, *excitation, conv_weight
-        )
+        ctx.save_for_backward(as_map(x_RC, x_NCHW), bounds, stats, weight_C, *gate_values, *excitation, conv_weight)
         return y_NCHW if conv_weight is None else convolve(y_NCHW, Conv(conv_weight, stride, groups))
 
     @staticmethod
@@ -71,7 +67,9 @@ class _BNSiLU(Function):
         gradient times activated map; that of the normalization, which needs sums over all crops.
         """
         name, training, activate, _, stride, groups = ctx.options
-        x_NCHW, bounds, stats, weight_C, mean_NC, hidden_NE, gate_NC, *excitation, conv_weight = ctx.saved_tensors
+        x_NCHW, bounds, stats, weight_C, *rest, conv_weight = ctx.saved_tensors
+        gate_values, excitation = rest[:4], rest[4:]
+        gate_NC = gate_values[-1]
         passes, cells, x_RC = _passes(name), x_NCHW.shape[2:].numel(), rows(x_NCHW)
         grad_conv = None
         if conv_weight is not None:
@@ -84,7 +82,7 @@ class _BNSiLU(Function):
         grad_excitation: Sequence[Tensor | None] = [None] * 4
         if gate_NC is not None:
             grad_gate_NC = passes.mean(x_RC, cells, stats, bounds, grad_RC).to(x_NCHW.dtype)
-            grad_mean_NC, grad_excitation = gate_backward(grad_gate_NC, mean_NC, hidden_NE, gate_NC, excitation)
+            grad_mean_NC, grad_excitation = gate_backward(grad_gate_NC, gate_values, excitation)
             gate = [gate_NC, grad_mean_NC]
         values = grad_RC, x_RC, cells, stats, bounds, activate
         grad_x_RC, *grad_norm = passes.backward(*values, weight_C, training, *gate)
@@ -100,14 +98,22 @@ def running_stats(norm: Norm) -> Tensor:
     return torch.stack([mean_PC, rstd_PC, scale_PC, shift_PC, torch.zeros_like(mean_PC)], 1)
 
 
+def gate_forward(mean_NC: Tensor, excitation: Sequence[Tensor]) -> list[Tensor]:
+    """The gate [N, C] of `reference.gate`, last, after what its backward pass needs."""
+    hidden_NE = linear(mean_NC, *excitation[:2])
+    squeezed_NE = silu(hidden_NE)
+    return [mean_NC, hidden_NE, squeezed_NE, linear(squeezed_NE, *excitation[2:]).sigmoid()]
+
+
 def gate_backward(
-    grad_gate_NC: Tensor, mean_NC: Tensor, hidden_NE: Tensor, gate_NC: Tensor, excitation: list[Tensor]
+    grad_gate_NC: Tensor, values: Sequence[Tensor], excitation: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradients of the mean and of the two layers of `reference.gate`."""
+    """Gradients of the mean and of the two layers of `reference.gate`; `values`: the result of `gate_forward`."""
+    mean_NC, hidden_NE, squeezed_NE, gate_NC = values
     squeeze_EC, _, excite_CE, _ = excitation
     grad_NC = torch.ops.aten.sigmoid_backward(grad_gate_NC, gate_NC)
     grad_NE = torch.ops.aten.silu_backward(grad_NC @ excite_CE, hidden_NE)
-    grads = [grad_NE.T @ mean_NC, grad_NE.sum(0), grad_NC.T @ silu(hidden_NE), grad_NC.sum(0)]
+    grads = [grad_NE.T @ mean_NC, grad_NE.sum(0), grad_NC.T @ squeezed_NE, grad_NC.sum(0)]
     return grad_NE @ squeeze_EC, grads
 
 

@@ -45,7 +45,7 @@ def bn_silu_mean(
             offset, mask = crop_tile(crop, row, column, HW, C, ROWS)
             z = tl.load(x + offset, mask, 0).to(tl.float32) * scale + shift
             total += tl.sum(tl.where(mask, z * tl.sigmoid(z), 0), 0)
-        tl.store(mean + crop * C + column, total / HW, column < C)
+        tl.store(mean + crop * C + column, (total / HW).to(mean.dtype.element_ty), column < C)
 
 
 @operator("bn_silu_apply")
@@ -59,9 +59,9 @@ def apply(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor, activate: boo
 
 @operator("bn_silu_mean")
 def mean(x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor) -> Tensor:
-    """[N, C] float32: the means of the activated map."""
+    """[N, C]: the means of the activated map."""
     x = Map(x_RC, cells, bounds)
-    result = x.empty(x.crops, x.channels)
+    result = x_RC.new_empty(x.crops, x.channels)
     tensors = x_RC, stats, bounds, result
     launch(bn_silu_mean, x.grid(padding=True), *tensors, warps=WARPS, stages=1, P=x.parts, **x.sizes())
     return result

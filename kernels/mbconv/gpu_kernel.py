@@ -6,17 +6,15 @@ partial sums.
 """
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import NamedTuple
 
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear, silu
 
 from ..bn_silu import gpu_kernel as passes
 from ..bn_silu.convolution import rows
-from ..bn_silu.op import gate_backward, running_stats
+from ..bn_silu.op import gate_backward, gate_forward, running_stats
 from ..bn_silu.reference import Norm, Parts
 from ..bn_silu.triton_backward import backward_map, merged_sums
 from . import triton_depthwise, triton_gate, triton_pointwise
@@ -29,6 +27,7 @@ class _Setting(NamedTuple):
     training: bool
     momentum: float
     sides: list[int]  # height and width of x
+    kernel_size: int
     stride: int
 
     @property
@@ -68,19 +67,18 @@ class _MBConv(Function):
             expand_stats = setting.stats(partial, cells, bounds, expand[1:])
             # Repeating the product moves fewer bytes than a pass over its output, which is six times as wide as x.
             (read_RE,) = triton_pointwise.forward(x_RC, cells, bounds, weight_EC, None, None, expand_stats)
-        deep_RE, partial = triton_depthwise.forward(read_RE, setting.sides, bounds, depthwise[0], setting.stride)
+        taps_TE = depthwise[0].flatten(1).T.contiguous()
+        deep_RE, partial = triton_depthwise.forward(read_RE, setting.sides, bounds, taps_TE, setting.stride)
         del read_RE
         deep_stats = setting.stats(partial, out_cells, bounds, depthwise[1:])
-        mean_NE = passes.mean(deep_RE, out_cells, deep_stats, bounds).to(x_RC.dtype)
-        hidden_NS = linear(mean_NE, *excitation[:2])
-        gate_NE = linear(silu(hidden_NS), *excitation[2:]).sigmoid()
+        gate_values = gate_forward(passes.mean(deep_RE, out_cells, deep_stats, bounds), excitation)
         weight_OE = project[0].flatten(1)
-        y_RO, partial = triton_pointwise.forward(deep_RE, out_cells, bounds, weight_OE, deep_stats, gate_NE)
+        y_RO, partial = triton_pointwise.forward(deep_RE, out_cells, bounds, weight_OE, deep_stats, gate_values[-1])
         y_stats = setting.stats(partial, out_cells, bounds, project[1:])
         ctx.setting = setting
         maps, stats = (x_RC, expanded_RE, deep_RE, y_RO), (expand_stats, deep_stats, y_stats)
-        weights = expand[:2], depthwise[:2], excitation, project[:2]
-        ctx.save_for_backward(bounds, *maps, *stats, mean_NE, hidden_NS, gate_NE, *chain.from_iterable(weights))
+        weights = *expand[:2], taps_TE, depthwise[1], *excitation, *project[:2]
+        ctx.save_for_backward(bounds, *maps, *stats, *gate_values, *weights)
         return _as_map(passes.apply(y_RO, out_cells, y_stats, bounds, False), setting.out_sides)
 
     @staticmethod
@@ -92,24 +90,23 @@ class _MBConv(Function):
         gradient of its output also writes the partial sums.
         """
         bounds, x_RC, expanded_RE, deep_RE, y_RO, expand_stats, deep_stats, y_stats, *rest = ctx.saved_tensors
-        mean_NE, hidden_NS, gate_NE, *weights = rest
+        gate_values, weights = rest[:4], rest[4:]
         expand, depthwise, excitation, project = weights[:2], weights[2:4], weights[4:8], weights[8:]
         setting, training = ctx.setting, ctx.setting.training
-        cells, out_cells = setting.cells
+        (cells, out_cells), gate_NE = setting.cells, gate_values[-1]
         grad_RO = rows(grad_NOHW).contiguous()
         grad_RO, *grad_y_norm = passes.backward(grad_RO, y_RO, out_cells, y_stats, bounds, False, project[1], training)
         grad_project = triton_pointwise.weight_backward(grad_RO, deep_RE, out_cells, bounds, deep_stats, gate_NE)
         grad_RE = grad_RO @ project[0].flatten(1)
-        crop_sums = triton_gate.sums_of_crops(grad_RE, deep_RE, out_cells, deep_stats, bounds)
-        grad_gate_NE = crop_sums[0].to(gate_NE.dtype)
-        grad_mean_NE, grad_excitation = gate_backward(grad_gate_NE, mean_NE, hidden_NS, gate_NE, excitation)
+        grad_gate_NE, crop_sums = triton_gate.sums_of_crops(grad_RE, deep_RE, out_cells, deep_stats, bounds)
+        grad_mean_NE, grad_excitation = gate_backward(grad_gate_NE, gate_values, excitation)
         partial = triton_gate.partial_sums(crop_sums, out_cells, bounds, gate_NE, grad_mean_NE)
         gate = [gate_NE, grad_mean_NE]
         grad_RE, *grad_deep_norm = _normalized(
             partial, grad_RE, deep_RE, out_cells, deep_stats, bounds, gate, True, depthwise[1], training
         )
         read = x_RC if expanded_RE is None else expanded_RE
-        grad_RE, partial, grad_depthwise = triton_depthwise.backward(
+        grad_RE, partial, grad_taps_ET = triton_depthwise.backward(
             grad_RE, read, setting.sides, bounds, depthwise[0], setting.stride, expand_stats
         )
         grad_expand: list[Tensor | None] = [None] * 3
@@ -122,7 +119,7 @@ class _MBConv(Function):
         running = [None] * 3
         return (
             None, _as_map(grad_RE, setting.sides), None, *grad_expand, *running,
-            grad_depthwise, *grad_deep_norm, *running, *grad_excitation,
+            grad_taps_ET.view(-1, 1, *[setting.kernel_size] * 2), *grad_deep_norm, *running, *grad_excitation,
             grad_project.view_as(project[0]), *grad_y_norm, *running,
         )  # fmt: skip
 
@@ -146,7 +143,8 @@ def _as_map(x_RC: Tensor, sides: Sequence[int]) -> Tensor:
 def mbconv(x_NCHW: Tensor, parts: Parts, block: Block, training: bool) -> Tensor:
     """See kernels/mbconv/reference.py."""
     expand, depthwise, excitation, project = block
-    setting = _Setting(training, depthwise.norm.momentum, list(x_NCHW.shape[2:]), depthwise.conv.stride)
+    conv, sides = depthwise.conv, list(x_NCHW.shape[2:])
+    setting = _Setting(training, depthwise.norm.momentum, sides, conv.weight.shape[-1], conv.stride)
     return _MBConv.apply(
         setting, x_NCHW, parts.bounds, *_tensors(expand), *_tensors(depthwise), *excitation, *_tensors(project)
     )

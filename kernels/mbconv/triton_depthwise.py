@@ -140,15 +140,10 @@ def _sizes(x: Map, sides: list[int], taps: int, stride: int) -> dict[str, int]:
     return {"H": height, "W": width, **out, "C": channels, "P": x.parts, "K": int(taps**0.5), "STRIDE": stride}
 
 
-def _by_tap(weight_C1KK: Tensor) -> Tensor:
-    """[K * K, C]"""
-    return weight_C1KK.flatten(1).T.contiguous()
-
-
 @operator("mbconv_depthwise")
-def forward(x_RC: Tensor, sides: list[int], bounds: Tensor, weight_C1KK: Tensor, stride: int) -> list[Tensor]:
-    """y [R / stride^2, C] and its partial moments. x: an activated map; `sides`: its height and width."""
-    x, weight_TC = Map(x_RC, sides[0] * sides[1], bounds), _by_tap(weight_C1KK)
+def forward(x_RC: Tensor, sides: list[int], bounds: Tensor, weight_TC: Tensor, stride: int) -> list[Tensor]:
+    """y [R / stride^2, C] and its partial moments. x: an activated map; `sides`: its height and width; T = K * K."""
+    x = Map(x_RC, sides[0] * sides[1], bounds)
     sizes, grid = _sizes(x, sides, weight_TC.shape[0], stride), _grid(x)
     cells = sizes["OH"] * sizes["OW"]
     y_RC = x_RC.new_empty(x.crops * cells, x.channels)
@@ -161,20 +156,20 @@ def forward(x_RC: Tensor, sides: list[int], bounds: Tensor, weight_C1KK: Tensor,
 
 @operator("mbconv_depthwise_backward")
 def backward(
-    grad_RC: Tensor, x_RC: Tensor, sides: list[int], bounds: Tensor, weight_C1KK: Tensor, stride: int,
+    grad_RC: Tensor, x_RC: Tensor, sides: list[int], bounds: Tensor, weight_TC: Tensor, stride: int,
     stats: Tensor | None,
 ) -> list[Tensor]:  # fmt: skip
-    """The gradient of z, partial sums for its statistics, and the weight's gradient.
+    """The gradient of z, partial sums for its statistics, and the weight's gradient [C, T].
 
     With `stats`, x is the map before normalization and SiLU, and z the normalized one; without, x and z are the map
     that the convolution read.
     """
-    x, weight_TC = Map(x_RC, sides[0] * sides[1], bounds), _by_tap(weight_C1KK)
+    x = Map(x_RC, sides[0] * sides[1], bounds)
     sizes, grid = _sizes(x, sides, weight_TC.shape[0], stride), _grid(x)
     grad_z_RC, partial = torch.empty_like(x_RC), x.empty(x.parts, 2, grid[0], x.channels)
     grad_weight = x.empty(x.parts * grid[0], *weight_TC.shape)
     tiles = {"ACTIVATE": stats is not None, "ROWS": BACKWARD_ROWS[sizes["K"]], "COLUMNS": COLUMNS}
     tensors = grad_RC, x_RC, weight_TC, partial if stats is None else stats, bounds, grad_z_RC, partial, grad_weight
     launch(depthwise_backward, grid, *tensors, warps=WARPS, stages=1, **sizes, **tiles)
-    grad_TC = grad_weight.sum(0)
-    return [grad_z_RC, partial, grad_TC.T.to(weight_C1KK.dtype).contiguous().view_as(weight_C1KK)]
+    grad_CT = weight_TC.new_empty(x.channels, weight_TC.shape[0]).copy_(grad_weight.sum(0).T)
+    return [grad_z_RC, partial, grad_CT]

@@ -2,7 +2,7 @@
 
 The gradient of z = scale * x + shift depends on the gate's gradient, which itself needs a pass over the map. But the
 sums that the normalization needs are linear in the gate and in the gradient of the mean, and both are constant over a
-crop. So one pass takes five sums per crop and channel, from which all others follow.
+crop. So one pass takes the gate's gradient and four sums per crop and channel, from which all others follow.
 """
 
 import triton
@@ -12,17 +12,17 @@ from torch import Tensor
 from ..bn_silu.triton_tiles import WARPS, Map, crop_tile, share_of, stat, store_pair
 from ..launch import launch, operator
 
-SUMS = 5
+SUMS = 4
 CROPS = 32  # of a tile
 
 
 @triton.jit(do_not_specialize=["crops"])
 def gate_sums(
-    grad, x, stats, bounds, sums, crops,
+    grad, x, stats, bounds, grad_gate, sums, crops,
     HW: tl.constexpr, C: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """sums [5, N, C] over the cells of a crop, with y = silu(z), y' its derivative and n the normalized x: of grad y,
-    grad y', y', grad y' n and y' n.
+    """Sums over the cells of a crop, with y = silu(z), y' its derivative and n the normalized x: grad_gate [N, C] of
+    grad y; sums [4, N, C] of grad y', y', grad y' n and y' n.
     """
     part = tl.program_id(2)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -45,12 +45,12 @@ def gate_sums(
             slopes += tl.sum(slope, 0)
             product += tl.sum(upstream * slope * normal, 0)
             slope_product += tl.sum(slope * normal, 0)
+        tl.store(grad_gate + crop * C + column, gated.to(grad_gate.dtype.element_ty), column < C)
         at = sums + crop * C + column
-        tl.store(at, gated, column < C)
-        tl.store(at + crops * C, total, column < C)
-        tl.store(at + 2 * crops * C, slopes, column < C)
-        tl.store(at + 3 * crops * C, product, column < C)
-        tl.store(at + 4 * crops * C, slope_product, column < C)
+        tl.store(at, total, column < C)
+        tl.store(at + crops * C, slopes, column < C)
+        tl.store(at + 2 * crops * C, product, column < C)
+        tl.store(at + 3 * crops * C, slope_product, column < C)
 
 
 @triton.jit(do_not_specialize=["crops"])
@@ -70,21 +70,21 @@ def gated_sums(
         gates = tl.load(gate + offset, mask, 0).to(tl.float32)
         grads = tl.load(grad_mean + offset, mask, 0).to(tl.float32) / HW
         at = sums + offset
-        total += tl.sum(gates * tl.load(at + crops * C, mask, 0) + grads * tl.load(at + 2 * crops * C, mask, 0), 0)
+        total += tl.sum(gates * tl.load(at, mask, 0) + grads * tl.load(at + crops * C, mask, 0), 0)
         product += tl.sum(
-            gates * tl.load(at + 3 * crops * C, mask, 0) + grads * tl.load(at + 4 * crops * C, mask, 0), 0
+            gates * tl.load(at + 2 * crops * C, mask, 0) + grads * tl.load(at + 3 * crops * C, mask, 0), 0
         )
     store_pair(partial, part, column, total, product, C)
 
 
 @operator("mbconv_gate_sums")
-def sums_of_crops(grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor) -> Tensor:
-    """The five sums of `gate_sums`, [5, N, C] float32; the first is the gradient of the gate."""
+def sums_of_crops(grad_RC: Tensor, x_RC: Tensor, cells: int, stats: Tensor, bounds: Tensor) -> list[Tensor]:
+    """The gradient of the gate [N, C], and the other sums of `gate_sums`, [4, N, C] float32."""
     x = Map(x_RC, cells, bounds)
-    sums = x.empty(SUMS, x.crops, x.channels)
-    tensors = grad_RC, x_RC, stats, bounds, sums
+    grad_gate_NC, sums = x_RC.new_empty(x.crops, x.channels), x.empty(SUMS, x.crops, x.channels)
+    tensors = grad_RC, x_RC, stats, bounds, grad_gate_NC, sums
     launch(gate_sums, x.grid(padding=True), *tensors, x.crops, warps=2 * WARPS, stages=1, P=x.parts, **x.sizes())
-    return sums
+    return [grad_gate_NC, sums]
 
 
 @operator("mbconv_gated_sums")
