@@ -72,6 +72,9 @@ def compile_ahead(launches: Iterable[Launch]) -> int:
     Threads are enough: Triton holds the interpreter's lock for about an eighth of the time, and ptxas and the C
     compiler are processes. Raises the first error once all others are compiled.
     """
+    from triton.runtime import driver
+
+    driver.active.get_current_device()  # the first use builds Triton's driver; threads would each build one
     pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     try:
         kernels = [pool.submit(lambda launch: compile_kernel(launch).run, launch) for launch in dict.fromkeys(launches)]

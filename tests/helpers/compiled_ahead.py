@@ -2,13 +2,15 @@
 needs no GPU, but a process of its own without TRITON_INTERPRET, and an empty TRITON_CACHE_DIR.
 """
 
+import sys
+import threading
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import triton
 import triton.language as tl
 from triton import knobs
-from triton.runtime import driver
 
 from tests.helpers.recorded_launches import Driver, kernel, kinds
 from unisign_fast.kernels.aot import compile_ahead
@@ -41,7 +43,12 @@ class Loading(Driver):
 
 def main() -> None:
     recorder, hits = Loading(), []
-    driver.set_active(recorder)
+
+    def create_driver() -> Loading:
+        assert threading.current_thread() is threading.main_thread(), "threads would each build a driver"
+        return recorder
+
+    patch.object(sys.modules["triton.runtime.driver"], "_create_driver", create_driver).start()
     knobs.compilation.listener = lambda **compilation: hits.append(compilation["cache_hit"])
 
     def launch_all() -> None:
