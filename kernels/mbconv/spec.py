@@ -55,7 +55,8 @@ def _inputs(shape: dict[str, Any], random) -> tuple:
         conv = Conv(random(*size, scale=(size[1] * size[2] ** 2) ** -0.5), stride, groups)
         running = [random(len(parts) * size[0], exact=True).detach() for _ in range(2)]
         tracked = torch.zeros((), dtype=torch.int64, device=x_NCHW.device)
-        norm = Norm(random(size[0]), random(size[0]), running[0], running[1].square() + 0.5, tracked, 0.2)
+        scale = (random(size[0], scale=0.3).detach() + 1).requires_grad_()  # near zero, a channel's gradients cancel
+        norm = Norm(scale, random(size[0]), running[0], running[1].square() + 0.5, tracked, 0.2)
         return Layer(conv, norm)
 
     expand = layer((wide, channels, 1, 1)) if wide != channels else None
