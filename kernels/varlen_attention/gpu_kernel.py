@@ -141,6 +141,7 @@ def _save(ctx, inputs, output) -> None:
     *tensors, ctx.q_longest, ctx.kv_longest, ctx.heads, ctx.causal, ctx.p = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # of `lse`
 
 
 def _gradients(ctx, grad_out: Tensor, _):
