@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes a block may have, by compute capability times ten
 DTYPES = (torch.bfloat16, torch.float32)
+LOOP = re.compile(r"(scf\.for [^\n]*\n)(.*?\n)([^\n]*scf\.yield)", re.DOTALL)
 TENSOR_CORES = re.compile(r"\b(wgmma|tcgen05\.mma|mma\.sync)")
 
 
@@ -140,13 +141,40 @@ def compile_launch(operation: str, dtype: torch.dtype, launch: Launch, capabilit
 
 
 def _overwrites_operands(ttgir: str) -> bool:
-    """Whether registers may be written while an asynchronous product of sm_90 still reads them.
+    """Whether registers or shared memory may be written while an asynchronous product of sm_90 still reads them."""
+    return _overwrites_registers(ttgir) or _overwrites_tiles(ttgir)
 
-    Triton (3.6.0 and 3.7.1) splits a product whose left factor is in registers into steps of 16 inputs, and leaves the
-    last one running at the end of a loop: https://github.com/triton-lang/triton/issues/9433.
+
+def _overwrites_registers(ttgir: str) -> bool:
+    """Whether a loop ends before its last product has read its left factor from registers.
+
+    Triton (3.6.0 and 3.7.1) splits such a product into steps of 16 inputs, and leaves the last one running:
+    https://github.com/triton-lang/triton/issues/9433.
     """
     in_registers = re.search(r"ttng\.warp_group_dot [^\n]*\} : tensor<", ttgir)
     return bool(in_registers and re.search(r"ttng\.warp_group_dot_wait [^\n]*pendings = [1-9]", ttgir))
+
+
+def _overwrites_tiles(ttgir: str) -> bool:
+    """Whether a loop copies the next tile into the only buffer of an operand before it waits for a product that reads
+    it. Triton (3.7.1) assumes a second buffer, but allocates it only for tiles that nothing but products reads.
+    """
+    buffers: dict[str, str] = {}  # of values in a buffer without a second one
+    read: set[str] = set()  # by products in flight
+    # Each loop twice, because a product may be in flight from one iteration to the next.
+    for line in LOOP.sub(r"\1\2\2\3", ttgir).splitlines():
+        if match := re.search(r"(%\w+) = ttg\.local_alloc : \(\) -> !ttg\.memdesc<1x\d", line):
+            buffers[match[1]] = match[1]
+        elif (match := re.search(r"(%\w+) = ttg\.memdesc_\w+ (%\w+)", line)) and match[2] in buffers:
+            buffers[match[1]] = buffers[match[2]]
+        elif match := re.search(r"ttng\.warp_group_dot (%\w+), (%\w+)", line):
+            read |= {buffers[operand] for operand in match.groups() if operand in buffers}
+        elif re.search(r"ttng\.warp_group_dot_wait .*pendings = 0", line):
+            read.clear()
+        elif match := re.search(r"ttg\.async_copy_global_to_local %\w+, (%\w+)", line):
+            if buffers.get(match[1]) in read:
+                return True
+    return False
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

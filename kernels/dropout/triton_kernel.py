@@ -24,9 +24,15 @@ def _mix(x):
 
 
 @triton.jit
-def row_keys(seed, row):
+def mixed_seed(seed):
+    """uint32 to pass to `row_keys`; `seed` points to it, and is read once, outside of loops."""
+    return _mix(tl.load(seed).to(tl.uint32))
+
+
+@triton.jit
+def row_keys(seed_key, row):
     """uint32 for each row of a matrix whose elements are dropped, to pass to `keeps`."""
-    return _mix(_mix(tl.load(seed).to(tl.uint32)) ^ row.to(tl.uint32))
+    return _mix(seed_key ^ row.to(tl.uint32))
 
 
 @triton.jit

@@ -5,7 +5,7 @@ the gradient of the logits [B, H, S, T], one for the queries, and one for the bi
 import triton
 import triton.language as tl
 
-from ..dropout.triton_kernel import keeps, row_keys
+from ..dropout.triton_kernel import keeps, mixed_seed, row_keys
 from .triton_forward import LOG2E, load_rows, sequence, store_rows
 
 
@@ -36,6 +36,8 @@ def attention_backward_keys(
         bias_start, bias_width = head * (bias_queries * MULTIPLE), bias_keys * MULTIPLE
         logits_start = (number * tl.num_programs(1) + head) * (grad_queries * MULTIPLE)
         grad_k, grad_v = tl.zeros((KEYS, C_PADDED), tl.float32), tl.zeros((KEYS, C_PADDED), tl.float32)
+        if DROPOUT:
+            seed_key = mixed_seed(seed)
         begin = 0
         if CAUSAL:
             begin = tile * KEYS // READ_QUERIES * READ_QUERIES
@@ -55,15 +57,15 @@ def attention_backward_keys(
             if CAUSAL:
                 allowed = allowed & (key[:, None] <= query[None, :])
             weight_KQ = tl.where(allowed, tl.exp2((logits_KQ - lse_Q[None, :]) * LOG2E), 0)
-            grad_weight_KQ = tl.dot(v_KC, tl.trans(upstream_QC), input_precision="ieee")
             dropped_KQ = weight_KQ
             if DROPOUT:
-                mask_key = row_keys(seed, head * rows + q_start + query)
-                kept_KQ = keeps(mask_key[None, :], key[:, None], dropped)
-                dropped_KQ = tl.where(kept_KQ, weight_KQ * scale, 0)
-                grad_weight_KQ = tl.where(kept_KQ, grad_weight_KQ * scale, 0)
+                mask_key = row_keys(seed_key, head * rows + q_start + query)
+                dropped_KQ = tl.where(keeps(mask_key[None, :], key[:, None], dropped), weight_KQ * scale, 0)
+            # Before the next product, which is waited for: this one then no longer reads upstream_QC when the next tile
+            # is copied there. On sm_90 Triton keeps one buffer of it, because it is read outside of products too.
             grad_v = tl.dot(dropped_KQ.to(upstream_QC.dtype), upstream_QC, grad_v, input_precision="ieee")
-            grad_KQ = (weight_KQ * (grad_weight_KQ - product_Q[None, :])).to(q_QC.dtype)
+            grad_weight_KQ = tl.dot(v_KC, tl.trans(upstream_QC), input_precision="ieee")
+            grad_KQ = (dropped_KQ * grad_weight_KQ - weight_KQ * product_Q[None, :]).to(q_QC.dtype)
             grad_k = tl.dot(grad_KQ, q_QC, grad_k, input_precision="ieee")
             place = (logits_start + query)[None, :] * (grad_keys * MULTIPLE) + key[:, None]
             tl.store(grad_logits + place, grad_KQ)

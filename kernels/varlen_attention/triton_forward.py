@@ -8,7 +8,7 @@ KEYS. Rows of `q` have Q_WIDTH elements; rows of `kv` KV_WIDTH, a head's keys fr
 import triton
 import triton.language as tl
 
-from ..dropout.triton_kernel import keeps, row_keys
+from ..dropout.triton_kernel import keeps, mixed_seed, row_keys
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -57,7 +57,7 @@ def attention_forward(
         width = bias_keys * MULTIPLE
         bias_row = (head * (bias_queries * MULTIPLE) + query) * width
         if DROPOUT:
-            mask_key = row_keys(seed, head * rows + q_start + query)
+            mask_key = row_keys(mixed_seed(seed), head * rows + q_start + query)
         total = tl.zeros((QUERIES, C_PADDED), tl.float32)
         weight_sum, largest = tl.zeros((QUERIES,), tl.float32), tl.full((QUERIES,), float("-inf"), tl.float32)
         end = kv_length

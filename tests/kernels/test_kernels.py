@@ -14,7 +14,7 @@ import pytest
 import torch
 from kernel_memory import watched_memory
 
-from unisign_fast.kernels import dispatch
+from unisign_fast.kernels import aot, dispatch
 from unisign_fast.kernels.cross_entropy import op as cross_entropy
 from unisign_fast.kernels.deferred_activation.reference import DeferredActivation
 from unisign_fast.kernels.dispatch import tensors
@@ -347,24 +347,49 @@ def test_each_kernel_compiles_for_a_real_gpu_without_spills(tmp_path):
     assert len({(row["operation"], row["kernel"]) for row in rows}) == len(rows) > 30
 
 
-def test_products_of_rows_normalized_on_load_leave_no_operand_in_flight():
-    """On sm_90, where the rows are in registers, which the next step of the loop writes."""
+def test_no_operand_is_overwritten_while_a_product_reads_it():
+    """On sm_90: rows normalized on load are in registers, which the next step of the loop writes; the upstream gradient
+    of attention is in the only buffer, into which the loop copies the next tile.
+    """
     script = """if True:
         import torch
         from dataclasses import replace
         from unisign_fast.kernels import aot
         from unisign_fast.kernels.mbconv.spec import SPEC
+        from unisign_fast.kernels.varlen_attention.spec import SPEC as ATTENTION
         launches = aot.launches(SPEC, torch.bfloat16, 90)
         for launch in launches:
             constants = dict(launch.constants)
             if constants.get("NORMALIZE") and constants["C"] == 96:
                 wide = replace(launch, constants=tuple({**constants, "INPUTS": 32}.items()), stages=2)
                 print([aot.compile_launch(SPEC.name, torch.bfloat16, x, 90).hazard for x in (launch, wide)])
+        attention = {x.kernel.__name__: x for x in aot.launches(ATTENTION, torch.bfloat16, 90)}
+        print(aot.compile_launch(ATTENTION.name, torch.bfloat16, attention["attention_backward_keys"], 90).hazard)
     """
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == ["[False, True]"]
+    assert done.stdout.splitlines() == ["[False, True]", "False"]
+
+
+@pytest.mark.parametrize("buffers, waits, overwritten", [(1, "", True), (2, "", False), (1, "pendings = 0", False)])
+def test_a_copy_into_the_only_buffer_of_an_operand_is_noticed(buffers, waits, overwritten):
+    """In a loop that copies the next tile first, while the product of the last iteration may still run."""
+    tile = f"!ttg.memdesc<{buffers}x32x64xbf16, #shared, #smem, mutable>"
+    loop = f"""
+        %tiles = ttg.local_alloc : () -> {tile}
+        %sum = scf.for %i = %begin to %end step %step iter_args(%acc = %zero) {{
+          %next = ttg.memdesc_index %tiles[%j] : {tile}
+          %copied = ttg.async_copy_global_to_local %pointers, %next mask %inside : tensor<32x64x!tt.ptr<bf16>>
+          %tile = ttg.memdesc_index %tiles[%i] : {tile}
+          %turned = ttg.memdesc_trans %tile {{order = array<i32: 1, 0>}} : {tile}
+          %product = ttng.warp_group_dot %left, %turned, %acc {{isAsync = true}} : {tile}
+          %done = ttng.warp_group_dot_wait %product {{{waits or "pendings = 1"}}} : tensor<64x32xf32>
+          scf.yield %done : tensor<64x32xf32>
+        }}
+        %all = ttng.warp_group_dot_wait %sum {{pendings = 0 : i32}} : tensor<64x32xf32>
+    """
+    assert aot._overwrites_tiles(loop) == overwritten
 
 
 @pytest.mark.slow
