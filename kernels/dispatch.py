@@ -18,12 +18,16 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("reference", "gpu", "cpu", "compiled")
-DEVICE_OF = {"gpu": "cuda", "cpu": "cpu"}  # the device that a backend is written for
+BACKEND_OF = {"cuda": "gpu", "cpu": "cpu"}  # by type of device
+DEVICE_OF = {backend: device for device, backend in BACKEND_OF.items()}  # that a backend is written for
 DTYPES, INTEGERS = (torch.float32, torch.bfloat16), (torch.int32, torch.int64)
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
+Kind = tuple[torch.dtype, torch.device, int]  # of a tensor: the last is its number of dimensions
+
+_forced = os.environ.get("UNISIGN_KERNELS") or None
 _meta_device = "meta"
 
 
@@ -52,11 +56,11 @@ class Operation(Generic[P, R]):
 
     def backend(self, *arguments: Any) -> str:
         """The name of the backend that runs on these arguments."""
-        given = tensors(arguments)
-        backend = backend_for(given[0])
+        kinds = [(tensor.dtype, tensor.device, tensor.ndim) for tensor in tensors(arguments)]
+        backend = default_backend(_type(kinds[0][1], _meta_device))
         if backend == "cpu" and self.cpu is None:
             backend = "reference"
-        if backend in DEVICE_OF and (refusal := self._refused(backend, arguments, given)):
+        if backend in DEVICE_OF and (refusal := self._refused(backend, arguments, frozenset(kinds))):
             if forced_backend():
                 raise ValueError(f"{self.name}: the {backend} backend cannot run: {refusal}; unset UNISIGN_KERNELS")
             _warn(self.name, refusal)
@@ -65,54 +69,68 @@ class Operation(Generic[P, R]):
             _log_backend(self.name, backend)
         return backend
 
-    def _refused(self, backend: str, arguments: tuple, given: list[Tensor]) -> str | None:
-        """Why a backend cannot take these arguments, whose tensors are `given`; None where it can."""
+    def _refused(self, backend: str, arguments: tuple, kinds: frozenset[Kind]) -> str | None:
+        """Why a backend cannot take these arguments, with tensors of these kinds; None where it can."""
         if torch.is_autocast_enabled(DEVICE_OF[backend]):
             return "torch.autocast mixes types within an operation; give the model a dtype instead"
-        floats = set()
-        for dtype, device, is_vector in dict.fromkeys([(x.dtype, x.device, x.ndim < 2) for x in given]):
-            if dtype in DTYPES:
-                if not is_vector:
-                    floats.add(dtype)
-            elif dtype not in INTEGERS:
-                return f"{dtype} is not one of {', '.join(map(str, DTYPES))}"
-            name = _name(device)
-            if name != DEVICE_OF[backend] and not (backend == "gpu" and _interpreted()):
-                return f"a tensor is on {name}, not on {DEVICE_OF[backend]}"
-        if len(floats) > 1:
-            return f"tensors of different types ({', '.join(sorted(map(str, floats)))})"
-        return self.refusal(*arguments) if backend == "gpu" else None
+        refusal = _refused_kinds(backend, kinds, _meta_device)
+        return self.refusal(*arguments) if refusal is None and backend == "gpu" else refusal
+
+
+@cache
+def _refused_kinds(backend: str, kinds: frozenset[Kind], meta_device: str) -> str | None:
+    """Why a backend cannot take tensors of these kinds; None where it can."""
+    floats = set()
+    for dtype, device, dimensions in kinds:
+        if dtype in DTYPES:
+            if dimensions > 1:
+                floats.add(dtype)
+        elif dtype not in INTEGERS:
+            return f"{dtype} is not one of {', '.join(map(str, DTYPES))}"
+        place = _type(device, meta_device)
+        if place != DEVICE_OF[backend] and not (backend == "gpu" and _interpreted()):
+            return f"a tensor is on {place}, not on {DEVICE_OF[backend]}"
+    return f"tensors of different types ({', '.join(sorted(map(str, floats)))})" if len(floats) > 1 else None
+
+
+@cache
+def _type(device: torch.device, meta_device: str) -> str:
+    """The type of device that a tensor's device counts as. torch takes microseconds to say a device's type."""
+    return meta_device if device.type == "meta" else device.type
 
 
 def forced_backend() -> str | None:
-    """The backend that UNISIGN_KERNELS selects; None if unset. Raises ValueError for an unknown name."""
-    name = os.environ.get("UNISIGN_KERNELS") or None
-    if name not in (None, *BACKENDS):
-        raise ValueError(f"UNISIGN_KERNELS: {name!r} is not known; choose one of {' | '.join(BACKENDS)}")
-    return name
+    """The backend of UNISIGN_KERNELS at the start, or of `force` since. Raises ValueError for an unknown name."""
+    if _forced is not None and _forced not in BACKENDS:
+        raise ValueError(f"UNISIGN_KERNELS: {_forced!r} is not known; choose one of {' | '.join(BACKENDS)}")
+    return _forced
 
 
 def default_backend(device: str) -> str:
     """The backend for a type of device, or the forced one. Raises ValueError as `forced_backend` does."""
-    return forced_backend() or {"cuda": "gpu", "cpu": "cpu"}.get(device, "reference")
+    return forced_backend() or BACKEND_OF.get(device, "reference")
 
 
 def backend_for(tensor: Tensor) -> str:
     """The backend for the tensor's device, or the forced one."""
-    return default_backend(_name(tensor.device))
+    return default_backend(_type(tensor.device, _meta_device))
+
+
+def force(backend: str | None) -> str | None:
+    """Force a backend from now on as UNISIGN_KERNELS does from the start; None forces none. Returns the one before."""
+    global _forced
+    before, _forced = _forced, backend
+    return before
 
 
 @contextmanager
 def forcing(backend: str) -> Iterator[None]:
-    """Within the block UNISIGN_KERNELS is `backend`."""
-    before = os.environ.get("UNISIGN_KERNELS")
-    os.environ["UNISIGN_KERNELS"] = backend
+    """Force a backend within the block."""
+    before = force(backend)
     try:
         yield
     finally:
-        os.environ.pop("UNISIGN_KERNELS")
-        if before is not None:
-            os.environ["UNISIGN_KERNELS"] = before
+        force(before)
 
 
 @contextmanager
@@ -137,10 +155,6 @@ def tensors(values: Any) -> list[Tensor]:
         elif isinstance(value, (tuple, list)):
             result += tensors(value)
     return result
-
-
-def _name(device: torch.device) -> str:
-    return _meta_device if device.type == "meta" else device.type
 
 
 def _interpreted() -> bool:

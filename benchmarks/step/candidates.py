@@ -23,6 +23,7 @@ from benchmarks.baseline.step import PublishedBatch, PublishedUniSign, published
 from benchmarks.step.data import StepTokenizer
 from benchmarks.step.job import Job
 from benchmarks.step.phases import PhaseClock
+from unisign_fast.kernels.dispatch import force
 from unisign_fast.model.flops import TRAINING, forward_flops
 from unisign_fast.model.unisign import UniSign
 from unisign_fast.pipelines.batches.collate import Sample
@@ -57,7 +58,7 @@ class Candidate(ABC):
     """A training step in this process. `run` takes steps and times them; `phases` says where their time goes."""
 
     def __init__(self, job: Job):
-        os.environ["UNISIGN_KERNELS"] = job.kernels
+        force(job.kernels)
         self.job, self.ranks = job, start_ranks()
         self.device = self.ranks.device
         self.tokenizer = StepTokenizer(Path(job.tokenizer))

@@ -49,7 +49,7 @@ class _BNSiLU(Function):
         norm = Norm(weight_C, bias_C, running_mean, running_var, tracked, momentum)
         x_RC = rows(x_NCHW).contiguous()
         stats = passes.batch_stats(x_RC, cells, bounds, norm) if training else running_stats(norm)
-        gate_values = [None] * 4
+        gate_values: list[Tensor] | list[None] = [None] * 4
         if excitation[0] is not None:
             gate_values = gate_forward(passes.mean(x_RC, cells, stats, bounds).to(x_NCHW.dtype), excitation)
         gate = [] if excitation[0] is None else gate_values[-1:]

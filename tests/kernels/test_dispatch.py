@@ -100,7 +100,7 @@ def test_keyword_arguments_reach_the_backend():
 @pytest.mark.parametrize(
     "size, problem", [({"K": 3}, "3 hops are more than 2"), ({"V": 33}, "33 joints are more than 32")], ids=str
 )
-def test_a_graph_that_is_too_large_for_the_kernel_takes_the_reference(size, problem, caplog, monkeypatch):
+def test_a_graph_that_is_too_large_for_the_kernel_takes_the_reference(size, problem, caplog):
     """Or raises, where the GPU backend is forced."""
     spec = next(spec for spec in SPECS if spec.name == "graph_conv")
     largest = {"F": 2, "V": 32, "C": 4, "O": 8, "K": 2, "X": "plain", "shortcut": True, "batch_stats": True}
@@ -110,9 +110,9 @@ def test_a_graph_that_is_too_large_for_the_kernel_takes_the_reference(size, prob
         assert spec.operation.backend(*fitting) == "gpu" and not caplog.messages
         assert spec.operation.backend(*inputs) == "reference"
         result = tensors(spec.operation(*inputs))
-        monkeypatch.setenv("UNISIGN_KERNELS", "gpu")
-        with pytest.raises(ValueError, match=f"graph_conv: the gpu backend cannot run: {problem}"):
-            spec.operation(*inputs)
+        with dispatch.forcing("gpu"):
+            with pytest.raises(ValueError, match=f"graph_conv: the gpu backend cannot run: {problem}"):
+                spec.operation(*inputs)
     assert [y.shape for y in result] == [y.shape for y in tensors(spec.operation.reference(*inputs))]
     assert not launches
     assert caplog.messages == [f"graph_conv: the reference runs instead of a faster backend: {problem}"]

@@ -59,8 +59,8 @@ def chunks_of_a_few_tokens(monkeypatch) -> None:
 
 @pytest.fixture
 def forced(monkeypatch):
-    """Sets UNISIGN_KERNELS for the test."""
-    return lambda backend: monkeypatch.setenv("UNISIGN_KERNELS", backend)
+    """Forces a backend for the test."""
+    return lambda backend: monkeypatch.setattr(dispatch, "_forced", backend)
 
 
 def errors_and_allowed(spec: KernelSpec, backend: str, shape: dict, dtype: torch.dtype) -> list[str]:
