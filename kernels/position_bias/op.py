@@ -8,7 +8,6 @@ from ..dispatch import Operation
 from .reference import position_bias as reference
 
 MOST_HIDDEN = 64  # the backward pass holds an H x H sum in registers
-MOST_JOINTS = 32
 
 
 def _gpu(*arguments: Any) -> Tensor:
@@ -18,12 +17,10 @@ def _gpu(*arguments: Any) -> Tensor:
     return forward(*positions, [tensor for layer in layers for tensor in layer])
 
 
-def _refusal(reference_NV2: Tensor, _: Tensor, layers: list[tuple[Tensor, Tensor]]) -> str | None:
+def _refusal(_: Tensor, __: Tensor, layers: list[tuple[Tensor, Tensor]]) -> str | None:
     hidden = [weight.shape[0] for weight, _ in layers]
     if len(layers) != 3 or hidden[0] != hidden[1] or hidden[0] > MOST_HIDDEN:
         return f"the network must be 2 -> H -> H -> 1 with H up to {MOST_HIDDEN}, not {hidden}"
-    if reference_NV2.shape[1] > MOST_JOINTS:
-        return f"{reference_NV2.shape[1]} joints are more than {MOST_JOINTS}"
     return None
 
 

@@ -26,9 +26,9 @@ SPEC = KernelSpec(
     operation=position_bias,
     inputs=_inputs,
     cases=(
-        Case({"N": 2, "G": 3, "V": 21, "H": 64}, "the model's sizes; 441 pairs end within a tile"),
-        Case({"N": 2, "G": 3, "V": 5, "H": 6}, "narrower than the smallest matrix product"),
-        Case({"N": 1, "G": 1, "V": 32, "H": 33}, "the most joints; one unit more than a power of two"),
+        Case({"N": 2, "G": 3, "V": 21, "H": 64}, "the model's sizes"),
+        Case({"N": 2, "G": 3, "V": 5, "H": 6}, "narrower than the smallest matrix product; tiles span crops"),
+        Case({"N": 1, "G": 1, "V": 40, "H": 33}, "many joints; one unit more than a power of two"),
         Case({"N": 1, "G": 1, "V": 1, "H": 16}, "a single pair"),
         Case({"N": 0, "G": 8, "V": 21, "H": 64}, "no sampled hand"),
     ),
