@@ -38,6 +38,7 @@ def varlen_attention(
 def _constants(query: Tensor, key_value: Tensor | None, heads: int, causal: bool) -> dict[str, Any]:
     """Sizes that the kernels are compiled for."""
     width = query.shape[1] // (3 if key_value is None else 1)
+    assert width % heads == 0, f"{width} channels do not divide by {heads} heads"
     return {
         "MULTIPLE": BIAS_MULTIPLE,
         "CAUSAL": causal,
@@ -84,6 +85,7 @@ def forward(
     query: with keys and values beside it if key_value is None. q_starts, kv_starts: as `Packing.cu_seqlens`.
     """
     assert seed is not None or not p, "dropout on a GPU needs a seed"
+    assert bias is None or (bias.shape[1] >= q_longest and bias.shape[2] >= kv_longest), "the bias is too small"
     constants = _constants(query, key_value, heads, causal)
     rows, given = len(query), query if key_value is None else key_value
     out = query.new_empty(rows, constants["D"])

@@ -11,6 +11,7 @@ import triton.language as tl
 from ..dropout.triton_kernel import keeps, mixed_seed, row_keys
 
 LOG2E = tl.constexpr(1.4426950408889634)
+LOWEST = tl.constexpr(-3.4e38)  # finite: a tile whose logits are all -inf weighs nothing, instead of -inf - -inf
 
 
 @triton.jit
@@ -59,7 +60,7 @@ def attention_forward(
         if DROPOUT:
             mask_key = row_keys(mixed_seed(seed), head * rows + q_start + query)
         total = tl.zeros((QUERIES, C_PADDED), tl.float32)
-        weight_sum, largest = tl.zeros((QUERIES,), tl.float32), tl.full((QUERIES,), float("-inf"), tl.float32)
+        weight_sum, largest = tl.zeros((QUERIES,), tl.float32), tl.full((QUERIES,), LOWEST, tl.float32)
         end = kv_length
         if CAUSAL:
             end = tl.minimum(kv_length, (tile + 1) * QUERIES)

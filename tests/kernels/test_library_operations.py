@@ -139,6 +139,9 @@ def attended(logit_S: list[float], value_S: list[float], backend: str) -> float:
 def test_softmax_of_far_apart_logits(backend):
     masked = torch.finfo(torch.float32).min / 2
     assert attended([500.0, masked, 500.0], [1.0, 1e38, 3.0], backend) == 2.0, "what is masked weighs nothing at all"
+    never = float("-inf")
+    assert attended([never] * 64 + [0.0, never], [1.0] * 64 + [3.0, 1.0], backend) == 3.0, "a tile that weighs nothing"
+    assert np.isnan(attended([never] * 70, [1.0] * 70, backend)), "nothing to attend to"
     assert attended([-1e4, -1e4 + 1], [0.0, 1.0], backend) == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-5)
     for keys in (3, 70):
         for place in (0, keys // 2, keys - 1):
