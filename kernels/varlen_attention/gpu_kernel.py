@@ -87,13 +87,13 @@ def forward(
     assert seed is not None or not p, "dropout on a GPU needs a seed"
     assert bias is None or (bias.shape[1] >= q_longest and bias.shape[2] >= kv_longest), "the bias is too small"
     constants = _constants(query, key_value, heads, causal)
-    rows, given = len(query), query if key_value is None else key_value
+    rows, kv = len(query), query if key_value is None else key_value
     out = query.new_empty(rows, constants["D"])
     lse = torch.empty(heads, rows, dtype=torch.float32, device=query.device)
     tiles = _tiles(query.dtype)
     grid = cdiv(q_longest, tiles["QUERIES"]), heads, len(q_starts) - 1
     launch(
-        attention_forward, grid, query, given, q_starts, kv_starts, query if bias is None else bias,
+        attention_forward, grid, query, kv, q_starts, kv_starts, query if bias is None else bias,
         q_starts if seed is None else seed, out, lse, rows, *_bias_sizes(bias), *_dropout(p),
         BIAS=bias is not None, DROPOUT=p > 0, **constants, **tiles,
     )  # fmt: skip
@@ -109,24 +109,24 @@ def backward(
     """Gradients of `query`, of `key_value` unless it is None, and of the bias if it needs one."""
     constants = _constants(query, key_value, heads, causal)
     tiles, read, sequences = _backward_tiles(query.dtype), _tiles(query.dtype), len(q_starts) - 1
-    given, dropped = query if key_value is None else key_value, _dropout(p)
+    kv, dropped = query if key_value is None else key_value, _dropout(p)
     grad_query = torch.empty_like(query)
-    grad_given = grad_query if key_value is None else torch.empty_like(key_value)
+    grad_kv = grad_query if key_value is None else torch.empty_like(key_value)
     grad_logits = query.new_empty(sequences, heads, bias_size(q_longest), bias_size(kv_longest))
     grad_sizes = grad_logits.shape[2] // BIAS_MULTIPLE, grad_logits.shape[3] // BIAS_MULTIPLE
     launch(
-        attention_backward_keys, (cdiv(kv_longest, tiles["KEYS"]), heads, sequences), query, given, q_starts,
-        kv_starts, query if bias is None else bias, q_starts if seed is None else seed, out, lse, grad_out, grad_given,
+        attention_backward_keys, (cdiv(kv_longest, tiles["KEYS"]), heads, sequences), query, kv, q_starts,
+        kv_starts, query if bias is None else bias, q_starts if seed is None else seed, out, lse, grad_out, grad_kv,
         grad_logits, len(query), *_bias_sizes(bias), *grad_sizes, *dropped, BIAS=bias is not None, DROPOUT=p > 0,
         **constants, **tiles, READ_QUERIES=read["QUERIES"],
     )  # fmt: skip
-    kept = "MULTIPLE", "CAUSAL", "Q_WIDTH", "KV_WIDTH", "K_AT", "C", "C_PADDED", "stages"
+    names = "MULTIPLE", "CAUSAL", "Q_WIDTH", "KV_WIDTH", "K_AT", "C", "C_PADDED", "stages"
     launch(
-        attention_backward_queries, (cdiv(q_longest, read["QUERIES"]), heads, sequences), given, q_starts, kv_starts,
+        attention_backward_queries, (cdiv(q_longest, read["QUERIES"]), heads, sequences), kv, q_starts, kv_starts,
         grad_logits, grad_query, *grad_sizes, **read | {"KEYS": tiles["KEYS"]},
-        **{name: constants[name] for name in kept},
+        **{name: constants[name] for name in names},
     )  # fmt: skip
-    grads = [grad_query] if key_value is None else [grad_query, grad_given]
+    grads = [grad_query] if key_value is None else [grad_query, grad_kv]
     if bias is None or not bias_needs_grad:
         return grads
     grad_bias = torch.empty_like(bias)
@@ -150,8 +150,8 @@ def _gradients(ctx, grad_out: Tensor, _):
     query, key_value, bias, *others = ctx.saved_tensors
     sizes = ctx.q_longest, ctx.kv_longest, ctx.heads, ctx.causal, ctx.p
     grads = iter(backward(grad_out, query, key_value, bias, *others, *sizes, ctx.needs_input_grad[2]))
-    grad_query, grad_given = next(grads), None if key_value is None else next(grads)
-    return grad_query, grad_given, next(grads, None), *[None] * 8
+    grad_query, grad_kv = next(grads), None if key_value is None else next(grads)
+    return grad_query, grad_kv, next(grads, None), *[None] * 8
 
 
 forward.register_autograd(_gradients, setup_context=_save)

@@ -1,5 +1,8 @@
 """Attention of packed sequences in Triton, backward, without atomics: one launch for keys and values, which also stores
 the gradient of the logits [B, H, S, T], one for the queries, and one for the bias. See triton_forward.py for the sizes.
+
+As in FlashAttention-2, the sum over keys in the softmax's gradient comes from the rounded output: where one key has
+nearly all the weight, so that the gradient of the logits cancels out, that rounding remains.
 """
 
 import triton

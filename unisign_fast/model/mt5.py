@@ -177,6 +177,8 @@ def norm(layer: MT5LayerNorm, x: Tensor) -> Tensor:
 
 
 def _position_bias(stack: MT5Stack, packing: Packing) -> Tensor:
-    """[H, S, S], contiguous: the bias on every layer's attention logits by the distance from query to key."""
+    """[H, S, S], contiguous, S as `bias_size` gives it: the bias on every layer's attention logits by the distance from
+    query to key.
+    """
     first, size = sublayers(stack)[0][0].SelfAttention, bias_size(packing.longest)
     return first.compute_bias(size, size, device=packing.device)[0].contiguous()
