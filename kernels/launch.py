@@ -18,6 +18,7 @@ from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64", torch.uint8: "*u8"}
+NUMBERS = {int: "i32", float: "fp32"}  # what kernels take besides tensors and constants
 MOST_ELEMENTS = 2**31 - 1  # elements of a tensor: kernels compute offsets in int32
 ALIGNMENT = 16  # bytes: Triton compiles a kernel again for a pointer that is no multiple of it, without wide loads
 ORDINARY = {Tensor, Parameter}  # no subclass that redefines operators
@@ -135,9 +136,9 @@ class Operator:
 
     def _run(self, arguments: Sequence, tensors: Sequence[Tensor]) -> Any:
         """The function on aligned arguments; those that it writes to stay as they are. `tensors`: all among them."""
-        # Nearly always true, and checked in C.
-        if all(map(Tensor.is_contiguous, tensors)) and not any(map(Tensor.storage_offset, tensors)):
-            return self._function(*arguments)
+        if all(map(Tensor.is_contiguous, tensors)):
+            if not any(map(_must_move, filter(Tensor.storage_offset, tensors))):
+                return self._function(*arguments)
         return self._function(*[x if n in self._mutated else _aligned(x) for n, x in enumerate(arguments)])
 
 
@@ -194,11 +195,14 @@ def _tensors(values: Sequence) -> list[Tensor]:
 def _aligned(argument: Any) -> Any:
     """Tensors contiguous, and large ones at a multiple of `ALIGNMENT`."""
     if isinstance(argument, Tensor):
-        if argument.is_contiguous() and (argument.storage_offset() == 0 or argument.numel() < SMALL):
-            return argument
         tensor = argument.contiguous()
-        return tensor if _is_aligned(tensor) or tensor.numel() < SMALL else tensor.clone()
+        return tensor.clone() if _must_move(tensor) else tensor
     return [_aligned(item) for item in argument] if isinstance(argument, (list, tuple)) else argument
+
+
+def _must_move(tensor: Tensor) -> bool:
+    """Whether a contiguous tensor is worth an aligned copy."""
+    return tensor.numel() >= SMALL and not _is_aligned(tensor)
 
 
 def _is_aligned(tensor: Tensor) -> bool:
@@ -230,7 +234,7 @@ def launch(
     compiles it again for 1 and for multiples of 16. Pointers into a tensor, at places that change, are listed in
     do_not_specialize_on_alignment. Raises TooManyElements for a tensor that int32 offsets cannot address.
     """
-    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    tensors: list[Any] = [argument for argument in arguments if type(argument) not in NUMBERS]
     assert all(map(Tensor.is_contiguous, tensors)), "a kernel takes contiguous tensors"
     if isinstance(tensors[0], FakeTensor):
         return
@@ -254,8 +258,7 @@ def _launcher(kernel: Any) -> Callable:
 def _launch(
     kernel: Any, grid: tuple[int, ...], arguments: tuple, warps: int, stages: int, constants: dict[str, Any]
 ) -> Launch:
-    numbers = {int: "i32", float: "fp32"}
-    types = [TYPES[a.dtype] if isinstance(a, Tensor) else numbers[type(a)] for a in arguments]
+    types = [TYPES[a.dtype] if isinstance(a, Tensor) else NUMBERS[type(a)] for a in arguments]
     signature = [*zip(kernel.arg_names, types), *((name, "constexpr") for name in constants)]
     # The interpreter keeps the decorator's options in `kwargs`, the compiler in attributes.
     options = getattr(kernel, "kwargs", None) or vars(kernel)

@@ -5,7 +5,6 @@ hooks even if there are none, which takes longer than many kernels run.
 from typing import Any
 
 import torch
-from torch import Tensor
 from triton import knobs
 from triton.runtime import JITFunction, driver
 
@@ -13,6 +12,7 @@ ALIGNMENT = 16  # of pointers and integers that Triton compiles for
 MIN_INT32, MAX_INT32 = -(2**31), 2**31 - 1
 
 
+NUMBERS = {int, float}  # the types of arguments that are not tensors
 ONES = {1: (1, 1), 2: (1,), 3: ()}  # the axes that a grid leaves out
 
 
@@ -38,13 +38,13 @@ class Launcher:
         kinds: list[Any] = [device, warps, stages, *constants, *constants.values()]
         values: list[Any] = []
         for argument in arguments:
-            if isinstance(argument, Tensor):
+            if type(argument) in NUMBERS:
+                kinds.append(_kind(argument))
+                values.append(argument)
+            else:
                 pointer = argument.data_ptr()
                 kinds += argument.dtype, pointer % ALIGNMENT == 0
                 values.append(pointer)
-            else:
-                kinds.append(_kind(argument))
-                values.append(argument)
         key = tuple(kinds)
         compiled = self._compiled.get(key)
         if compiled is None or _hooked(self._kernel):
