@@ -171,6 +171,20 @@ def test_attention_on_a_cpu_drops_weights_and_recomputes_the_same():
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-5)
 
 
+def test_attention_ignores_the_bias_beyond_the_longest_sequence():
+    packing = Packing([5, 3], torch.device(DEVICE))
+    qkv, bias = torch.randn(8, 3 * 2 * 8), torch.randn(2, 5, 5)
+    padded = torch.full((2, 64, 64), torch.nan)
+    padded[:, :5, :5] = bias
+    qkv, bias, padded = (x.to(DEVICE).requires_grad_() for x in (qkv, bias, padded))
+    runs = []
+    for one in (bias, padded):
+        result = varlen_attention.gpu((qkv,), one, packing, packing, 2, False, 0.0, None)
+        runs.append([result, *torch.autograd.grad(result.square().sum(), [qkv, one])])
+    runs[0][2] = torch.nn.functional.pad(runs[0][2], (0, 59, 0, 59))
+    assert all(map(torch.equal, *runs))
+
+
 @pytest.mark.skipif(DEVICE == "cuda", reason="the tiles are those of the GPU")
 def test_attention_with_the_tiles_of_another_gpu():
     """Backward passes write and read the gradient of the logits in tiles of different sizes."""
