@@ -90,6 +90,9 @@ class LaunchCounter(TorchDispatchMode):
         name = func.name().partition(".")[0]
         if name.startswith(OUR_NAMESPACE + "::"):
             return self._run_ours(name, args, kwargs or {})
+        if _is_composite(func.name()):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if not (func.is_view or name in ALLOCATIONS):
             self._count(func, name, args, kwargs or {}, result)
@@ -135,6 +138,14 @@ class LaunchCounter(TorchDispatchMode):
         if node.name().endswith("AccumulateGrad"):
             return ACCUMULATION, "backward"
         return self._phases[max(0, place)], "backward"
+
+
+def _is_composite(name: str) -> bool:
+    """Whether an operator is made of others, without a kernel of its own. Within operators of this project such ones
+    arrive whole, and `to` would look like a view.
+    """
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return has_kernel(name, "CompositeImplicitAutograd") and not has_kernel(name, "CPU")
 
 
 def _flops(name: str, args: tuple, kwargs: dict, result: object) -> int:

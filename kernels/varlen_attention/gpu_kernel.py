@@ -30,7 +30,7 @@ def varlen_attention(
     if bias is not None:
         short = [-size % BIAS_MULTIPLE for size in bias.shape[1:]]
         bias = pad(bias, (0, short[1], 0, short[0])) if any(short) else bias
-    query, key_value = (*projected, None)[:2]
+    query, key_value = (*(x.contiguous() for x in projected), None)[:2]  # copied here, or backward copies it again
     sizes = queries.longest, keys.longest, heads, causal, p
     return forward(query, key_value, bias, queries.cu_seqlens, keys.cu_seqlens, seed, *sizes)[0]
 
