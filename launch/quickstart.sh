@@ -22,14 +22,14 @@ train() {
 }
 
 train 29501 stage1 pretrain --stage 1 --epochs 10 --dropout-rate 0 # augmentation suffices
-train 29502 slt-pose finetune --task slt --p-samp 0 --start-from $runs/stage1/last --epochs 6 &
+train 29502 slt-pose finetune --task slt --p-samp 0 --start-from $runs/stage1/last --epochs 10 &
 # RGB is learned from words, where one sign is the whole target and many hands are seen, and then taken to sentences.
 train 29501 stage2 pretrain --stage 2 --start-from $runs/stage1/last --p-samp 0.5 --learning-rate 1e-3 --epochs 4
 wait $!
 train 29501 stage2-sentences pretrain --stage 2 --stores data/demo/words data/demo/sentences \
   --start-from $runs/stage2/last --learning-rate 1e-3 --epochs 3
 {
-  train 29502 slt-rgb finetune --task slt --start-from $runs/stage2-sentences/last --epochs 4
+  train 29502 slt-rgb finetune --task slt --start-from $runs/stage2-sentences/last --epochs 5
   train 29502 islr-rgb-seed0 finetune --task islr --start-from $runs/stage2-sentences/last --epochs 3
 } &
 train 29501 cslr-rgb finetune --task cslr --start-from $runs/stage2-sentences/last --epochs 3

@@ -5,8 +5,8 @@ tile of ROWS = 64 rows holds whole frames (3 of 21 or 18 joints, or 7 of 9), so 
 block-diagonal matrix: D [K, ROWS, ROWS]. Next to its aggregated channels, each row has the sums of A_k over v, which
 multiply the biases in the same product. The backward pass is in triton_backward.py.
 
-A single kernel for all of it, from the activation to the batch statistics, moves fewer bytes but was ten times slower
-on an H200 than they take: docs/gpu.md.
+A single kernel for all of it, from the activation to the batch statistics, moves fewer bytes, but took six to eight
+times as long as these bytes do on an H200: docs/gpu.md.
 """
 
 # ruff: noqa: E741  (O: output channels, the shape suffix)
