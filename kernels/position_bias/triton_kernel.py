@@ -203,8 +203,8 @@ def _store_unit(
     last = tl.load(weight2 + unit).to(tl.float32)
     weights = tl.load(weight1 + unit * H + other, other < H, 0).to(tl.float32)
     for axis in tl.static_range(2):
-        of_axis = tl.where((feature % 4 == 0) & (feature // 8 == axis), vector, 0)
-        tl.store(grad_weight0 + unit * 2 + axis, tl.sum(of_axis, 0).to(dtype))
+        on_axis = tl.where((feature % 4 == 0) & (feature // 8 == axis), vector, 0)
+        tl.store(grad_weight0 + unit * 2 + axis, tl.sum(on_axis, 0).to(dtype))
     tl.store(grad_bias0 + unit, tl.sum(tl.where(feature == ONE, vector, 0), 0).to(dtype))
     tl.store(grad_weight1 + unit * H + other, (row * last).to(dtype), other < H)
     tl.store(grad_bias1 + unit, (active * last).to(dtype))

@@ -69,9 +69,8 @@ def attention_forward(
             k_KC = load_rows(kv, kv_start, key, kv_length, K_AT + at, KV_WIDTH, C, C_PADDED)
             logits = tl.dot(q_QC, tl.trans(k_KC), input_precision="ieee")
             if BIAS:
-                logits += tl.load(bias + bias_row[:, None] + key[None, :], (query < q_length)[:, None], 0).to(
-                    tl.float32
-                )
+                place = bias_row[:, None] + key[None, :]
+                logits += tl.load(bias + place, (query < q_length)[:, None], 0).to(tl.float32)
             allowed = (key < kv_length)[None, :]
             if CAUSAL:
                 allowed = allowed & (key[None, :] <= query[:, None])
